@@ -1,0 +1,193 @@
+//! What a request would cost on a pod, in seconds: one pure function, with every term in the answer.
+//!
+//! ```text
+//! work  = prompt tokens - match                          at least 1: what the pod would have to compute
+//! own   = work - hot                                     at least 1: without a prefix that is worth a copy there anyway
+//! wait  = work outstanding + what other gateways' waiting requests will need
+//! cost  = (own + wait + (alpha + backlog) * own + delta * active + epsilon * fill * own + pressure * shortage) / rate
+//! ```
+//! The amounts are prompt tokens; the rate turns them into seconds.
+
+/// The constants of the rule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Constants {
+    /// Weight of a request's own work without a backlog: work on one pod delays those behind it. At 0, hot documents get
+    /// copied to every pod and the fleet thrashes.
+    pub alpha: f32,
+    /// How much the weight grows with each request that waits, mean over the pool. At 0, overloaded groups wait a third
+    /// longer.
+    pub backlog: f32,
+    /// Tokens a request in flight: what decoding takes from everyone in the batch. At 0, a hot prefix piles up decodes.
+    pub delta: f32,
+    /// Weight of evictions: a cold prompt goes where the cache has room.
+    pub epsilon: f32,
+    /// Tokens that a pod with a full KV cache costs: a new request waits there until another ends.
+    pub pressure: f32,
+    /// How much of the work on a prefix that the pod should hold is left out of the count: those who come after it profit.
+    pub hot: f32,
+    /// Tokens an answer is expected to have, which need KV cache too.
+    pub answer: f32,
+    /// Two pods are as good as tied when their costs differ by no more than this share of the request's work.
+    pub tie: f32,
+}
+
+impl Default for Constants {
+    fn default() -> Self {
+        Constants {
+            alpha: 1.0,
+            backlog: 1.0,
+            delta: 100.0,
+            epsilon: 0.3,
+            pressure: 8_000.0,
+            hot: 1.0,
+            answer: 100.0,
+            tie: 0.05,
+        }
+    }
+}
+
+/// A pod as a request sees it. Amounts of work are prompt tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct View {
+    /// Prompt tokens it is believed to hold.
+    pub matched: f32,
+    /// Work outstanding, of all workers of this Envoy.
+    pub work: f32,
+    /// Requests in flight, of all workers of this Envoy.
+    pub in_flight: f32,
+    /// Running requests of other gateways.
+    pub foreign_running: f32,
+    /// Waiting requests of other gateways.
+    pub foreign_waiting: f32,
+    /// Share of its cache capacity that prefixes are believed to use, 0 to 1.
+    pub fill: f32,
+    /// Prompt tokens it is not believed to hold, but should: so many prompts start with them.
+    pub hot: f32,
+    /// Tokens of KV cache that the request would take which no other request there uses.
+    pub need: f32,
+    /// Tokens of KV cache that no request uses or will use before.
+    pub free: f32,
+    /// Prompt tokens a second.
+    pub rate: f32,
+}
+
+/// What is the same for all pods of a decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ask {
+    /// Tokens of the prompt.
+    pub tokens: f32,
+    /// Requests that wait for a first token, mean over the pool.
+    pub backlog: f32,
+    /// Mean work of a request, for those of which only the number is known.
+    pub mean_work: f32,
+}
+
+/// The cost of one pod, term by term. All but the last two are prompt tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Terms {
+    /// What it would have to compute.
+    pub work: f32,
+    /// The part of it that this request has to answer for.
+    pub own: f32,
+    /// What it has to compute before that.
+    pub wait: f32,
+    /// What the request's work costs those behind it.
+    pub delay: f32,
+    /// What decoding takes.
+    pub decode: f32,
+    /// What the request's blocks would evict.
+    pub evict: f32,
+    /// What a nearly full KV cache makes it wait.
+    pub pressure: f32,
+    /// Prompt tokens a second.
+    pub rate: f32,
+    /// The cost in seconds.
+    pub seconds: f32,
+}
+
+/// The cost of a request on a pod.
+pub fn cost(pod: &View, ask: &Ask, constants: &Constants) -> Terms {
+    let work = (ask.tokens - pod.matched).max(1.0);
+    let wait = pod.work + pod.foreign_waiting * ask.mean_work;
+    let own = (work - constants.hot * pod.hot).max(1.0);
+    let delay = (constants.alpha + constants.backlog * ask.backlog) * own;
+    let decode = constants.delta * (pod.in_flight + pod.foreign_running + pod.foreign_waiting);
+    let evict = constants.epsilon * pod.fill * own;
+    let pressure = constants.pressure * ((pod.need - pod.free) / pod.need.max(1.0)).clamp(0.0, 1.0);
+    let rate = pod.rate.max(1.0);
+    let seconds = (wait + own + delay + decode + evict + pressure) / rate;
+    Terms { work, own, wait, delay, decode, evict, pressure, rate, seconds }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ASK: Ask = Ask { tokens: 1000.0, backlog: 0.0, mean_work: 500.0 };
+
+    fn view() -> View {
+        View { rate: 1000.0, free: f32::MAX, ..View::default() }
+    }
+
+    fn terms(pod: View, ask: Ask) -> Terms {
+        cost(&pod, &ask, &Constants::default())
+    }
+
+    #[test]
+    fn an_idle_cold_pod_costs_its_work_and_its_delay() {
+        let terms = terms(view(), ASK);
+        assert_eq!((terms.work, terms.own, terms.delay), (1000.0, 1000.0, 1000.0));
+        assert_eq!((terms.wait, terms.decode, terms.evict, terms.pressure), (0.0, 0.0, 0.0, 0.0));
+        assert_eq!(terms.seconds, 2.0);
+    }
+
+    #[test]
+    fn each_term_follows_its_formula() {
+        assert_eq!(terms(View { matched: 900.0, ..view() }, ASK).work, 100.0);
+        assert_eq!(terms(View { matched: 2000.0, ..view() }, ASK).work, 1.0);
+        assert_eq!(terms(View { work: 70.0, foreign_waiting: 2.0, ..view() }, ASK).wait, 1070.0);
+        assert_eq!(
+            terms(View { in_flight: 2.0, foreign_running: 1.0, ..view() }, ASK).decode,
+            3.0 * Constants::default().delta
+        );
+        assert_eq!(terms(View { fill: 0.5, ..view() }, ASK).evict, 150.0);
+        assert_eq!(terms(view(), Ask { backlog: 3.0, ..ASK }).delay, 4000.0);
+        assert_eq!(terms(View { rate: 2000.0, ..view() }, ASK).seconds, 1.0);
+        assert!(terms(View { rate: 0.0, ..view() }, ASK).seconds.is_finite());
+    }
+
+    #[test]
+    fn a_hot_prefix_is_worth_a_copy() {
+        let terms = terms(View { hot: 800.0, fill: 0.5, ..view() }, ASK);
+        assert_eq!((terms.work, terms.own, terms.delay), (1000.0, 200.0, 200.0));
+        assert!((terms.evict - 30.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn a_pod_without_room_costs_in_proportion_to_what_is_missing() {
+        let pressure = |free| terms(View { need: 1000.0, free, ..view() }, ASK).pressure;
+        assert_eq!(
+            (pressure(1000.0), pressure(500.0), pressure(0.0), pressure(-9.0)),
+            (0.0, 4000.0, 8000.0, 8000.0)
+        );
+    }
+
+    #[test]
+    fn the_terms_add_up() {
+        let pod = View {
+            matched: 10.0,
+            work: 20.0,
+            in_flight: 3.0,
+            foreign_running: 1.0,
+            foreign_waiting: 2.0,
+            fill: 0.4,
+            hot: 100.0,
+            need: 1000.0,
+            free: 300.0,
+            rate: 700.0,
+        };
+        let t = terms(pod, Ask { backlog: 1.5, ..ASK });
+        let sum = t.own + t.wait + t.delay + t.decode + t.evict + t.pressure;
+        assert!((t.seconds - sum / t.rate).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,87 @@
+//! What an answer teaches: each pod's prefill rate, each model's bytes a token, and where the index was wrong.
+
+use crate::blocks::{blocks_in, bytes_of};
+use crate::ledger::Entry;
+use crate::response::Usage;
+use crate::{MILLISECOND, Micros};
+
+/// Work below which a first-token time says more of the step than of the rate.
+const MIN_SAMPLE_TOKENS: u32 = 1_000;
+/// Two first tokens closer than this came from the same step.
+const MIN_SAMPLE_TIME: Micros = 5 * MILLISECOND;
+/// Largest step towards a new sample, as a share of the rate, once there are some twenty.
+const GAIN: f32 = 0.05;
+/// Rates outside are errors of measurement, in prompt tokens a second.
+const PLAUSIBLE: std::ops::RangeInclusive<f32> = 50.0..=5_000_000.0;
+/// Tokens of the prompt that vLLM may compute again though it holds them: the last block, and our own last block.
+const SLACK_TOKENS: u32 = 32;
+
+/// Learns a pod's prefill rate: a prompt of which `work` tokens were to be computed took `elapsed`, counted from the first
+/// token before it, or from its own start on a pod that computed nothing else.
+///
+/// A match that was not there makes a pod look slow, prompts that are computed together make it look fast: so the rate is
+/// the median of what is seen, approached in small steps.
+pub fn learn_rate(entry: &mut Entry, work: u32, elapsed: Micros) {
+    let sample = work as f32 / (elapsed as f32 / 1e6);
+    if work < MIN_SAMPLE_TOKENS || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE.contains(&sample) {
+        return;
+    }
+    // From a third down to a twentieth.
+    let step = GAIN.max(1.0 / (entry.samples as f32 + 2.0)) * entry.rate;
+    entry.rate =
+        if entry.samples == 0 { sample } else { entry.rate + (sample - entry.rate).clamp(-step, step) };
+    entry.samples = entry.samples.saturating_add(1);
+}
+
+/// How many leading blocks of a prompt the pod really held, when that is fewer than the `matched` that were believed.
+///
+/// `bytes` is the length of the prompt in canonical bytes; the answer's own token count turns tokens into bytes.
+pub fn repair(usage: &Usage, bytes: u64, matched: usize) -> Option<usize> {
+    let cached = usage.cached_tokens?;
+    let tokens = u64::from(usage.prompt_tokens);
+    if tokens == 0 || matched == 0 {
+        return None;
+    }
+    let held = blocks_in(bytes * u64::from(cached.saturating_add(SLACK_TOKENS)) / tokens);
+    // Boundaries are 3 % apart and tokens are not evenly long: less than an eighth off is no error.
+    let wrong = bytes_of(matched).saturating_sub(bytes_of(held));
+    (held < matched && wrong * 8 > bytes_of(matched)).then(|| blocks_in(bytes * u64::from(cached) / tokens))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SECOND;
+    use crate::ledger::Ledger;
+
+    fn entry() -> Entry {
+        Ledger::default().entry(0)
+    }
+
+    #[test]
+    fn rates_are_the_median_of_what_was_seen() {
+        let mut entry = entry();
+        learn_rate(&mut entry, 2_000, SECOND);
+        assert_eq!(entry.rate, 2_000.0);
+        learn_rate(&mut entry, 10, SECOND);
+        learn_rate(&mut entry, 2_000, 0);
+        assert_eq!((entry.rate, entry.samples), (2_000.0, 1));
+        for n in 0..400 {
+            // One in four is far off, either way.
+            learn_rate(&mut entry, [9_000, 9_000, 90_000, 9_000, 9_000, 1_000, 9_000, 9_000][n % 8], SECOND);
+        }
+        assert!((entry.rate - 9_000.0).abs() < 500.0, "{}", entry.rate);
+    }
+
+    #[test]
+    fn only_a_clear_miss_repairs() {
+        let usage = |cached| Usage { prompt_tokens: 1000, cached_tokens: cached };
+        assert_eq!(repair(&usage(None), 4096, 64), None);
+        assert_eq!(repair(&usage(Some(990)), 4096, 64), None);
+        assert_eq!(repair(&usage(Some(900)), 4096, 64), None);
+        assert_eq!(repair(&usage(Some(0)), 4096, 64), Some(0));
+        assert_eq!(repair(&usage(Some(500)), 4096, 64), Some(32));
+        assert_eq!(repair(&usage(Some(500)), 4096, 20), None, "more than believed is no error");
+        assert_eq!(repair(&Usage { prompt_tokens: 0, cached_tokens: Some(0) }, 4096, 64), None);
+    }
+}

@@ -1,0 +1,645 @@
+//! Which pod is believed to hold which block: a radix tree over block hashes, one replica a worker.
+//!
+//! It believes what vLLM does. A match is contiguous from the start of the prompt, for each pod by itself. Heads outlive
+//! tails: a use makes every block of a prompt recent, the first one most, and the tail of the least recently used prompt
+//! goes first. A pod holds no more than its KV cache, and a pod that restarts holds nothing.
+//!
+//! A run of blocks that no other prompt shares is one node, four bytes a block; a conversation of 32 blocks costs about
+//! 200 bytes. Each pod's share of a node is a holding, and all holdings of a pod stand in one list from the most to the
+//! least recently used.
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::Slot;
+use crate::blocks::bytes_of;
+
+/// How large an [`Index`] may grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory in bytes, as [`Index::memory`] counts it.
+    pub memory: usize,
+    /// Holdings, over all pods.
+    pub holdings: usize,
+}
+
+/// The index of one worker.
+#[derive(Debug)]
+pub struct Index {
+    limits: Limits,
+    nodes: Vec<Node>,
+    free_nodes: Vec<u32>,
+    holdings: Vec<Holding>,
+    free_holdings: Vec<u32>,
+    /// From (parent, first hash) to the node.
+    children: HashTable<u32>,
+    pods: Vec<Cache>,
+    /// Hashes in all nodes.
+    hashes: usize,
+    /// Ticks once a prompt; orders uses over all pods.
+    clock: u32,
+    /// The nodes of the prompt that is being put in, and how many blocks of each; kept for its memory.
+    path: Vec<(u32, u16)>,
+}
+
+/// A run of blocks: what follows its parent's last block.
+#[derive(Debug, Default)]
+struct Node {
+    parent: u32,
+    children: u32,
+    first_holding: u32,
+    /// Prompts that went through it, older ones counting less, as of `heated`.
+    heat: f32,
+    heated: u32,
+    hashes: Box<[u32]>,
+}
+
+/// A pod's share of a node: its first `blocks` blocks.
+#[derive(Debug)]
+struct Holding {
+    node: u32,
+    slot: Slot,
+    blocks: u16,
+    /// Blocks before the node, so that bytes can be told without walking up.
+    depth: u16,
+    used: u32,
+    newer: u32,
+    older: u32,
+    next_in_node: u32,
+}
+
+/// What one pod is believed to hold.
+#[derive(Clone, Debug)]
+struct Cache {
+    newest: u32,
+    oldest: u32,
+    bytes: u64,
+    capacity: u64,
+}
+
+/// About how many prompts back heat looks.
+const HEAT_PROMPTS: f32 = 200.0;
+/// Prompts that are no evidence yet: the first with a prefix says nothing of others.
+const HEAT_DOUBT: f32 = 2.0;
+/// No node, no holding.
+const NONE: u32 = u32::MAX;
+/// The parent of all first nodes; stands in no table.
+const ROOT: u32 = u32::MAX - 1;
+
+impl Default for Cache {
+    fn default() -> Self {
+        Cache { newest: NONE, oldest: NONE, bytes: 0, capacity: u64::MAX }
+    }
+}
+
+fn key(parent: u32, first: u32) -> u64 {
+    // Hashes are uniform already; one multiplication mixes the parent in.
+    (u64::from(parent) << 32 | u64::from(first)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
+}
+
+impl Index {
+    /// An empty index.
+    pub fn new(limits: Limits) -> Index {
+        Index {
+            limits,
+            nodes: Vec::new(),
+            free_nodes: Vec::new(),
+            holdings: Vec::new(),
+            free_holdings: Vec::new(),
+            children: HashTable::new(),
+            pods: Vec::new(),
+            hashes: 0,
+            clock: 0,
+            path: Vec::new(),
+        }
+    }
+
+    /// Puts into `matches[slot]` how many leading blocks of `chain` each pod holds; pods that hold none, and slots past
+    /// the end of `matches`, are left as they are (0).
+    pub fn matches(&self, chain: &[u32], matches: &mut [u16]) {
+        let (mut parent, mut depth) = (ROOT, 0);
+        while let Some(id) = self.child(parent, chain, depth) {
+            let Some(node) = self.nodes.get(id as usize) else { return };
+            let common = common(&node.hashes, chain.get(depth..).unwrap_or_default());
+            let (mut holding, mut goes_on) = (node.first_holding, false);
+            while let Some(h) = self.holdings.get(holding as usize) {
+                if let Some(m) = matches.get_mut(usize::from(h.slot))
+                    && usize::from(*m) == depth
+                {
+                    *m += h.blocks.min(common as u16);
+                    goes_on |= usize::from(h.blocks) == node.hashes.len();
+                }
+                holding = h.next_in_node;
+            }
+            if common < node.hashes.len() || !goes_on {
+                return;
+            }
+            parent = id;
+            depth += common;
+        }
+    }
+
+    /// How many leading blocks of `chain` are hot: so large a share of all prompts starts with them that the pods which hold
+    /// them are fewer than their share of `pods`. Then how many are in use: of `in_flight` requests each pod that holds them
+    /// has at least one.
+    pub fn heat(&self, chain: &[u32], pods: f32, in_flight: f32) -> (usize, usize) {
+        let (mut parent, mut depth) = (ROOT, 0);
+        let (mut hot, mut used) = (0, 0);
+        let all = self.aged(HEAT_PROMPTS, 0).min(self.clock as f32) + HEAT_DOUBT;
+        while let Some(id) = self.child(parent, chain, depth) {
+            let Some(node) = self.nodes.get(id as usize) else { break };
+            let common = common(&node.hashes, chain.get(depth..).unwrap_or_default());
+            let share =
+                (self.aged(node.heat, self.clock.wrapping_sub(node.heated)) - HEAT_DOUBT).max(0.0) / all;
+            let (mut holding, mut holders) = (node.first_holding, 0.0);
+            while let Some(h) = self.holdings.get(holding as usize) {
+                holders += f32::from(u8::from(usize::from(h.blocks) >= common));
+                holding = h.next_in_node;
+            }
+            if share * pods > holders && hot == depth {
+                hot += common;
+            }
+            if share * in_flight >= holders && used == depth {
+                used += common;
+            }
+            if common < node.hashes.len() || (hot < depth + common && used < depth + common) {
+                break;
+            }
+            parent = id;
+            depth += common;
+        }
+        (hot, used)
+    }
+
+    fn aged(&self, heat: f32, prompts: u32) -> f32 {
+        heat * (-(prompts as f32) / HEAT_PROMPTS).exp()
+    }
+
+    /// The pod in `slot` has computed the prompt `chain`: it holds all of it now, and used it last.
+    pub fn insert(&mut self, slot: Slot, chain: &[u32]) {
+        if chain.is_empty() {
+            return;
+        }
+        self.clock = self.clock.wrapping_add(1);
+        let mut path = std::mem::take(&mut self.path);
+        self.walk(chain, &mut path);
+        let mut depth = path.iter().map(|&(_, blocks)| blocks).sum::<u16>();
+        // The last part first, so that the first part ends up as the most recent.
+        for &(node, blocks) in path.iter().rev() {
+            self.warm(node);
+            depth -= blocks;
+            self.hold(slot, node, depth, blocks);
+        }
+        path.clear();
+        self.path = path;
+        self.fit(slot);
+    }
+
+    /// The pod in `slot` turned out to hold only the first `keep` blocks of `chain`.
+    pub fn trim(&mut self, slot: Slot, chain: &[u32], keep: usize) {
+        let mut path = Vec::new();
+        let (mut parent, mut depth) = (ROOT, 0);
+        while let Some(id) = self.child(parent, chain, depth) {
+            let Some(node) = self.nodes.get(id as usize) else { break };
+            let common = common(&node.hashes, chain.get(depth..).unwrap_or_default());
+            if keep < depth + common {
+                path.push((id, keep.saturating_sub(depth)));
+            }
+            if common < node.hashes.len() {
+                break;
+            }
+            depth += common;
+            parent = id;
+        }
+        for (id, keep) in path.into_iter().rev() {
+            if let Some(holding) = self.holding_of(id, slot) {
+                self.shorten(holding, keep);
+            }
+        }
+    }
+
+    /// The pod in `slot` holds nothing any more.
+    pub fn flush(&mut self, slot: Slot) {
+        while let Some(oldest) = self.pods.get(usize::from(slot)).map(|p| p.oldest).filter(|&o| o != NONE) {
+            self.shorten(oldest, 0);
+        }
+    }
+
+    /// Sets how many canonical bytes the pod in `slot` can hold.
+    pub fn set_capacity(&mut self, slot: Slot, bytes: u64) {
+        self.cache_mut(slot).capacity = bytes;
+        self.fit(slot);
+    }
+
+    /// Share of its capacity that the pod in `slot` is believed to use, 0 to 1.
+    pub fn fill(&self, slot: Slot) -> f32 {
+        self.pods.get(usize::from(slot)).map_or(0.0, |p| (p.bytes as f64 / p.capacity.max(1) as f64) as f32)
+    }
+
+    /// Canonical bytes that the pod in `slot` is believed to hold.
+    pub fn held(&self, slot: Slot) -> u64 {
+        self.pods.get(usize::from(slot)).map_or(0, |p| p.bytes)
+    }
+
+    /// Shares of nodes that pods hold, over all pods.
+    pub fn holdings(&self) -> usize {
+        self.holdings.len() - self.free_holdings.len()
+    }
+
+    /// Memory in use, in bytes: capacity of the tables, and the runs of hashes with 16 bytes of the allocator each.
+    pub fn memory(&self) -> usize {
+        let nodes = self.nodes.len() - self.free_nodes.len();
+        nodes * (size_of::<Node>() + 16)
+            + self.hashes * size_of::<u32>()
+            + self.holdings() * size_of::<Holding>()
+            + self.children.capacity() * (size_of::<u32>() + 1) * 8 / 7
+    }
+
+    // --- the tree ---
+
+    fn child(&self, parent: u32, chain: &[u32], depth: usize) -> Option<u32> {
+        let first = *chain.get(depth)?;
+        self.children.find(key(parent, first), |&id| self.is(id, parent, first)).copied()
+    }
+
+    fn is(&self, id: u32, parent: u32, first: u32) -> bool {
+        self.nodes.get(id as usize).is_some_and(|n| n.parent == parent && n.hashes.first() == Some(&first))
+    }
+
+    /// Finds the nodes of `chain`, makes what is missing, and writes them into `path` from the first to the last.
+    fn walk(&mut self, chain: &[u32], path: &mut Vec<(u32, u16)>) {
+        let (mut parent, mut depth) = (ROOT, 0);
+        while let Some(rest) = chain.get(depth..).filter(|rest| !rest.is_empty()) {
+            let Some(id) = self.child(parent, chain, depth) else {
+                let id = self.add_node(parent, rest.into());
+                path.push((id, rest.len() as u16));
+                return;
+            };
+            let Some(node) = self.nodes.get_mut(id as usize) else { return };
+            let common = common(&node.hashes, rest);
+            if common == rest.len() {
+                path.push((id, common as u16));
+                return;
+            }
+            if common == node.hashes.len() {
+                if node.children == 0 {
+                    // A conversation that grows: its last node grows with it.
+                    let mut hashes = std::mem::take(&mut node.hashes).into_vec();
+                    let new = rest.get(common..).unwrap_or_default();
+                    hashes.reserve_exact(new.len());
+                    hashes.extend_from_slice(new);
+                    node.hashes = hashes.into_boxed_slice();
+                    self.hashes += new.len();
+                    path.push((id, rest.len() as u16));
+                    return;
+                }
+                path.push((id, common as u16));
+                parent = id;
+            } else {
+                let upper = self.split(id, common);
+                path.push((upper, common as u16));
+                parent = upper;
+            }
+            depth += common;
+        }
+    }
+
+    fn add_node(&mut self, parent: u32, hashes: Box<[u32]>) -> u32 {
+        self.hashes += hashes.len();
+        if let Some(parent) = self.nodes.get_mut(parent as usize) {
+            parent.children += 1;
+        }
+        let node = Node { parent, children: 0, first_holding: NONE, heat: 0.0, heated: self.clock, hashes };
+        let id = match self.free_nodes.pop() {
+            Some(id) => {
+                if let Some(place) = self.nodes.get_mut(id as usize) {
+                    *place = node;
+                }
+                id
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() as u32 - 1
+            }
+        };
+        self.enter(id);
+        id
+    }
+
+    /// Puts a node into the table under its parent and first hash.
+    fn enter(&mut self, id: u32) {
+        let nodes = &self.nodes;
+        let hash = |&id: &u32| match nodes.get(id as usize) {
+            Some(Node { parent, hashes, .. }) => key(*parent, hashes.first().copied().unwrap_or_default()),
+            None => 0,
+        };
+        self.children.insert_unique(hash(&id), id, hash);
+    }
+
+    /// Takes a node out of the table.
+    fn leave(&mut self, id: u32) {
+        let Some(node) = self.nodes.get(id as usize) else { return };
+        let hash = key(node.parent, node.hashes.first().copied().unwrap_or_default());
+        if let Ok(entry) = self.children.find_entry(hash, |&other| other == id) {
+            entry.remove();
+        }
+    }
+
+    /// Cuts the node `id` after `at` blocks; returns the new node that takes the upper part.
+    fn split(&mut self, id: u32, at: usize) -> u32 {
+        self.leave(id);
+        let Some(node) = self.nodes.get_mut(id as usize) else { return NONE };
+        let mut hashes = std::mem::take(&mut node.hashes).into_vec();
+        let lower = hashes.split_off(at);
+        let (parent, heat, heated) = (node.parent, node.heat, node.heated);
+        node.hashes = lower.into_boxed_slice();
+        self.hashes -= hashes.len();
+        // `add_node` counts a child that the parent has already.
+        let upper = self.add_node(parent, hashes.into_boxed_slice());
+        if let Some(parent) = self.nodes.get_mut(parent as usize) {
+            parent.children -= 1;
+        }
+        if let Some(upper) = self.nodes.get_mut(upper as usize) {
+            upper.children = 1;
+            (upper.heat, upper.heated) = (heat, heated);
+        }
+        if let Some(node) = self.nodes.get_mut(id as usize) {
+            node.parent = upper;
+        }
+        self.enter(id);
+        self.split_holdings(id, upper, at as u16);
+        upper
+    }
+
+    /// Every holding of `lower` gives its first `at` blocks to `upper`.
+    fn split_holdings(&mut self, lower: u32, upper: u32, at: u16) {
+        let mut next = self.nodes.get(lower as usize).map_or(NONE, |n| n.first_holding);
+        while let Some(h) = self.holdings.get_mut(next as usize) {
+            let (id, slot, depth, used, newer) = (next, h.slot, h.depth, h.used, h.newer);
+            next = h.next_in_node;
+            let taken = h.blocks.min(at);
+            h.blocks -= taken;
+            h.depth += at;
+            let emptied = h.blocks == 0;
+            // The bytes stay with the pod: what one loses the other takes.
+            let new = self.add_holding(Holding {
+                node: upper,
+                slot,
+                blocks: taken,
+                depth,
+                used,
+                newer: NONE,
+                older: NONE,
+                next_in_node: NONE,
+            });
+            self.link(new, newer, id);
+            if emptied {
+                self.drop_holding(id);
+            }
+        }
+    }
+
+    /// Removes the node `id` and its parents as long as nobody holds them and nothing follows them.
+    fn prune(&mut self, mut id: u32) {
+        while let Some(node) = self.nodes.get(id as usize) {
+            if node.children > 0 || node.first_holding != NONE {
+                return;
+            }
+            self.leave(id);
+            let Some(node) = self.nodes.get_mut(id as usize) else { return };
+            let parent = node.parent;
+            self.hashes -= node.hashes.len();
+            *node = Node::default();
+            self.free_nodes.push(id);
+            if let Some(parent) = self.nodes.get_mut(parent as usize) {
+                parent.children -= 1;
+            }
+            id = parent;
+        }
+    }
+
+    /// A prompt goes through a node.
+    fn warm(&mut self, id: u32) {
+        let clock = self.clock;
+        let Some(node) = self.nodes.get(id as usize) else { return };
+        let heat = self.aged(node.heat, clock.wrapping_sub(node.heated)) + 1.0;
+        if let Some(node) = self.nodes.get_mut(id as usize) {
+            (node.heat, node.heated) = (heat, clock);
+        }
+    }
+
+    // --- the holdings ---
+
+    fn holding_of(&self, node: u32, slot: Slot) -> Option<u32> {
+        let mut id = self.nodes.get(node as usize)?.first_holding;
+        loop {
+            let holding = self.holdings.get(id as usize)?;
+            if holding.slot == slot {
+                return Some(id);
+            }
+            id = holding.next_in_node;
+        }
+    }
+
+    /// The pod holds the first `blocks` blocks of `node`, and used them just now.
+    fn hold(&mut self, slot: Slot, node: u32, depth: u16, blocks: u16) {
+        let used = self.clock;
+        let id = match self.holding_of(node, slot) {
+            Some(id) => {
+                self.unlink(id);
+                id
+            }
+            None => self.add_holding(Holding {
+                node,
+                slot,
+                blocks: 0,
+                depth,
+                used,
+                newer: NONE,
+                older: NONE,
+                next_in_node: NONE,
+            }),
+        };
+        let newest = self.cache_mut(slot).newest;
+        self.link(id, NONE, newest);
+        if let Some(holding) = self.holdings.get_mut(id as usize) {
+            holding.used = used;
+            let before = span(holding);
+            holding.blocks = holding.blocks.max(blocks);
+            let grown = span(holding) - before;
+            self.cache_mut(slot).bytes += grown;
+        }
+    }
+
+    /// Puts a holding into its node; the caller links it into its pod's list.
+    fn add_holding(&mut self, mut holding: Holding) -> u32 {
+        let id = self.free_holdings.pop().unwrap_or(self.holdings.len() as u32);
+        if let Some(node) = self.nodes.get_mut(holding.node as usize) {
+            holding.next_in_node = node.first_holding;
+            node.first_holding = id;
+        }
+        match self.holdings.get_mut(id as usize) {
+            Some(place) => *place = holding,
+            None => self.holdings.push(holding),
+        }
+        id
+    }
+
+    /// Takes an empty holding out of its pod's list and its node.
+    fn drop_holding(&mut self, id: u32) {
+        self.unlink(id);
+        let Some(holding) = self.holdings.get_mut(id as usize) else { return };
+        let (node, next) = (holding.node, holding.next_in_node);
+        holding.node = NONE;
+        self.free_holdings.push(id);
+        let Some(node) = self.nodes.get_mut(node as usize) else { return };
+        if node.first_holding == id {
+            node.first_holding = next;
+            return;
+        }
+        let mut at = node.first_holding;
+        while let Some(holding) = self.holdings.get_mut(at as usize) {
+            if holding.next_in_node == id {
+                holding.next_in_node = next;
+                return;
+            }
+            at = holding.next_in_node;
+        }
+    }
+
+    /// Lets a holding keep its first `keep` blocks; drops it, and what of the tree only it kept alive, at 0.
+    fn shorten(&mut self, id: u32, keep: usize) {
+        let Some(holding) = self.holdings.get_mut(id as usize) else { return };
+        let before = span(holding);
+        holding.blocks = holding.blocks.min(keep as u16);
+        let freed = before - span(holding);
+        let (node, slot, emptied) = (holding.node, holding.slot, holding.blocks == 0);
+        self.cache_mut(slot).bytes -= freed;
+        if emptied {
+            self.drop_holding(id);
+            self.prune(node);
+        }
+        self.shrink(node);
+    }
+
+    /// Frees the tail of a leaf that nobody holds any more.
+    fn shrink(&mut self, id: u32) {
+        let Some(node) = self.nodes.get(id as usize) else { return };
+        if node.children > 0 || node.first_holding == NONE {
+            return;
+        }
+        let (mut longest, mut at) = (0, node.first_holding);
+        while let Some(holding) = self.holdings.get(at as usize) {
+            longest = longest.max(usize::from(holding.blocks));
+            at = holding.next_in_node;
+        }
+        let Some(node) = self.nodes.get_mut(id as usize) else { return };
+        // An eighth at a time, so that a run that loses block after block is not copied for each.
+        if longest + longest / 8 < node.hashes.len() {
+            self.hashes -= node.hashes.len() - longest;
+            let mut hashes = std::mem::take(&mut node.hashes).into_vec();
+            hashes.truncate(longest);
+            node.hashes = hashes.into_boxed_slice();
+        }
+    }
+
+    /// Lets go of what is over the pod's capacity, then of what is over the limits of the index.
+    fn fit(&mut self, slot: Slot) {
+        let Some(pod) = self.pods.get(usize::from(slot)) else { return };
+        let (mut over, mut oldest) = (pod.bytes.saturating_sub(pod.capacity), pod.oldest);
+        while over > 0 && oldest != NONE {
+            self.give_up(oldest, over);
+            let Some(pod) = self.pods.get(usize::from(slot)) else { return };
+            (over, oldest) = (pod.bytes.saturating_sub(pod.capacity), pod.oldest);
+        }
+        while self.memory() > self.limits.memory || self.holdings() > self.limits.holdings {
+            let clock = self.clock;
+            let Some(oldest) = self
+                .pods
+                .iter()
+                .filter_map(|pod| Some((pod.oldest, self.holdings.get(pod.oldest as usize)?.used)))
+                .max_by_key(|&(_, used)| clock.wrapping_sub(used))
+            else {
+                return;
+            };
+            self.shorten(oldest.0, 0);
+        }
+    }
+
+    /// Takes at least `bytes` from the tail of a holding, or all of it.
+    fn give_up(&mut self, id: u32, bytes: u64) {
+        let Some(holding) = self.holdings.get(id as usize) else { return };
+        let left = span(holding).saturating_sub(bytes);
+        let mut keep = holding.blocks;
+        while keep > 0 && span_of(holding.depth, keep) > left {
+            keep -= 1;
+        }
+        self.shorten(id, usize::from(keep));
+    }
+
+    // --- each pod's list, from the most to the least recently used ---
+
+    fn cache_mut(&mut self, slot: Slot) -> &mut Cache {
+        let at = usize::from(slot);
+        if self.pods.len() <= at {
+            self.pods.resize(at + 1, Cache::default());
+        }
+        #[expect(clippy::indexing_slicing, reason = "made long enough just above")]
+        &mut self.pods[at]
+    }
+
+    fn unlink(&mut self, id: u32) {
+        let Some(holding) = self.holdings.get(id as usize) else { return };
+        let (slot, newer, older) = (holding.slot, holding.newer, holding.older);
+        self.set_older(slot, newer, older);
+        self.set_newer(slot, older, newer);
+    }
+
+    /// Puts `id` between two neighbours of its pod's list.
+    fn link(&mut self, id: u32, newer: u32, older: u32) {
+        let Some(holding) = self.holdings.get_mut(id as usize) else { return };
+        holding.newer = newer;
+        holding.older = older;
+        let slot = holding.slot;
+        self.set_older(slot, newer, id);
+        self.set_newer(slot, older, id);
+    }
+
+    fn set_older(&mut self, slot: Slot, of: u32, to: u32) {
+        match self.holdings.get_mut(of as usize) {
+            Some(holding) => holding.older = to,
+            None => self.cache_mut(slot).newest = to,
+        }
+    }
+
+    fn set_newer(&mut self, slot: Slot, of: u32, to: u32) {
+        match self.holdings.get_mut(of as usize) {
+            Some(holding) => holding.newer = to,
+            None => self.cache_mut(slot).oldest = to,
+        }
+    }
+}
+
+/// Canonical bytes of a holding.
+fn span(holding: &Holding) -> u64 {
+    span_of(holding.depth, holding.blocks)
+}
+
+fn span_of(depth: u16, blocks: u16) -> u64 {
+    bytes_of(usize::from(depth) + usize::from(blocks)) - bytes_of(usize::from(depth))
+}
+
+/// How many leading hashes are the same.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(x, y)| x == y).count()
+}
+
+/// Names a pod for a prompt: each gateway computes the same order of pods without asking another. Rendezvous hashing
+/// (Thaler and Ravishankar, 1998): the highest value wins.
+pub fn rendezvous(head: u64, address: &[u8]) -> u64 {
+    xxh3_64_with_seed(address, head)
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

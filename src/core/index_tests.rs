@@ -1,0 +1,236 @@
+//! The index against its naive twin: for each pod a list of whole prompts, the latest first.
+
+use super::*;
+use proptest::prelude::*;
+
+const ROOMY: Limits = Limits { memory: usize::MAX, holdings: usize::MAX };
+
+fn matches(index: &Index, pods: usize, chain: &[u32]) -> Vec<u16> {
+    let mut out = vec![0; pods];
+    index.matches(chain, &mut out);
+    out
+}
+
+/// Too simple to be wrong: every block of every prompt by its whole prefix, with the time of its last use.
+#[derive(Default)]
+struct Naive {
+    /// Pod -> (prefix, used, depth from the end at that use).
+    pods: Vec<Vec<(Vec<u32>, u64)>>,
+    capacity: Vec<u64>,
+    clock: u64,
+}
+
+impl Naive {
+    fn new(pods: usize) -> Naive {
+        Naive { pods: vec![Vec::new(); pods], capacity: vec![u64::MAX; pods], clock: 0 }
+    }
+
+    fn insert(&mut self, slot: usize, chain: &[u32]) {
+        for depth in (1..=chain.len()).rev() {
+            self.clock += 1;
+            let prefix = chain[..depth].to_vec();
+            self.pods[slot].retain(|(p, _)| *p != prefix);
+            self.pods[slot].push((prefix, self.clock));
+        }
+        self.fit(slot);
+    }
+
+    fn bytes(&self, slot: usize) -> u64 {
+        self.pods[slot].iter().map(|(p, _)| bytes_of(p.len()) - bytes_of(p.len() - 1)).sum()
+    }
+
+    fn fit(&mut self, slot: usize) {
+        while self.bytes(slot) > self.capacity[slot] {
+            let oldest = (0..self.pods[slot].len()).min_by_key(|&i| self.pods[slot][i].1).unwrap();
+            self.pods[slot].remove(oldest);
+        }
+    }
+
+    fn trim(&mut self, slot: usize, chain: &[u32], keep: usize) {
+        self.pods[slot].retain(|(p, _)| !(p.len() > keep && chain.starts_with(p)));
+    }
+
+    fn matches(&self, chain: &[u32]) -> Vec<u16> {
+        self.pods
+            .iter()
+            .map(|held| {
+                (1..=chain.len()).take_while(|&d| held.iter().any(|(p, _)| *p == chain[..d])).count() as u16
+            })
+            .collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Insert(u16, Vec<u32>),
+    Trim(u16, Vec<u32>, usize),
+    Flush(u16),
+}
+
+fn chains() -> impl Strategy<Value = Vec<u32>> {
+    // Few values, so that prompts share prefixes and diverge at every place.
+    prop::collection::vec(0u32..3, 1..12)
+}
+
+fn operations() -> impl Strategy<Value = Vec<Operation>> {
+    prop::collection::vec(
+        prop_oneof![
+            8 => (0u16..3, chains()).prop_map(|(s, c)| Operation::Insert(s, c)),
+            1 => (0u16..3, chains(), 0usize..12).prop_map(|(s, c, k)| Operation::Trim(s, c, k)),
+            1 => (0u16..3).prop_map(Operation::Flush),
+        ],
+        1..60,
+    )
+}
+
+/// Checks every link, count and size against a walk over the whole structure.
+fn check(index: &Index) {
+    let live: Vec<u32> = (0..index.nodes.len() as u32).filter(|id| !index.free_nodes.contains(id)).collect();
+    let mut holdings = 0;
+    for &id in &live {
+        let node = &index.nodes[id as usize];
+        assert!(!node.hashes.is_empty());
+        assert!(index.is(id, node.parent, node.hashes[0]));
+        assert_eq!(index.child(node.parent, &node.hashes, 0), Some(id), "every node is found");
+        assert_eq!(
+            live.iter().filter(|&&c| index.nodes[c as usize].parent == id).count(),
+            node.children as usize
+        );
+        assert!(node.children > 0 || node.first_holding != NONE, "no node without a use");
+        let mut at = node.first_holding;
+        while at != NONE {
+            let holding = &index.holdings[at as usize];
+            assert_eq!(holding.node, id);
+            assert!(holding.blocks > 0 && usize::from(holding.blocks) <= node.hashes.len());
+            holdings += 1;
+            at = holding.next_in_node;
+        }
+    }
+    assert_eq!(holdings, index.holdings());
+    assert_eq!(index.hashes, live.iter().map(|&id| index.nodes[id as usize].hashes.len()).sum::<usize>());
+    assert_eq!(index.children.len(), live.len());
+    let mut listed = 0;
+    for pod in &index.pods {
+        let (mut at, mut newer, mut bytes) = (pod.newest, NONE, 0);
+        while at != NONE {
+            let holding = &index.holdings[at as usize];
+            assert_eq!(holding.newer, newer);
+            bytes += span(holding);
+            listed += 1;
+            (newer, at) = (at, holding.older);
+        }
+        assert_eq!(pod.oldest, newer);
+        assert_eq!(pod.bytes, bytes);
+        assert!(pod.bytes <= pod.capacity);
+    }
+    assert_eq!(listed, holdings);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn agrees_with_its_naive_twin(operations in operations(), probes in prop::collection::vec(chains(), 1..10)) {
+        let (mut index, mut naive) = (Index::new(ROOMY), Naive::new(3));
+        let mut trimmed = false;
+        for operation in operations {
+            match operation {
+                Operation::Insert(slot, chain) => {
+                    index.insert(slot, &chain);
+                    naive.insert(slot.into(), &chain);
+                }
+                Operation::Trim(slot, chain, keep) => {
+                    index.trim(slot, &chain, keep);
+                    naive.trim(slot.into(), &chain, keep);
+                    trimmed = true;
+                }
+                Operation::Flush(slot) => {
+                    index.flush(slot);
+                    naive.pods[usize::from(slot)].clear();
+                }
+            }
+            check(&index);
+            for probe in &probes {
+                let (found, expected) = (matches(&index, 3, probe), naive.matches(probe));
+                if trimmed {
+                    // Behind a block that turned out to be missing the index forgets more than the twin, never less.
+                    prop_assert!(found.iter().zip(&expected).all(|(f, e)| f <= e), "{found:?} {expected:?}");
+                } else {
+                    prop_assert_eq!(found, expected);
+                }
+            }
+        }
+    }
+
+    /// With a capacity the two may differ in which of two equally old tails goes first, but neither holds more than it
+    /// may, the latest prompt stays as far as it fits, and what both believe is mostly the same.
+    #[test]
+    fn a_full_pod_keeps_what_it_used_last(chains in prop::collection::vec(chains(), 1..60), blocks in 1usize..20) {
+        let (mut index, mut naive) = (Index::new(ROOMY), Naive::new(1));
+        let capacity = bytes_of(blocks);
+        index.set_capacity(0, capacity);
+        naive.capacity[0] = capacity;
+        for chain in &chains {
+            index.insert(0, chain);
+            naive.insert(0, chain);
+            check(&index);
+            prop_assert!(index.held(0) <= capacity);
+            let kept = usize::from(matches(&index, 1, chain)[0]);
+            prop_assert_eq!(kept, chain.len().min(blocks));
+            prop_assert_eq!(kept, usize::from(naive.matches(chain)[0]));
+        }
+    }
+
+    #[test]
+    fn limits_hold_whatever_comes(chains in prop::collection::vec((0u16..4, prop::collection::vec(any::<u32>(), 1..40)), 1..200)) {
+        let limits = Limits { memory: 8_000, holdings: 20 };
+        let mut index = Index::new(limits);
+        for (slot, chain) in &chains {
+            index.insert(*slot, chain);
+            check(&index);
+            prop_assert!(index.holdings() <= limits.holdings);
+            prop_assert!(index.memory() <= limits.memory);
+        }
+    }
+}
+
+#[test]
+fn a_match_is_contiguous_from_the_start_for_each_pod() {
+    let mut index = Index::new(ROOMY);
+    index.insert(0, &[1, 2, 3, 4]);
+    index.insert(1, &[1, 2]);
+    index.insert(1, &[1, 2, 9]);
+    assert_eq!(matches(&index, 2, &[1, 2, 3, 4, 5]), [4, 2]);
+    assert_eq!(matches(&index, 2, &[1, 2, 9]), [2, 3]);
+    assert_eq!(matches(&index, 2, &[2, 3]), [0, 0]);
+    index.trim(0, &[1, 2, 3, 4], 1);
+    assert_eq!(matches(&index, 2, &[1, 2, 3, 4, 5]), [1, 2]);
+}
+
+#[test]
+fn heads_outlive_tails() {
+    let mut index = Index::new(ROOMY);
+    index.set_capacity(0, bytes_of(6));
+    index.insert(0, &[1, 2, 3, 4]);
+    index.insert(0, &[1, 2, 7, 8, 9]);
+    // Seven blocks in all, room for six: the tail of the older prompt goes.
+    assert_eq!(matches(&index, 1, &[1, 2, 3, 4]), [3]);
+    assert_eq!(matches(&index, 1, &[1, 2, 7, 8, 9]), [5]);
+}
+
+#[test]
+fn a_conversation_costs_about_two_hundred_bytes() {
+    let mut index = Index::new(ROOMY);
+    let mut hash = 1u32;
+    for conversation in 0..10_000u32 {
+        let chain: Vec<u32> = (0..32)
+            .map(|_| {
+                hash = hash.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+                hash
+            })
+            .collect();
+        index.insert((conversation % 8) as u16, &chain);
+    }
+    let each = index.memory() / 10_000;
+    assert!(each < 280, "{each} bytes");
+}

@@ -1,0 +1,522 @@
+//! What is in flight on every pod, for all workers of one Envoy together.
+//!
+//! One value in shared data, under compare-and-swap: read, decide, write. It also carries what the workers learn together
+//! (each pod's prefill rate, each model's bytes a token) and the open segment of the index' [`log`](crate::log). Counts
+//! saturate at zero: a close that comes twice or too late can make a pod look idle for a moment, never negative.
+
+use crate::log::{Record, SEGMENT_BYTES};
+use crate::wire::{Reader, WireError};
+use crate::{Micros, SECOND, Slot};
+
+/// Marks a ledger, and its version.
+const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL1");
+/// Models whose bytes a token are kept; beyond it the least recently learned makes room.
+const MODELS: usize = 16;
+/// Bytes before the slots: mark, slots, segment, opened, mean work, models.
+const HEAD: usize = 4 + 2 + 8 + 8 + 4 + MODELS * 8;
+/// Bytes of a slot.
+const ENTRY: usize = 56;
+
+/// Bytes a token before anything is learned: English text in common vocabularies.
+pub const DEFAULT_BYTES_PER_TOKEN: f32 = 4.0;
+/// Prompt tokens a second before anything is learned: a 7B model on an A10. Only ratios between pods, and to the constants
+/// in seconds, depend on it.
+pub const DEFAULT_RATE: f32 = 5_500.0;
+/// First pause after a failure; doubles with each further one.
+const FIRST_PAUSE: Micros = SECOND;
+/// Longest pause: a pod that is back is found again within half a minute even when it cannot be scraped.
+const LONGEST_PAUSE: Micros = 30 * SECOND;
+
+/// One pod's part of the ledger.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Entry {
+    /// The pod's identity in the table; an entry with another is of a pod that is gone.
+    pub id: u32,
+    /// Requests that were sent and have not ended.
+    pub in_flight: u32,
+    /// Those of them that wait for their first byte of body.
+    pub waiting: u32,
+    /// Prompt tokens those have still to compute.
+    pub work: u32,
+    /// Learned prefill rate in prompt tokens a second; 0 when nothing is learned.
+    pub rate: f32,
+    /// First-token times the rate was learned from.
+    pub samples: u32,
+    /// Failures since the last success.
+    pub failures: u16,
+    /// When the last failure was seen, or the last probe sent.
+    pub failed_at: Micros,
+    /// Until when nobody sends to it.
+    pub cool_until: Micros,
+    /// Since when it computes the oldest of what waits: its last first token, or the request that found it idle.
+    pub since: Micros,
+}
+
+impl Entry {
+    const EMPTY: Entry = Entry {
+        id: 0,
+        in_flight: 0,
+        waiting: 0,
+        work: 0,
+        rate: 0.0,
+        samples: 0,
+        failures: 0,
+        failed_at: 0,
+        cool_until: 0,
+        since: 0,
+    };
+
+    /// The entry of a pod that has just appeared in the slot, or has restarted: its machine is the same, so the rate is
+    /// kept.
+    pub fn of(id: u32, before: Entry) -> Entry {
+        Entry { id, rate: before.rate, samples: before.samples, ..Entry::EMPTY }
+    }
+
+    /// A request with `work` prompt tokens to compute is sent. On a pod that had failed it is a probe: the others keep off
+    /// until it is answered or the pause has passed again.
+    pub fn open(&mut self, work: u32, now: Micros) {
+        if self.waiting == 0 {
+            self.since = now;
+        }
+        self.in_flight = self.in_flight.saturating_add(1);
+        self.waiting = self.waiting.saturating_add(1);
+        self.work = self.work.saturating_add(work);
+        if self.failures > 0 {
+            self.failed_at = now;
+            self.cool_until = now + self.pause();
+        }
+    }
+
+    /// The first byte of an answer's body has come to a request that was sent at `sent_at`: the prompt is computed, and the
+    /// pod serves. One that was sent before the last failure does not say that it still would.
+    pub fn start(&mut self, work: u32, sent_at: Micros, now: Micros) {
+        self.since = now;
+        self.waiting = self.waiting.saturating_sub(1);
+        self.work = if self.waiting == 0 { 0 } else { self.work.saturating_sub(work) };
+        if sent_at >= self.failed_at {
+            self.failures = 0;
+            self.cool_until = 0;
+        }
+    }
+
+    /// A request has ended; `work` is what it had still to compute, if it never started.
+    pub fn close(&mut self, unstarted: Option<u32>) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(work) = unstarted {
+            self.waiting = self.waiting.saturating_sub(1);
+            self.work = if self.waiting == 0 { 0 } else { self.work.saturating_sub(work) };
+        }
+    }
+
+    /// The pod failed a request that was sent at `sent_at`. All that were under way when it failed the first one fail with it,
+    /// and are one failure; a probe that fails is the next one.
+    pub fn fail(&mut self, sent_at: Micros, now: Micros) {
+        if self.failures > 0 && sent_at < self.failed_at {
+            return;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.failed_at = now;
+        self.cool_until = now + self.pause();
+    }
+
+    /// Work that is still to be computed at `now` at `rate` tokens a second. What is booked of a prompt is taken off only at its
+    /// first token; until then the time that has passed counts, for one request of mean work at most: a pod that waits for
+    /// memory makes no progress at all.
+    pub fn remaining(&self, rate: f32, now: Micros) -> f32 {
+        let work = self.work as f32;
+        let passed = now.saturating_sub(self.since) as f32 / 1e6;
+        work - (rate * passed).min(work / self.waiting.max(1) as f32)
+    }
+
+    /// Whether requests should go elsewhere. `recovered_at` is when scrapes last began to succeed after they had failed:
+    /// a pod that was gone and is back since its failure need not wait.
+    pub fn cooling(&self, now: Micros, recovered_at: Micros) -> bool {
+        self.failures > 0 && now < self.cool_until && recovered_at <= self.failed_at
+    }
+
+    /// Takes leaked requests out of the counts.
+    pub fn heal(&mut self, leaked: u32) {
+        let mean = self.work.checked_div(self.waiting).unwrap_or(0);
+        self.in_flight = self.in_flight.saturating_sub(leaked);
+        self.waiting = self.waiting.min(self.in_flight);
+        self.work = self.work.min(mean.saturating_mul(self.waiting));
+    }
+
+    fn pause(&self) -> Micros {
+        let doublings = u32::from(self.failures.saturating_sub(1)).min(10);
+        (FIRST_PAUSE << doublings).min(LONGEST_PAUSE)
+    }
+
+    fn encode(&self, out: &mut [u8; ENTRY]) {
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            if let Some(place) = out.get_mut(at..at + bytes.len()) {
+                place.copy_from_slice(bytes);
+            }
+            at += bytes.len();
+        };
+        put(&self.id.to_le_bytes());
+        put(&self.in_flight.to_le_bytes());
+        put(&self.waiting.to_le_bytes());
+        put(&self.work.to_le_bytes());
+        put(&self.rate.to_le_bytes());
+        put(&self.samples.to_le_bytes());
+        put(&self.failures.to_le_bytes());
+        put(&[0; 2]);
+        put(&self.failed_at.to_le_bytes());
+        put(&self.cool_until.to_le_bytes());
+        put(&self.since.to_le_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Entry, WireError> {
+        let mut from = Reader(bytes);
+        Ok(Entry {
+            id: from.u32()?,
+            in_flight: from.u32()?,
+            waiting: from.u32()?,
+            work: from.u32()?,
+            rate: from.amount()?,
+            samples: from.u32()?,
+            failures: from.u16()?,
+            failed_at: {
+                from.u16()?;
+                from.u64()?
+            },
+            cool_until: from.u64()?,
+            since: from.u64()?,
+        })
+    }
+}
+
+/// What is in flight on all pods together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests that were sent and have not ended.
+    pub in_flight: u64,
+    /// Those of them that wait for their first byte of body.
+    pub waiting: u64,
+    /// Prompt tokens those have still to compute.
+    pub work: u64,
+}
+
+/// The ledger of a pool, as the bytes it is shared in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    bytes: Vec<u8>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        let mut bytes = vec![0; HEAD];
+        put(&mut bytes, 0, &LEDGER_MARK.to_le_bytes());
+        Ledger { bytes }
+    }
+}
+
+impl Ledger {
+    /// Takes the bytes of a ledger.
+    ///
+    /// # Errors
+    /// [`WireError`] when they are not one: another version, cut short, or numbers out of range.
+    pub fn decode(bytes: Vec<u8>) -> Result<Ledger, WireError> {
+        let ledger = Ledger { bytes };
+        Reader(&ledger.bytes).mark(LEDGER_MARK)?;
+        if ledger.bytes.len() < ledger.log_start() {
+            return Err(WireError::Truncated);
+        }
+        Ok(ledger)
+    }
+
+    /// The bytes to share.
+    pub fn encode(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many slots there are.
+    pub fn slots(&self) -> usize {
+        usize::from(self.read(4, Reader::u16))
+    }
+
+    /// Makes room for `slots` slots; never takes room away.
+    pub fn grow(&mut self, slots: usize) {
+        let missing = slots.saturating_sub(self.slots());
+        if missing > 0 {
+            let at = self.log_start();
+            self.bytes.splice(at..at, std::iter::repeat_n(0, missing * ENTRY));
+            put(&mut self.bytes, 4, &(slots as u16).to_le_bytes());
+        }
+    }
+
+    /// The entry of a slot; an empty one past the end or where the bytes make no sense.
+    pub fn entry(&self, slot: Slot) -> Entry {
+        let at = HEAD + usize::from(slot) * ENTRY;
+        if usize::from(slot) >= self.slots() {
+            return Entry::EMPTY;
+        }
+        self.bytes.get(at..at + ENTRY).and_then(|b| Entry::decode(b).ok()).unwrap_or(Entry::EMPTY)
+    }
+
+    /// All entries added up.
+    pub fn totals(&self) -> Totals {
+        (0..self.slots()).map(|slot| self.entry(slot as Slot)).fold(Totals::default(), |sum, entry| Totals {
+            in_flight: sum.in_flight + u64::from(entry.in_flight),
+            waiting: sum.waiting + u64::from(entry.waiting),
+            work: sum.work + u64::from(entry.work),
+        })
+    }
+
+    /// Changes the entry of `slot` if it is still the pod `id`; a pod that is gone has nothing to change.
+    pub fn change(&mut self, slot: Slot, id: u32, with: impl FnOnce(&mut Entry)) {
+        let mut entry = self.entry(slot);
+        if entry.id == id && usize::from(slot) < self.slots() {
+            with(&mut entry);
+            self.write(slot, &entry);
+        }
+    }
+
+    /// Writes the entry of a slot; past the end it is lost.
+    pub fn write(&mut self, slot: Slot, entry: &Entry) {
+        let at = HEAD + usize::from(slot) * ENTRY;
+        if let Some(place) = self.bytes.get_mut(at..at + ENTRY).and_then(|b| b.first_chunk_mut()) {
+            entry.encode(place);
+        }
+    }
+
+    /// Requests opened since the ledger began: tells the collector whether there is traffic.
+    pub fn opened(&self) -> u64 {
+        self.read(14, Reader::u64)
+    }
+
+    /// Counts one request, and learns the mean work of a request: what another gateway's waiting requests are taken for.
+    pub fn count_opened(&mut self, work: u32) {
+        let opened = self.opened().wrapping_add(1);
+        put(&mut self.bytes, 14, &opened.to_le_bytes());
+        // The mean of about the last hundred; the plain mean until there are as many.
+        let weight = 1.0 / (opened.min(100) as f32);
+        let mean = self.mean_work() * (1.0 - weight) + work as f32 * weight;
+        put(&mut self.bytes, 22, &mean.to_le_bytes());
+    }
+
+    /// Mean work of a request in prompt tokens.
+    pub fn mean_work(&self) -> f32 {
+        self.read(22, Reader::amount)
+    }
+
+    /// Canonical bytes a token of a model, learned or the default.
+    pub fn bytes_per_token(&self, model: u32) -> f32 {
+        self.models()
+            .find(|&(name, ratio)| name == model && ratio > 0.0)
+            .map_or(DEFAULT_BYTES_PER_TOKEN, |(_, r)| r)
+    }
+
+    /// Learns from an answer that a prompt of `bytes` canonical bytes had `tokens` tokens.
+    pub fn learn_bytes_per_token(&mut self, model: u32, bytes: u64, tokens: u32) {
+        // A short prompt is mostly template; an absurd ratio is an embedding, an image or an error.
+        let ratio = bytes as f32 / tokens.max(1) as f32;
+        if tokens < 16 || !(0.25..=32.0).contains(&ratio) {
+            return;
+        }
+        let (nth, known) = match self.models().position(|(name, ratio)| name == model && ratio > 0.0) {
+            Some(nth) => (nth, true),
+            None => (self.models().position(|(_, ratio)| ratio == 0.0).unwrap_or(MODELS - 1), false),
+        };
+        let before = self.models().nth(nth).map_or(0.0, |(_, r)| r);
+        let learned = if known { before + (ratio - before) * 0.1 } else { ratio };
+        put(&mut self.bytes, 26 + nth * 8, &model.to_le_bytes());
+        put(&mut self.bytes, 30 + nth * 8, &learned.to_le_bytes());
+    }
+
+    fn models(&self) -> impl Iterator<Item = (u32, f32)> {
+        (0..MODELS).map(|nth| (self.read(26 + nth * 8, Reader::u32), self.read(30 + nth * 8, Reader::amount)))
+    }
+
+    /// Number of the open segment of the log.
+    pub fn segment(&self) -> u64 {
+        self.read(6, Reader::u64)
+    }
+
+    /// Records of the open segment.
+    pub fn log(&self) -> &[u8] {
+        self.bytes.get(self.log_start()..).unwrap_or_default()
+    }
+
+    /// Appends a record to the log. When the open segment has no room for it, starts a new one and returns the full one
+    /// (its number and records) to be sealed once the ledger is written.
+    pub fn append(&mut self, record: &Record<'_>) -> Option<(u64, Vec<u8>)> {
+        let full = !self.log().is_empty() && self.log().len() + record.size() > SEGMENT_BYTES;
+        let sealed = full.then(|| {
+            let number = self.segment();
+            let records = self.bytes.split_off(self.log_start());
+            put(&mut self.bytes, 6, &(number + 1).to_le_bytes());
+            (number, records)
+        });
+        record.encode(&mut self.bytes);
+        sealed
+    }
+
+    fn log_start(&self) -> usize {
+        HEAD + self.slots() * ENTRY
+    }
+
+    fn read<'a, T: Default>(
+        &'a self,
+        at: usize,
+        get: impl FnOnce(&mut Reader<'a>) -> Result<T, WireError>,
+    ) -> T {
+        self.bytes.get(at..).and_then(|bytes| get(&mut Reader(bytes)).ok()).unwrap_or_default()
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entries() -> impl Strategy<Value = Entry> {
+        (any::<[u32; 5]>(), 0.0f32..1e9, any::<u16>(), any::<[u64; 3]>()).prop_map(
+            |([id, in_flight, waiting, work, samples], rate, failures, [failed_at, cool_until, since])| {
+                Entry { id, in_flight, waiting, work, rate, samples, failures, failed_at, cool_until, since }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn entries_round_trip(list in prop::collection::vec(entries(), 1..20), log in prop::collection::vec(any::<u8>(), 0..40)) {
+            let mut ledger = Ledger::default();
+            ledger.bytes.extend_from_slice(&log);
+            ledger.grow(list.len());
+            for (slot, entry) in list.iter().enumerate() {
+                ledger.write(slot as Slot, entry);
+            }
+            let ledger = Ledger::decode(ledger.encode().to_vec()).unwrap();
+            prop_assert_eq!(ledger.log(), log);
+            for (slot, entry) in list.iter().enumerate() {
+                prop_assert_eq!(ledger.entry(slot as Slot), *entry);
+            }
+        }
+
+        #[test]
+        fn truncations_and_bit_flips_never_panic(slots in 0usize..4, cut in 0usize..400, flip in 0usize..400, bit in 0u8..8) {
+            let mut ledger = Ledger::default();
+            ledger.grow(slots);
+            let mut bytes = ledger.encode().to_vec();
+            bytes.truncate(cut);
+            if let Some(byte) = bytes.get_mut(flip) {
+                *byte ^= 1 << bit;
+            }
+            if let Ok(mut ledger) = Ledger::decode(bytes) {
+                for slot in 0..6 {
+                    ledger.change(slot, 0, |e| e.open(5, 1));
+                    ledger.entry(slot);
+                }
+                ledger.count_opened(3);
+                ledger.learn_bytes_per_token(1, 400, 100);
+                ledger.append(&Record { writer: 1, slot: 0, id: 0, keep: None, hashes: &[0; 8] });
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_leaves_nothing_behind() {
+        let mut entry = Entry::of(1, Entry::EMPTY);
+        entry.open(100, 0);
+        entry.open(50, 0);
+        assert_eq!((entry.in_flight, entry.waiting, entry.work), (2, 2, 150));
+        entry.start(100, 0, 0);
+        assert_eq!((entry.in_flight, entry.waiting, entry.work), (2, 1, 50));
+        entry.close(None);
+        entry.close(Some(50));
+        assert_eq!(entry, Entry::of(1, Entry::EMPTY));
+        entry.close(Some(50));
+        assert_eq!(entry, Entry::of(1, Entry::EMPTY), "never negative");
+    }
+
+    #[test]
+    fn pauses_double_and_one_request_probes() {
+        let mut entry = Entry::EMPTY;
+        entry.fail(0, 0);
+        assert!(entry.cooling(SECOND - 1, 0));
+        assert!(!entry.cooling(SECOND, 0));
+        entry.open(1, SECOND);
+        assert!(entry.cooling(SECOND, 0), "while it is probed");
+        entry.fail(SECOND, SECOND);
+        assert!(entry.cooling(3 * SECOND - 1, 0));
+        for _ in 0..20 {
+            entry.fail(5 * SECOND, 5 * SECOND);
+        }
+        assert_eq!(entry.cool_until, 5 * SECOND + LONGEST_PAUSE);
+        entry.start(1, 5 * SECOND, 6 * SECOND);
+        assert!(!entry.cooling(5 * SECOND, 0));
+    }
+
+    #[test]
+    fn what_was_under_way_fails_as_one_and_does_not_heal() {
+        let mut entry = Entry::EMPTY;
+        for _ in 0..30 {
+            entry.open(1, 10);
+        }
+        (20..50).for_each(|now| entry.fail(10, now));
+        assert_eq!((entry.failures, entry.cool_until), (1, 20 + SECOND));
+        entry.start(1, 10, 60);
+        assert!(entry.cooling(60, 0), "an answer that was under way says nothing of the next one");
+        entry.open(1, 2 * SECOND);
+        entry.fail(10, 2 * SECOND + 1);
+        assert_eq!(entry.failures, 1, "only the probe says something new");
+        entry.fail(2 * SECOND, 2 * SECOND + 2);
+        assert_eq!(entry.failures, 2);
+    }
+
+    #[test]
+    fn a_pod_that_was_gone_and_is_back_need_not_wait() {
+        let mut entry = Entry::EMPTY;
+        entry.fail(10, 10);
+        assert!(entry.cooling(20, 10));
+        assert!(!entry.cooling(20, 11));
+    }
+
+    #[test]
+    fn another_pod_in_the_slot_is_not_touched() {
+        let mut ledger = Ledger::default();
+        ledger.grow(1);
+        ledger.write(0, &Entry { in_flight: 3, ..Entry::of(7, Entry::EMPTY) });
+        ledger.change(0, 6, |entry| entry.close(None));
+        assert_eq!(ledger.entry(0).in_flight, 3);
+    }
+
+    #[test]
+    fn the_log_is_sealed_when_full() {
+        let mut ledger = Ledger::default();
+        ledger.grow(2);
+        let record = Record { writer: 1, slot: 1, id: 1, keep: None, hashes: &[7; 400] };
+        let fitting = SEGMENT_BYTES / record.size();
+        for _ in 0..fitting {
+            assert_eq!(ledger.append(&record), None);
+        }
+        let (number, records) = ledger.append(&record).unwrap();
+        assert_eq!((number, records.len()), (0, fitting * record.size()));
+        assert_eq!((ledger.segment(), ledger.log().len()), (1, record.size()));
+    }
+
+    #[test]
+    fn bytes_per_token_are_learned_for_each_model() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.bytes_per_token(1), 4.0);
+        ledger.learn_bytes_per_token(1, 3000, 1000);
+        ledger.learn_bytes_per_token(2, 1500, 1000);
+        assert_eq!((ledger.bytes_per_token(1), ledger.bytes_per_token(2)), (3.0, 1.5));
+        ledger.learn_bytes_per_token(1, 10, 15);
+        ledger.learn_bytes_per_token(1, 1_000_000, 100);
+        assert_eq!(ledger.bytes_per_token(1), 3.0);
+        for model in 0..100 {
+            ledger.learn_bytes_per_token(model, 2000, 1000);
+        }
+        assert_eq!(ledger.bytes_per_token(99), 2.0);
+    }
+}

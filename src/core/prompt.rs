@@ -1,0 +1,113 @@
+//! From the parts of a prompt to its canonical bytes, in the order that vLLM's chat template sees: tools, then system text,
+//! then role and content of each message.
+//!
+//! Two bodies whose templates print the same text have the same canonical bytes, however their JSON is spaced or
+//! escaped; only JSON that is kept as written (tools, tool calls, images) is compared by its bytes.
+
+use crate::body::{Part, Prompt};
+
+/// Ends the tools. Control characters cannot stand in the canonical spelling of text, so parts never run together.
+const END_OF_TOOLS: &[u8] = b"\x1d";
+/// Starts a message.
+const START_OF_ITEM: &[u8] = b"\x1e";
+/// Ends the role of a message.
+const END_OF_ROLE: &[u8] = b"\x1f";
+/// Ends a part of content.
+const END_OF_PART: &[u8] = b"\n";
+/// Bytes of one token id.
+const TOKEN_BYTES: usize = 4;
+
+/// Hands the canonical bytes of `prompt` to `sink`, piece by piece and in order.
+pub fn canonical(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
+    match prompt {
+        Prompt::Chat { tools, system, messages } => {
+            if let Some(tools) = tools {
+                sink(tools);
+                sink(END_OF_TOOLS);
+            }
+            for part in system.iter().chain(messages) {
+                match part {
+                    Part::Item(role) => {
+                        sink(START_OF_ITEM);
+                        sink(role);
+                        sink(END_OF_ROLE);
+                    }
+                    Part::Text(text) => {
+                        sink(text);
+                        sink(END_OF_PART);
+                    }
+                    Part::Json(json) => {
+                        sink(json);
+                        sink(END_OF_PART);
+                    }
+                }
+            }
+        }
+        Prompt::Texts(texts) => {
+            for text in texts {
+                sink(text);
+                sink(START_OF_ITEM);
+            }
+        }
+        Prompt::Tokens(ids) => {
+            let mut bytes = [0; 64 * TOKEN_BYTES];
+            for ids in ids.chunks(64) {
+                for (place, id) in bytes.as_chunks_mut().0.iter_mut().zip(ids) {
+                    *place = id.to_le_bytes();
+                }
+                sink(bytes.get(..ids.len() * TOKEN_BYTES).unwrap_or_default());
+            }
+        }
+        Prompt::Opaque(body) => sink(body),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::{Api, parse};
+
+    fn bytes(api: Api, body: &str) -> Vec<u8> {
+        let request = parse(api, body.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        canonical(&request.prompt, |piece| bytes.extend_from_slice(piece));
+        bytes
+    }
+
+    #[test]
+    fn spelling_does_not_matter() {
+        let a = r#"{"model":"m","messages":[{"role":"user","content":"é\n"}]}"#;
+        let b = r#"{ "messages" : [ {"content":[{"type":"text","text":"\u00e9\u000a"}], "role":"user"} ], "model":"m"}"#;
+        assert_eq!(bytes(Api::Chat, a), bytes(Api::Chat, b));
+        assert_eq!(bytes(Api::Chat, a), "\x1euser\x1f\u{e9}\\n\n".as_bytes());
+    }
+
+    #[test]
+    fn parts_do_not_run_together() {
+        let one = r#"{"model":"m","messages":[{"role":"user","content":"ab"},{"role":"user","content":""}]}"#;
+        let two = r#"{"model":"m","messages":[{"role":"user","content":"a"},{"role":"user","content":"b"}]}"#;
+        assert_ne!(bytes(Api::Chat, one), bytes(Api::Chat, two));
+    }
+
+    #[test]
+    fn a_longer_conversation_starts_with_the_shorter_one() {
+        let one = r#"{"model":"m","messages":[{"role":"user","content":"ab"}]}"#;
+        let two =
+            r#"{"model":"m","messages":[{"role":"user","content":"ab"},{"role":"assistant","content":"c"}]}"#;
+        assert!(bytes(Api::Chat, two).starts_with(&bytes(Api::Chat, one)));
+    }
+
+    #[test]
+    fn token_ids_are_four_bytes_each() {
+        let ids: Vec<String> = (0..200).map(|i| i.to_string()).collect();
+        let body = format!(r#"{{"model":"m","prompt":[{}]}}"#, ids.join(","));
+        let expected: Vec<u8> = (0u32..200).flat_map(u32::to_le_bytes).collect();
+        assert_eq!(bytes(Api::Completions, &body), expected);
+    }
+
+    #[test]
+    fn tools_come_first() {
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[1]}"#;
+        assert_eq!(bytes(Api::Chat, body), b"[1]\x1d\x1euser\x1fx\n");
+    }
+}

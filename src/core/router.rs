@@ -1,0 +1,658 @@
+//! The story of a request: read what all workers share, choose, write it down; then learn from the answer.
+//!
+//! [`Router`] is the mind of one worker. What it must share goes through [`SharedData`]; what it keeps are replicas: the
+//! table as last fetched, and the prefix index as far as the log was read.
+
+use crate::blocks::{Chain, bytes_of};
+use crate::body::Request;
+use crate::config::{Config, Strategy};
+use crate::cost::{Ask, Constants, View, cost};
+use crate::feedback;
+use crate::index::{Index, Limits};
+use crate::ledger::{DEFAULT_RATE, Entry, Ledger};
+use crate::log::{Cursor, Record, seal, unseal};
+use crate::pick::{Picks, Rank, Standing, pick};
+use crate::prompt::canonical;
+use crate::response::Usage;
+use crate::shared::{Keys, NEVER_WRITTEN, SharedData};
+use crate::table::{Pod, State, Table};
+use crate::wire::{Reader, WireError};
+use crate::{Micros, SECOND, Slot};
+
+/// Tries to write a decision over others'. Each conflict means that another worker decided, so the fleet as a whole goes on;
+/// this many in a row do not happen by chance.
+const TRIES: usize = 16;
+/// Sealed segments that one decision may apply, about 60 prompts of 2 KB and 10 us each; the rest waits for the next.
+const SEGMENTS_A_DECISION: usize = 16;
+/// Age at which scraped load begins to count less, and at which it counts for nothing.
+const FRESH: Micros = 2 * SECOND;
+const STALE: Micros = 10 * SECOND;
+/// Rates this close to the pool's mean are taken as equal: what is learned is noisy, and noise must not unbalance a fleet of
+/// equal pods.
+const EQUAL_RATES: f32 = 0.35;
+/// Samples from which on a pod's own rate counts.
+const RELIABLE: u32 = 4;
+
+/// The slot and identity of no pod.
+const NOWHERE: (Slot, u32) = (Slot::MAX, 0);
+
+/// The mind of one worker.
+#[derive(Debug)]
+pub struct Router {
+    keys: Keys,
+    strategy: Strategy,
+    constants: Constants,
+    table: Table,
+    index: Index,
+    cursor: Cursor,
+    /// Names this replica in the log.
+    writer: u32,
+    /// The prompt of the request that is being decided.
+    chain: Chain,
+    hash_bytes: Vec<u8>,
+    matches: Vec<u16>,
+    entries: Vec<(Slot, Entry)>,
+    standings: Vec<Standing>,
+    lost_segments: u64,
+    /// Counts decisions.
+    turn: u64,
+}
+
+/// What a request asks of a pod.
+#[derive(Clone, Copy, Debug)]
+pub enum Job<'a> {
+    /// An inference request.
+    Prompt(&'a Request<'a>),
+    /// Anything else: only load counts.
+    Load,
+}
+
+/// Where a request goes, and why.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The pods, best first.
+    pub picks: Picks,
+    /// Canonical bytes of the prompt.
+    pub bytes: u64,
+    /// Canonical bytes of it that the best pod is believed to hold.
+    pub matched_bytes: u64,
+    /// The request's account in the ledger.
+    pub ticket: Ticket,
+}
+
+impl Decision {
+    /// Share of the prompt that the best pod is believed to hold, 0 to 1.
+    pub fn match_ratio(&self) -> f64 {
+        self.matched_bytes as f64 / self.bytes.max(1) as f64
+    }
+}
+
+/// Why no pod could be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPod {
+    /// There is no table yet, or it is empty.
+    NoTable,
+    /// Every pod has failed, and is in its pause.
+    AllCooling,
+    /// Other workers wrote first again and again.
+    Contended,
+}
+
+/// A request's account in the ledger: what was put there and must be taken out again.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    slot: Slot,
+    id: u32,
+    /// The pods of the decision with their identities at that time, best first.
+    picks: [Option<(Slot, u32)>; crate::pick::PICKS],
+    /// Prompt tokens the pod has to compute, as booked.
+    work: u32,
+    opened_at: Micros,
+    started: bool,
+    model: u32,
+    bytes: u64,
+    /// Blocks that were believed to be held; 0 without a prompt.
+    matched: u16,
+    /// Hashes of the prompt, to repair the index with; empty when nothing was matched.
+    hashes: Box<[u32]>,
+    /// Whether bytes a token can be learned from the answer: not from token ids or shapes that are not known.
+    learns: bool,
+}
+
+impl Ticket {
+    /// The pod that is booked.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Whether the first byte has come.
+    pub fn started(&self) -> bool {
+        self.started
+    }
+
+    /// The pods that Envoy tried with so many attempts.
+    fn tried(&self, attempts: usize) -> impl Iterator<Item = (Slot, u32)> {
+        self.picks.iter().take(attempts).flatten().copied()
+    }
+
+    /// Releases the work, and learns how long it took.
+    fn book_start(&self, entry: &mut Entry, now: Micros) {
+        let began = entry.since.max(self.opened_at);
+        feedback::learn_rate(entry, self.work, now.saturating_sub(began));
+        entry.start(self.work, self.opened_at, now);
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With an answer, which may have reported its usage. One that came whole, its first byte with its last, need not have
+    /// been started: both are booked at once.
+    Answered {
+        /// What the answer reported.
+        usage: Option<Usage>,
+        /// When it ended.
+        at: Micros,
+    },
+    /// Without one: the client went away, the stream was reset, or the pod's answer was an error.
+    Aborted,
+}
+
+impl Router {
+    /// A worker's mind; `writer` tells its log records from those of other workers.
+    pub fn new(config: &Config, writer: u32) -> Router {
+        Router {
+            keys: Keys::of(&config.pool, config.index.log_segments),
+            strategy: config.strategy,
+            constants: Constants::default(),
+            table: Table::default(),
+            index: Index::new(Limits { memory: config.index.memory, holdings: config.index.holdings }),
+            cursor: Cursor::default(),
+            writer,
+            chain: Chain::default(),
+            hash_bytes: Vec::new(),
+            matches: Vec::new(),
+            entries: Vec::new(),
+            standings: Vec::new(),
+            lost_segments: 0,
+            turn: 0,
+        }
+    }
+
+    /// The same with other constants, for experiments.
+    pub fn with_constants(mut self, constants: Constants) -> Router {
+        self.constants = constants;
+        self
+    }
+
+    /// Fetches the table: call it when its generation has moved.
+    ///
+    /// # Errors
+    /// [`WireError`] when what is shared is no table; the old snapshot stays.
+    pub fn refresh(&mut self, shared: &impl SharedData) -> Result<(), WireError> {
+        let Some((bytes, _)) = shared.get(&self.keys.table) else { return Ok(()) };
+        let table = Table::decode(&bytes)?;
+        for (slot, pod) in (0..).zip(&table.pods) {
+            let known = self.table.pods.get(usize::from(slot));
+            if known.is_some_and(|before| before.id != 0 && before.id != pod.id) {
+                self.index.flush(slot);
+            }
+            if known.is_none_or(|before| (before.id, before.capacity) != (pod.id, pod.capacity)) {
+                let bytes = pod.capacity as f64 * f64::from(crate::ledger::DEFAULT_BYTES_PER_TOKEN);
+                self.index.set_capacity(slot, bytes as u64);
+            }
+        }
+        self.table = table;
+        Ok(())
+    }
+
+    /// The snapshot of the table.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The replica of the prefix index.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Where every pod stood in the last decision, term by term.
+    pub fn standings(&self) -> &[Standing] {
+        &self.standings
+    }
+
+    /// Log segments that were overwritten before this replica read them.
+    pub fn lost_segments(&self) -> u64 {
+        self.lost_segments
+    }
+
+    /// Decides where a request goes and books it there.
+    ///
+    /// # Errors
+    /// [`NoPod`] when no pod can be named; nothing is booked then.
+    pub fn decide(
+        &mut self,
+        job: Job<'_>,
+        shared: &mut impl SharedData,
+        now: Micros,
+    ) -> Result<Decision, NoPod> {
+        self.read_prompt(job);
+        if self.table.live().next().is_none() {
+            return Err(NoPod::NoTable);
+        }
+        let model = match job {
+            Job::Prompt(request) => xxhash_rust::xxh3::xxh3_64(&request.model) as u32,
+            Job::Load => 0,
+        };
+        for _ in 0..TRIES {
+            let (mut ledger, cas) = self.read_ledger(shared);
+            self.catch_up(&ledger, shared, SEGMENTS_A_DECISION);
+            let tokens = self.chain.bytes() as f32 / bytes_per_token(job, &ledger, model);
+            self.look_up();
+            let picks = self.choose(&ledger, tokens, now)?;
+            let ticket = self.book(&mut ledger, picks, job, model, now);
+            let sealed = self.write_record(&mut ledger, &ticket);
+            if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_err() {
+                continue;
+            }
+            self.commit(&ticket, &ledger, sealed, shared);
+            let matched_bytes = bytes_of(usize::from(ticket.matched)).min(self.chain.bytes());
+            return Ok(Decision { picks, bytes: self.chain.bytes(), matched_bytes, ticket });
+        }
+        Err(NoPod::Contended)
+    }
+
+    /// The first byte of an answer's body has come, from the pod at `address`.
+    pub fn start(&mut self, ticket: &mut Ticket, shared: &mut impl SharedData, now: Micros) {
+        if ticket.started {
+            return;
+        }
+        ticket.started = true;
+        self.change(shared, |ledger| {
+            ledger.change(ticket.slot, ticket.id, |entry| ticket.book_start(entry, now));
+        });
+    }
+
+    /// Envoy has gone on: the first `attempts` pods of the decision failed, and the request is booked on the one that answers;
+    /// on none, when that one is not in the table.
+    pub fn moved(
+        &mut self,
+        ticket: &mut Ticket,
+        attempts: usize,
+        to: Option<Slot>,
+        shared: &mut impl SharedData,
+        now: Micros,
+    ) {
+        let to = to.and_then(|slot| self.table.pod(slot).map(|pod| (slot, pod.id)));
+        self.change(shared, |ledger| {
+            // One that answers after all has not failed.
+            for (slot, id) in ticket.tried(attempts).filter(|&pod| Some(pod) != to) {
+                self.settle(ledger, slot, id);
+                ledger.change(slot, id, |entry| entry.fail(ticket.opened_at, now));
+            }
+            ledger.change(ticket.slot, ticket.id, |entry| entry.close(Some(ticket.work)));
+            if let Some((slot, id)) = to {
+                self.settle(ledger, slot, id);
+                ledger.change(slot, id, |entry| entry.open(ticket.work, now));
+            }
+        });
+        (ticket.slot, ticket.id) = to.unwrap_or(NOWHERE);
+        // What was matched was matched elsewhere, and the time before now was not this pod's.
+        ticket.matched = 0;
+        ticket.opened_at = now;
+    }
+
+    /// The first `attempts` pods of the decision failed, and none answers.
+    pub fn failed(&mut self, ticket: &Ticket, attempts: usize, shared: &mut impl SharedData, now: Micros) {
+        self.change(shared, |ledger| {
+            for (slot, id) in ticket.tried(attempts) {
+                self.settle(ledger, slot, id);
+                ledger.change(slot, id, |entry| entry.fail(ticket.opened_at, now));
+            }
+        });
+    }
+
+    /// The pod that the request is booked on failed it: said 503, or broke its answer off.
+    pub fn failed_by_its_pod(&mut self, ticket: &Ticket, shared: &mut impl SharedData, now: Micros) {
+        self.change(shared, |ledger| {
+            ledger.change(ticket.slot, ticket.id, |entry| entry.fail(ticket.opened_at, now));
+        });
+    }
+
+    /// The request has ended: closes its account, and learns from what the answer reported.
+    pub fn close(&mut self, ticket: Ticket, end: End, shared: &mut impl SharedData) {
+        let (usage, answered_at) = match end {
+            End::Answered { usage, at } => (usage, Some(at)),
+            End::Aborted => (None, None),
+        };
+        let keep =
+            usage.and_then(|usage| feedback::repair(&usage, ticket.bytes, usize::from(ticket.matched)));
+        if let Some(keep) = keep {
+            self.index.trim(ticket.slot, &ticket.hashes, keep);
+            self.hash_bytes.clear();
+            self.hash_bytes.extend(ticket.hashes.iter().flat_map(|h| h.to_le_bytes()));
+        }
+        let hashes = std::mem::take(&mut self.hash_bytes);
+        let record = keep.map(|keep| Record {
+            writer: self.writer,
+            slot: ticket.slot,
+            id: ticket.id,
+            keep: Some(keep as u16),
+            hashes: &hashes,
+        });
+        let sealed = self.change(shared, |ledger| {
+            ledger.change(ticket.slot, ticket.id, |entry| match answered_at {
+                Some(at) => {
+                    if !ticket.started {
+                        // A whole answer: its first byte says nothing of when the prompt was computed.
+                        entry.start(ticket.work, ticket.opened_at, at);
+                    }
+                    entry.close(None);
+                }
+                None => entry.close((!ticket.started).then_some(ticket.work)),
+            });
+            if let Some(usage) = usage.filter(|_| ticket.learns) {
+                ledger.learn_bytes_per_token(ticket.model, ticket.bytes, usage.prompt_tokens);
+            }
+            record.as_ref().and_then(|record| ledger.append(record))
+        });
+        self.hash_bytes = hashes;
+        if let Some((number, records)) = sealed.flatten() {
+            self.seal(number, &records, shared);
+        }
+    }
+
+    /// Applies what other workers wrote, without a request: for a worker that has just started.
+    pub fn follow(&mut self, shared: &impl SharedData, segments: usize) {
+        if let Some((bytes, _)) = shared.get(&self.keys.ledger)
+            && let Ok(ledger) = Ledger::decode(bytes)
+        {
+            self.catch_up(&ledger, shared, segments);
+        }
+    }
+
+    // --- the steps of a decision ---
+
+    /// Turns the prompt into its chain of blocks; without a prompt, into an empty one.
+    fn read_prompt(&mut self, job: Job<'_>) {
+        let Job::Prompt(request) = job else {
+            self.chain.start(b"", None);
+            return self.chain.finish();
+        };
+        self.chain.start(&request.model, request.cache_salt.as_deref());
+        match self.strategy {
+            Strategy::PrefixCache => canonical(&request.prompt, |piece| self.chain.push(piece)),
+            Strategy::Default => canonical(&request.prompt, |piece| self.chain.count(piece)),
+        }
+        self.chain.finish();
+    }
+
+    fn read_ledger(&self, shared: &impl SharedData) -> (Ledger, u32) {
+        let (mut ledger, cas) = match shared.get(&self.keys.ledger) {
+            Some((bytes, cas)) => (Ledger::decode(bytes).unwrap_or_default(), cas),
+            None => (Ledger::default(), NEVER_WRITTEN),
+        };
+        ledger.grow(self.table.pods.len());
+        (ledger, cas)
+    }
+
+    /// Applies the log up to the ledger's end, at most `segments` sealed segments of it.
+    fn catch_up(&mut self, ledger: &Ledger, shared: &impl SharedData, segments: usize) {
+        if self.strategy == Strategy::Default {
+            return;
+        }
+        let open = ledger.segment();
+        let oldest = open.saturating_sub(self.keys.log.len() as u64);
+        if self.cursor.segment < oldest || self.cursor.segment > open {
+            // Overwritten, or a log that began anew.
+            self.lost_segments += oldest.saturating_sub(self.cursor.segment);
+            self.cursor = Cursor { segment: oldest, offset: 0 };
+        }
+        for _ in 0..segments {
+            if self.cursor.segment == open {
+                break;
+            }
+            let bytes = shared
+                .get(self.keys.segment(self.cursor.segment))
+                .map(|(bytes, _)| bytes)
+                .unwrap_or_default();
+            match unseal(&bytes) {
+                Ok((number, records)) if number == self.cursor.segment => self.apply(records),
+                // Its writer has not come to it yet; unless later ones are there, it will be in a moment.
+                _ if self.cursor.segment + 1 == open => return,
+                _ => self.lost_segments += 1,
+            }
+            self.cursor = Cursor { segment: self.cursor.segment + 1, offset: 0 };
+        }
+        if self.cursor.segment == open {
+            self.apply(ledger.log());
+        }
+    }
+
+    /// Applies the records of one segment from the cursor on, but for those of this replica.
+    fn apply(&mut self, records: &[u8]) {
+        let mut reader = Reader(records.get(self.cursor.offset..).unwrap_or_default());
+        let mut hashes = Vec::new();
+        while let Ok(record) = Record::decode(&mut reader) {
+            if record.writer == self.writer
+                || self.table.pod(record.slot).is_none_or(|pod| pod.id != record.id)
+            {
+                continue;
+            }
+            hashes.clear();
+            hashes.extend(record.hashes.as_chunks().0.iter().map(|&h| u32::from_le_bytes(h)));
+            match record.keep {
+                None => self.index.insert(record.slot, &hashes),
+                Some(keep) => self.index.trim(record.slot, &hashes, usize::from(keep)),
+            }
+        }
+        self.cursor.offset = records.len();
+    }
+
+    fn look_up(&mut self) {
+        self.matches.clear();
+        self.matches.resize(self.table.pods.len(), 0);
+        self.index.matches(self.chain.hashes(), &mut self.matches);
+    }
+
+    /// Chooses; changes nothing but the scratch that [`Router::standings`] shows.
+    fn choose(&mut self, ledger: &Ledger, tokens: f32, now: Micros) -> Result<Picks, NoPod> {
+        self.stand(ledger, tokens, now);
+        if self.standings.iter().all(|s| s.rank == Rank::Cooling) {
+            return Err(NoPod::AllCooling);
+        }
+        // Requests without a prompt go round among equals, not always to the same.
+        self.turn = self.turn.wrapping_add(1);
+        let head = if self.chain.bytes() > 0 { self.chain.head() } else { self.turn };
+        Ok(pick(&self.standings, self.constants.tie, head, |slot| {
+            self.table.pod(slot).map_or(&[][..], |pod| pod.address.as_bytes())
+        }))
+    }
+
+    /// Works out where every pod stands.
+    fn stand(&mut self, ledger: &Ledger, tokens: f32, now: Micros) {
+        self.entries.clear();
+        self.entries.extend(self.table.live().map(|(slot, pod)| (slot, entry_of(ledger, slot, pod))));
+        let pods = self.entries.len().max(1) as f32;
+        let mean_rate = mean_rate(self.entries.iter().map(|(_, entry)| entry));
+        let (mut waiting, mut in_flight) = (0.0, 0.0);
+        for ((_, entry), (_, pod)) in self.entries.iter().zip(self.table.live()) {
+            waiting += entry.waiting as f32 + pod.foreign_waiting * freshness(pod, now);
+            in_flight += entry.in_flight as f32;
+        }
+        let ask = Ask { tokens, backlog: waiting / pods, mean_work: ledger.mean_work() };
+        let (hot, used) = self.index.heat(self.chain.hashes(), pods, in_flight);
+        let tokens_a_byte = tokens / self.chain.bytes().max(1) as f32;
+        let in_tokens = |blocks: usize| bytes_of(blocks) as f32 * tokens_a_byte;
+        self.standings.clear();
+        for (&(slot, ref entry), (_, pod)) in self.entries.iter().zip(self.table.live()) {
+            let fresh = freshness(pod, now);
+            let matched = self.matches.get(usize::from(slot)).map_or(0, |&blocks| usize::from(blocks));
+            let rate = rate_of(entry, mean_rate);
+            let work = entry.remaining(rate, now);
+            let view = View {
+                matched: in_tokens(matched),
+                work,
+                in_flight: entry.in_flight as f32,
+                foreign_running: pod.foreign_running * fresh,
+                foreign_waiting: pod.foreign_waiting * fresh,
+                fill: self.index.fill(slot),
+                hot: in_tokens(hot.max(matched)) - in_tokens(matched),
+                need: tokens + self.constants.answer - in_tokens(used.min(matched)),
+                free: match pod.capacity {
+                    0 => f32::MAX,
+                    capacity => (1.0 - pod.kv_usage * fresh) * capacity as f32 - work,
+                },
+                rate,
+            };
+            let rank = if entry.cooling(now, pod.recovered_at) {
+                Rank::Cooling
+            } else if pod.state == State::Unreachable {
+                Rank::Unreachable
+            } else {
+                Rank::Ready
+            };
+            let terms = cost(&view, &ask, &self.constants);
+            self.standings.push(Standing { slot, rank, matched: view.matched, terms });
+        }
+    }
+
+    /// Books the request on its pod.
+    fn book(&self, ledger: &mut Ledger, picks: Picks, job: Job<'_>, model: u32, now: Micros) -> Ticket {
+        let slot = picks.best().unwrap_or_default();
+        let id = self.table.pod(slot).map_or(0, |pod| pod.id);
+        let terms = self.standings.iter().find(|s| s.slot == slot).map(|s| s.terms).unwrap_or_default();
+        let work = terms.work as u32;
+        self.settle(ledger, slot, id);
+        ledger.change(slot, id, |entry| entry.open(work, now));
+        if matches!(job, Job::Prompt(_)) {
+            ledger.count_opened(work);
+        }
+        let matched = self.matches.get(usize::from(slot)).copied().unwrap_or(0);
+        let hashes = self.chain.hashes();
+        Ticket {
+            slot,
+            id,
+            picks: self.ids(picks),
+            work,
+            opened_at: now,
+            started: false,
+            model,
+            bytes: self.chain.bytes(),
+            matched,
+            hashes: if matched > 0 { hashes.into() } else { Box::default() },
+            learns: matches!(job, Job::Prompt(request) if request.prompt.is_text()),
+        }
+    }
+
+    /// Writes down in the log that the pod will hold the prompt.
+    fn write_record(&mut self, ledger: &mut Ledger, ticket: &Ticket) -> Option<(u64, Vec<u8>)> {
+        if self.chain.hashes().is_empty() {
+            return None;
+        }
+        self.hash_bytes.clear();
+        self.hash_bytes.extend(self.chain.hashes().iter().flat_map(|h| h.to_le_bytes()));
+        ledger.append(&Record {
+            writer: self.writer,
+            slot: ticket.slot,
+            id: ticket.id,
+            keep: None,
+            hashes: &self.hash_bytes,
+        })
+    }
+
+    /// The decision is written: it holds for this replica too.
+    fn commit(
+        &mut self,
+        ticket: &Ticket,
+        ledger: &Ledger,
+        sealed: Option<(u64, Vec<u8>)>,
+        shared: &mut impl SharedData,
+    ) {
+        self.index.insert(ticket.slot, self.chain.hashes());
+        let caught_up = match &sealed {
+            None => self.cursor.segment == ledger.segment(),
+            Some((number, _)) => self.cursor.segment == *number,
+        };
+        if caught_up {
+            // All up to here is applied, the own record included.
+            self.cursor = Cursor { segment: ledger.segment(), offset: ledger.log().len() };
+        }
+        if let Some((number, records)) = sealed {
+            self.seal(number, &records, shared);
+        }
+    }
+
+    fn seal(&self, number: u64, records: &[u8], shared: &mut impl SharedData) {
+        // Unconditional: only the worker whose write closed the segment comes here with its number.
+        let _ = shared.set(self.keys.segment(number), &seal(number, records), None);
+    }
+
+    /// Changes the ledger under compare-and-swap; `None` when others always wrote first, which the collector's reconciliation
+    /// puts right.
+    fn change<T>(&self, shared: &mut impl SharedData, mut with: impl FnMut(&mut Ledger) -> T) -> Option<T> {
+        for _ in 0..TRIES {
+            let (mut ledger, cas) = self.read_ledger(shared);
+            let result = with(&mut ledger);
+            if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_ok() {
+                return Some(result);
+            }
+        }
+        None
+    }
+
+    /// Makes the slot's entry that of the pod `id`, which the slot has by now; what was in flight on the one before it died
+    /// with it. A pod that is gone gets no entry: what happened to it is nobody's concern any more.
+    fn settle(&self, ledger: &mut Ledger, slot: Slot, id: u32) {
+        let entry = ledger.entry(slot);
+        if entry.id != id && self.table.pod(slot).is_some_and(|pod| pod.id == id) {
+            ledger.write(slot, &Entry::of(id, entry));
+        }
+    }
+
+    fn ids(&self, picks: Picks) -> [Option<(Slot, u32)>; crate::pick::PICKS] {
+        let mut ids = [None; crate::pick::PICKS];
+        for (place, slot) in ids.iter_mut().zip(picks.iter()) {
+            *place = self.table.pod(slot).map(|pod| (slot, pod.id));
+        }
+        ids
+    }
+}
+
+/// The ledger's entry of a pod; that of another pod in its slot does not count.
+fn entry_of(ledger: &Ledger, slot: Slot, pod: &Pod) -> Entry {
+    let entry = ledger.entry(slot);
+    if entry.id == pod.id { entry } else { Entry::of(pod.id, entry) }
+}
+
+/// How much scraped load still says: all of it at first, nothing once it is stale.
+fn freshness(pod: &Pod, now: Micros) -> f32 {
+    let age = now.saturating_sub(pod.scraped_at);
+    let faded = age.saturating_sub(FRESH) as f32 / (STALE - FRESH) as f32;
+    1.0 - faded.min(1.0)
+}
+
+fn mean_rate<'a>(entries: impl Iterator<Item = &'a Entry>) -> f32 {
+    let (mut sum, mut count) = (0.0, 0.0);
+    for entry in entries.filter(|e| e.samples > 0) {
+        sum += entry.rate;
+        count += 1.0;
+    }
+    if count > 0.0 { sum / count } else { DEFAULT_RATE }
+}
+
+fn rate_of(entry: &Entry, mean: f32) -> f32 {
+    let differs = (entry.rate - mean).abs() > EQUAL_RATES * mean;
+    if entry.samples >= RELIABLE && differs { entry.rate } else { mean }
+}
+
+fn bytes_per_token(job: Job<'_>, ledger: &Ledger, model: u32) -> f32 {
+    match job {
+        Job::Prompt(request) if request.prompt.is_text() => ledger.bytes_per_token(model),
+        _ => crate::ledger::DEFAULT_BYTES_PER_TOKEN,
+    }
+}
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;

@@ -1,0 +1,504 @@
+//! Several routers over one map: what they share must make them one mind, whatever comes in between.
+
+use std::cell::RefCell;
+
+use super::*;
+use crate::MILLISECOND;
+use crate::body::{Api, parse};
+use crate::collector::Collector;
+use crate::shared::{Conflict, Map};
+use proptest::prelude::{ProptestConfig, Strategy, prop, prop_assert_eq, prop_oneof, proptest};
+
+fn config(pods: usize, more: &str) -> Config {
+    let pods: Vec<String> = (0..pods).map(|n| format!("\"10.0.0.{}:8000\"", n + 1)).collect();
+    Config::parse(format!("{{\"pods\":[{}]{more}}}", pods.join(",")).as_bytes()).unwrap()
+}
+
+/// A gateway: shared data with a table of idle pods, and its workers.
+struct Gateway {
+    shared: Map,
+    collector: Collector,
+    workers: Vec<Router>,
+}
+
+impl Gateway {
+    fn new(config: &Config, workers: u32) -> Gateway {
+        let mut shared = Map::default();
+        let mut collector = Collector::new(config, &shared, 1, 0);
+        collector.publish(&mut shared, 0);
+        let workers = (0..workers).map(|n| Router::new(config, n + 1)).collect();
+        let mut gateway = Gateway { shared, collector, workers };
+        gateway.refresh();
+        gateway
+    }
+
+    fn refresh(&mut self) {
+        self.workers.iter_mut().for_each(|w| w.refresh(&self.shared).unwrap());
+    }
+
+    fn decide(&mut self, worker: usize, text: &str, now: Micros) -> Decision {
+        with_request(text, |r| self.workers[worker].decide(Job::Prompt(r), &mut self.shared, now).unwrap())
+    }
+
+    fn answer(&mut self, worker: usize, mut ticket: Ticket, usage: Option<Usage>, now: Micros) {
+        self.workers[worker].start(&mut ticket, &mut self.shared, now);
+        self.workers[worker].close(ticket, End::Answered { usage, at: now }, &mut self.shared);
+    }
+
+    /// Scrapes every pod: `page` gives each one's metrics.
+    fn scrape(&mut self, page: impl Fn(Slot) -> String, now: Micros) {
+        for due in self.collector.due(&self.shared, now) {
+            self.collector.take(&due, page(due.slot).as_bytes(), &mut self.shared, now);
+            self.collector.done(&due, None, now);
+        }
+        self.collector.publish(&mut self.shared, now);
+        self.refresh();
+    }
+
+    fn ledger(&self) -> Ledger {
+        Ledger::decode(self.shared.get("warmpath/default/ledger").unwrap().0).unwrap()
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        (0..self.ledger().slots()).map(|slot| self.ledger().entry(slot as Slot)).collect()
+    }
+}
+
+fn with_request<T>(text: &str, with: impl FnOnce(&Request<'_>) -> T) -> T {
+    let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#);
+    with(&parse(Api::Chat, body.as_bytes()).unwrap())
+}
+
+fn page(running: u32, waiting: u32, started: f64) -> String {
+    format!(
+        "vllm:num_requests_running {running}\nvllm:num_requests_waiting {waiting}\nvllm:kv_cache_usage_perc 0.1\n\
+         process_start_time_seconds {started}\nvllm:cache_config_info{{block_size=\"16\",num_gpu_blocks=\"4096\"}} 1\n"
+    )
+}
+
+/// A text of `bytes` bytes that shares nothing with that of another seed.
+fn text(seed: u64, bytes: usize) -> String {
+    let mut state = seed;
+    (0..bytes)
+        .map(|_| {
+            state = crate::blocks::mix(state);
+            char::from(b'a' + (state % 26) as u8)
+        })
+        .collect()
+}
+
+#[test]
+fn a_conversation_finds_its_pod_from_any_worker() {
+    let mut gateway = Gateway::new(&config(8, ""), 4);
+    let mut now = 0;
+    for conversation in 0..50 {
+        let mut prompt = text(conversation, 1500);
+        let mut home = None;
+        for round in 0..6 {
+            now += 10 * MILLISECOND;
+            let worker = (conversation as usize + round * 3) % 4;
+            let decision = gateway.decide(worker, &prompt, now);
+            let slot = decision.ticket.slot();
+            assert_eq!(*home.get_or_insert(slot), slot, "conversation {conversation}, round {round}");
+            if round > 0 {
+                assert!(decision.match_ratio() > 0.7, "{}", decision.match_ratio());
+            }
+            gateway.answer(worker, decision.ticket, None, now);
+            prompt.push_str(&text(conversation * 100 + round as u64, 400));
+        }
+    }
+}
+
+#[test]
+fn a_burst_over_all_workers_is_spread_as_if_one_had_seen_it_all() {
+    let mut gateway = Gateway::new(&config(8, ""), 4);
+    let mut counts = [0; 8];
+    for n in 0..400 {
+        let decision = gateway.decide(n % 4, &text(n as u64, 2000), 1000 + n as u64);
+        counts[usize::from(decision.ticket.slot())] += 1;
+    }
+    assert!(counts.iter().all(|&count| (49..=51).contains(&count)), "{counts:?}");
+}
+
+#[test]
+fn default_looks_at_load_alone() {
+    let mut gateway = Gateway::new(&config(3, r#","strategy":"DEFAULT""#), 1);
+    let prompt = text(1, 4000);
+    let first = gateway.decide(0, &prompt, 0);
+    assert_eq!(first.matched_bytes, 0);
+    let second = gateway.decide(0, &prompt, 0);
+    assert_ne!(first.ticket.slot(), second.ticket.slot());
+    assert_eq!((second.matched_bytes, second.bytes), (0, 4007));
+}
+
+#[test]
+fn scraped_load_of_others_counts_and_ages_out() {
+    let mut gateway = Gateway::new(&config(2, ""), 1);
+    for tick in 1..=3 {
+        gateway.scrape(|slot| if slot == 0 { page(20, 30, 1.0) } else { page(0, 0, 1.0) }, tick * SECOND);
+    }
+    for n in 0..20 {
+        let decision = gateway.decide(0, &text(n, 200), 3 * SECOND);
+        assert_eq!(decision.ticket.slot(), 1, "{:?}", gateway.workers[0].standings());
+        gateway.answer(0, decision.ticket, None, 3 * SECOND);
+    }
+    let slots: Vec<Slot> = (0..40)
+        .map(|n| {
+            let decision = gateway.decide(0, &text(n + 500, 200), 20 * SECOND);
+            let slot = decision.ticket.slot();
+            gateway.answer(0, decision.ticket, None, 20 * SECOND);
+            slot
+        })
+        .collect();
+    assert!(slots.contains(&0), "old numbers say nothing any more");
+}
+
+#[test]
+fn a_restarted_pod_holds_nothing_and_owes_nothing() {
+    let mut gateway = Gateway::new(&config(2, ""), 2);
+    gateway.scrape(|_| page(0, 0, 100.0), SECOND);
+    let prompt = text(1, 4000);
+    let first = gateway.decide(0, &prompt, SECOND);
+    let slot = first.ticket.slot();
+    gateway.scrape(|s| page(0, 0, if s == slot { 200.0 } else { 100.0 }), 3 * SECOND);
+    assert_eq!(gateway.decide(1, &prompt, 3 * SECOND).matched_bytes, 0);
+    assert_eq!(gateway.decide(0, &text(9, 10), 3 * SECOND).matched_bytes, 0);
+    let before = gateway.entries();
+    gateway.workers[0].close(first.ticket, End::Aborted, &mut gateway.shared);
+    assert_eq!(gateway.entries(), before, "its old account is void");
+}
+
+#[test]
+fn the_index_is_repaired_when_the_cache_was_not_hit() {
+    let mut gateway = Gateway::new(&config(1, ""), 2);
+    let prompt = text(1, 8000);
+    let first = gateway.decide(0, &prompt, 0);
+    gateway.answer(0, first.ticket, None, 0);
+    let second = gateway.decide(0, &prompt, 0);
+    assert!(second.match_ratio() > 0.95);
+    let usage = Usage { prompt_tokens: 2000, cached_tokens: Some(500) };
+    gateway.answer(0, second.ticket, Some(usage), 0);
+    for worker in [1, 0] {
+        // Both replicas know; neither has booked the prompt again in between.
+        let (ledger, _) = gateway.workers[worker].read_ledger(&gateway.shared);
+        gateway.workers[worker].catch_up(&ledger, &gateway.shared, 10);
+        with_request(&prompt, |r| gateway.workers[worker].read_prompt(Job::Prompt(r)));
+        gateway.workers[worker].look_up();
+        let held = bytes_of(usize::from(gateway.workers[worker].matches[0]));
+        assert!((1800..=2000).contains(&held), "worker {worker}: {held}");
+    }
+}
+
+#[test]
+fn tokens_are_counted_by_what_the_model_taught() {
+    let mut gateway = Gateway::new(&config(1, ""), 1);
+    let first = gateway.decide(0, &text(1, 4000), 0);
+    assert_eq!(gateway.entries()[0].work, 1001);
+    gateway.answer(0, first.ticket, Some(Usage { prompt_tokens: 2003, cached_tokens: None }), 0);
+    let second = gateway.decide(0, &text(2, 4000), 0);
+    assert_eq!(gateway.entries()[0].work, 2003);
+    gateway.answer(0, second.ticket, None, 0);
+}
+
+#[test]
+fn rates_are_learned_and_unequal_pods_get_unequal_shares() {
+    let mut gateway = Gateway::new(&config(2, ""), 1);
+    let mut counts = [0u32; 2];
+    let mut now = 0;
+    for n in 0..200 {
+        now += SECOND;
+        // Pairs of requests, so that each pod gets some; pod 0 computes 10,000 tokens a second, pod 1 2,000.
+        let decisions =
+            [gateway.decide(0, &text(n * 2, 8000), now), gateway.decide(0, &text(n * 2 + 1, 8000), now)];
+        let mut ahead = [0.0; 2];
+        for decision in decisions {
+            let slot = usize::from(decision.ticket.slot());
+            counts[slot] += u32::from(n >= 100);
+            ahead[slot] += 2000.0;
+            let took = ahead[slot] / [10_000.0, 2_000.0][slot];
+            gateway.answer(0, decision.ticket, None, now + (took * 1e6) as Micros);
+        }
+    }
+    let rates: Vec<f32> = gateway.entries().iter().map(|e| e.rate).collect();
+    assert!((rates[0] / 10_000.0 - 1.0).abs() < 0.2 && (rates[1] / 2_000.0 - 1.0).abs() < 0.2, "{rates:?}");
+    assert!(counts[0] > 3 * counts[1], "{counts:?}");
+}
+
+#[test]
+fn a_failed_pod_is_left_alone_and_probed_by_one() {
+    let mut gateway = Gateway::new(&config(2, ""), 2);
+    let decision = gateway.decide(0, &text(1, 100), 0);
+    let (mut ticket, picks) = (decision.ticket, decision.picks);
+    let (bad, good) = (ticket.slot(), picks.iter().nth(1).unwrap());
+    gateway.workers[0].moved(&mut ticket, 1, Some(good), &mut gateway.shared, 0);
+    assert_eq!(ticket.slot(), good);
+    let entries = gateway.entries();
+    assert_eq!((entries[usize::from(bad)].in_flight, entries[usize::from(good)].in_flight), (0, 1));
+    gateway.answer(0, ticket, None, 0);
+    for n in 0..10 {
+        let decision = gateway.decide(1, &text(n, 100), SECOND / 2);
+        assert_eq!(decision.ticket.slot(), good, "every worker keeps off");
+        assert_eq!(decision.picks.iter().nth(1), Some(bad), "but as the last resort");
+        gateway.answer(1, decision.ticket, None, SECOND / 2);
+    }
+    // The pause is over, and the good pod is busy: one request probes, the next one does not.
+    let busy: Vec<Decision> = (0..5).map(|n| gateway.decide(0, &text(90 + n, 100), SECOND / 2)).collect();
+    assert!(busy.iter().all(|d| d.ticket.slot() == good));
+    assert_eq!(gateway.decide(0, &text(50, 100), 2 * SECOND).ticket.slot(), bad);
+    assert_eq!(gateway.decide(1, &text(51, 100), 2 * SECOND).ticket.slot(), good);
+}
+
+#[test]
+fn every_pod_that_was_tried_has_failed_and_a_stranger_heals_nobody() {
+    let mut gateway = Gateway::new(&config(3, ""), 1);
+    let decision = gateway.decide(0, "x", 10);
+    let (mut ticket, picks) = (decision.ticket, decision.picks);
+    // Neither runner-up was ever sent to before.
+    gateway.workers[0].moved(&mut ticket, 3, None, &mut gateway.shared, 20);
+    gateway.answer(0, ticket, None, 30);
+    let entries = gateway.entries();
+    for slot in picks.iter() {
+        let entry = entries[usize::from(slot)];
+        assert_eq!((entry.failures, entry.in_flight, entry.waiting, entry.work), (1, 0, 0, 0), "{slot}");
+    }
+}
+
+#[test]
+fn what_a_pod_failed_before_it_restarted_is_not_held_against_it() {
+    let mut gateway = Gateway::new(&config(2, ""), 1);
+    let decision = gateway.decide(0, "x", 10);
+    let mut table = gateway.workers[0].table().clone();
+    let slot = decision.ticket.slot();
+    table.pods[usize::from(slot)].id = 77;
+    table.generation += 1;
+    let key = Keys::of("default", 2).table;
+    gateway.shared.set(&key, &table.encode(), None).unwrap();
+    gateway.workers[0].refresh(&gateway.shared).unwrap();
+    gateway.workers[0].failed(&decision.ticket, 1, &mut gateway.shared, 30);
+    gateway.workers[0].close(decision.ticket, End::Aborted, &mut gateway.shared);
+    gateway.decide(0, "y", 40);
+    assert!(gateway.workers[0].standings().iter().all(|standing| standing.rank == Rank::Ready));
+}
+
+#[test]
+fn without_a_pod_nothing_is_booked() {
+    let mut gateway = Gateway::new(&config(1, ""), 1);
+    let decision = gateway.decide(0, "x", 0);
+    gateway.workers[0].failed(&decision.ticket, 1, &mut gateway.shared, 0);
+    gateway.workers[0].close(decision.ticket, End::Aborted, &mut gateway.shared);
+    let before = gateway.entries();
+    let refused = with_request("x", |r| gateway.workers[0].decide(Job::Prompt(r), &mut gateway.shared, 1));
+    assert_eq!(refused.unwrap_err(), NoPod::AllCooling);
+    assert_eq!(gateway.entries(), before);
+    let mut empty = Gateway::new(&config(0, ""), 1);
+    let refused = empty.workers[0].decide(Job::Load, &mut empty.shared, 0);
+    assert_eq!(refused.unwrap_err(), NoPod::NoTable);
+}
+
+#[test]
+fn a_worker_that_comes_late_reads_the_ring() {
+    let config = config(4, r#","index":{"log_segments":64}"#);
+    let mut gateway = Gateway::new(&config, 1);
+    let prompts: Vec<String> = (0..300).map(|n| text(n, 2000)).collect();
+    let homes: Vec<Slot> = prompts
+        .iter()
+        .map(|prompt| {
+            let decision = gateway.decide(0, prompt, 0);
+            let slot = decision.ticket.slot();
+            gateway.answer(0, decision.ticket, None, 0);
+            slot
+        })
+        .collect();
+    assert!(gateway.ledger().segment() > 3);
+    let mut late = Router::new(&config, 99);
+    late.refresh(&gateway.shared).unwrap();
+    late.follow(&gateway.shared, 64);
+    gateway.workers.push(late);
+    for (prompt, home) in prompts.iter().zip(homes) {
+        let decision = gateway.decide(1, prompt, 0);
+        assert_eq!(decision.ticket.slot(), home);
+        assert!(decision.match_ratio() > 0.9);
+        gateway.answer(1, decision.ticket, None, 0);
+    }
+    assert_eq!(gateway.workers[1].lost_segments(), 0);
+}
+
+#[test]
+fn a_worker_that_falls_behind_the_ring_goes_on_from_the_oldest() {
+    let config = config(2, r#","index":{"log_segments":2}"#);
+    let mut gateway = Gateway::new(&config, 2);
+    for n in 0..400 {
+        let decision = gateway.decide(0, &text(n, 2000), 0);
+        gateway.answer(0, decision.ticket, None, 0);
+    }
+    let decision = gateway.decide(1, &text(399, 2000), 0);
+    assert!(decision.match_ratio() > 0.9);
+    assert!(gateway.workers[1].lost_segments() > 0);
+}
+
+#[test]
+fn gateways_that_share_nothing_send_a_cold_prompt_to_the_same_pod() {
+    let config = config(5, "");
+    let (mut one, mut two) = (Gateway::new(&config, 2), Gateway::new(&config, 3));
+    let mut seen = [0; 5];
+    for n in 0..200 {
+        let prompt = text(n, 3000);
+        let (a, b) = (one.decide(0, &prompt, n), two.decide(1, &prompt, n));
+        assert_eq!(a.ticket.slot(), b.ticket.slot());
+        seen[usize::from(a.ticket.slot())] += 1;
+        one.answer(0, a.ticket, None, n);
+        two.answer(1, b.ticket, None, n);
+    }
+    assert!(seen.iter().all(|&n| n > 20), "{seen:?}");
+}
+
+// --- the model test ---
+
+/// Shared data into which another worker comes between a read and the write.
+struct Interrupted<'a> {
+    map: &'a RefCell<Map>,
+    interrupt: RefCell<Option<Box<dyn FnOnce() + 'a>>>,
+}
+
+impl SharedData for Interrupted<'_> {
+    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+        self.map.borrow().get(key)
+    }
+
+    fn set(&mut self, key: &str, value: &[u8], cas: Option<u32>) -> Result<(), Conflict> {
+        if let Some(interrupt) = self.interrupt.borrow_mut().take() {
+            interrupt();
+        }
+        self.map.borrow_mut().set(key, value, cas)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Decide { prompt: u64 },
+    Start(usize),
+    Move(usize),
+    Fail(usize),
+    Close { nth: usize, end: u8 },
+}
+
+fn steps() -> impl Strategy<Value = (usize, Step)> {
+    (
+        0usize..4,
+        prop_oneof![
+            4 => (0u64..12).prop_map(|prompt| Step::Decide { prompt }),
+            2 => (0usize..50).prop_map(Step::Start),
+            1 => (0usize..50).prop_map(Step::Move),
+            1 => (0usize..50).prop_map(Step::Fail),
+            4 => (0usize..50, 0u8..3).prop_map(|(nth, end)| Step::Close { nth, end }),
+        ],
+    )
+}
+
+struct World {
+    map: RefCell<Map>,
+    workers: Vec<RefCell<Router>>,
+    open: RefCell<Vec<(Picks, Ticket)>>,
+    now: Micros,
+}
+
+impl World {
+    fn run(&self, worker: usize, step: &Step, shared: &mut impl SharedData) {
+        let mut router = self.workers[worker].borrow_mut();
+        let take = |nth: usize| {
+            let mut open = self.open.borrow_mut();
+            let len = open.len();
+            (len > 0).then(|| open.swap_remove(nth % len))
+        };
+        match step {
+            Step::Decide { prompt } => {
+                let decided =
+                    with_request(&text(*prompt, 700), |r| router.decide(Job::Prompt(r), shared, self.now));
+                if let Ok(decision) = decided {
+                    self.open.borrow_mut().push((decision.picks, decision.ticket));
+                }
+            }
+            Step::Start(nth) => {
+                if let Some((picks, mut ticket)) = take(*nth) {
+                    router.start(&mut ticket, shared, self.now + SECOND);
+                    self.open.borrow_mut().push((picks, ticket));
+                }
+            }
+            Step::Move(nth) => {
+                if let Some((picks, mut ticket)) = take(*nth) {
+                    if !ticket.started()
+                        && let Some(to) = picks.iter().find(|&slot| slot != ticket.slot())
+                    {
+                        router.moved(&mut ticket, 1, Some(to), shared, self.now);
+                    }
+                    self.open.borrow_mut().push((picks, ticket));
+                }
+            }
+            Step::Fail(nth) => {
+                if let Some((picks, ticket)) = take(*nth) {
+                    router.failed(&ticket, 1, shared, self.now);
+                    self.open.borrow_mut().push((picks, ticket));
+                }
+            }
+            Step::Close { nth, end } => {
+                if let Some((_, ticket)) = take(*nth) {
+                    let usage = Usage { prompt_tokens: 200, cached_tokens: Some(20) };
+                    let end = match end {
+                        0 => End::Aborted,
+                        _ => End::Answered { usage: (*end == 1).then_some(usage), at: self.now },
+                    };
+                    router.close(ticket, end, shared);
+                }
+            }
+        }
+    }
+
+    fn counted(&self) -> (u32, u32) {
+        let Some((bytes, _)) = self.map.borrow().get("warmpath/default/ledger") else { return (0, 0) };
+        let ledger = Ledger::decode(bytes).unwrap();
+        let entries = (0..ledger.slots()).map(|slot| ledger.entry(slot as Slot));
+        entries.fold((0, 0), |(f, w), e| (f + e.in_flight, w + e.waiting))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// Whatever workers do, and whoever comes between whose read and write: the ledger counts exactly the requests that are
+    /// open, and nothing is left when all have ended.
+    #[test]
+    fn nothing_leaks_and_nothing_goes_negative(steps in prop::collection::vec((steps(), prop::option::of(steps())), 1..120)) {
+        let gateway = Gateway::new(&config(5, ""), 4);
+        let mut world = World {
+            map: RefCell::new(gateway.shared),
+            workers: gateway.workers.into_iter().map(RefCell::new).collect(),
+            open: RefCell::new(Vec::new()),
+            now: 0,
+        };
+        for ((worker, step), interruption) in steps {
+            world.now += 700 * MILLISECOND;
+            let interrupt: Option<Box<dyn FnOnce()>> = match &interruption {
+                Some((other, step)) if *other != worker => {
+                    let world = &world;
+                    Some(Box::new(move || {
+                        world.run(*other, step, &mut Interrupted { map: &world.map, interrupt: RefCell::new(None) });
+                    }))
+                }
+                _ => None,
+            };
+            let mut shared = Interrupted { map: &world.map, interrupt: RefCell::new(interrupt) };
+            world.run(worker, &step, &mut shared);
+            drop(shared);
+            let waiting = world.open.borrow().iter().filter(|(_, t)| !t.started()).count() as u32;
+            prop_assert_eq!(world.counted(), (world.open.borrow().len() as u32, waiting));
+        }
+        for (_, ticket) in world.open.take() {
+            world.workers[0].borrow_mut().close(ticket, End::Aborted, &mut *world.map.borrow_mut());
+        }
+        let ledger = Ledger::decode(world.map.borrow().get("warmpath/default/ledger").unwrap_or_default().0).unwrap_or_default();
+        for slot in 0..ledger.slots() {
+            let entry = ledger.entry(slot as Slot);
+            prop_assert_eq!((entry.in_flight, entry.waiting, entry.work), (0, 0, 0));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! How numbers become bytes in shared data: little endian, no padding, every read checked against the end.
+
+use std::fmt;
+
+/// Bytes that are not what a reader expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireError {
+    /// The bytes end before the value does.
+    Truncated,
+    /// Another kind of value, or one written by another version of Warmpath.
+    Version {
+        /// The mark that stands at the start.
+        found: u32,
+    },
+    /// A number outside its range.
+    Range,
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WireError::Truncated => write!(f, "shared bytes end too early"),
+            WireError::Version { found } => write!(f, "shared bytes start with {found:#x}, another version"),
+            WireError::Range => write!(f, "shared bytes hold a number out of range"),
+        }
+    }
+}
+
+impl std::error::Error for WireError {}
+
+/// Reads numbers one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a>(pub &'a [u8]);
+
+macro_rules! number {
+    ($name:ident, $type:ty, $doc:literal) => {
+        #[doc = $doc]
+        ///
+        /// # Errors
+        /// [`WireError::Truncated`] at the end of the bytes.
+        #[inline]
+        pub fn $name(&mut self) -> Result<$type, WireError> {
+            let (first, rest) = self.0.split_first_chunk().ok_or(WireError::Truncated)?;
+            self.0 = rest;
+            Ok(<$type>::from_le_bytes(*first))
+        }
+    };
+}
+
+impl<'a> Reader<'a> {
+    number!(u8, u8, "One byte.");
+    number!(u16, u16, "Two bytes.");
+    number!(u32, u32, "Four bytes.");
+    number!(u64, u64, "Eight bytes.");
+    number!(f32, f32, "A number with a fraction.");
+
+    /// The next `length` bytes.
+    ///
+    /// # Errors
+    /// [`WireError::Truncated`] when there are fewer.
+    #[inline]
+    pub fn bytes(&mut self, length: usize) -> Result<&'a [u8], WireError> {
+        let (bytes, rest) = self.0.split_at_checked(length).ok_or(WireError::Truncated)?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    /// Checks the mark at the start of a value.
+    ///
+    /// # Errors
+    /// [`WireError::Version`] when it is another.
+    pub fn mark(&mut self, expected: u32) -> Result<(), WireError> {
+        match self.u32()? {
+            found if found == expected => Ok(()),
+            found => Err(WireError::Version { found }),
+        }
+    }
+
+    /// A finite number that is not negative.
+    ///
+    /// # Errors
+    /// [`WireError::Range`] for any other.
+    #[inline]
+    pub fn amount(&mut self) -> Result<f32, WireError> {
+        let value = self.f32()?;
+        if value.is_finite() && value >= 0.0 { Ok(value) } else { Err(WireError::Range) }
+    }
+}
