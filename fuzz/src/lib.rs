@@ -1,0 +1,379 @@
+//! What must hold for whatever bytes come in, one function for each door they come through.
+//!
+//! Each takes bytes and panics when something does not hold. Two drivers call them: cargo-fuzz (`fuzz/targets`), and on
+//! a stable compiler the replay of the corpora with mutations (`fuzz/tests/corpus.rs`), which is what CI runs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+use warmpath::announce::{Announcer, announced};
+use warmpath::blocks::{Chain, blocks_in};
+use warmpath::body::{Api, BodyError, Prompt, Request, parse};
+use warmpath::collector::{Collector, Due};
+use warmpath::config::Config;
+use warmpath::json::{JsonError, MAX_DEPTH, Scanner};
+use warmpath::ledger::Ledger;
+use warmpath::log::{Record, unseal};
+use warmpath::prompt::canonical;
+use warmpath::response::{Usage, UsageScanner};
+use warmpath::router::{End, Job, Router};
+use warmpath::shared::{Keys, Map, SharedData};
+use warmpath::table::{MAX_PODS, Table};
+use warmpath::wire::Reader;
+use warmpath::{SECOND, Slot, engine, exposition, lease};
+
+/// A door for bytes: what is to hold behind it.
+pub type Target = fn(&[u8]);
+
+/// All of them, by the names of their corpora.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("body", body),
+    ("config", config),
+    ("json", json),
+    ("metrics", metrics),
+    ("shared", shared),
+    ("usage", usage),
+];
+
+const NOW: u64 = 1_795_224_676 * SECOND;
+
+/// A request body, whose first byte chooses the API: read as `serde_json` reads it, with the same prompt however it is
+/// spelled and cut, and any valid one finds a pod.
+pub fn body(bytes: &[u8]) {
+    let Some((&first, body)) = bytes.split_first() else { return };
+    let api =
+        [Api::Chat, Api::Completions, Api::Responses, Api::Embeddings, Api::Messages][usize::from(first) % 5];
+    let naive = serde_json::from_slice::<Value>(body);
+    let request = match parse(api, body) {
+        Ok(request) => request,
+        Err(error) => {
+            match (&error, naive) {
+                // What the twin refuses may be refused for another reason.
+                (_, Err(_)) => {}
+                (BodyError::NotAnObject, Ok(value)) => assert!(!value.is_object()),
+                (BodyError::Model, Ok(value)) => assert!(value["model"].as_str().is_none_or(str::is_empty)),
+                (BodyError::ModelTooLong { .. }, Ok(value)) => {
+                    assert!(value["model"].as_str().unwrap().len() > 2000)
+                }
+                (error, Ok(value)) => panic!("{error} in {value}"),
+            }
+            assert!(!error.to_string().is_empty());
+            return;
+        }
+    };
+    assert_eq!(parse(api, body).as_ref(), Ok(&request));
+    // The twin also refuses numbers beyond f64, which are for the pod to judge, and nests one level less.
+    match &naive {
+        Ok(value) => assert_eq!(decoded(&request.model), value["model"]),
+        Err(error) => {
+            let said = error.to_string();
+            assert!(
+                ["number out of range", "recursion limit"].iter().any(|why| said.starts_with(why)),
+                "{said}"
+            );
+        }
+    }
+
+    let mut whole = Vec::new();
+    canonical(&request.prompt, |piece| whole.extend_from_slice(piece));
+    if let (Ok(value), Prompt::Texts(_) | Prompt::Tokens(_)) = (&naive, &request.prompt) {
+        // Written anew, with other escapes and other space: the same prompt.
+        let again = serde_json::to_vec_pretty(value).unwrap();
+        let again = parse(api, &again).unwrap();
+        let mut bytes = Vec::new();
+        canonical(&again.prompt, |piece| bytes.extend_from_slice(piece));
+        assert_eq!(bytes, whole);
+    }
+
+    let chain = chain_of(&request, &mut |chain| chain.push(&whole));
+    let by_pieces = chain_of(&request, &mut |chain| canonical(&request.prompt, |piece| chain.push(piece)));
+    let by_bytes =
+        chain_of(&request, &mut |chain| whole.chunks(1 + usize::from(first)).for_each(|c| chain.push(c)));
+    assert_eq!(
+        (chain.hashes(), chain.bytes(), chain.head()),
+        (by_pieces.hashes(), by_pieces.bytes(), by_pieces.head())
+    );
+    assert_eq!(
+        (chain.hashes(), chain.bytes(), chain.head()),
+        (by_bytes.hashes(), by_bytes.bytes(), by_bytes.head())
+    );
+    assert_eq!(chain.hashes().len(), blocks_in(whole.len() as u64));
+    // The start of a prompt has the start of its chain.
+    let half = chain_of(&request, &mut |chain| chain.push(&whole[..whole.len() / 2]));
+    assert!(chain.hashes().starts_with(half.hashes()));
+
+    let mut shared = Map::default();
+    let config = config_of(3);
+    publish(&config, &mut shared);
+    let mut router = Router::new(&config, 7);
+    router.refresh(&shared).unwrap();
+    for _ in 0..2 {
+        let mut decision = router.decide(Job::Prompt(&request), &mut shared, NOW).unwrap();
+        assert!(decision.matched_bytes <= decision.bytes);
+        router.start(&mut decision.ticket, &mut shared, NOW + 1000);
+        let usage =
+            Some(Usage { prompt_tokens: u32::from(first) * 1000, cached_tokens: Some(u32::from(first)) });
+        router.close(decision.ticket, End::Answered { usage, at: NOW + 2000 }, &mut shared);
+    }
+    let ledger = ledger_in(&config, &shared);
+    assert_eq!((ledger.totals().in_flight, ledger.totals().waiting, ledger.totals().work), (0, 0, 0));
+}
+
+/// Text in its canonical spelling, decoded.
+fn decoded(text: &[u8]) -> Value {
+    let json = [b"\"", text, b"\""].concat();
+    serde_json::from_slice(&json).unwrap()
+}
+
+fn chain_of(request: &Request<'_>, push: &mut dyn FnMut(&mut Chain)) -> Chain {
+    let mut chain = Chain::default();
+    chain.start(&request.model, None);
+    push(&mut chain);
+    chain.finish();
+    chain
+}
+
+/// Any JSON: the scanner takes what `serde_json` takes, and hands it out as it is written.
+pub fn json(bytes: &[u8]) {
+    let mut scanner = Scanner::new(bytes);
+    let ours = scanner.skip().and_then(|value| scanner.end().map(|()| value));
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let naive = serde_json::from_str::<&RawValue>(text);
+    match (ours, naive) {
+        (Ok(ours), Ok(naive)) => {
+            assert_eq!(ours, naive.get().as_bytes());
+            if ours.starts_with(b"\"") {
+                let text = Scanner::new(ours).string().unwrap();
+                assert_eq!(decoded(&text), serde_json::from_slice::<Value>(ours).unwrap());
+            }
+        }
+        (Ok(ours), Err(error)) => panic!("{error} in {}", ours.escape_ascii()),
+        // The twin passes over what it does not decode: only a decoding says that an escape names no character.
+        (Err(error), Ok(naive)) => {
+            let deep = depth(naive.get().as_bytes()) > MAX_DEPTH as usize;
+            match error {
+                JsonError::Depth { at } => assert!(deep && at < bytes.len()),
+                JsonError::Syntax { at } => {
+                    assert!(at <= bytes.len());
+                    assert!(serde_json::from_str::<Value>(text).is_err());
+                }
+            }
+        }
+        (Err(JsonError::Syntax { at } | JsonError::Depth { at }), Err(_)) => assert!(at <= bytes.len()),
+    }
+}
+
+/// How deep brackets nest in valid JSON.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut most, mut text, mut escape) = (0_usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if escape => escape = false,
+            b'\\' if text => escape = true,
+            b'"' => text = !text,
+            b'[' | b'{' if !text => {
+                depth += 1;
+                most = most.max(depth);
+            }
+            b']' | b'}' if !text => depth -= 1,
+            _ => {}
+        }
+    }
+    most
+}
+
+/// A pod's metrics page: whatever it says, the table of the pool stays readable, and requests find a pod.
+pub fn metrics(page: &[u8]) {
+    exposition::samples(
+        page,
+        |_| true,
+        |sample| {
+            assert!(!sample.name.is_empty() || page.iter().any(|b| b"{ \t".contains(b)));
+            for label in ["engine", "", "block_size", "\\"] {
+                sample.label(label);
+            }
+        },
+    );
+    if let Ok(load) = engine::load(page) {
+        for amount in [load.running, load.waiting, load.kv_usage] {
+            assert!(amount.is_finite() && amount >= 0.0, "{load:?}");
+        }
+        assert!(load.kv_usage <= 1.0);
+        assert!(load.started.is_none_or(f64::is_finite));
+    }
+
+    let mut shared = Map::default();
+    let config = config_of(3);
+    let mut router = Router::new(&config, 1);
+    let mut collector = Collector::new(&config, &shared, 1, NOW);
+    let sound = b"vllm:num_requests_running 1\nvllm:num_requests_waiting 0\n";
+    for round in 0..3 {
+        let now = NOW + round * 20 * SECOND;
+        for due in collector.due(&shared, now) {
+            let Due { slot, .. } = due;
+            collector.take(&due, if slot == 1 { page } else { sound }, &mut shared, now);
+            collector.done(&due, Some(10), now);
+        }
+        assert!(collector.publish(&mut shared, now).is_some());
+        router.refresh(&shared).unwrap();
+        assert_eq!(router.table(), collector.table());
+        router.decide(Job::Load, &mut shared, now).unwrap();
+        assert!(router.standings().iter().all(|s| s.terms.seconds.is_finite()), "{:?}", router.standings());
+    }
+}
+
+/// Values in shared data, the first byte chooses which: another version of Warmpath may have written them, or nobody.
+pub fn shared(bytes: &[u8]) {
+    let Some((&which, bytes)) = bytes.split_first() else { return };
+    let config = config_of(3);
+    let keys = Keys::of(&config.pool, config.index.log_segments);
+    let mut map = Map::default();
+    publish(&config, &mut map);
+    let key = match which % 5 {
+        0 => &keys.table,
+        1 => &keys.ledger,
+        2 => &keys.lease,
+        3 => &keys.pods,
+        _ => keys.segment(u64::from(which) / 5 % 2),
+    };
+    map.set(key, bytes, None).unwrap();
+
+    if let Ok(table) = Table::decode(bytes) {
+        assert!(table.pods.len() <= MAX_PODS);
+        assert_eq!(Table::decode(&table.encode()), Ok(table));
+    }
+    if let Ok(mut ledger) = Ledger::decode(bytes.to_vec()) {
+        let slots = ledger.slots();
+        ledger.totals();
+        ledger.grow(slots.saturating_add(2).min(usize::from(u16::MAX)));
+        for slot in 0..4 {
+            let id = ledger.entry(slot).id;
+            ledger.change(slot, id, |entry| {
+                entry.open(u32::MAX, NOW);
+                entry.start(5, 7, 9);
+                entry.fail(NOW, NOW);
+                entry.close(Some(7));
+                entry.heal(3);
+            });
+        }
+        ledger.count_opened(9);
+        assert!(ledger.mean_work().is_finite());
+        ledger.learn_bytes_per_token(3, 4000, 1000);
+        assert!(ledger.bytes_per_token(3) > 0.0);
+        ledger.append(&Record { writer: 1, slot: 2, id: 3, keep: None, hashes: &[0; 64] });
+        assert_eq!(Ledger::decode(ledger.encode().to_vec()).as_ref(), Ok(&ledger));
+    }
+    if let Ok((_, records)) = unseal(bytes) {
+        let mut reader = Reader(records);
+        while let Ok(record) = Record::decode(&mut reader) {
+            let mut out = Vec::new();
+            record.encode(&mut out);
+            assert_eq!(out.len(), record.size());
+            assert_eq!(Record::decode(&mut Reader(&out)), Ok(record));
+        }
+    }
+    let mine = lease::take(&keys.lease, 1, &mut map, NOW);
+    assert!(!mine || !lease::take(&keys.lease, 2, &mut map, NOW), "two hold the lease");
+    announced(&keys.pods, &map);
+    let mut announcer = Announcer::configured(&keys.pods, &["10.0.0.1:1".to_owned()], &mut map, NOW);
+    announcer.tick(&mut map, NOW + SECOND);
+
+    // Both roles go on, whatever they find.
+    let mut router = Router::new(&config, 7);
+    let readable = router.refresh(&map);
+    router.follow(&map, 4);
+    let request =
+        parse(Api::Completions, br#"{"model":"m","prompt":"Once upon a time, and so on and on"}"#).unwrap();
+    for job in [Job::Prompt(&request), Job::Load] {
+        if let Ok(mut decision) = router.decide(job, &mut map, NOW) {
+            router.start(&mut decision.ticket, &mut map, NOW);
+            router.moved(&mut decision.ticket, 1, Some(2), &mut map, NOW);
+            router.failed(&decision.ticket, 2, &mut map, NOW);
+            router.close(decision.ticket, End::Aborted, &mut map);
+        }
+    }
+    assert!(readable.is_err() || router.refresh(&map).is_ok());
+    let mut collector = Collector::new(&config, &map, 1, NOW);
+    for due in collector.due(&map, NOW + SECOND) {
+        let page =
+            b"vllm:num_requests_running 1\nvllm:num_requests_waiting 0\nprocess_start_time_seconds 5\n";
+        collector.take(&due, page, &mut map, NOW + SECOND);
+        collector.done(&due, None, NOW + SECOND);
+    }
+    collector.in_flight(&map);
+    collector.publish(&mut map, NOW + 5 * SECOND);
+    // What the collector has written is a table again.
+    assert!(router.refresh(&map).is_ok());
+}
+
+/// A pod's answer, whose first byte says where it is cut: what is found must not depend on it.
+pub fn usage(bytes: &[u8]) {
+    let Some((&cut, answer)) = bytes.split_first() else { return };
+    let mut whole = UsageScanner::default();
+    whole.feed(answer);
+    let mut steady = UsageScanner::default();
+    answer.chunks(1 + usize::from(cut)).for_each(|chunk| steady.feed(chunk));
+    assert_eq!(steady.usage(), whole.usage());
+    // Pieces of changing size, empty ones among them.
+    let (mut uneven, mut rest, mut size) = (UsageScanner::default(), answer, usize::from(cut));
+    while !rest.is_empty() {
+        let (chunk, tail) = rest.split_at(rest.len().min(size));
+        uneven.feed(chunk);
+        rest = tail;
+        size = (size * 5 + 3) % 97;
+    }
+    assert_eq!(uneven.usage(), whole.usage());
+}
+
+/// A plugin configuration: what is taken is within its limits.
+pub fn config(bytes: &[u8]) {
+    let config = match Config::parse(bytes) {
+        Ok(config) => config,
+        Err(error) => {
+            let said = error.to_string();
+            assert!(said.starts_with("configuration: ") && said.len() > 20, "{said}");
+            return;
+        }
+    };
+    assert_eq!(Config::parse(bytes).as_ref(), Ok(&config));
+    assert!((1..=64).contains(&config.pool.len()));
+    // A statistic's name is made of it.
+    assert!(config.pool.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)));
+    for pod in config.pods.iter().flatten() {
+        let address: std::net::SocketAddr = pod.parse().unwrap();
+        assert_ne!(address.port(), 0);
+        assert!(pod.len() <= 255, "the table has one byte for its length");
+    }
+    assert!(config.pods.as_ref().is_none_or(|pods| pods.len() <= MAX_PODS));
+    assert!(config.scrape.interval <= config.scrape.idle_interval);
+
+    let mut map = Map::default();
+    publish(&config, &mut map);
+    let mut router = Router::new(&config, 1);
+    router.refresh(&map).unwrap();
+    assert_eq!(router.table().live().count(), config.pods.map_or(0, |pods| pods.len()));
+}
+
+/// A configuration of so many pods.
+fn config_of(pods: Slot) -> Config {
+    let pods: Vec<String> = (0..pods).map(|n| format!("\"10.0.0.{n}:8000\"")).collect();
+    let json = format!("{{\"pods\":[{}],\"index\":{{\"log_segments\":2,\"max_mib\":1}}}}", pods.join(","));
+    Config::parse(json.as_bytes()).unwrap()
+}
+
+/// Publishes the pods of a configuration, not scraped yet.
+fn publish(config: &Config, shared: &mut Map) {
+    Collector::new(config, shared, 1, NOW).publish(shared, NOW);
+}
+
+fn ledger_in(config: &Config, shared: &Map) -> Ledger {
+    let key = Keys::of(&config.pool, 2).ledger;
+    Ledger::decode(shared.get(&key).unwrap().0).unwrap()
+}
