@@ -1,0 +1,93 @@
+//! Higress' `ai-endpoint-picker`: the same signals as GIE's, in Envoy, but every worker has an index of its own and loads
+//! are those of a health check every two seconds.
+//!
+//! `S = (2 * queue + 2 * (1 - kv) + 3 * prefix) / 7`, `prefix = 0.75 * m / t + 0.25 * min(m / 8192, 1)^2` in tokens. The
+//! prompt is cut at messages, and long messages at 1,024 tokens; tails are evicted before heads.
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::by_score;
+use super::prefixes::Lru;
+use super::scrape::Scrape;
+use crate::fleet::{Ask, Pod, Policy, World};
+use crate::workload::Dice;
+
+const SCRAPE_SECONDS: f64 = 2.0;
+/// Tokens of a segment, at most.
+const SEGMENT: u32 = 1024;
+
+/// The picker of all workers of a gateway.
+#[derive(Debug)]
+pub struct EndpointPicker {
+    scrape: Scrape,
+    /// By worker and pod, in KV blocks.
+    indexes: Vec<Vec<Lru>>,
+    dice: Dice,
+}
+
+impl EndpointPicker {
+    /// In front of these pods.
+    pub fn new(pods: &[Pod], workers: usize, dice: Dice) -> EndpointPicker {
+        let index =
+            || pods.iter().map(|pod| Lru::new(u64::from(pod.engine.config().num_gpu_blocks))).collect();
+        EndpointPicker {
+            scrape: Scrape::new(pods.len(), SCRAPE_SECONDS),
+            indexes: (0..workers.max(1)).map(|_| index()).collect(),
+            dice,
+        }
+    }
+}
+
+/// Chained hashes of the segments, and the tokens of each.
+fn segments(ask: &Ask<'_>) -> Vec<(u64, u32)> {
+    let mut segments = Vec::new();
+    let mut last = 0;
+    for span in ask.spans {
+        let mut from = 0;
+        while from < span.tokens {
+            let tokens = (span.tokens - from).min(SEGMENT);
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&span.name.to_le_bytes());
+            bytes[8..12].copy_from_slice(&from.to_le_bytes());
+            bytes[12..].copy_from_slice(&tokens.to_le_bytes());
+            last = xxh3_64_with_seed(&bytes, last);
+            segments.push((last, tokens));
+            from += tokens;
+        }
+    }
+    segments
+}
+
+fn prefix_score(matched: u32, total: u32) -> f64 {
+    let (matched, total) = (f64::from(matched), f64::from(total.max(1)));
+    0.75 * matched / total + 0.25 * (matched / 8192.0).min(1.0).powi(2)
+}
+
+impl Policy for EndpointPicker {
+    fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
+        let pods = world.candidates();
+        let segments = segments(ask);
+        let index = &mut self.indexes[ask.worker];
+        let scrape = &self.scrape;
+        let picks = by_score(&pods, &mut self.dice, |pod| {
+            let matched = segments
+                .iter()
+                .take_while(|(hash, _)| index[pod].contains(*hash))
+                .map(|(_, tokens)| tokens)
+                .sum();
+            let queue = scrape.queue_score(&pods, pod);
+            let kv = 1.0 - scrape.load(pod).kv_usage;
+            (2.0 * queue + 2.0 * kv + 3.0 * prefix_score(matched, ask.prompt_tokens)) / 7.0
+        });
+        if let Some(&best) = picks.first() {
+            for &(hash, tokens) in segments.iter().rev() {
+                index[best].touch(hash, u64::from(tokens.div_ceil(ask.block_size)));
+            }
+        }
+        picks
+    }
+
+    fn on_timer(&mut self, world: &World<'_>) -> Option<f64> {
+        self.scrape.take(world)
+    }
+}

@@ -1,0 +1,41 @@
+//! Loads as a scrape shows them: as old as the last one.
+
+use crate::engine::Load;
+use crate::fleet::World;
+
+/// The last scrape of every pod.
+#[derive(Debug)]
+pub struct Scrape {
+    interval: f64,
+    loads: Vec<Load>,
+}
+
+impl Scrape {
+    /// Scrapes every `interval` seconds.
+    pub fn new(pods: usize, interval: f64) -> Scrape {
+        Scrape { interval, loads: vec![Load::default(); pods] }
+    }
+
+    /// Scrapes all pods now; a pod that does not answer keeps its last load. Returns when to come again.
+    pub fn take(&mut self, world: &World<'_>) -> Option<f64> {
+        for (load, pod) in self.loads.iter_mut().zip(world.pods) {
+            *load = pod.scrape().unwrap_or(*load);
+        }
+        Some(world.now + self.interval)
+    }
+
+    /// What the last scrape of a pod said.
+    pub fn load(&self, pod: usize) -> Load {
+        self.loads[pod]
+    }
+
+    /// `(max - queue) / (max - min)` over the candidates, and 1 when all are equal: GIE's queue scorer.
+    pub fn queue_score(&self, candidates: &[usize], pod: usize) -> f64 {
+        let queues = || candidates.iter().map(|&pod| self.loads[pod].waiting);
+        let (least, most) = (queues().min().unwrap_or(0), queues().max().unwrap_or(0));
+        if least == most {
+            return 1.0;
+        }
+        f64::from(most - self.loads[pod].waiting) / f64::from(most - least)
+    }
+}

@@ -1,0 +1,186 @@
+//! What a run came to: one record a request, a look at every pod now and then, and the numbers people compare.
+
+use serde::Serialize;
+
+use crate::engine::Load;
+
+/// What became of one request; times in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Record {
+    /// When the client sent it.
+    pub arrived: f64,
+    /// When the client had its first token.
+    pub first_token: Option<f64>,
+    /// When the client had it all.
+    pub finished: Option<f64>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens of it that the pod had cached.
+    pub cached_tokens: u32,
+    /// Tokens of the answer.
+    pub output_tokens: u32,
+}
+
+impl Record {
+    /// Seconds to the first token.
+    pub fn ttft(&self) -> Option<f64> {
+        Some(self.first_token? - self.arrived)
+    }
+
+    /// Seconds for each token after the first.
+    pub fn tpot(&self) -> Option<f64> {
+        let more = self.output_tokens.checked_sub(1).filter(|&more| more > 0)?;
+        Some((self.finished? - self.first_token?) / f64::from(more))
+    }
+}
+
+/// A look at every pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Seconds.
+    pub at: f64,
+    /// What a scrape would have said, by pod.
+    pub pods: Vec<Load>,
+    /// Whether the pod was there at all.
+    pub listed: Vec<bool>,
+}
+
+/// Everything a run gives.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Run {
+    /// In the order of arrival.
+    pub records: Vec<Record>,
+    /// By time.
+    pub samples: Vec<Sample>,
+    /// Prompt tokens each pod computed.
+    pub computed: Vec<f64>,
+    /// Requests whose answer broke off.
+    pub broken: usize,
+    /// Requests nobody ever answered.
+    pub failed: usize,
+    /// Times Envoy went on to another pod.
+    pub envoy_retries: usize,
+    /// Times a client had to send again.
+    pub client_retries: usize,
+    /// When the last request was over, in seconds.
+    pub ended: f64,
+}
+
+impl Run {
+    /// An empty run of a fleet.
+    pub fn new(pods: usize, requests: usize) -> Run {
+        Run { records: Vec::with_capacity(requests), computed: vec![0.0; pods], ..Run::default() }
+    }
+}
+
+/// A distribution, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Spread {
+    /// Arithmetic mean.
+    pub mean: f64,
+    /// Median.
+    pub p50: f64,
+    /// Nine of ten are below.
+    pub p90: f64,
+    /// Ninety-nine of a hundred are below.
+    pub p99: f64,
+}
+
+impl Spread {
+    /// Of exact values, by nearest rank.
+    pub fn of(mut values: Vec<f64>) -> Spread {
+        values.sort_by(f64::total_cmp);
+        let rank = |share: f64| {
+            let at = (share * values.len() as f64).ceil() as usize;
+            values.get(at.saturating_sub(1)).copied().unwrap_or_default()
+        };
+        Spread {
+            mean: values.iter().sum::<f64>() / values.len().max(1) as f64,
+            p50: rank(0.5),
+            p90: rank(0.9),
+            p99: rank(0.99),
+        }
+    }
+}
+
+/// The numbers of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Time to first token, in seconds.
+    pub ttft: Spread,
+    /// Time of each token after the first, in seconds.
+    pub tpot: Spread,
+    /// Share of prompt tokens that came from a cache.
+    pub hit_rate: f64,
+    /// Tokens of answers, a second from the first arrival to the last end.
+    pub tokens_per_second: f64,
+    /// How unevenly KV caches were used: the standard deviation over pods of the used share, mean over time, by the
+    /// mean of the used share. 0 is even.
+    pub imbalance: f64,
+    /// Requests that were answered whole.
+    pub answered: usize,
+    /// Requests whose answer broke off.
+    pub broken: usize,
+    /// Requests nobody ever answered.
+    pub failed: usize,
+    /// Times Envoy went on to another pod.
+    pub retries: usize,
+}
+
+/// The numbers of a run.
+pub fn summarize(run: &Run) -> Summary {
+    let sum = |of: fn(&Record) -> u32| run.records.iter().map(|r| f64::from(of(r))).sum::<f64>();
+    let answered = run.records.iter().filter(|r| r.finished.is_some());
+    let first = run.records.first().map_or(0.0, |r| r.arrived);
+    let generated: f64 = answered.clone().map(|r| f64::from(r.output_tokens)).sum();
+    Summary {
+        ttft: Spread::of(run.records.iter().filter_map(Record::ttft).collect()),
+        tpot: Spread::of(run.records.iter().filter_map(Record::tpot).collect()),
+        hit_rate: sum(|r| r.cached_tokens) / sum(|r| r.prompt_tokens).max(1.0),
+        tokens_per_second: generated / (run.ended - first).max(1e-9),
+        imbalance: imbalance(&run.samples),
+        answered: answered.count(),
+        broken: run.broken,
+        failed: run.failed,
+        retries: run.envoy_retries + run.client_retries,
+    }
+}
+
+fn imbalance(samples: &[Sample]) -> f64 {
+    let (mut deviations, mut means) = (0.0, 0.0);
+    for sample in samples {
+        let used: Vec<f64> = sample
+            .pods
+            .iter()
+            .zip(&sample.listed)
+            .filter(|(_, listed)| **listed)
+            .map(|(load, _)| load.kv_usage)
+            .collect();
+        let count = used.len().max(1) as f64;
+        let mean = used.iter().sum::<f64>() / count;
+        deviations += (used.iter().map(|u| (u - mean).powi(2)).sum::<f64>() / count).sqrt();
+        means += mean;
+    }
+    if means > 0.0 { deviations / means } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_exact() {
+        let spread = Spread::of((1..=100).rev().map(f64::from).collect());
+        assert_eq!((spread.mean, spread.p50, spread.p90, spread.p99), (50.5, 50.0, 90.0, 99.0));
+        assert_eq!(Spread::of(vec![]), Spread::default());
+        assert_eq!(Spread::of(vec![3.0]).p99, 3.0);
+    }
+
+    #[test]
+    fn even_caches_have_no_imbalance() {
+        let load = |kv_usage| Load { kv_usage, ..Load::default() };
+        let sample = |a, b| Sample { at: 0.0, pods: vec![load(a), load(b)], listed: vec![true, true] };
+        assert_eq!(imbalance(&[sample(0.5, 0.5), sample(0.0, 0.0)]), 0.0);
+        assert!((imbalance(&[sample(0.0, 1.0)]) - 1.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,118 @@
+//! A fleet as a whole: repeatable, and every request is answered once.
+
+use super::*;
+use crate::baselines;
+use crate::engine::Profile;
+use crate::fleet::contender::Contender;
+use crate::workload::{self, Change, Session, Traffic, Turn};
+
+fn traffic(pods: usize, requests: usize) -> Traffic {
+    Traffic { pods: vec![Profile::A10.config(); pods], requests, rate: None, seed: 3 }
+}
+
+fn simulate(policy: &str, workload: &Workload, pods: usize, gateways: usize) -> Run {
+    let configs = vec![Profile::A10.config(); pods];
+    let setup = Setup { pods: &configs, gateways, workers: 4, seed: 5, workload, sample_seconds: 0.25 };
+    let contender = &Contender::parse(&[policy.to_owned()], &[]).unwrap()[0];
+    run(&setup, |gateway, pods| contender.make(pods, 4, 5, gateway, true), |_| ()).unwrap()
+}
+
+fn policies() -> Vec<String> {
+    let ours = ["warmpath", "warmpath-default"];
+    ours.into_iter().chain(baselines::ALL.iter().map(|b| b.name)).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let workload = workload::find("churn").unwrap().build(&traffic(4, 300));
+    for policy in policies() {
+        let runs = [(); 2].map(|()| simulate(&policy, &workload, 4, 2));
+        assert_eq!(runs[0], runs[1], "{policy}");
+    }
+}
+
+#[test]
+fn every_request_is_over_once_under_every_policy() {
+    for name in ["chats", "bursts", "churn", "hot-prefix"] {
+        let workload = workload::find(name).unwrap().build(&traffic(4, 300));
+        for policy in policies() {
+            let run = simulate(&policy, &workload, 4, 1);
+            let answered = run.records.iter().filter(|r| r.finished.is_some()).count();
+            assert_eq!(run.records.len(), 300, "{name} {policy}");
+            assert_eq!(answered + run.broken + run.failed, 300, "{name} {policy}");
+            assert_eq!(run.failed, 0, "{name} {policy}");
+            if name != "churn" {
+                assert_eq!(run.broken, 0, "{name} {policy}");
+            }
+            for record in &run.records {
+                assert!(record.cached_tokens < record.prompt_tokens, "{name} {policy}");
+                assert!(record.ttft().is_none_or(|ttft| ttft > 2.0 * NETWORK_SECONDS), "{name} {policy}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hot_prefix_does_not_melt_a_pod_down() {
+    let workload = workload::find("hot-prefix").unwrap().build(&traffic(8, 1500));
+    let mean = |policy: &str| summarize(&simulate(policy, &workload, 8, 1)).ttft.mean;
+    let (ours, even, gate) = (mean("warmpath"), mean("round-robin"), mean("ratio-gate"));
+    assert!(ours < 4.0 * even, "{ours} against {even}");
+    assert!(gate > 20.0 * ours, "{gate}: the gate is known to melt down");
+}
+
+#[test]
+fn conversations_stay_where_they_are_warm() {
+    let workload = workload::find("chats").unwrap().build(&traffic(4, 400));
+    let hits = |policy: &str| summarize(&simulate(policy, &workload, 4, 1)).hit_rate;
+    assert!(hits("warmpath") > 0.8 && hits("round-robin") < 0.6);
+}
+
+/// One request at `starts`, 1,000 tokens of a prompt of its own and 200 of answer.
+fn single(name: u64, starts: f64) -> Session {
+    let adds = vec![Span { name, tokens: 1000, role: Role::User }];
+    Session { starts, turns: vec![Turn { think: 0.0, adds, output_tokens: 200, answer: name + 1000 }] }
+}
+
+#[test]
+fn a_request_on_a_pod_that_dies_goes_on_elsewhere_before_its_first_token_and_breaks_off_after() {
+    let sessions = vec![single(1, 1.0), single(2, 1.0)];
+    let dies = |at| {
+        let changes = vec![Change { at, pod: 0, fate: Fate::Dies }];
+        simulate("round-robin", &Workload { sessions: sessions.clone(), changes }, 2, 1)
+    };
+    let early = dies(1.1);
+    assert_eq!((early.broken, early.envoy_retries), (0, 1));
+    assert!(early.records.iter().all(|record| record.finished.is_some()));
+    let late = dies(3.0);
+    assert_eq!((late.broken, late.envoy_retries), (1, 0));
+    let refused = dies(0.9);
+    assert_eq!((refused.broken, refused.envoy_retries, refused.client_retries), (0, 1, 0));
+}
+
+#[test]
+fn clients_send_again_when_nobody_answers() {
+    for policy in ["warmpath", "round-robin"] {
+        let changes = vec![
+            Change { at: 0.0, pod: 0, fate: Fate::Dies },
+            Change { at: 5.0, pod: 0, fate: Fate::Returns },
+        ];
+        let run = simulate(policy, &Workload { sessions: vec![single(1, 1.0)], changes }, 1, 1);
+        assert!(run.client_retries > 0, "{policy}");
+        let ttft = run.records[0].ttft().unwrap();
+        assert!((4.0..8.0).contains(&ttft), "{policy}: {ttft}");
+    }
+}
+
+#[test]
+fn pods_that_leave_finish_what_they_have_and_get_no_more() {
+    let changes =
+        vec![Change { at: 1.5, pod: 0, fate: Fate::Leaves }, Change { at: 50.0, pod: 2, fate: Fate::Joins }];
+    let sessions: Vec<Session> = (0..12).map(|n| single(n, if n < 4 { 1.0 } else { 10.0 })).collect();
+    for policy in ["warmpath", "round-robin", "gie"] {
+        let run = simulate(policy, &Workload { sessions: sessions.clone(), changes: changes.clone() }, 3, 1);
+        assert!(run.records.iter().all(|record| record.finished.is_some()), "{policy}");
+        assert_eq!(run.computed[0], 2000.0, "{policy}: half of the first four");
+        assert_eq!(run.computed[2], 0.0, "{policy}: was never there");
+    }
+}

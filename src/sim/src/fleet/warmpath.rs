@@ -1,0 +1,277 @@
+//! Ours as a policy: the very collector and routers that run in Envoy, over a map instead of its shared data.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use warmpath::body::{Part, Prompt, Request};
+use warmpath::collector::{Collector, Due, Trouble};
+use warmpath::config::Config;
+use warmpath::cost::Constants;
+use warmpath::pick::Picks;
+use warmpath::response::Usage;
+use warmpath::router::{End, Job, Router, Ticket};
+use warmpath::shared::Map;
+use warmpath::{MILLISECOND, Micros};
+
+use super::policy::{Ask, Outcome, Pod, Policy, World};
+use super::text::Texts;
+use crate::workload::{Role, Span};
+
+/// From the request for a metrics page to its last byte, in seconds: a round trip, and what a pod takes to print it.
+const SCRAPE_SECONDS: f64 = 0.003;
+/// What taking in a page is said to cost the thread: measured on vLLM's 55 KB pages.
+const PAGE_COST: Micros = 60;
+
+/// What can be set about ours.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `PREFIX_CACHE` or `DEFAULT`.
+    pub strategy: &'static str,
+    /// Worker threads of the gateway.
+    pub workers: usize,
+    /// Whether answers report `cached_tokens`, which vLLM does only when told to.
+    pub reports_cached: bool,
+    /// Constants of the cost.
+    pub constants: Constants,
+}
+
+/// One gateway with our module.
+#[derive(Debug)]
+pub struct Warmpath {
+    map: Map,
+    collector: Collector,
+    period: f64,
+    next_tick: f64,
+    routers: Vec<Worker>,
+    generation: u64,
+    /// Pages on their way, by the time they arrive.
+    pages: VecDeque<(f64, Due, Option<Vec<u8>>)>,
+    tickets: HashMap<u64, Open>,
+    numbers: HashMap<String, usize>,
+    listed: Vec<bool>,
+    reports_cached: bool,
+    texts: Texts,
+}
+
+#[derive(Debug)]
+struct Worker {
+    router: Router,
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    worker: usize,
+    ticket: Ticket,
+    picks: Picks,
+}
+
+fn address(number: usize) -> String {
+    format!("10.0.{}.{}:8000", number / 250, number % 250 + 1)
+}
+
+fn micros(seconds: f64) -> Micros {
+    (seconds * 1e6).round() as Micros
+}
+
+impl Warmpath {
+    /// A gateway in front of `pods`; `seed` spreads the scrapes of several.
+    pub fn new(
+        options: &Options,
+        pods: &[Pod],
+        seed: u64,
+    ) -> Result<Warmpath, warmpath::config::ConfigError> {
+        let listed: Vec<bool> = pods.iter().map(|pod| pod.listed).collect();
+        let config = config(options.strategy, &listed)?;
+        let mut map = Map::default();
+        let mut collector = Collector::new(&config, &map, seed, 0);
+        let generation = collector.publish(&mut map, 0).unwrap_or(0);
+        let routers = (0..options.workers.max(1))
+            .map(|n| Worker {
+                router: Router::new(&config, n as u32 + 1).with_constants(options.constants),
+                generation: 0,
+            })
+            .collect();
+        Ok(Warmpath {
+            map,
+            collector,
+            // As the module's collector ticks.
+            period: (config.scrape.interval / MILLISECOND / 5).clamp(5, 1000) as f64 / 1e3,
+            next_tick: 0.0,
+            routers,
+            generation,
+            pages: VecDeque::new(),
+            tickets: HashMap::new(),
+            numbers: (0..pods.len()).map(|n| (address(n), n)).collect(),
+            listed,
+            reports_cached: options.reports_cached,
+            texts: Texts::default(),
+        })
+    }
+
+    fn number(&self, worker: usize, slot: warmpath::Slot) -> Option<usize> {
+        let pod = self.routers.get(worker)?.router.table().pod(slot)?;
+        self.numbers.get(&pod.address).copied()
+    }
+
+    fn publish(&mut self, now: f64) {
+        if let Some(generation) = self.collector.publish(&mut self.map, micros(now)) {
+            self.generation = generation;
+        }
+    }
+
+    fn take_pages(&mut self, now: f64) {
+        let mut taken = false;
+        while let Some((_, due, page)) = self.pages.pop_front_if(|(at, ..)| *at <= now) {
+            taken = true;
+            match &page {
+                Some(page) => self.collector.take(&due, page, &mut self.map, micros(now)),
+                None => self.collector.fail(&due, Trouble::Unreachable),
+            }
+            self.collector.done(&due, page.as_ref().map(|_| PAGE_COST), micros(now));
+        }
+        if taken && self.pages.is_empty() {
+            self.publish(now);
+        }
+    }
+
+    fn tick(&mut self, world: &World<'_>) {
+        let listed: Vec<bool> = world.pods.iter().map(|pod| pod.listed).collect();
+        if listed != self.listed {
+            let addresses: Vec<String> = addresses(&listed).collect();
+            self.collector.set_pods(&addresses, micros(world.now));
+            self.listed = listed;
+        }
+        for due in self.collector.due(&self.map, micros(world.now)) {
+            let pod = self.numbers.get(&due.address).and_then(|&number| world.pods.get(number));
+            self.pages.push_back((world.now + SCRAPE_SECONDS, due, pod.and_then(page)));
+        }
+        self.publish(world.now);
+    }
+}
+
+impl Policy for Warmpath {
+    fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
+        let texts: Vec<Arc<str>> = ask.spans.iter().map(|span| self.texts.get(span)).collect();
+        let request = request(ask.spans, &texts);
+        let Some(worker) = self.routers.get_mut(ask.worker) else { return Vec::new() };
+        if worker.generation != self.generation && worker.router.refresh(&self.map).is_ok() {
+            worker.generation = self.generation;
+        }
+        let decision = worker.router.decide(Job::Prompt(&request), &mut self.map, micros(world.now));
+        let Ok(decision) = decision else {
+            // The fallback cluster is plain least request; any pod will do for what is this rare.
+            return world.candidates();
+        };
+        let picks = decision.picks;
+        self.tickets.insert(ask.id, Open { worker: ask.worker, ticket: decision.ticket, picks });
+        picks.iter().filter_map(|slot| self.number(ask.worker, slot)).collect()
+    }
+
+    fn on_moved(&mut self, world: &World<'_>, id: u64, to: usize) {
+        let Some(open) = self.tickets.get_mut(&id) else { return };
+        let Some(worker) = self.routers.get_mut(open.worker) else { return };
+        let name = address(to);
+        let slot = worker.router.table().live().find(|(_, pod)| pod.address == name).map(|(slot, _)| slot);
+        if let Some(slot) = slot {
+            let now = micros(world.now);
+            let failed = open.picks.iter().take_while(|&pick| pick != slot).count();
+            worker.router.moved(&mut open.ticket, failed, Some(slot), &mut self.map, now);
+        }
+    }
+
+    fn on_first_token(&mut self, world: &World<'_>, id: u64) {
+        let Some(open) = self.tickets.get_mut(&id) else { return };
+        if let Some(worker) = self.routers.get_mut(open.worker) {
+            worker.router.start(&mut open.ticket, &mut self.map, micros(world.now));
+        }
+    }
+
+    fn on_end(&mut self, world: &World<'_>, id: u64, outcome: Outcome) {
+        let Some(open) = self.tickets.remove(&id) else { return };
+        let Some(worker) = self.routers.get_mut(open.worker) else { return };
+        let now = micros(world.now);
+        let end = match outcome {
+            Outcome::Answered(answer) => {
+                let cached_tokens = self.reports_cached.then_some(answer.cached_tokens);
+                let usage = Usage { prompt_tokens: answer.prompt_tokens, cached_tokens };
+                End::Answered { usage: Some(usage), at: now }
+            }
+            Outcome::Broken => End::Aborted,
+            Outcome::Failed { attempts } => {
+                worker.router.failed(&open.ticket, attempts, &mut self.map, now);
+                End::Aborted
+            }
+        };
+        worker.router.close(open.ticket, end, &mut self.map);
+    }
+
+    fn on_timer(&mut self, world: &World<'_>) -> Option<f64> {
+        self.take_pages(world.now);
+        if world.now >= self.next_tick {
+            self.tick(world);
+            self.next_tick = world.now + self.period;
+        }
+        let page = self.pages.front().map_or(f64::INFINITY, |(at, ..)| *at);
+        Some(self.next_tick.min(page))
+    }
+}
+
+fn addresses(listed: &[bool]) -> impl Iterator<Item = String> {
+    listed.iter().enumerate().filter(|(_, listed)| **listed).map(|(number, _)| address(number))
+}
+
+fn config(strategy: &str, listed: &[bool]) -> Result<Config, warmpath::config::ConfigError> {
+    let pods: Vec<String> = addresses(listed).collect();
+    let json = serde_json::json!({ "pods": pods, "strategy": strategy });
+    Config::parse(json.to_string().as_bytes())
+}
+
+/// The metrics page of a pod, as far as the collector reads it; `None` when it does not answer.
+fn page(pod: &Pod) -> Option<Vec<u8>> {
+    let load = pod.scrape()?;
+    let engine = pod.engine.config();
+    Some(
+        format!(
+            "vllm:num_requests_running{{engine=\"0\",model_name=\"m\"}} {:.1}\n\
+             vllm:num_requests_waiting{{engine=\"0\",model_name=\"m\"}} {:.1}\n\
+             vllm:kv_cache_usage_perc{{engine=\"0\",model_name=\"m\"}} {}\n\
+             vllm:cache_config_info{{block_size=\"{}\",enable_prefix_caching=\"True\",num_gpu_blocks=\"{}\"}} 1.0\n\
+             process_start_time_seconds {:.2}\n",
+            f64::from(load.running),
+            f64::from(load.waiting),
+            load.kv_usage,
+            engine.block_size,
+            engine.num_gpu_blocks,
+            1_700_000_000.0 + pod.started_at,
+        )
+        .into_bytes(),
+    )
+}
+
+/// The request as the body would have been read.
+fn request<'a>(spans: &[Span], texts: &'a [Arc<str>]) -> Request<'a> {
+    let mut tools = None;
+    let mut messages = Vec::new();
+    for (span, text) in spans.iter().zip(texts) {
+        let role = match span.role {
+            Role::Tools => {
+                tools = Some(text.as_bytes());
+                continue;
+            }
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+            Role::Tool => "tool",
+        };
+        messages.push(Part::Item(role.as_bytes().into()));
+        messages.push(Part::Text(text.as_bytes().into()));
+    }
+    Request {
+        model: b"m".into(),
+        cache_salt: None,
+        stream: true,
+        reports_usage: true,
+        prompt: Prompt::Chat { tools, system: Vec::new(), messages },
+    }
+}

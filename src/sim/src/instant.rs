@@ -1,0 +1,335 @@
+//! An instant backend: answers every request at once with the same bytes, for as few cycles as a socket allows. It stands in
+//! for vLLM where the cost of what is before it is measured, so that the backend's own cost does not hide it.
+//!
+//! It knows as much HTTP/1.1 as gateways speak to a pod: keep-alive, pipelining, bodies by length or in chunks. Bodies are
+//! passed over, never looked at.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use memchr::memmem;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::wire::{Length, header_end, length};
+
+/// Bytes read at a time: a body of 256 KiB takes a handful of reads.
+const READ: usize = 128 * 1024;
+/// Longest head of a request: gateways add a few headers, never this much.
+const MAX_HEAD: usize = 64 * 1024;
+/// What an idle vLLM says of itself, and where it says the size of its KV cache: blocks of 128 tokens.
+const METRICS: &str = include_str!("../../../tests/fixtures/vllm-0.32/metrics-idle.txt");
+const CACHE_BLOCKS: &str = "num_gpu_blocks=\"1024\"";
+const BLOCK_TOKENS: u64 = 128;
+/// The models of a vLLM that serves one.
+const MODELS: &[u8] = include_bytes!("../../../tests/fixtures/vllm-0.32/models.json");
+
+/// Options of `warmpath-sim instant`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Ports on 127.0.0.1, one for each pod; 0 lets the system choose
+    #[arg(
+        long = "port",
+        visible_alias = "ports",
+        value_name = "N,...",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub ports: Vec<u16>,
+    /// Answer as a stream of this many events instead of as a whole
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub events: usize,
+    /// Time between two events of a stream, in microseconds
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "events")]
+    pub event_gap_us: u64,
+    /// Size of the KV cache that the metrics page tells, in tokens; so large that only a gateway's own bounds matter
+    #[arg(long, value_name = "N", default_value_t = 100_000_000)]
+    pub cache_tokens: u64,
+}
+
+/// The answers, made once.
+#[derive(Debug)]
+struct Answers {
+    /// Head and body of an answer to a prompt; the number of prompt tokens is written into a copy at `tokens_at`.
+    chat: Vec<u8>,
+    tokens_at: usize,
+    /// Writes one after the other; empty when answers are whole.
+    events: Vec<Vec<u8>>,
+    gap: Duration,
+    metrics: Vec<u8>,
+    models: Vec<u8>,
+    healthy: Vec<u8>,
+    missing: Vec<u8>,
+}
+
+/// Serves until it is ended. Prints the addresses, one a line, once all ports are open.
+///
+/// # Errors
+/// When a port cannot be opened.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let answers: &'static Answers = Box::leak(Box::new(Answers::new(options)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut serving = Vec::new();
+        for &port in &options.ports {
+            let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+            let listener = TcpListener::bind(address).await.with_context(|| format!("port {port}"))?;
+            println!("{}", listener.local_addr()?);
+            serving.push(tokio::spawn(accept(listener, answers)));
+        }
+        for each in serving {
+            each.await??;
+        }
+        Ok(())
+    })
+}
+
+/// Takes connections until accepting fails.
+async fn accept(listener: TcpListener, answers: &'static Answers) -> anyhow::Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        tokio::spawn(async move {
+            // A gateway may close or reset whenever it likes; that concerns nobody else.
+            let _ = serve(stream, answers).await;
+        });
+    }
+}
+
+/// Answers the requests of one connection.
+async fn serve(mut stream: TcpStream, answers: &Answers) -> anyhow::Result<()> {
+    let mut buffer = vec![0; READ];
+    let mut filled = 0;
+    let mut chat = answers.chat.clone();
+    loop {
+        let head = loop {
+            if let Some(end) = header_end(buffer.get(..filled).unwrap_or_default()) {
+                break end;
+            }
+            if filled >= MAX_HEAD {
+                bail!("a head of {filled} bytes");
+            }
+            match stream.read(buffer.get_mut(filled..).unwrap_or_default()).await? {
+                0 => return Ok(()),
+                more => filled += more,
+            }
+        };
+        let bytes = buffer.get(..head).unwrap_or_default();
+        let length = length(bytes)?;
+        let route = Route::of(bytes);
+        if memmem::find(bytes, b"100-continue").is_some() {
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+        }
+        buffer.copy_within(head..filled, 0);
+        filled -= head;
+
+        let body = skip(&mut stream, &mut buffer, &mut filled, length).await?;
+        let answer = match route {
+            Route::Prompt if answers.events.is_empty() => {
+                set_number(&mut chat, answers.tokens_at, body / 4);
+                &chat
+            }
+            Route::Prompt => {
+                for (nth, event) in answers.events.iter().enumerate() {
+                    if nth > 1 && !answers.gap.is_zero() {
+                        tokio::time::sleep(answers.gap).await;
+                    }
+                    stream.write_all(event).await?;
+                }
+                continue;
+            }
+            Route::Metrics => &answers.metrics,
+            Route::Models => &answers.models,
+            Route::Health => &answers.healthy,
+            Route::Unknown => &answers.missing,
+        };
+        stream.write_all(answer).await?;
+    }
+}
+
+/// Passes over a body; returns its length in bytes. What follows it is at the start of `buffer`.
+async fn skip(
+    stream: &mut TcpStream,
+    buffer: &mut [u8],
+    filled: &mut usize,
+    length: Length,
+) -> anyhow::Result<usize> {
+    let mut chunks = match length {
+        Length::Bytes(mut missing) => {
+            while missing > *filled {
+                missing -= *filled;
+                *filled = stream.read(buffer).await?;
+                if *filled == 0 {
+                    bail!("ended inside a body");
+                }
+            }
+            buffer.copy_within(missing..*filled, 0);
+            *filled -= missing;
+            let Length::Bytes(whole) = length else { return Ok(missing) };
+            return Ok(whole);
+        }
+        Length::Chunked(chunks) => chunks,
+    };
+    loop {
+        let taken = chunks.feed(buffer.get(..*filled).unwrap_or_default())?;
+        buffer.copy_within(taken..*filled, 0);
+        *filled -= taken;
+        if chunks.done() {
+            return Ok(chunks.bytes());
+        }
+        match stream.read(buffer.get_mut(*filled..).unwrap_or_default()).await? {
+            0 => bail!("ended inside a body"),
+            more => *filled += more,
+        }
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Prompt,
+    Metrics,
+    Models,
+    Health,
+    Unknown,
+}
+
+impl Route {
+    /// By method and path; any POST is taken for a prompt.
+    fn of(head: &[u8]) -> Route {
+        let mut words = head.split(|&b| b == b' ');
+        match (words.next(), words.next()) {
+            (Some(b"POST"), _) => Route::Prompt,
+            (_, Some(b"/metrics")) => Route::Metrics,
+            (_, Some(b"/v1/models")) => Route::Models,
+            // Besides vLLM's own: what the stand-alone routers ask a worker before they trust it.
+            (_, Some(b"/health" | b"/ping" | b"/health_generate")) => Route::Health,
+            _ => Route::Unknown,
+        }
+    }
+}
+
+// === impl Answers ===
+
+impl Answers {
+    fn new(options: &Options) -> Answers {
+        // As vLLM writes it, without `cached_tokens`: it reports them on request only. The number of tokens is padded,
+        // so that it can be written in place.
+        let body = concat!(
+            r#"{"id":"chatcmpl-0","object":"chat.completion","created":1795224855,"model":"warmpath-bench","choices":"#,
+            r#"[{"index":0,"message":{"role":"assistant","content":"Forty-two.","refusal":null,"tool_calls":[]},"#,
+            r#""logprobs":null,"finish_reason":"stop","stop_reason":null}],"usage":{"prompt_tokens":"#,
+            r#"        16,"total_tokens":20,"completion_tokens":4,"prompt_tokens_details":null},"prompt_logprobs":null}"#,
+        );
+        let chat = whole("200 OK", "application/json", body.as_bytes());
+        let key = br#""prompt_tokens":"#;
+        let tokens_at = memmem::find(&chat, key).map_or(0, |at| at + key.len());
+        let mut events = Vec::new();
+        if options.events > 0 {
+            // The head goes alone, then one write an event, as vLLM's server does.
+            events.push(
+                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+                    .to_vec(),
+            );
+            for nth in 0..options.events {
+                let event = format!(
+                    "data: {{\"id\":\"chatcmpl-0\",\"object\":\"chat.completion.chunk\",\"created\":1795224855,\"model\":\"warmpath-bench\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" word{nth}\"}},\"logprobs\":null,\"finish_reason\":null}}]}}\n\n"
+                );
+                events.push(format!("{:x}\r\n{event}\r\n", event.len()).into_bytes());
+            }
+            events.push(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n".to_vec());
+        }
+        let blocks = options.cache_tokens / BLOCK_TOKENS;
+        let metrics = METRICS.replace(CACHE_BLOCKS, &format!("num_gpu_blocks=\"{blocks}\""));
+        Answers {
+            chat,
+            tokens_at,
+            events,
+            gap: Duration::from_micros(options.event_gap_us),
+            metrics: whole("200 OK", "text/plain; version=1.0.0; charset=utf-8", metrics.as_bytes()),
+            models: whole("200 OK", "application/json", MODELS),
+            healthy: whole("200 OK", "application/json", b""),
+            missing: whole("404 Not Found", "application/json", br#"{"detail":"Not Found"}"#),
+        }
+    }
+}
+
+/// A whole answer.
+fn whole(status: &str, kind: &str, body: &[u8]) -> Vec<u8> {
+    let mut answer =
+        format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n", body.len())
+            .into_bytes();
+    answer.extend_from_slice(body);
+    answer
+}
+
+/// Writes `number` right-aligned into ten bytes; JSON allows the spaces.
+fn set_number(answer: &mut [u8], at: usize, mut number: usize) {
+    for place in answer.get_mut(at..at + 10).unwrap_or_default().iter_mut().rev() {
+        *place = if number > 0 { b'0' + (number % 10) as u8 } else { b' ' };
+        number /= 10;
+    }
+    if let Some(last) = answer.get_mut(at + 9).filter(|b| **b == b' ') {
+        *last = b'0';
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options { ports: vec![0], events: 0, event_gap_us: 0, cache_tokens: 1 << 20 }
+    }
+
+    #[test]
+    fn the_metrics_tell_the_cache() {
+        let answers = Answers::new(&options());
+        let page = String::from_utf8(answers.metrics).unwrap();
+        assert!(page.contains("block_size=\"128\"") && page.contains("num_gpu_blocks=\"8192\""));
+    }
+
+    #[test]
+    fn the_number_of_tokens_is_written_in_place() {
+        let options = options();
+        let mut answers = Answers::new(&options);
+        for number in [0, 7, 123_456] {
+            set_number(&mut answers.chat, answers.tokens_at, number);
+            let end = header_end(&answers.chat).unwrap();
+            let body: serde_json::Value = serde_json::from_slice(&answers.chat[end..]).unwrap();
+            assert_eq!(body["usage"]["prompt_tokens"], number);
+        }
+    }
+
+    #[test]
+    fn routes_are_told_apart() {
+        assert_eq!(Route::of(b"POST /v1/chat/completions HTTP/1.1\r\n"), Route::Prompt);
+        assert_eq!(Route::of(b"GET /metrics HTTP/1.1\r\n"), Route::Metrics);
+        assert_eq!(Route::of(b"GET /nothing HTTP/1.1\r\n"), Route::Unknown);
+    }
+
+    #[tokio::test]
+    async fn requests_in_one_packet_and_in_pieces_are_answered() {
+        let options = options();
+        let answers: &'static Answers = Box::leak(Box::new(Answers::new(&options)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(accept(listener, answers));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let requests = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 8\r\n\r\n{\"a\":12}\
+            POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\n0123\r\n0\r\n\r\n\
+            GET /health HTTP/1.1\r\n\r\n";
+        for piece in [&requests[..30], &requests[30..70], &requests[70..]] {
+            stream.write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let expected = answers.chat.len() * 2 + answers.healthy.len();
+        let mut said = vec![0; expected];
+        stream.read_exact(&mut said).await.unwrap();
+        assert_eq!(memmem::find_iter(&said, b"HTTP/1.1 200 OK").count(), 3);
+        let text = String::from_utf8(said).unwrap();
+        assert!(text.contains("\"prompt_tokens\":         2,"));
+        assert!(text.contains("\"prompt_tokens\":         1,"));
+    }
+}

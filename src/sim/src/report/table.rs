@@ -1,0 +1,53 @@
+//! The table for a terminal: one block a workload and fleet, one line a policy.
+
+use std::fmt::Write;
+
+use super::{Entry, cases, title};
+
+/// All results as text. `>` marks ours, `*` the best of the others in a column of times.
+pub fn table(entries: &[Entry]) -> String {
+    let mut out = String::new();
+    for case in cases(entries) {
+        block(&mut out, case);
+    }
+    out.push_str(
+        "> ours, * best of the others (the oracle, which no router can be, aside). Times in seconds.\n",
+    );
+    out
+}
+
+fn block(out: &mut String, case: &[Entry]) {
+    let Some(first) = case.first() else { return };
+    let _ = writeln!(out, "{}", title(first));
+    let _ = writeln!(
+        out,
+        "  {:<18}{:>10}{:>10}{:>10}{:>10}{:>9}{:>7}{:>11}{:>10}",
+        "", "TTFT mean", "p50", "p90", "p99", "TPOT", "hits", "imbalance", "tokens/s"
+    );
+    let least =
+        |of: fn(&Entry) -> f64| case.iter().filter(|e| e.is_rival()).map(of).fold(f64::INFINITY, f64::min);
+    let times: [fn(&Entry) -> f64; 4] =
+        [|e| e.summary.ttft.mean, |e| e.summary.ttft.p50, |e| e.summary.ttft.p90, |e| e.summary.ttft.p99];
+    for entry in case {
+        let _ = write!(out, "{} {:<18}", if entry.is_ours() { '>' } else { ' ' }, entry.policy);
+        for of in times {
+            let value = of(entry);
+            let mark = if entry.is_rival() && value == least(of) { "*" } else { "" };
+            let _ = write!(out, "{:>10}", format!("{mark}{value:.3}"));
+        }
+        let s = &entry.summary;
+        let _ = write!(
+            out,
+            "{:>9.4}{:>6.1}%{:>11.2}{:>10.0}",
+            s.tpot.mean,
+            s.hit_rate * 100.0,
+            s.imbalance,
+            s.tokens_per_second
+        );
+        if s.broken + s.failed > 0 {
+            let _ = write!(out, "  {} broken off, {} never answered", s.broken, s.failed);
+        }
+        out.push('\n');
+    }
+    out.push('\n');
+}

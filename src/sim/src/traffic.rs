@@ -1,0 +1,61 @@
+//! The reference's two benchmarks over real HTTP: `multi-round-qa` and the `random` data set of vLLM's `benchmark_serving`,
+//! against any server that speaks OpenAI's API, simulated or not.
+//!
+//! A request's way: [`sessions`] or [`random`] says what is asked and when (no clock, no I/O), `drive` does it in time,
+//! `client` sends one request, `sse` and `answer` read its stream, `outcome` is what came of it. [`watch`] samples the pods
+//! meanwhile. [`Record`] holds a whole run: [`summary`] prints it as the reference's tools do, and [`compare`] lays several
+//! beside each other.
+
+mod answer;
+mod client;
+mod clock;
+pub mod compare;
+mod drive;
+mod options;
+mod outcome;
+mod page;
+mod plots;
+mod random;
+mod record;
+mod sessions;
+mod sse;
+mod stats;
+pub mod summary;
+mod watch;
+mod words;
+
+use std::fs;
+
+use anyhow::Context;
+
+pub use options::{Named, Options};
+pub use outcome::Outcome;
+pub use record::{PodSample, Record, RequestLine, Sample, Times};
+
+/// Sends the traffic and prints the summary.
+///
+/// # Errors
+/// When the flags do not fit together, the server cannot be reached, or no request at all was answered.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    options.check()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let record = runtime.block_on(measure(options))?;
+    print!("{}", record.text());
+    if let Some(path) = &options.json {
+        let json = serde_json::to_vec(&record)?;
+        fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Sends the traffic and returns all that was measured, without printing anything on standard output.
+///
+/// # Errors
+/// As [`run`].
+pub async fn measure(options: &Options) -> anyhow::Result<Record> {
+    options.check()?;
+    let ran = drive::run(options).await?;
+    let record = Record::new(options, ran);
+    anyhow::ensure!(record.answered() > 0, "no request was answered: {}", record.errors_line());
+    Ok(record)
+}

@@ -1,0 +1,202 @@
+//! The workloads in time.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::client::{Ask, Client};
+use super::clock::Clock;
+use super::outcome::{Failure, Outcome};
+use super::random::Prompts;
+use super::sessions::{Message, Sessions, TICK};
+use super::watch::{Seen, Watch};
+use super::{Named, Options};
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETION: &str = "/v1/completions";
+/// Requests that the original warms up with, all at once.
+const WARM_UP: u32 = 10;
+
+/// What a run came to.
+#[derive(Debug)]
+pub(super) struct Ran {
+    /// In the order in which they ended.
+    pub(super) outcomes: Vec<Outcome>,
+    /// When the first one was due and when the last one ended, in the server's seconds.
+    pub(super) began: f64,
+    pub(super) ended: f64,
+    /// The same as Unix seconds of real time.
+    pub(super) began_unix: f64,
+    pub(super) seen: Seen,
+}
+
+/// Runs the workload to its end. Ctrl-C ends it without a summary: half a run compares with nothing.
+pub(super) async fn run(options: &Options) -> anyhow::Result<Ran> {
+    let clock = Clock::new(options.speed_up);
+    let client = Client::new(options.base()?, options.api_key.clone(), clock)?;
+    first_requests(options, &client).await?;
+    let watch = Watch::start(&options.pods, options.sample_interval, clock).await?;
+    let began = clock.now();
+    let began_unix = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64());
+    let (bar, total) = match options.workload {
+        Named::MultiRoundQa => ("{elapsed_precise} {wide_bar} {pos}/{len} s  {msg}", options.time as u64),
+        Named::Random => {
+            ("{elapsed_precise} {wide_bar} {pos}/{len} requests  {msg}", options.num_prompts.into())
+        }
+    };
+    let bar = progress(total, bar)?;
+    let outcomes = tokio::select! {
+        outcomes = async {
+            match options.workload {
+                Named::MultiRoundQa => multi_round_qa(options, &client, clock, &bar).await,
+                Named::Random => random(options, &client, &bar).await,
+            }
+        } => outcomes,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+    };
+    bar.finish_and_clear();
+    let seen = match watch {
+        Some(watch) => watch.end().await,
+        None => Seen::default(),
+    };
+    let ended = outcomes.iter().map(|outcome| outcome.finished).fold(began, f64::max);
+    Ok(Ran { outcomes, began, ended, began_unix, seen })
+}
+
+/// What the originals send before they measure: it shows whether there is a server, and a request that fails ends the run.
+async fn first_requests(options: &Options, client: &Client) -> anyhow::Result<()> {
+    let mut tasks = JoinSet::new();
+    match options.workload {
+        Named::MultiRoundQa => {
+            for user in 0..WARM_UP {
+                let content =
+                    format!("WARMUP: Hi, I'm user {user}. Here are some text: {}.", "hi ".repeat(100));
+                let ask = chat(options, &[Message { role: "user", content }], 100);
+                let client = client.clone();
+                tasks.spawn(async move { client.send(ask).await });
+            }
+        }
+        Named::Random => {
+            let ask = completion(options, &Prompts::new(options), 0);
+            let client = client.clone();
+            tasks.spawn(async move { client.send(ask).await });
+        }
+    }
+    while let Some(done) = tasks.join_next().await {
+        match done?.failure {
+            None => {}
+            Some(Failure::Unreachable(why)) => {
+                bail!("cannot reach {}: {why}. Is the gateway up, and is it its port?", options.url)
+            }
+            Some(failure) => bail!("a first request to {} failed: {failure}", options.url),
+        }
+    }
+    Ok(())
+}
+
+async fn multi_round_qa(options: &Options, client: &Client, clock: Clock, bar: &ProgressBar) -> Vec<Outcome> {
+    let began = clock.now();
+    let mut sessions = Sessions::new(options);
+    let (mut tasks, mut outcomes) = (JoinSet::new(), Vec::new());
+    let mut tick = 0.0;
+    loop {
+        let now = clock.now() - began;
+        bar.set_position(now as u64);
+        while let Some(Ok(outcome)) = tasks.try_join_next() {
+            take(&mut sessions, &mut outcomes, outcome);
+        }
+        if now > options.time {
+            break;
+        }
+        for question in sessions.step(now) {
+            let mut ask = chat(options, &question.messages, question.max_tokens);
+            (ask.user, ask.round) = (question.user, question.round);
+            let client = client.clone();
+            tasks.spawn(async move { client.send(ask).await });
+        }
+        bar.set_message(format!("{} answered, {} on the way", outcomes.len(), tasks.len()));
+        tick = (tick + TICK).max(now);
+        tokio::time::sleep_until(clock.when(began + tick)).await;
+    }
+    while let Some(done) = tasks.join_next().await {
+        if let Ok(outcome) = done {
+            take(&mut sessions, &mut outcomes, outcome);
+        }
+    }
+    outcomes
+}
+
+fn take(sessions: &mut Sessions, outcomes: &mut Vec<Outcome>, mut outcome: Outcome) {
+    let text = std::mem::take(&mut outcome.text);
+    sessions.answered(outcome.user, outcome.failure.is_none().then_some(text));
+    outcomes.push(outcome);
+}
+
+async fn random(options: &Options, client: &Client, bar: &ProgressBar) -> Vec<Outcome> {
+    let prompts = Prompts::new(options);
+    let (mut tasks, mut outcomes) = (JoinSet::new(), Vec::new());
+    let mut failed = 0;
+    let mut waiting = 0..options.num_prompts;
+    loop {
+        while tasks.len() < options.max_concurrency as usize
+            && let Some(nth) = waiting.next()
+        {
+            let ask = completion(options, &prompts, nth);
+            let client = client.clone();
+            tasks.spawn(async move { client.send(ask).await });
+        }
+        let Some(done) = tasks.join_next().await else { return outcomes };
+        if let Ok(outcome) = done {
+            failed += u32::from(outcome.failure.is_some());
+            outcomes.push(outcome);
+        }
+        bar.inc(1);
+        if failed > 0 {
+            bar.set_message(format!("{failed} failed"));
+        }
+    }
+}
+
+fn chat(options: &Options, messages: &[Message], max_tokens: u32) -> Ask {
+    let body = json!({
+        "model": options.model,
+        "messages": messages,
+        "temperature": 0,
+        "max_tokens": max_tokens,
+        "stream": true,
+        "stream_options": {"include_usage": true},
+    });
+    Ask { path: CHAT, body: body.to_string(), keep_text: true, user: 0, round: 0 }
+}
+
+fn completion(options: &Options, prompts: &Prompts, nth: u32) -> Ask {
+    let prompt = prompts.get(nth);
+    let mut body = json!({
+        "model": options.model,
+        "prompt": prompt.text,
+        "temperature": 0,
+        "max_tokens": prompt.output_tokens,
+        "stream": true,
+        "stream_options": {"include_usage": true},
+    });
+    if options.ignore_eos
+        && let Some(fields) = body.as_object_mut()
+    {
+        fields.insert("ignore_eos".to_owned(), true.into());
+    }
+    Ask { path: COMPLETION, body: body.to_string(), keep_text: false, user: nth, round: 0 }
+}
+
+/// A bar on standard error, if that is a terminal.
+fn progress(total: u64, template: &str) -> anyhow::Result<ProgressBar> {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(4));
+    bar.set_style(ProgressStyle::with_template(template)?);
+    // It moves even when no request ends for a while.
+    bar.enable_steady_tick(Duration::from_millis(500));
+    Ok(bar)
+}
