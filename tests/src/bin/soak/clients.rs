@@ -1,0 +1,232 @@
+//! Clients of all kinds, every request of which ends in one count.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use warmpath_tests::{Opened, Request};
+
+use crate::random::Random;
+
+/// Longer than a pod may be silent, plus the next one's time.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Different beginnings of conversations: bounded, so that what Warmpath remembers is, too.
+const TALKS: u64 = 300;
+/// Rounds of a conversation.
+const ROUNDS: u64 = 8;
+
+/// All clients, and what became of their requests.
+pub struct Clients {
+    to: SocketAddr,
+    stop: AtomicBool,
+    counts: Mutex<Counts>,
+}
+
+/// Requests by outcome.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Answered whole, as was to be expected: 400 to what is no JSON is right.
+    pub answered: BTreeMap<&'static str, u64>,
+    /// The client went away on purpose.
+    pub aborted: u64,
+    /// Broken off after the answer had begun.
+    pub broken: u64,
+    /// Answered with a status that was not to be expected.
+    pub refused: u64,
+    /// No byte of an answer.
+    pub lost: u64,
+    /// The first few of the last two kinds, in words.
+    pub complaints: Vec<String>,
+}
+
+/// What a client does.
+struct Act {
+    name: &'static str,
+    request: Request,
+    expected: u16,
+    /// How a stream ends, where the answer is one.
+    ends: &'static [u8],
+    /// After how many milliseconds the client goes away.
+    leaves: Option<u64>,
+}
+
+impl Clients {
+    pub fn new(to: SocketAddr) -> Clients {
+        Clients { to, stop: AtomicBool::new(false), counts: Mutex::default() }
+    }
+
+    pub fn start(self: &Arc<Clients>, clients: usize, seed: u64) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for number in 0..clients as u64 {
+            let clients = Arc::clone(self);
+            tasks.spawn(async move { clients.one(Random::new(seed * 1000 + number)).await });
+        }
+        tasks
+    }
+
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts.lock().unwrap().clone()
+    }
+
+    async fn one(&self, mut random: Random) {
+        let mut talk = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let act = act(&mut random, &mut talk);
+            self.perform(act).await;
+            tokio::time::sleep(Duration::from_millis(random.within(0, 200))).await;
+        }
+    }
+
+    async fn perform(&self, act: Act) {
+        let Act { name, request, expected, ends, leaves } = act;
+        let work = async {
+            let opened = match request.try_open(self.to).await {
+                Ok(opened) => opened,
+                Err(error) => return Outcome::Lost(error.to_string()),
+            };
+            finish(opened, expected, ends).await
+        };
+        let outcome = match leaves {
+            Some(after) => match tokio::time::timeout(Duration::from_millis(after), work).await {
+                Ok(outcome) => outcome,
+                Err(_) => Outcome::Aborted,
+            },
+            None => match tokio::time::timeout(PATIENCE, work).await {
+                Ok(outcome) => outcome,
+                Err(_) => Outcome::Lost(format!("nothing in {PATIENCE:?}")),
+            },
+        };
+        let mut counts = self.counts.lock().unwrap();
+        let complaint = match outcome {
+            Outcome::Answered => {
+                *counts.answered.entry(name).or_default() += 1;
+                return;
+            }
+            Outcome::Aborted => {
+                counts.aborted += 1;
+                return;
+            }
+            Outcome::Broken => {
+                counts.broken += 1;
+                return;
+            }
+            Outcome::Refused(status, text) => {
+                counts.refused += 1;
+                format!("{name}: {status} {text}")
+            }
+            Outcome::Lost(why) => {
+                counts.lost += 1;
+                format!("{name}: {why}")
+            }
+        };
+        if counts.complaints.len() < 20 {
+            counts.complaints.push(complaint);
+        }
+    }
+}
+
+enum Outcome {
+    Answered,
+    Aborted,
+    Broken,
+    Refused(u16, String),
+    Lost(String),
+}
+
+async fn finish(opened: Opened, expected: u16, ends: &[u8]) -> Outcome {
+    let status = opened.status.as_u16();
+    match opened.finish().await {
+        Ok(reply) if status != expected => Outcome::Refused(status, reply.text().chars().take(200).collect()),
+        Ok(reply) if reply.body.ends_with(ends) => Outcome::Answered,
+        Ok(_) | Err(_) => Outcome::Broken,
+    }
+}
+
+/// The next thing a client does; `talk` is its conversation so far.
+fn act(random: &mut Random, talk: &mut Vec<Value>) -> Act {
+    let stream = random.within(0, 2) == 0;
+    let tokens = random.within(2, 20);
+    let ends: &[u8] = if stream { b"data: [DONE]\n\n" } else { b"}" };
+    let of = |name, request| Act { name, request, expected: 200, ends, leaves: None };
+    match random.within(0, 100) {
+        0..45 => of("chats", chat(random, talk, stream, tokens)),
+        45..60 => {
+            let prompt = text(random.within(0, TALKS), 120);
+            let body =
+                json!({"model": "/model/qwen", "prompt": prompt, "stream": stream, "max_tokens": tokens});
+            of("completions", Request::post("/v1/completions", &body))
+        }
+        60..68 => {
+            let input: Vec<String> =
+                (0..random.within(1, 5)).map(|n| text(random.within(0, TALKS) + n, 40)).collect();
+            let body = json!({"model": "/model/qwen", "input": input});
+            Act { ends: b"}", ..of("embeddings", Request::post("/v1/embeddings", &body)) }
+        }
+        68..74 => Act { ends: b"}", ..of("models", Request::get("/v1/models")) },
+        74..78 => Act { ends: b"", ..of("health", Request::get("/health")) },
+        78..86 => {
+            let request = chat(random, talk, stream, 60);
+            Act { leaves: Some(random.within(1, 300)), ..of("short of patience", request) }
+        }
+        86..92 => {
+            let broken = ["{", "[]", "{\"model\": 3}", "\u{feff}{}", "null", "{\"messages\": []}"];
+            let body = broken[random.within(0, broken.len() as u64) as usize];
+            let request = Request::new("POST", "/v1/chat/completions").body(body);
+            Act { expected: 400, ends: b"", ..of("bad JSON", request) }
+        }
+        92..96 => {
+            let padding = "x".repeat(random.within(200_000, 3_000_000) as usize);
+            let body = json!({"model": "/model/qwen", "user": padding, "max_tokens": tokens, "stream": stream,
+                "messages": [{"role": "user", "content": text(random.within(0, TALKS), 50)}]});
+            of("large bodies", Request::post("/v1/chat/completions", &body))
+        }
+        96..98 => {
+            let prompt = text(random.within(0, 40), 2500);
+            let body = json!({"model": "/model/qwen", "stream": stream, "max_tokens": tokens,
+                "messages": [{"role": "user", "content": prompt}]});
+            of("long prompts", Request::post("/v1/chat/completions", &body))
+        }
+        _ => Act { expected: 404, ends: b"", ..of("unknown paths", Request::get("/v2/nothing")) },
+    }
+}
+
+/// The next round of a conversation, or the first one of another.
+fn chat(random: &mut Random, talk: &mut Vec<Value>, stream: bool, tokens: u64) -> Request {
+    if talk.len() as u64 >= 2 * ROUNDS || talk.is_empty() {
+        let seed = random.within(0, TALKS);
+        *talk = vec![json!({"role": "system", "content": text(seed, 200)})];
+    }
+    let round = talk.len() as u64;
+    // What was said before decides what is said next, so that conversations of one beginning stay few.
+    talk.push(json!({"role": "user", "content": text(round * 10 + random.within(0, 2), 30)}));
+    let request = Request::post(
+        "/v1/chat/completions",
+        &json!({"model": "/model/qwen", "stream": stream, "max_tokens": tokens, "messages": talk}),
+    );
+    talk.push(json!({"role": "assistant", "content": text(round * 10 + 7, 20)}));
+    request
+}
+
+/// Words that depend on `seed` alone.
+fn text(seed: u64, words: u64) -> String {
+    let mut random = Random::new(seed + 77);
+    (0..words).map(|_| format!("{:x} ", random.next() >> 46)).collect()
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let answered: u64 = self.answered.values().sum();
+        let Counts { aborted, broken, refused, lost, .. } = self;
+        write!(f, "{answered} answered, {aborted} left, {broken} broken off, {refused} refused, {lost} lost")
+    }
+}

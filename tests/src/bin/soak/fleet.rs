@@ -1,0 +1,131 @@
+//! The pods and their misfortunes: one at a time, so that others always live.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use warmpath_tests::{Envoy, SimPod};
+
+use crate::random::Random;
+
+/// Pods, and the Envoy that is told which of them there are.
+pub struct Fleet {
+    pub envoy: Envoy,
+    pub faults: Faults,
+    pods: Vec<SimPod>,
+    listed: Vec<usize>,
+    random: Random,
+    trouble: Option<(usize, Trouble, Instant)>,
+    quiet_until: Instant,
+    reload_at: Instant,
+}
+
+/// How often each fault was inflicted.
+#[derive(Clone, Debug, Default)]
+pub struct Faults(pub BTreeMap<&'static str, u32>);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trouble {
+    Killed,
+    Paused,
+    /// A fault of the simulator, which is taken back at the end.
+    Simulated,
+}
+
+impl Fleet {
+    pub fn new(pods: Vec<SimPod>, envoy: Envoy, seed: u64) -> Fleet {
+        let now = Instant::now();
+        Fleet {
+            envoy,
+            faults: Faults::default(),
+            listed: (0..pods.len()).collect(),
+            pods,
+            random: Random::new(seed ^ 0xF1EE7),
+            trouble: None,
+            quiet_until: now + Duration::from_secs(2),
+            reload_at: now + Duration::from_secs(5),
+        }
+    }
+
+    /// Begins or ends what is due.
+    pub async fn step(&mut self) {
+        let now = Instant::now();
+        match self.trouble {
+            Some((pod, trouble, until)) if now >= until => {
+                self.end(pod, trouble).await;
+                self.trouble = None;
+                self.quiet_until = now + Duration::from_millis(self.random.within(500, 2500));
+            }
+            None if now >= self.quiet_until => self.begin().await,
+            _ => {}
+        }
+        if now >= self.reload_at {
+            self.reload().await;
+            self.reload_at = now + Duration::from_millis(self.random.within(4000, 12_000));
+        }
+    }
+
+    /// Ends what is under way.
+    pub async fn heal(&mut self) {
+        if let Some((pod, trouble, _)) = self.trouble.take() {
+            self.end(pod, trouble).await;
+        }
+    }
+
+    async fn begin(&mut self) {
+        let pod = self.random.within(0, self.pods.len() as u64) as usize;
+        let count = self.random.within(1, 20);
+        let (name, trouble, fault) = match self.random.within(0, 9) {
+            0 | 1 => ("killed", Trouble::Killed, None),
+            2 => ("paused", Trouble::Paused, None),
+            3 => ("503", Trouble::Simulated, Some(json!({"fail": count, "status": 503}))),
+            4 => ("reset", Trouble::Simulated, Some(json!({"reset": count}))),
+            5 => ("cut", Trouble::Simulated, Some(json!({"cut": count, "cut_after": count % 5}))),
+            6 => ("slow", Trouble::Simulated, Some(json!({"slow_down": 6}))),
+            7 => ("no metrics", Trouble::Simulated, Some(json!({"refuse_metrics": true}))),
+            _ => ("restarted", Trouble::Simulated, Some(json!({"restart": true}))),
+        };
+        match trouble {
+            Trouble::Killed => self.pods[pod].kill(),
+            Trouble::Paused => self.pods[pod].pause(),
+            Trouble::Simulated => self.pods[pod].fault(&fault.unwrap_or_default()).await,
+        }
+        *self.faults.0.entry(name).or_default() += 1;
+        let time = Duration::from_millis(self.random.within(800, 5000));
+        self.trouble = Some((pod, trouble, Instant::now() + time));
+    }
+
+    async fn end(&mut self, pod: usize, trouble: Trouble) {
+        match trouble {
+            Trouble::Killed => self.pods[pod].revive(),
+            Trouble::Paused => self.pods[pod].resume(),
+            Trouble::Simulated => self.pods[pod].fault(&json!({})).await,
+        }
+    }
+
+    /// Another list of pods, three at least; sometimes another strategy.
+    async fn reload(&mut self) {
+        let out = self.random.next() as usize;
+        let gone = [out % self.pods.len(), (out / 7) % self.pods.len()];
+        let few = self.random.within(0, 3) as usize;
+        self.listed = (0..self.pods.len()).filter(|pod| !gone[..few].contains(pod)).collect();
+        let list: Vec<String> = self.listed.iter().map(|&pod| self.pods[pod].address()).collect();
+        let strategy = if self.random.within(0, 4) == 0 { "DEFAULT" } else { "PREFIX_CACHE" };
+        let settings = (json!(list), json!(strategy));
+        self.envoy.reload(|now| (now["pods"], now["strategy"]) = settings).await;
+        *self.faults.0.entry("reloads").or_default() += 1;
+    }
+
+    /// How many pods the list has.
+    pub fn listed(&self) -> usize {
+        self.listed.len()
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<String> = self.0.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        write!(f, "faults: {}", all.join(" "))
+    }
+}

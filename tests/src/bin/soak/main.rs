@@ -1,0 +1,133 @@
+//! `scripts/soak`: Warmpath under mixed traffic and random faults for as long as one likes.
+//!
+//! An Envoy with two workers, five simulated pods in processes of their own, and clients that do what clients do, the bad ones
+//! included. All the while one pod at a time suffers a random fault, and pods come and go by reloaded configurations. At
+//! least two healthy pods are always there, so no request may be lost and none refused. At the end the ledger must be
+//! empty, and memory and the number of metrics must have stopped growing after the warm-up.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
+
+mod clients;
+mod fleet;
+mod random;
+mod report;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use warmpath_tests::{Envoy, SimPod};
+
+use crate::clients::Clients;
+use crate::fleet::Fleet;
+use crate::report::{Report, Sample};
+
+/// Simulated pods. One is faulty at a time, and up to two are off the list.
+const PODS: usize = 5;
+/// How often memory and metrics are looked at.
+const SAMPLE: Duration = Duration::from_secs(2);
+/// How often a line says how it goes.
+const LINE: Duration = Duration::from_secs(10);
+
+#[derive(Parser)]
+#[command(
+    name = "scripts/soak",
+    about = "Mixed traffic and random faults on a real Envoy, for as long as you like"
+)]
+struct Options {
+    /// How long
+    #[arg(long, default_value_t = 3.0)]
+    minutes: f64,
+    /// Repeats a run's traffic and faults, as far as time allows
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Clients, each with one request at a time
+    #[arg(long, default_value_t = 24)]
+    clients: usize,
+    /// Print the summary as JSON, and the lines before it to standard error
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(run(options))
+}
+
+async fn run(options: Options) -> ExitCode {
+    let length = Duration::from_secs_f64(options.minutes * 60.0);
+    // Beside this program, where cargo puts both.
+    let simulator = std::env::current_exe().unwrap().with_file_name("sim");
+    let flags = ["--profile", "h100", "--speed-up", "2", "--step-ms", "20"];
+    let pods: Vec<SimPod> =
+        (0..PODS).map(|_| SimPod::start(&simulator.display().to_string(), &flags)).collect();
+    let envoy = Envoy::at(pods.iter().map(SimPod::address).collect())
+        .flag("--scrape-ms", "100")
+        // Shorter than clients wait, longer than the longest pause of a healthy pod.
+        .flag("--pod-silence-timeout", "3s")
+        // An hour of it would be a gigabyte.
+        .flag("--access-log", "/dev/null")
+        .concurrency(2)
+        .log_level("warn")
+        // Longer than any request here takes, so that a reload cuts none off.
+        .reloadable(20)
+        .start()
+        .await;
+    envoy.sees_ready(PODS).await;
+
+    let start = Instant::now();
+    say(
+        &options,
+        &format!(
+            "soak: {} minutes, seed {}, Envoy is process {}",
+            options.minutes,
+            options.seed,
+            envoy.pid()
+        ),
+    );
+    let clients = Arc::new(Clients::new(envoy.routed));
+    let traffic = clients.start(options.clients, options.seed);
+    let mut fleet = Fleet::new(pods, envoy, options.seed);
+    let mut report = Report::default();
+    let (mut sampled, mut said) = (start, start);
+    while start.elapsed() < length {
+        fleet.step().await;
+        if sampled.elapsed() >= SAMPLE {
+            sampled = Instant::now();
+            report.samples.push(Sample::take(&fleet.envoy, start.elapsed()).await);
+        }
+        if said.elapsed() >= LINE {
+            said = Instant::now();
+            if let Some(sample) = report.samples.last() {
+                say(&options, &format!("{sample}, {}, {}", clients.counts(), fleet.faults));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    clients.stop();
+    fleet.heal().await;
+    traffic.join_all().await;
+    report.finish(&fleet, &clients).await;
+    if options.json {
+        println!("{}", report.json(&options));
+    } else {
+        println!("{report}");
+    }
+    if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn say(options: &Options, line: &str) {
+    if options.json { eprintln!("{line}") } else { println!("{line}") }
+}

@@ -1,0 +1,155 @@
+//! What was seen, and what of it must not be.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use warmpath_tests::Envoy;
+
+use crate::Options;
+use crate::clients::{Clients, Counts};
+use crate::fleet::{Faults, Fleet};
+
+/// Time until memory may be called flat: caches fill, and V8 sees what its code is used for.
+const WARM_UP: Duration = Duration::from_secs(60);
+/// How much the last third may have over the first: V8 and the allocator breathe.
+const BREATH: f64 = 1.08;
+const BREATH_MIB: f64 = 8.0;
+
+/// Envoy at one moment.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    at: Duration,
+    rss_mib: f64,
+    heap_mib: f64,
+    names: usize,
+    own_names: usize,
+    in_flight: i64,
+}
+
+/// All that is told at the end.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub samples: Vec<Sample>,
+    pub failures: Vec<String>,
+    counts: Counts,
+    faults: Faults,
+}
+
+impl Sample {
+    pub async fn take(envoy: &Envoy, at: Duration) -> Sample {
+        let stats = envoy.stats(".").await;
+        let own = |name: &&String| name.starts_with("wasmcustom.");
+        let gauge = |name: &str| stats.get(name).copied().unwrap_or(0);
+        Sample {
+            at,
+            rss_mib: rss(envoy.pid()),
+            heap_mib: gauge("server.memory_allocated") as f64 / (1 << 20) as f64,
+            names: stats.len(),
+            own_names: stats.keys().filter(own).count(),
+            in_flight: gauge("wasmcustom.warmpath_in_flight.pool=default;"),
+        }
+    }
+}
+
+/// Resident memory of a process in MiB.
+fn rss(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+}
+
+impl Report {
+    /// Looks at what is left, and judges.
+    pub async fn finish(&mut self, fleet: &Fleet, clients: &Clients) {
+        let envoy = &fleet.envoy;
+        (self.counts, self.faults) = (clients.counts(), fleet.faults.clone());
+        if let Err(left) = envoy.settled().await {
+            self.failures.push(left);
+        }
+        let Counts { refused, lost, .. } = self.counts;
+        self.must(lost == 0, format!("{lost} requests were lost: {:?}", self.counts.complaints));
+        self.must(refused == 0, format!("{refused} were refused: {:?}", self.counts.complaints));
+        let zero = "vm_reload|bad_table|takeovers|unrouted_total|lds.update_rejected|leaked_total";
+        let bad: Vec<_> = envoy.stats(zero).await.into_iter().filter(|(_, count)| *count != 0).collect();
+        self.must(bad.is_empty(), format!("counts that must be 0: {bad:?}"));
+        let pods = envoy.stat("wasmcustom.warmpath_pods.pool=default;").await;
+        self.must(pods == fleet.listed() as i64, format!("{pods} pods instead of {}", fleet.listed()));
+
+        let samples = self.samples.clone();
+        let flat: Vec<&Sample> = samples.iter().filter(|sample| sample.at > WARM_UP).collect();
+        let third = flat.len() / 3;
+        if third < 5 {
+            return self.must(self.samples.len() < 30, "too few samples to judge memory by".into());
+        }
+        let (first, last) = (mean(&flat[..third]), mean(&flat[flat.len() - third..]));
+        let grown = format!("Envoy grew from {first:.1} to {last:.1} MiB after the warm-up");
+        self.must(last <= first * BREATH + BREATH_MIB, grown);
+        let (before, after) = (flat[third], flat[flat.len() - 1]);
+        let names = format!("{} names of statistics became {}", before.names, after.names);
+        self.must(before.own_names == after.own_names && after.names <= before.names + 20, names);
+    }
+
+    fn must(&mut self, holds: bool, what: String) {
+        if !holds {
+            self.failures.push(what);
+        }
+    }
+
+    /// The report for programs.
+    pub fn json(&self, options: &Options) -> Value {
+        let samples: Vec<Value> = self
+            .samples
+            .iter()
+            .map(|s| json!({"s": s.at.as_secs(), "rss_mib": s.rss_mib, "heap_mib": s.heap_mib, "names": s.names}))
+            .collect();
+        let Counts { answered, aborted, broken, refused, lost, complaints } = &self.counts;
+        json!({
+            "passed": self.failures.is_empty(), "failures": self.failures,
+            "minutes": options.minutes, "seed": options.seed, "clients": options.clients,
+            "answered": answered, "aborted": aborted, "broken": broken, "refused": refused, "lost": lost,
+            "complaints": complaints, "faults": self.faults.0, "samples": samples,
+        })
+    }
+}
+
+fn mean(samples: &[&Sample]) -> f64 {
+    samples.iter().map(|sample| sample.rss_mib).sum::<f64>() / samples.len().max(1) as f64
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sample { at, rss_mib, heap_mib, names, in_flight, .. } = self;
+        write!(
+            f,
+            "{:5} s: {rss_mib:.0} MiB ({heap_mib:.0} allocated), {names} statistics, {in_flight} in flight",
+            at.as_secs()
+        )
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flat: Vec<&Sample> = self.samples.iter().filter(|sample| sample.at > WARM_UP).collect();
+        let third = flat.len() / 3;
+        writeln!(f, "requests: {}", self.counts)?;
+        for (name, count) in &self.counts.answered {
+            writeln!(f, "  {count:8} {name}")?;
+        }
+        writeln!(f, "{}", self.faults)?;
+        if third > 0 {
+            let (first, last) = (mean(&flat[..third]), mean(&flat[flat.len() - third..]));
+            writeln!(
+                f,
+                "memory: {first:.1} MiB in the first third after the warm-up, {last:.1} MiB in the last"
+            )?;
+        }
+        if let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) {
+            writeln!(f, "statistics: {} names at first, {} at last", first.names, last.names)?;
+        }
+        for failure in &self.failures {
+            writeln!(f, "FAILED: {failure}")?;
+        }
+        write!(f, "soak: {}", if self.failures.is_empty() { "passed" } else { "failed" })
+    }
+}

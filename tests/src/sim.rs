@@ -1,0 +1,98 @@
+//! A simulated pod in a process of its own, for what only a process can suffer: SIGKILL, SIGSTOP.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::client::Request;
+
+/// A `warmpath-sim pod`. Dropping it ends it.
+#[derive(Debug)]
+pub struct SimPod {
+    program: String,
+    flags: Vec<String>,
+    address: SocketAddr,
+    child: Option<Child>,
+}
+
+impl SimPod {
+    /// Starts `program`, which is `warmpath-sim` under whatever name cargo gave it, on a free port.
+    pub fn start(program: &str, flags: &[&str]) -> SimPod {
+        let mut pod = SimPod {
+            program: program.to_owned(),
+            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            child: None,
+        };
+        pod.revive();
+        pod
+    }
+
+    /// Its address, as routers write it.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Whether it has not been killed.
+    pub fn lives(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Starts it again on its port, with nothing of what it knew; comes back when it listens.
+    pub fn revive(&mut self) {
+        self.kill();
+        let mut child = Command::new(&self.program)
+            .args(["pod", "--faults", "--port", &self.address.port().to_string()])
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run {}: {error}", self.program));
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        self.child = Some(child);
+        let address = line.split_whitespace().find_map(|word| word.strip_prefix("http://"));
+        self.address = address
+            .and_then(|address| address.parse().ok())
+            .unwrap_or_else(|| panic!("{} said {line:?} instead of its address", self.program));
+    }
+
+    /// SIGSTOP: the kernel still accepts connections for it, and nothing answers.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    /// Sets its faults, as `warmpath-sim pod --help` lists them.
+    pub async fn fault(&self, faults: &Value) {
+        let reply = Request::post("/sim/faults", faults).send(self.address).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+
+    fn signal(&self, name: &str) {
+        if let Some(child) = &self.child {
+            let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+            assert!(status.success(), "kill -s {name}: {status}");
+        }
+    }
+}
+
+impl Drop for SimPod {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

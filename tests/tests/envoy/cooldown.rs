@@ -1,0 +1,157 @@
+//! A pod that failed is left alone by every worker, for longer each time, and is back at once when it is known to be well.
+
+use std::time::{Duration, Instant};
+
+use warmpath_tests::{Answer, Envoy, Load, Request, TestPod, Traffic, until};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn model() -> Answer {
+    Answer::Tokens { first: Duration::from_millis(60), each: Duration::from_millis(10), tokens: 5, cut: None }
+}
+
+fn unavailable() -> Answer {
+    Answer::Whole(503, Vec::new(), "draining".into())
+}
+
+/// Four workers, and three pods of which scrapes say nothing but good.
+async fn fleet() -> (Envoy, Vec<TestPod>) {
+    let pods = TestPod::several(3).await;
+    pods.iter().for_each(|pod| pod.answer_all(model));
+    let envoy = Envoy::of(&pods).flag("--scrape-ms", "100").concurrency(4).log_level("warn").start().await;
+    envoy.sees_ready(3).await;
+    (envoy, pods)
+}
+
+/// Seconds from `since` to each request that reached the pod after it.
+fn arrivals(pod: &TestPod, since: Instant) -> Vec<f64> {
+    let after = |received: warmpath_tests::Received| received.at.checked_duration_since(since);
+    pod.received().into_iter().filter_map(after).map(|time| time.as_secs_f64()).collect()
+}
+
+/// Arrivals that lie close together, as (first, how many).
+fn waves(arrivals: &[f64]) -> Vec<(f64, usize)> {
+    let mut waves: Vec<(f64, usize)> = Vec::new();
+    for &arrival in arrivals {
+        match waves.last_mut() {
+            Some((first, count)) if arrival - *first < 0.4 => *count += 1,
+            _ => waves.push((arrival, 1)),
+        }
+    }
+    waves
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pauses_grow_and_one_request_at_a_time_probes() {
+    let (envoy, pods) = fleet().await;
+    let load = Traffic::start(envoy.routed, 64);
+    load.more(200).await;
+    pods[1].answer_all(unavailable);
+    let failing = Instant::now();
+    // The first failures, of whatever was under way, and the probes 1 s, 2 s and 4 s after one another.
+    let probes = until("three probes came", async || {
+        let waves = waves(&arrivals(&pods[1], failing));
+        (waves.len() >= 4).then_some(waves)
+    })
+    .await;
+    println!("requests at the failing pod, in seconds: {probes:?}");
+    let workers = envoy.stats("worker_.*downstream_cx_total").await;
+    assert!(workers.values().filter(|&&count| count > 5).count() >= 3, "{workers:?}");
+    let gaps: Vec<f64> = probes.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    for (gap, pause) in gaps.iter().zip([1.0, 2.0, 4.0]) {
+        // A busy machine is late, never early.
+        assert!((pause - 0.05..pause + 1.0).contains(gap), "pauses of {gaps:?} s instead of 1, 2, 4");
+    }
+    assert!(probes[1..].iter().all(|&(_, count)| count == 1), "one at a time: {probes:?}");
+
+    // Well again: the next probe finds out, and then it gets its share.
+    pods[1].answer_all(model);
+    let well = Instant::now();
+    let share = until("the pod served again", async || {
+        let since = arrivals(&pods[1], well);
+        (since.len() > 30).then_some(since)
+    })
+    .await;
+    println!("well again: probed after {:.2} s, 30 requests after {:.2} s", share[0], share[30]);
+    assert!(share[0] < 8.5, "the last pause was 8 s: {share:?}");
+    let account = load.stop().await;
+    account.print("a pod that answers 503 for seven seconds", &envoy).await;
+    assert_eq!((account.lost().len(), account.errors().len(), account.broken()), (0, 0, 0), "{account}");
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_failure_keeps_every_worker_away() {
+    let (envoy, pods) = fleet().await;
+    pods.iter().for_each(|pod| pod.answer_all(|| Answer::Completion));
+    // Sequential requests, a new connection each: any worker may get any of them.
+    pods[1].answer_next(unavailable());
+    until("the pod failed a request", async || {
+        let reply = Request::get("/v1/models").send(envoy.routed).await;
+        assert_eq!(reply.status, 200);
+        (pods[1].begun() > 0).then_some(())
+    })
+    .await;
+    let failed = Instant::now();
+    let seen = pods[1].begun();
+    let mut sent = 0;
+    while failed.elapsed() < SECOND * 8 / 10 {
+        assert_eq!(Request::post("/v1/score", &1.into()).send(envoy.routed).await.status, 200);
+        sent += 1;
+    }
+    let workers = envoy.stats("worker_.*downstream_cx_total").await;
+    assert!(sent > 20 && workers.values().filter(|&&count| count > 2).count() >= 3, "{sent}: {workers:?}");
+    assert_eq!(pods[1].begun(), seen, "of {sent} requests on four workers, some went to a pod in its pause");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_that_shows_a_restart_ends_the_pause() {
+    let (envoy, mut pods) = fleet().await;
+    let load = Traffic::start(envoy.routed, 64);
+    pods[1].answer_all(unavailable);
+    // Into a pause of four seconds.
+    until("two probes came", async || {
+        (waves(&arrivals(&pods[1], Instant::now() - SECOND * 5)).len() >= 3).then_some(())
+    })
+    .await;
+    pods[1].answer_all(model);
+    // A process that is gone for less than a scrape's interval: only the time of its start tells.
+    pods[1].set_load(Load { started: Load::default().started + 60.0, ..Load::default() });
+    let restarted = Instant::now();
+    pods[1].kill().await;
+    pods[1].revive().await;
+    let since = until("the restarted pod served", async || {
+        let since = arrivals(&pods[1], restarted);
+        (since.len() > 20).then_some(since)
+    })
+    .await;
+    println!("restarted: first request after {:.2} s, 20 after {:.2} s", since[0], since[20]);
+    assert!(since[20] < 1.5, "{since:?}");
+    let account = load.stop().await;
+    account.print("a pod that answers 503 and is restarted", &envoy).await;
+    assert_eq!((account.lost().len(), account.errors().len()), (0, 0), "{account}");
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_can_be_reached_again_need_not_wait() {
+    let (envoy, mut pods) = fleet().await;
+    let load = Traffic::start(envoy.routed, 64);
+    load.more(200).await;
+    pods[1].kill().await;
+    // Long enough for scrapes to notice, with failures enough for a pause of many seconds, were each counted.
+    tokio::time::sleep(SECOND).await;
+    let back = Instant::now();
+    pods[1].revive().await;
+    let since = until("the pod that came back served", async || {
+        let since = arrivals(&pods[1], back);
+        (since.len() > 20).then_some(since)
+    })
+    .await;
+    println!("reachable again: first request after {:.2} s, 20 after {:.2} s", since[0], since[20]);
+    assert!(since[20] < 1.5, "{since:?}");
+    let account = load.stop().await;
+    account.print("a pod that is gone for a second", &envoy).await;
+    assert_eq!((account.lost().len(), account.errors().len()), (0, 0), "{account}");
+    envoy.accounts_for_nothing().await;
+}

@@ -1,0 +1,213 @@
+//! A request that has no byte of answer yet survives the pod it was sent to.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use warmpath_tests::{Answer, Envoy, EnvoyBuilder, Request, TestPod, until};
+
+/// A prompt that a pod holds after the first request with it.
+fn long_chat(last: &str) -> Request {
+    let words = (0..400).map(|n| format!("word {n} ")).collect::<String>();
+    Request::post(
+        "/v1/chat/completions",
+        &json!({"model": "/model/qwen", "messages": [
+            {"role": "system", "content": words}, {"role": "user", "content": last}
+        ]}),
+    )
+}
+
+/// The index of the pod that holds the prompt of [`long_chat`] from now on.
+async fn warm(envoy: &Envoy, pods: &[TestPod]) -> usize {
+    let reply = long_chat("one").send(envoy.routed).await;
+    let warm = pods.iter().position(|pod| pod.address() == reply.pod()).unwrap();
+    assert_eq!(long_chat("two").send(envoy.routed).await.pod(), pods[warm].address());
+    warm
+}
+
+#[tokio::test]
+async fn a_runner_up_answers_for_a_dead_pod() {
+    let mut pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    let warm = warm(&envoy, &pods).await;
+    pods[warm].kill().await;
+
+    // The warm pod is dead and Warmpath does not know it yet: Envoy finds out, and goes on.
+    let reply = long_chat("three").header("x-request-id", "moved").send(envoy.routed).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_ne!(reply.pod(), pods[warm].address());
+    for n in 0..20 {
+        assert_eq!(long_chat(&n.to_string()).send(envoy.routed).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_large_body_is_sent_again_in_full() {
+    let mut pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    let warm = warm(&envoy, &pods).await;
+    for fault in [|| Answer::Reset, || Answer::Whole(503, Vec::new(), "draining".into())] {
+        pods[warm].answer_next(fault());
+        let request = long_chat(&"and so on ".repeat(300_000)).header("x-request-id", "large");
+        let reply = request.send(envoy.routed).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let last = pods.iter().find(|pod| pod.address() == reply.pod()).unwrap().received().pop().unwrap();
+        assert!(last.body.len() > 3_000_000);
+        let sent: serde_json::Value = serde_json::from_slice(&last.body).unwrap();
+        assert_eq!(sent["messages"][1]["content"].as_str().unwrap().len(), 3_000_000);
+    }
+    pods[warm].kill().await;
+    assert_eq!(long_chat(&"and so on ".repeat(300_000)).send(envoy.routed).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_reset_or_a_503_before_any_byte_goes_to_a_runner_up() {
+    for fault in [|| Answer::Reset, || Answer::Whole(503, Vec::new(), "not ready".into())] {
+        let pods = TestPod::several(3).await;
+        let envoy = Envoy::ready(&pods).await;
+        let warm = warm(&envoy, &pods).await;
+        pods[warm].answer_next(fault());
+        let reply = long_chat("three").header("x-request-id", "again").send(envoy.routed).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_ne!(reply.pod(), pods[warm].address());
+        let line = envoy.access("again").await;
+        assert_eq!(line["attempts"], 2, "{line}");
+        assert_eq!(line["pod"], reply.pod(), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn two_pods_that_fail_leave_the_third() {
+    let pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    let warm = warm(&envoy, &pods).await;
+    let good = (warm + 1) % 3;
+    for n in [warm, (warm + 2) % 3] {
+        for _ in 0..4 {
+            pods[n].answer_next(Answer::Reset);
+        }
+    }
+    let reply = long_chat("three").send(envoy.routed).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.pod(), pods[good].address());
+}
+
+#[tokio::test]
+async fn other_errors_of_a_pod_are_the_clients_to_see() {
+    let pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    for status in [400, 404, 422, 429, 500] {
+        let error = json!({"error": {"message": "as the pod says", "type": "x", "code": status}}).to_string();
+        for pod in &pods {
+            let headers = vec![("content-type", "application/json".into())];
+            pod.answer_next(Answer::Whole(status, headers, error.clone().into()));
+        }
+        let before: usize = pods.iter().map(|pod| pod.received().len()).sum();
+        let reply = Request::chat("hello").send(envoy.routed).await;
+        assert_eq!(reply.status, status);
+        assert_eq!(reply.json()["error"]["message"], "as the pod says");
+        let after: usize = pods.iter().map(|pod| pod.received().len()).sum();
+        assert_eq!(after, before + 1, "{status} was sent more than once");
+        pods.iter().for_each(TestPod::forget_answers);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_comes_back_is_used_again() {
+    let mut pods = TestPod::several(2).await;
+    let envoy = Envoy::ready(&pods).await;
+    let warm = warm(&envoy, &pods).await;
+    pods[warm].kill().await;
+    assert_eq!(long_chat("three").send(envoy.routed).await.status, 200);
+    pods[warm].revive().await;
+    pods[1 - warm].kill().await;
+    until("the pod that came back answers", async || {
+        let reply = long_chat("four").send(envoy.routed).await;
+        (reply.status == 200).then(|| assert_eq!(reply.pod(), pods[warm].address()))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pod_whose_metrics_fail_still_serves() {
+    let pods = TestPod::several(1).await;
+    pods[0].set_metrics_status(500);
+    let envoy = Envoy::of(&pods).fail_closed().start().await;
+    pods[0].scraped(2).await;
+    assert_eq!(Request::chat("hello").send(envoy.routed).await.status, 200);
+}
+
+#[tokio::test]
+async fn all_pods_dead_is_a_503_and_soon() {
+    let mut pods = TestPod::several(2).await;
+    let envoy = Envoy::ready(&pods).await;
+    for pod in &mut pods {
+        pod.kill().await;
+    }
+    for _ in 0..5 {
+        let start = Instant::now();
+        assert_eq!(Request::chat("hello").send(envoy.routed).await.status, 503);
+        // Four attempts, each refused at once; far below a client's patience even on a busy machine.
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn all_pods_dead_and_fail_open_off_is_soon_a_503_with_retry_after() {
+    let mut pods = TestPod::several(2).await;
+    let envoy = Envoy::of(&pods).fail_closed().start().await;
+    envoy.sees(&pods).await;
+    for pod in &mut pods {
+        pod.kill().await;
+    }
+    // The first requests find out that the pods are dead. Then Warmpath knows, and says when to come again.
+    until("a refusal says when to come again", async || {
+        let reply = Request::chat("hello").send(envoy.routed).await;
+        assert_eq!(reply.status, 503);
+        reply.header("retry-after").map(|_| assert_eq!(reply.json()["error"]["code"], 503))
+    })
+    .await;
+}
+
+/// Warmpath has no pod at all, though Envoy's own clusters have.
+fn without_table(pods: &[TestPod]) -> EnvoyBuilder {
+    let listed = pods.iter().map(|pod| format!("{:?}", pod.address())).collect::<Vec<_>>().join(", ");
+    Envoy::of(pods).edit(move |configuration| {
+        let without = configuration.replace(&format!("\"pods\": [{listed}]"), "\"pods\": []");
+        assert_ne!(without, configuration);
+        without
+    })
+}
+
+#[tokio::test]
+async fn without_a_table_the_fallback_answers() {
+    let pods = TestPod::several(2).await;
+    let envoy = without_table(&pods).start().await;
+    for request in [Request::chat("hello"), Request::get("/v1/models")] {
+        let reply = request.send(envoy.routed).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert!(pods.iter().any(|pod| pod.address() == reply.pod()));
+    }
+}
+
+#[tokio::test]
+async fn without_a_table_and_fail_open_off_it_is_503_with_retry_after() {
+    let pods = TestPod::several(2).await;
+    let envoy = without_table(&pods).fail_closed().start().await;
+    for request in [Request::chat("hello"), Request::get("/v1/models")] {
+        let reply = request.send(envoy.routed).await;
+        assert_eq!(reply.status, 503);
+        assert!(reply.header("retry-after").unwrap().parse::<u32>().unwrap() >= 1);
+        assert!(reply.json()["error"]["message"].is_string());
+        assert_eq!(reply.json()["error"]["code"], 503);
+    }
+    assert_eq!(pods.iter().map(|pod| pod.received().len()).sum::<usize>(), 0);
+}
+
+#[tokio::test]
+async fn the_very_first_requests_are_answered_before_any_scrape() {
+    let pods = TestPod::several(2).await;
+    let envoy = Envoy::of(&pods).start().await;
+    for _ in 0..10 {
+        assert_eq!(Request::chat("hello").send(envoy.routed).await.status, 200);
+    }
+}

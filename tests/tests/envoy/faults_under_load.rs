@@ -1,0 +1,404 @@
+//! Every fault of a pod while 64 connections keep sending, streamed and whole answers mixed: each request is accounted for.
+//!
+//! What must hold, whatever the fault: a request that had no byte of answer yet is answered by another pod; one whose
+//! answer had begun ends as its pod ends it, once; and when the load is gone, nothing is left in the ledger.
+
+use std::time::Duration;
+
+use serde_json::json;
+use warmpath_tests::{Account, Answer, Ending, Envoy, Load, Sent, SimPod, TestPod, Traffic};
+
+const CONNECTIONS: usize = 64;
+/// The simulator as cargo built it for these tests.
+const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
+/// A simulated pod that answers in about 150 ms, so that what lasts longer is the fault's doing.
+const SWIFT: [&str; 6] = ["--profile", "h100", "--speed-up", "2", "--step-ms", "30"];
+
+/// About 170 ms: long enough that a third of the requests is with each pod at any moment, short enough for some hundred
+/// requests a second.
+fn model() -> Answer {
+    Answer::Tokens { first: Duration::from_millis(90), each: Duration::from_millis(10), tokens: 8, cut: None }
+}
+
+async fn pods(count: usize) -> Vec<TestPod> {
+    let pods = TestPod::several(count).await;
+    pods.iter().for_each(|pod| pod.answer_all(model));
+    pods
+}
+
+/// An Envoy as in production but for the log: two workers, and scrapes every 100 ms as by default.
+async fn envoy(pods: &[TestPod]) -> Envoy {
+    at(pods.iter().map(TestPod::address).collect()).await
+}
+
+async fn at(pods: Vec<String>) -> Envoy {
+    let count = pods.len();
+    let envoy = Envoy::at(pods).flag("--scrape-ms", "100").concurrency(2).log_level("warn").start().await;
+    envoy.sees_ready(count).await;
+    envoy
+}
+
+/// No request without a byte was lost, and none was refused.
+fn nothing_lost(account: &Account) {
+    assert_eq!(account.lost().len(), 0, "{:?}", account.lost());
+    assert_eq!(account.errors().len(), 0, "{:?}", account.errors());
+}
+
+/// What was sent after `since`.
+fn later(account: &Account, since: Duration) -> Vec<&Sent> {
+    account.sent.iter().filter(|sent| sent.at > since).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_gone_and_comes_back() {
+    let mut pods = pods(3).await;
+    let envoy = envoy(&pods).await;
+    let load = Traffic::start(envoy.routed, CONNECTIONS);
+    load.more(200).await;
+    pods[1].kill().await;
+    let killed = load.now();
+    load.more(300).await;
+    let before = pods[1].begun();
+    pods[1].revive().await;
+    load.more(300).await;
+    let share = pods[1].begun() - before;
+    let account = load.stop().await;
+    let met = account.print("a pod gone for a while", &envoy).await;
+    nothing_lost(&account);
+    assert!(met.fault > 0, "the test means nothing unless requests met the fault");
+    assert!(
+        later(&account, killed).iter().all(|sent| sent.ending == Ending::Whole),
+        "only answers that had begun may break off"
+    );
+    assert!(share > 30, "the pod that came back got only {share} of 300 requests");
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_killed_and_starts_again_with_an_empty_cache() {
+    let mut pods: Vec<SimPod> = (0..3).map(|_| SimPod::start(SIMULATOR, &SWIFT)).collect();
+    let addresses = pods.iter().map(SimPod::address).collect();
+    let envoy =
+        Envoy::at(addresses).flag("--scrape-ms", "100").concurrency(2).log_level("warn").start().await;
+    let load = Traffic::start(envoy.routed, CONNECTIONS);
+    load.more(200).await;
+    let mut killed = Vec::new();
+    for pod in &mut pods {
+        pod.kill();
+        killed.push(load.now());
+        load.more(100).await;
+        pod.revive();
+        load.more(150).await;
+    }
+    // The last one has an empty cache, and the others are warm: it comes into use as new conversations begin.
+    load.more(300).await;
+    let account = load.stop().await;
+    let met = account.print("each process killed once", &envoy).await;
+    nothing_lost(&account);
+    assert!(met.fault > 0, "the test means nothing unless requests met the fault");
+    for sent in account.sent.iter().filter(|sent| sent.ending != Ending::Whole) {
+        let cut = killed.iter().any(|&killed| sent.at < killed && killed < sent.at + sent.took + SECOND);
+        assert!(cut, "broken off though no pod was killed meanwhile: {sent:?}");
+    }
+    // All three serve again: the restarted ones are not held to what they failed before.
+    let pods_of_late = pods_since(&envoy, &account, account.sent.len() - 300);
+    assert_eq!(pods_of_late.len(), 3, "{pods_of_late:?}");
+    envoy.accounts_for_nothing().await;
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The pods that answered the requests from the `nth` on.
+fn pods_since(envoy: &Envoy, account: &Account, nth: usize) -> std::collections::BTreeSet<String> {
+    let ids: std::collections::BTreeSet<&str> =
+        account.sent[nth..].iter().map(|sent| sent.id.as_str()).collect();
+    let lines = envoy.access_lines();
+    let of_them = lines.iter().filter(|line| line["request"].as_str().is_some_and(|id| ids.contains(id)));
+    of_them.filter_map(|line| line["pod"].as_str().map(str::to_owned)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_process_is_left_alone_and_what_it_holds_resumes() {
+    let pods: Vec<SimPod> = (0..3).map(|_| SimPod::start(SIMULATOR, &SWIFT)).collect();
+    let addresses = pods.iter().map(SimPod::address).collect();
+    let envoy =
+        Envoy::at(addresses).flag("--scrape-ms", "100").concurrency(2).log_level("warn").start().await;
+    let load = Traffic::start(envoy.routed, CONNECTIONS);
+    load.more(200).await;
+    pods[0].pause();
+    let paused = load.now();
+    load.lasts(3 * SECOND).await;
+    let resumed = load.now();
+    pods[0].resume();
+    load.more(200).await;
+    let account = load.stop().await;
+    account.print("a process paused for three seconds", &envoy).await;
+    nothing_lost(&account);
+    // With the default silence timeout of 15 minutes, everything it held waits for it and then ends whole.
+    assert_eq!(account.broken(), 0);
+    let hung: Vec<&Sent> = account.sent.iter().filter(|sent| sent.took > SECOND).collect();
+    let last = hung.iter().map(|sent| sent.at.saturating_sub(paused)).max().unwrap_or_default();
+    println!("{} requests hung; the last of them was sent {last:?} after the pause began", hung.len());
+    assert!(!hung.is_empty(), "the test means nothing unless requests met the fault");
+    assert!(last < 2 * SECOND, "scrapes that time out must keep requests off a paused pod");
+    assert!(later(&account, resumed).iter().all(|sent| sent.took < 2 * SECOND));
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_paused_process_holds_goes_elsewhere_after_the_silence_timeout() {
+    let pods: Vec<SimPod> = (0..3).map(|_| SimPod::start(SIMULATOR, &SWIFT)).collect();
+    let addresses = pods.iter().map(SimPod::address).collect();
+    let envoy = Envoy::at(addresses)
+        .flag("--scrape-ms", "100")
+        .flag("--pod-silence-timeout", "1500ms")
+        .concurrency(2)
+        .log_level("warn")
+        .start()
+        .await;
+    let load = Traffic::start(envoy.routed, CONNECTIONS);
+    load.more(200).await;
+    pods[0].pause();
+    let paused = load.now();
+    load.lasts(5 * SECOND).await;
+    pods[0].resume();
+    load.more(200).await;
+    let account = load.stop().await;
+    let met = account.print("a process paused for longer than the silence timeout", &envoy).await;
+    nothing_lost(&account);
+    assert!(met.moved > 0, "the test means nothing unless requests met the fault");
+    assert!(account.slowest() < 4 * SECOND, "{:?}", account.slowest());
+    // Streams whose headers had come cannot be sent again: nobody knows what the client has seen.
+    for sent in account.sent.iter().filter(|sent| sent.ending != Ending::Whole) {
+        assert!(sent.streamed && sent.at < paused + 2 * SECOND, "{sent:?}");
+    }
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_refuses_connections() {
+    let mut pods = pods(3).await;
+    let envoy = envoy(&pods).await;
+    let load = Traffic::start(envoy.routed, CONNECTIONS / 2);
+    load.more(100).await;
+    // What is connected stays, so scrapes go on; what needs a new connection must go elsewhere.
+    pods[1].refuse().await;
+    let more = Traffic::start(envoy.routed, CONNECTIONS / 2);
+    more.more(300).await;
+    pods[1].revive().await;
+    more.more(100).await;
+    for (name, load) in [("a pod that refuses, old connections", load), ("new ones", more)] {
+        let account = load.stop().await;
+        account.print(name, &envoy).await;
+        nothing_lost(&account);
+    }
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_answers_503_and_one_that_answers_500() {
+    let pods = pods(3).await;
+    let envoy = envoy(&pods).await;
+    let load = Traffic::start(envoy.routed, CONNECTIONS);
+    load.more(100).await;
+    let unavailable = pods[1].begun();
+    pods[1].answer_all(|| Answer::Whole(503, Vec::new(), "draining".into()));
+    load.more(300).await;
+    let unavailable = pods[1].begun() - unavailable;
+    pods[1].answer_all(model);
+    let healthy = load.now();
+    pods[2].answer_all(|| Answer::Whole(500, Vec::new(), "broken".into()));
+    load.more(300).await;
+    pods[2].answer_all(model);
+    load.more(100).await;
+    let account = load.stop().await;
+    let met = account.print("a pod that answers 503, then one that answers 500", &envoy).await;
+    assert_eq!((account.lost().len(), account.broken()), (0, 0), "{account}");
+    assert!(
+        met.moved > 0 && unavailable < 100,
+        "{unavailable} of 300 requests were sent to a pod that says 503"
+    );
+    // An error that the next pod would give as well is the client's to see, and is not tried again.
+    assert!(!account.errors().is_empty());
+    for sent in account.errors() {
+        assert_eq!((&sent.ending, sent.pod.as_deref()), (&Ending::Error(500), Some(&*pods[2].address())));
+        assert!(sent.at + sent.took > healthy, "{sent:?}");
+    }
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_becomes_slow_gets_less() {
+    let pods = pods(3).await;
+    let envoy = envoy(&pods).await;
+    let load = Traffic::start(envoy.routed, CONNECTIONS);
+    load.more(200).await;
+    pods[1].answer_all(|| Answer::Tokens {
+        first: Duration::from_millis(1500),
+        each: Duration::from_millis(10),
+        tokens: 8,
+        cut: None,
+    });
+    load.more(200).await;
+    let before: Vec<usize> = pods.iter().map(TestPod::begun).collect();
+    load.more(400).await;
+    let share: Vec<usize> = pods.iter().zip(before).map(|(pod, before)| pod.begun() - before).collect();
+    pods[1].answer_all(model);
+    load.more(100).await;
+    let account = load.stop().await;
+    account.print("a pod ten times as slow", &envoy).await;
+    println!("of 400 requests meanwhile: {share:?}");
+    nothing_lost(&account);
+    assert_eq!(account.broken(), 0);
+    assert!(share[1] * 2 < share[0].min(share[2]), "{share:?}");
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_breaks_streams_off() {
+    let pods = pods(3).await;
+    let envoy = envoy(&pods).await;
+    let load = Traffic::start(envoy.routed, CONNECTIONS);
+    load.more(100).await;
+    let mut began = Vec::new();
+    let cuts: [fn() -> Answer; 2] = [
+        // In the middle, and after the headers.
+        || Answer::Tokens { first: Duration::from_millis(20), each: Duration::ZERO, tokens: 8, cut: Some(4) },
+        || Answer::Tokens { first: Duration::from_millis(20), each: Duration::ZERO, tokens: 8, cut: Some(0) },
+    ];
+    // Several times over: one failure keeps the rest away, and whether a stream or a whole answer meets it is chance.
+    for cut in cuts.into_iter().cycle().take(4) {
+        began.push(load.now());
+        pods[1].answer_all(cut);
+        load.more(150).await;
+        pods[1].answer_all(model);
+        load.more(50).await;
+    }
+    let account = load.stop().await;
+    let met = account.print("a pod that breaks off", &envoy).await;
+    nothing_lost(&account);
+    // Streams break; whether a whole answer, whose request would go on, is among those that meet it is chance.
+    assert!(account.broken() > 0 && met.fault > 0, "the test means nothing unless requests met the fault");
+    // A whole answer that broke off had no byte yet: its request went on.
+    for sent in account.sent.iter().filter(|sent| sent.ending != Ending::Whole) {
+        assert!(sent.streamed, "{sent:?}");
+        assert_eq!(sent.pod.as_deref(), Some(&*pods[1].address()), "{sent:?}");
+    }
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_restarts_empty_is_believed_to_be_empty() {
+    let mut pods = pods(3).await;
+    let envoy = envoy(&pods).await;
+    let load = Traffic::start(envoy.routed, CONNECTIONS);
+    load.more(300).await;
+    pods[1].kill().await;
+    pods[1].set_load(Load { started: Load::default().started + 1000.0, ..Load::default() });
+    let restarted = load.now();
+    pods[1].revive().await;
+    let before = pods[1].begun();
+    load.more(300).await;
+    let share = pods[1].begun() - before;
+    let account = load.stop().await;
+    account.print("a pod that restarts at once", &envoy).await;
+    nothing_lost(&account);
+    assert!(later(&account, restarted).iter().all(|sent| sent.ending == Ending::Whole));
+    assert!(share > 30, "the restarted pod got only {share} of 300 requests");
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_pods_gone_and_back() {
+    for closed in [false, true] {
+        let mut pods = pods(3).await;
+        let builder = Envoy::of(&pods).flag("--scrape-ms", "100").concurrency(2).log_level("warn");
+        let envoy = if closed { builder.fail_closed() } else { builder }.start().await;
+        envoy.sees_ready(3).await;
+        let load = Traffic::start(envoy.routed, CONNECTIONS);
+        load.more(100).await;
+        let gone = load.now();
+        for pod in &mut pods {
+            pod.kill().await;
+        }
+        load.lasts(SECOND).await;
+        for pod in &mut pods {
+            pod.revive().await;
+        }
+        let back = load.now();
+        load.lasts(SECOND).await;
+        load.more(200).await;
+        let account = load.stop().await;
+        let name = if closed { "all pods gone, fail_open off" } else { "all pods gone, fail_open on" };
+        account.print(name, &envoy).await;
+        // Nobody is left without an answer, and as soon as pods are back, they answer.
+        assert_eq!(account.lost().len(), 0, "{:?}", account.lost());
+        assert!(!account.errors().is_empty());
+        let last = account.errors().iter().map(|sent| sent.at).max().unwrap_or_default();
+        println!(
+            "the last error was {:.2} s after the pods were back",
+            last.saturating_sub(back).as_secs_f64()
+        );
+        assert!(last < back + SECOND, "refused {:?} after the pods were back", last.saturating_sub(back));
+        for sent in account.errors() {
+            assert_eq!(sent.ending, Ending::Error(503));
+            assert!(sent.at + sent.took > gone, "{sent:?}");
+        }
+        envoy.accounts_for_nothing().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scrapes_that_fail_while_the_pods_serve() {
+    let pods = pods(3).await;
+    let envoy = envoy(&pods).await;
+    let load = Traffic::start(envoy.routed, CONNECTIONS);
+    load.more(100).await;
+    let mut shares = Vec::new();
+    // One pod's page fails; every pod's page fails; every scrape looks as if no pod were there.
+    for (failing, status) in [(1, 500), (3, 500), (3, 503)] {
+        for (n, pod) in pods.iter().enumerate() {
+            pod.set_metrics_status(if n < failing { status } else { 200 });
+        }
+        envoy.sees(&pods).await;
+        let before: Vec<usize> = pods.iter().map(TestPod::begun).collect();
+        load.more(200).await;
+        shares.push(pods.iter().zip(before).map(|(pod, before)| pod.begun() - before).collect::<Vec<_>>());
+    }
+    let account = load.stop().await;
+    account.print("scrapes that fail", &envoy).await;
+    println!("of 200 requests each: {shares:?}");
+    nothing_lost(&account);
+    assert_eq!(account.broken(), 0);
+    for share in shares {
+        assert!(share.iter().all(|&count| count > 30), "{share:?}");
+    }
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_simulated_pod_with_every_fault_it_knows() {
+    let pods: Vec<SimPod> = (0..3).map(|_| SimPod::start(SIMULATOR, &SWIFT)).collect();
+    let addresses = pods.iter().map(SimPod::address).collect();
+    let envoy =
+        Envoy::at(addresses).flag("--scrape-ms", "100").concurrency(2).log_level("warn").start().await;
+    let load = Traffic::start(envoy.routed, CONNECTIONS);
+    load.more(100).await;
+    for fault in [
+        json!({"reset": 20}),
+        json!({"fail": 20, "status": 503}),
+        json!({"cut": 20, "cut_after": 3}),
+        json!({"slow_down": 8}),
+        json!({"refuse_metrics": true}),
+        json!({"restart": true}),
+    ] {
+        pods[1].fault(&fault).await;
+        load.more(100).await;
+        pods[1].fault(&json!({})).await;
+    }
+    let account = load.stop().await;
+    let met = account.print("resets, 503s, cuts, slowness, no metrics, a restart", &envoy).await;
+    nothing_lost(&account);
+    assert!(met.moved > 0, "the test means nothing unless requests met the fault");
+    envoy.accounts_for_nothing().await;
+}

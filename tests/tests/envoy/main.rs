@@ -1,0 +1,26 @@
+//! Warmpath in a real Envoy, as its users have it: their configuration, their protocols, their faults.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice
+)]
+
+mod bodies;
+mod cooldown;
+mod endings;
+mod faults;
+mod faults_under_load;
+mod hostile;
+mod limits;
+mod one_mind;
+mod random;
+mod reload;
+mod routing;
+mod scripts;
+mod security;
+mod steering;
+mod streaming;
+mod traps;

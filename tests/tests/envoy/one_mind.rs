@@ -1,0 +1,108 @@
+//! Four workers decide as one: what one of them learned, all know; and gateways that share nothing agree where they can.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use warmpath_tests::{Answer, Envoy, Request, TestPod};
+
+/// Text that shares no block with that of another seed.
+fn text(seed: u64, words: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..words)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            format!("{:x} ", state >> 44)
+        })
+        .collect()
+}
+
+fn chat(messages: &[Value]) -> Request {
+    Request::post("/v1/chat/completions", &json!({"model": "/model/qwen", "messages": messages}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conversations_find_their_pod_again_from_every_worker() {
+    const CONVERSATIONS: u64 = 64;
+    const ROUNDS: u64 = 6;
+    let pods = TestPod::several(8).await;
+    let envoy = Envoy::of(&pods).concurrency(4).start().await;
+    envoy.sees(&pods).await;
+    let routed = envoy.routed;
+
+    // Sixteen at a time: enough to keep all workers busy, too few for load to be a reason to move.
+    let turns = Arc::new(Semaphore::new(16));
+    let mut talks = tokio::task::JoinSet::new();
+    for conversation in 0..CONVERSATIONS {
+        let turns = Arc::clone(&turns);
+        talks.spawn(async move {
+            let _turn = turns.acquire().await.unwrap();
+            let mut messages = vec![json!({"role": "user", "content": text(conversation, 400)})];
+            let (mut home, mut stayed) = (String::new(), 0);
+            for round in 0..ROUNDS {
+                // A fresh connection each time: any worker may get it.
+                let reply = chat(&messages).send(routed).await;
+                assert_eq!(reply.status, 200, "{}", reply.text());
+                stayed += u64::from(round > 0 && reply.pod() == home);
+                home = reply.pod().to_owned();
+                messages.push(json!({"role": "assistant", "content": text(conversation * 100 + round, 60)}));
+                messages.push(json!({"role": "user", "content": text(conversation * 100 + round + 50, 20)}));
+            }
+            stayed
+        });
+    }
+    let stayed: u64 = talks.join_all().await.into_iter().sum();
+    let all = CONVERSATIONS * (ROUNDS - 1);
+    println!("{stayed} of {all} rounds landed where the round before was computed");
+    assert!(stayed * 100 >= all * 99, "only {stayed} of {all}");
+    let workers = envoy.stats("worker_.*downstream_cx_total").await;
+    let busy = workers.iter().filter(|(name, count)| name.contains("worker_") && **count > 20).count();
+    assert!(busy >= 2, "the test means nothing unless several workers took part: {workers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_cold_requests_is_spread_as_if_one_scheduler_had_seen_it_all() {
+    const REQUESTS: u64 = 400;
+    let pods = TestPod::several(8).await;
+    for pod in &pods {
+        // Nothing ends while the burst arrives.
+        pod.answer_all(|| Answer::After(Duration::from_secs(4), Box::new(Answer::Completion)));
+    }
+    let envoy = Envoy::of(&pods).concurrency(4).start().await;
+    envoy.sees(&pods).await;
+    let routed = envoy.routed;
+
+    let mut burst = tokio::task::JoinSet::new();
+    for n in 0..REQUESTS {
+        burst.spawn(async move {
+            let reply = chat(&[json!({"role": "user", "content": text(n + 10_000, 300)})]).send(routed).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+        });
+    }
+    burst.join_all().await;
+    let counts: Vec<usize> =
+        pods.iter().map(|pod| pod.received().iter().filter(|r| r.method == "POST").count()).collect();
+    println!("{REQUESTS} cold requests at once over 8 pods: {counts:?}");
+    assert_eq!(counts.iter().sum::<usize>() as u64, REQUESTS);
+    let mean = REQUESTS as f64 / 8.0;
+    assert!(counts.iter().all(|&count| count as f64 <= 1.15 * mean), "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_gateways_that_share_nothing_send_a_cold_prompt_to_the_same_pod() {
+    let pods = TestPod::several(5).await;
+    let (one, two) = (Envoy::ready(&pods).await, Envoy::ready(&pods).await);
+    let mut used = BTreeMap::<String, u32>::new();
+    for n in 0..40 {
+        let messages = [json!({"role": "user", "content": text(n + 20_000, 300)})];
+        let first = chat(&messages).send(one.routed).await;
+        let second = chat(&messages).send(two.routed).await;
+        assert_eq!(first.pod(), second.pod(), "prompt {n}");
+        *used.entry(first.pod().to_owned()).or_default() += 1;
+    }
+    assert_eq!(used.len(), 5, "cold prompts are spread: {used:?}");
+}

@@ -1,0 +1,117 @@
+//! Envoy's configuration is reloaded while requests run: other pods, another strategy, and nobody notices.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use warmpath_tests::{Answer, Envoy, Request, TestPod, Traffic, until};
+
+fn model() -> Answer {
+    Answer::Tokens { first: Duration::from_millis(60), each: Duration::from_millis(10), tokens: 6, cut: None }
+}
+
+/// Reloads every second under load, with another list of pods and another strategy each time.
+async fn reloads(drain: u32) {
+    let pods = TestPod::several(4).await;
+    pods.iter().for_each(|pod| pod.answer_all(model));
+    let list = |out: usize| -> Vec<String> {
+        pods.iter().enumerate().filter(|&(n, _)| n != out).map(|(_, pod)| pod.address()).collect()
+    };
+    let mut envoy = Envoy::of(&pods)
+        .flag("--scrape-ms", "100")
+        .concurrency(2)
+        .log_level("warn")
+        .reloadable(drain)
+        .start()
+        .await;
+    envoy.sees_ready(4).await;
+    let load = Traffic::start(envoy.routed, 64);
+    load.more(100).await;
+    // Clients that come and go, too: a list of pods that comes back is known by its first new connection.
+    let routed = envoy.routed;
+    let strangers = tokio::spawn(async move {
+        loop {
+            assert_eq!(Request::get("/v1/models").send(routed).await.status, 200);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let mut applied = Vec::new();
+    for round in 0..6 {
+        let reloaded = Instant::now();
+        // Pod 0 and pod 3 take turns: the one that comes may take the slot of the one that goes.
+        let (out, back) = if round % 2 == 0 { (0, 3) } else { (3, 0) };
+        let strategy = if round % 2 == 0 { "DEFAULT" } else { "PREFIX_CACHE" };
+        let pods_now = list(out);
+        envoy
+            .reload(|settings| (settings["pods"], settings["strategy"]) = (json!(pods_now), json!(strategy)))
+            .await;
+        let before = pods[back].begun();
+        until("the pod that came was sent to", async || (pods[back].begun() > before).then_some(())).await;
+        applied.push(reloaded.elapsed());
+        // Decisions of before are on their way for a moment, no longer.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let gone = pods[out].begun();
+        tokio::time::sleep(Duration::from_secs(1).saturating_sub(reloaded.elapsed())).await;
+        assert_eq!(pods[out].begun(), gone, "the pod that was removed in round {round} was sent to");
+    }
+    assert!(!strangers.is_finished(), "a client that came and went was refused");
+    strangers.abort();
+    let account = load.stop().await;
+    account.print(&format!("six reloads, drained for {drain} s"), &envoy).await;
+    println!("each in force after {applied:?}");
+    assert_eq!((account.lost().len(), account.errors().len(), account.broken()), (0, 0, 0), "{account}");
+    let pods_known = envoy.stat("wasmcustom.warmpath_pods.pool=default;").await;
+    assert_eq!(pods_known, 3);
+    let traps = envoy.stats("vm_reload").await;
+    assert!(traps.values().all(|&count| count == 0), "{traps:?}");
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_second_under_load_and_connections_stay() {
+    reloads(600).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_second_under_load_and_connections_are_drained() {
+    // Envoy asks clients to connect anew on the answers that it gives meanwhile; when the time is over, it cuts.
+    reloads(4).await;
+}
+
+#[tokio::test]
+async fn what_was_warm_is_still_known_after_a_reload() {
+    let pods = TestPod::several(5).await;
+    let mut envoy = Envoy::of(&pods).concurrency(2).reloadable(600).start().await;
+    envoy.sees_ready(5).await;
+    let chat = |n: usize| {
+        let words: String = (0..300).map(|word| format!("{:x} ", (n + 1) * 7919 * (word + 3))).collect();
+        Request::chat(&words)
+    };
+    let mut homes = Vec::new();
+    for n in 0..20 {
+        homes.push(chat(n).send(envoy.routed).await.pod().to_owned());
+    }
+    envoy.reload(|settings| settings["fail_open"] = json!(false)).await;
+    for (n, home) in homes.iter().enumerate() {
+        assert_eq!(chat(n).send(envoy.routed).await.pod(), home, "prompt {n}");
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_refused_changes_nothing() {
+    let pods = TestPod::several(2).await;
+    let mut envoy = Envoy::of(&pods).reloadable(600).start().await;
+    envoy.sees_ready(2).await;
+    let one = pods[0].address();
+    // A mistake in one key: the pods beside it must not be taken either.
+    envoy
+        .reload_refused(|settings| {
+            (settings["pods"], settings["strategy"]) = (json!([one]), json!("FASTEST"))
+        })
+        .await;
+    pods[0].scraped(3).await;
+    pods[1].scraped(3).await;
+    assert_eq!(envoy.stat("wasmcustom.warmpath_pods.pool=default;").await, 2);
+    for _ in 0..10 {
+        assert_eq!(Request::chat("hello").send(envoy.routed).await.status, 200);
+    }
+}

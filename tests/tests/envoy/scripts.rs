@@ -1,0 +1,238 @@
+//! The scripts that users type: what they print, and what they say to a mistake.
+
+use warmpath_tests::{Finished, command, repository};
+
+fn config(arguments: &[&str]) -> Finished {
+    command("scripts/envoy-config", arguments, &[("CARGO_TARGET_DIR", "target")])
+}
+
+#[test]
+fn envoy_yaml_is_what_envoy_config_prints() {
+    let printed = config(&[]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let file = std::fs::read_to_string(repository().join("envoy/envoy.yaml")).unwrap();
+    assert!(printed.out == file, "scripts/envoy-config > envoy/envoy.yaml makes them equal again");
+}
+
+#[test]
+fn every_flag_reaches_the_configuration() {
+    let cases = [
+        ("--pods=10.0.0.4:8000,[fd00::5]:8001", r#""pods": ["10.0.0.4:8000", "[fd00::5]:8001"],"#),
+        ("--pods=10.0.0.4:8000,[fd00::5]:8001", r#"{ address: "fd00::5", port_value: 8001 }"#),
+        ("--port=18081", "port_value: 18081 "),
+        ("--plain-port=18080", "port_value: 18080 "),
+        ("--admin-port=19901", "port_value: 19901 "),
+        ("--listen=0.0.0.0", "{ address: 0.0.0.0, port_value: 8081 }"),
+        ("--listen=::", r#"{ address: "::", port_value: 8080 }"#),
+        ("--pool=qwen", r#""pool": "qwen","#),
+        ("--strategy=DEFAULT", r#""strategy": "DEFAULT","#),
+        ("--fail-closed", r#""fail_open": false,"#),
+        ("--wasm=/opt/warmpath.wasm", "filename: /opt/warmpath.wasm }"),
+        ("--access-log=/dev/null", "path: /dev/null"),
+        ("--max-body-mib=5", "request_body_buffer_limit: 5242880"),
+        ("--max-heap-mib=100", "max_heap_size_bytes: 104857600"),
+        ("--max-requests=77", "max_requests: 77 "),
+        ("--metrics-path=/m", r#""path": "/m","#),
+        ("--scrape-ms=50", r#""interval_ms": 50,"#),
+        ("--scrape-ms=50", r#""idle_interval_ms": 500,"#),
+        ("--index-mib=7", r#""max_mib": 7"#),
+        ("--upload-timeout=2m", "request_timeout: 120s"),
+        ("--pod-silence-timeout=500ms", "per_try_idle_timeout: 0.5s"),
+        ("--stream-idle-timeout=2h", "stream_idle_timeout: 7200s"),
+    ];
+    let plain = config(&[]).out;
+    for (flag, line) in cases {
+        let printed = config(&[flag]);
+        assert_eq!(printed.code, 0, "{flag}: {}", printed.err);
+        assert!(!plain.contains(line) && printed.out.contains(line), "{flag} does not lead to: {line}");
+    }
+}
+
+#[test]
+fn a_wrong_flag_is_named_with_its_remedy() {
+    let cases = [
+        ("--pods=vllm-0:8000", "--pods", "getent hosts vllm-0"),
+        ("--pods=10.0.0.4", "--pods", "10.0.0.4:8000"),
+        ("--pods=10.0.0.4:70000", "--pods", "1 to 65535"),
+        ("--pods=10.0.0.4:0", "--pods", "1 to 65535"),
+        ("--pods=10.0.0.4:8000,10.0.0.4:8000", "--pods", "twice"),
+        ("--pods=fd00::5:8000", "--pods", "brackets"),
+        ("--pods=[10.0.0.4]:8000", "--pods", "10.0.0.4:8000"),
+        ("--pods=0.0.0.0:8000", "--pods", "address that the pod listens on"),
+        ("--pods=", "--pods", "HOST:PORT"),
+        ("--pods=10.0.0.4:8000,", "--pods", "comma"),
+        ("--port=http", "--port", "0 to 65535"),
+        ("--port=8080", "--plain-port", "different"),
+        ("--admin-port=8081", "--admin-port", "different"),
+        ("--listen=localhost", "--listen", "127.0.0.1"),
+        ("--pool=a b", "--pool", "letters"),
+        ("--strategy=FASTEST", "--strategy", "PREFIX_CACHE"),
+        ("--wasm=a: b", "--wasm", "letters"),
+        ("--max-body-mib=0", "--max-body-mib", "1 to 1024"),
+        ("--max-heap-mib=1", "--max-heap-mib", "64 to"),
+        ("--max-requests=0", "--max-requests", "1 to"),
+        ("--metrics-path=metrics", "--metrics-path", "/metrics"),
+        ("--scrape-ms=1", "--scrape-ms", "10 to 60000"),
+        ("--index-mib=lots", "--index-mib", "1 to 512"),
+        ("--upload-timeout=5", "--upload-timeout", "30s"),
+        ("--pod=10.0.0.4:8000", "--pod", "--help"),
+    ];
+    for (flag, name, remedy) in cases {
+        let printed = config(&[flag]);
+        assert_eq!(printed.code, 2, "{flag}");
+        assert_eq!(printed.out, "", "{flag}: half a configuration is worse than none");
+        assert!(printed.err.contains(name) && printed.err.contains(remedy), "{flag}: {}", printed.err);
+        assert!(!printed.err.contains("Traceback"), "{flag}: {}", printed.err);
+    }
+}
+
+#[test]
+fn help_shows_every_flag_and_how_func_e_uses_it() {
+    let help = config(&["--help"]);
+    assert_eq!(help.code, 0);
+    assert!(help.out.contains("func-e run -c <(scripts/envoy-config"), "{}", help.out);
+    for flag in
+        ["--pods", "--port", "--plain-port", "--admin-port", "--pool", "--strategy", "--wasm", "--listen"]
+    {
+        assert!(help.out.contains(flag), "{flag}");
+    }
+}
+
+#[test]
+fn envoy_itself_accepts_what_envoy_config_prints() {
+    for flags in [
+        &["--pods=10.0.0.4:8000,[fd00::5]:8001"][..],
+        &["--fail-closed", "--strategy=DEFAULT", "--listen=::"],
+    ] {
+        let wasm = format!("--wasm={}", warmpath_tests::target().join("warmpath.wasm").display());
+        let printed = config(&[flags, &[&wasm]].concat());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("envoy.yaml");
+        std::fs::write(&path, printed.out).unwrap();
+        let path = path.to_str().unwrap();
+        let checked = command("scripts/envoy", &["--mode", "validate", "-l", "error", "-c", path], &[]);
+        assert_eq!(checked.code, 0, "{flags:?}: {}", checked.err);
+    }
+}
+
+#[test]
+fn an_envoy_that_is_too_old_or_has_no_v8_is_refused_with_a_reason() {
+    let fake = repository().join("tests/fixtures/fake-envoy");
+    let run = |envoy: &str, version: &str, validate: &str| {
+        let environment = [("ENVOY", envoy), ("FAKE_VERSION", version), ("FAKE_VALIDATE", validate)];
+        command("scripts/envoy", &["-c", "x"], &environment)
+    };
+    let fake = fake.to_str().unwrap();
+
+    for version in ["1.37.0", "1.40.0", "1.41.0-dev", "2.0.0"] {
+        let finished = run(fake, version, "0");
+        assert_eq!((finished.code, finished.out.trim()), (0, "ran -c x"), "{version}: {}", finished.err);
+        assert!(finished.err.contains(version) && finished.err.contains("$ENVOY"), "{}", finished.err);
+    }
+    for version in ["1.36.9", "1.9.0", "0.99.0"] {
+        let finished = run(fake, version, "0");
+        assert_eq!((finished.code, finished.out.as_str()), (1, ""), "{version}");
+        assert!(finished.err.contains(version) && finished.err.contains("1.37"), "{}", finished.err);
+    }
+    for (envoy, reason) in
+        [(fake, "built without V8"), ("/no/such/envoy", "unset it"), ("true", "Is it an Envoy?")]
+    {
+        let finished = run(envoy, "1.38.3", "1");
+        assert_eq!((finished.code, finished.out.as_str()), (1, ""), "{envoy}");
+        assert!(finished.err.contains(envoy) && finished.err.contains(reason), "{}", finished.err);
+    }
+}
+
+#[test]
+fn the_demo_names_a_port_that_is_taken_and_the_flag_for_another() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for flag in ["--port", "--plain-port", "--admin-port"] {
+        // The other two are free whatever runs on this machine; 0 is not offered to users.
+        let free: Vec<String> = (0..2).map(|_| free_port()).collect();
+        let others = ["--port", "--plain-port", "--admin-port"].into_iter().filter(|&other| other != flag);
+        let mut arguments = vec!["--check", flag, &port];
+        arguments.extend(others.zip(&free).flat_map(|(flag, port)| [flag, port.as_str()]));
+        let demo = command("scripts/demo", &arguments, &[]);
+        assert_eq!(demo.code, 1, "{}", demo.err);
+        let sentence =
+            format!("port {port} is taken by another program. Choose another one: scripts/demo {flag} ");
+        assert!(demo.err.contains(&sentence), "{}", demo.err);
+    }
+}
+
+fn free_port() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port().to_string()
+}
+
+#[test]
+fn wrong_flags_of_the_demo_are_named() {
+    for (arguments, names) in [
+        (&["--port", "http"][..], "--port: 'http' is not a port"),
+        (&["--port", "8080"], "different ports"),
+        (&["--model", "x"], "--model"),
+        (&["--prot", "1"], "--prot"),
+    ] {
+        let demo = command("scripts/demo", arguments, &[]);
+        assert_eq!(demo.code, 2, "{}", demo.err);
+        assert!(demo.err.contains(names), "{}", demo.err);
+    }
+}
+
+#[test]
+fn a_module_that_envoy_could_not_load_is_found_before_it_ships() {
+    let folder = tempfile::tempdir().unwrap();
+    let inspect = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        command("scripts/inspect-module", &[path.to_str().unwrap()], &[])
+    };
+    // One type () -> (), and one import of it.
+    let importing = |host: &str, name: &str| {
+        let mut import = vec![1];
+        for text in [host, name] {
+            import.push(u8::try_from(text.len()).unwrap());
+            import.extend(text.bytes());
+        }
+        import.extend([0, 0]);
+        let mut module = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02".to_vec();
+        module.push(u8::try_from(import.len()).unwrap());
+        module.extend(import);
+        module
+    };
+    let good = inspect("good", &importing("env", "proxy_log"));
+    assert_eq!(good.code, 0, "{}", good.err);
+    for (host, name) in [("env", "open"), ("wasi_snapshot_preview1", "sock_send"), ("elsewhere", "proxy_log")]
+    {
+        let bad = inspect("bad", &importing(host, name));
+        assert_eq!(bad.code, 1, "{host}.{name}");
+        assert!(bad.err.contains(&format!("{host}.{name}")), "{}", bad.err);
+    }
+    let mut large = importing("env", "proxy_log");
+    // A custom section of 600 KiB, its size in LEB128.
+    let size = 600 * 1024_u32;
+    large.extend([0, (size & 0x7f) as u8 | 0x80, ((size >> 7) & 0x7f) as u8 | 0x80, (size >> 14) as u8]);
+    large.resize(large.len() + size as usize, 0);
+    let large = inspect("large", &large);
+    assert_eq!(large.code, 1);
+    assert!(large.err.contains("the limit is 512"), "{}", large.err);
+    assert_eq!(inspect("none", b"\0asm\x01\0\0\0").code, 1, "a module without imports");
+    assert_eq!(inspect("text", b"hello").code, 1, "no module");
+}
+
+#[test]
+fn wrong_flags_of_build_and_fuzz_are_named() {
+    for (script, arguments, names) in [
+        ("scripts/build", &["--debug"][..], "'--debug' is not a flag"),
+        ("scripts/fuzz", &["--seconds", "0"], "--seconds"),
+        ("scripts/fuzz", &["--seconds"], "--seconds"),
+        ("scripts/fuzz", &["bodies"], "there are: body"),
+    ] {
+        let finished = command(script, arguments, &[]);
+        assert_eq!(finished.code, 2, "{script} {arguments:?}: {}", finished.err);
+        assert!(finished.err.contains(names), "{script} {arguments:?}: {}", finished.err);
+    }
+    let help = command("scripts/fuzz", &["--help"], &[]);
+    assert!(help.code == 0 && help.out.contains("--seconds 3600 body usage"), "{}", help.out);
+}

@@ -1,0 +1,545 @@
+//! Who may steer what: a client nothing, the module only what its role needs, and no secret reaches a log.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use warmpath_tests::{Answer, Envoy, Protocol, Request, TestPod, command, repository, target};
+
+use crate::hostile::exchange;
+
+/// The body of a chat whose prompt a pod holds after the first request with it.
+fn body(extra: &str) -> String {
+    let words = (0..400).map(|n| format!("word {n} ")).collect::<String>();
+    let head = r#"{"model": "/model/qwen", "messages": [{"role": "user", "content": "#;
+    format!("{head}\"{words}\"}}]{extra}}}")
+}
+
+/// Two pods, a stranger that must stay untouched, an Envoy for the two, and the address of the pod that holds [`body`].
+struct Scene {
+    pods: Vec<TestPod>,
+    stranger: TestPod,
+    envoy: Envoy,
+    home: String,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let pods = TestPod::several(2).await;
+        let stranger = TestPod::start().await;
+        let envoy = Envoy::ready(&pods).await;
+        let chat = || Request::new("POST", "/v1/chat/completions").body(body(""));
+        let home = chat().send(envoy.routed).await.pod().to_owned();
+        assert_eq!(chat().send(envoy.routed).await.pod(), home);
+        Self { pods, stranger, envoy, home }
+    }
+
+    /// Every way to write the stranger's address down.
+    fn spellings(&self) -> Vec<String> {
+        let there = self.stranger.address();
+        let port = there.rsplit_once(':').unwrap().1;
+        vec![
+            format!("http://{there}"),
+            format!("http://{there}/v1/chat/completions"),
+            format!("//{there}"),
+            format!("{there},{}", self.home),
+            format!("{},{there}", self.home),
+            format!("{there} "),
+            format!("x@{there}"),
+            format!("localhost:{port}"),
+            format!("[::1]:{port}"),
+            format!("[::ffff:127.0.0.1]:{port}"),
+            format!("0x7f000001:{port}"),
+            format!("2130706433:{port}"),
+            format!("127.1:{port}"),
+            there,
+        ]
+    }
+
+    /// The stranger saw nothing, and Envoy tried no address but the pods'.
+    async fn stranger_is_untouched(&self) {
+        assert_eq!(self.stranger.begun() + self.stranger.scrapes(), 0, "a client chose its destination");
+        let clusters = self.envoy.admin_json("/clusters?format=json").await;
+        let known: BTreeSet<u16> = self.pods.iter().map(|pod| port(&pod.address())).collect();
+        let mut hosts = 0;
+        for cluster in clusters["cluster_statuses"].as_array().unwrap() {
+            for host in cluster["host_statuses"].as_array().into_iter().flatten() {
+                let address = &host["address"]["socket_address"];
+                assert_eq!(address["address"], "127.0.0.1", "{cluster}");
+                assert!(known.contains(&(address["port_value"].as_u64().unwrap() as u16)), "{cluster}");
+                hosts += 1;
+            }
+        }
+        assert!(hosts >= 4, "{clusters}");
+    }
+}
+
+fn port(address: &str) -> u16 {
+    address.parse::<SocketAddr>().unwrap().port()
+}
+
+/// The status of a raw answer and the pod that gave it, if one did.
+fn told(answer: &[u8]) -> (u16, Option<String>) {
+    let text = String::from_utf8_lossy(answer);
+    let status = text.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let pod = text.lines().find_map(|line| line.strip_prefix("x-test-pod: ")).map(str::to_owned);
+    (status, pod)
+}
+
+#[tokio::test]
+async fn no_header_names_a_host() {
+    let scene = Scene::set().await;
+    let mut names: Vec<String> = (0..10).map(|n| format!("x-warmpath-destination-{n}")).collect();
+    names.extend(
+        [
+            "X-WARMPATH-DESTINATION-0",
+            "x-Warmpath-Destination-1",
+            "x-warmpath-scrape",
+            "X-Warmpath-Scrape",
+            "x-warmpath-",
+            "x-envoy-original-dst-host",
+            "X-Envoy-Original-Dst-Host",
+            "x-envoy-original-path",
+            "x-envoy-original-url",
+            "x-envoy-decorator-operation",
+            "x-gateway-destination-endpoint",
+            "x-forwarded-host",
+            "x-forwarded-for",
+            "x-forwarded-port",
+            "x-original-url",
+            "x-rewrite-url",
+            "x-real-ip",
+            "x-host",
+            "forwarded",
+            "proxy-connection",
+            "via",
+            "location",
+            "referer",
+            "origin",
+            "destination",
+        ]
+        .map(str::to_owned),
+    );
+    let body = body("");
+    for name in &names {
+        for value in scene.spellings() {
+            // Once and twice: a header that is there twice must not leave its second value behind.
+            for header in [format!("{name}: {value}\r\n"), format!("{name}: {value}\r\n").repeat(2)] {
+                let request = format!(
+                    "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\n{header}connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                let (status, pod) = told(&exchange(scene.envoy.routed, request.as_bytes()).await);
+                assert_eq!((status, pod.as_ref()), (200, Some(&scene.home)), "{name}: {value}");
+            }
+        }
+    }
+    for name in ["x-warmpath-destination-0", "x-warmpath-scrape", "x-envoy-original-dst-host"] {
+        for value in scene.spellings() {
+            let request =
+                Request::new("POST", "/v1/chat/completions").header(name, &value).body(body.clone());
+            let reply = request.over(Protocol::Http2).send(scene.envoy.routed).await;
+            assert_eq!(reply.pod(), scene.home, "{name}: {value}");
+            let request = Request::get("/v1/models").header(name, &value);
+            assert_eq!(request.send(scene.envoy.plain).await.status, 200);
+        }
+    }
+    scene.stranger_is_untouched().await;
+}
+
+#[tokio::test]
+async fn no_request_target_or_authority_names_a_host() {
+    let scene = Scene::set().await;
+    let there = scene.stranger.address();
+    let body = body("");
+    let mut lines = Vec::new();
+    for value in scene.spellings() {
+        lines.push(format!("POST http://{value}/v1/chat/completions HTTP/1.1\r\nhost: gateway"));
+        lines.push(format!("POST //{value}/v1/chat/completions HTTP/1.1\r\nhost: {value}"));
+        lines.push(format!("POST /v1/chat/completions HTTP/1.1\r\nhost: {value}"));
+        lines.push(format!("POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nhost: {value}"));
+        lines.push(format!(
+            "POST /v1/chat/completions?x-warmpath-destination-0={value} HTTP/1.1\r\nhost: gateway"
+        ));
+        lines.push(format!("POST /{value}/v1/chat/completions HTTP/1.1\r\nhost: gateway"));
+        lines.push(format!("POST {value} HTTP/1.1\r\nhost: {value}"));
+        lines.push(format!("GET http://{value}/metrics HTTP/1.1\r\nhost: {value}"));
+        lines.push(format!("CONNECT {value} HTTP/1.1\r\nhost: {value}"));
+        lines.push(format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nupgrade: h2c\r\nhttp2-settings: {value}"
+        ));
+    }
+    let mut served = 0;
+    for line in &lines {
+        let request = format!("{line}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let (status, pod) = told(&exchange(scene.envoy.routed, request.as_bytes()).await);
+        // Envoy refuses what is malformed, and a CONNECT has no route here.
+        assert!([200, 400, 403, 404, 426].contains(&status), "{status}: {line}");
+        if let Some(pod) = pod {
+            assert!(scene.pods.iter().any(|known| known.address() == pod), "{pod}: {line}");
+            served += 1;
+        }
+    }
+    assert!(served * 2 > lines.len(), "only {served} of {} were served at all", lines.len());
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let request = Request::new("POST", "/v1/chat/completions").authority(&there).body(body.clone());
+        assert_eq!(request.over(protocol).send(scene.envoy.routed).await.pod(), scene.home);
+    }
+    scene.stranger_is_untouched().await;
+}
+
+#[tokio::test]
+async fn no_body_and_no_trailer_names_a_host() {
+    let scene = Scene::set().await;
+    for value in scene.spellings() {
+        for extra in [
+            format!(r#","x-warmpath-destination-0":"{value}""#),
+            format!(
+                r#","metadata":{{"x-warmpath-destination-0":"{value}","x-envoy-original-dst-host":"{value}"}}"#
+            ),
+            format!(r#","base_url":"http://{value}","host":"{value}","pod":"{value}","pods":["{value}"]"#),
+            format!(
+                r#","scrape":{{"cluster":"warmpath-scrape","path":"http://{value}/"}},"fail_open":false"#
+            ),
+        ] {
+            let request = Request::new("POST", "/v1/chat/completions").body(body(&extra));
+            assert_eq!(request.send(scene.envoy.routed).await.pod(), scene.home, "{extra}");
+        }
+        // A model that is named like an address is one that no pod has, and has a prompt cache of its own.
+        let document = json!({"model": value, "messages": [{"role": "user", "content": value}]});
+        let reply = Request::post("/v1/chat/completions", &document).send(scene.envoy.routed).await;
+        assert!(scene.pods.iter().any(|pod| pod.address() == reply.pod()));
+        for protocol in [Protocol::Http1, Protocol::Http2] {
+            let request = Request::new("POST", "/v1/chat/completions").body(body("")).chunked(500);
+            let request =
+                request.trailer("x-warmpath-destination-0", &value).trailer("x-warmpath-scrape", &value);
+            assert_eq!(request.over(protocol).send(scene.envoy.routed).await.pod(), scene.home, "{value}");
+        }
+    }
+    scene.stranger_is_untouched().await;
+}
+
+#[tokio::test]
+async fn no_client_steers_retries_timeouts_or_statistics() {
+    let scene = Scene::set().await;
+    let home = scene.pods.iter().find(|pod| pod.address() == scene.home).unwrap();
+    let controls = [
+        ("x-envoy-upstream-rq-timeout-ms", "1"),
+        ("x-envoy-upstream-rq-per-try-timeout-ms", "1"),
+        ("x-envoy-upstream-rq-timeout-alt-response", "1"),
+        ("x-envoy-expected-rq-timeout-ms", "1"),
+        ("x-envoy-hedge-on-per-try-timeout", "true"),
+        ("x-envoy-max-retries", "0"),
+        ("x-envoy-retry-on", "5xx,retriable-4xx"),
+        ("x-envoy-retriable-status-codes", "500,200"),
+        ("x-envoy-retriable-header-names", "x-test-pod"),
+        ("x-envoy-upstream-alt-stat-name", "canary-stat"),
+        ("x-envoy-upstream-stream-duration-ms", "1"),
+        ("x-envoy-ip-tags", "canary"),
+        ("x-envoy-internal", "true"),
+        ("x-envoy-force-trace", "true"),
+        ("grpc-timeout", "1m"),
+        ("x-forwarded-for", "127.0.0.1"),
+    ];
+    let request = || {
+        let request = Request::new("POST", "/v1/chat/completions").body(body(""));
+        controls.iter().fold(request, |request, (name, value)| request.header(name, value))
+    };
+    // Neither the timeouts nor the lack of retries bites ...
+    home.answer_next(Answer::After(Duration::from_millis(300), Box::new(Answer::Completion)));
+    assert_eq!(request().send(scene.envoy.routed).await.pod(), scene.home);
+    home.answer_next(Answer::Reset);
+    let reply = request().send(scene.envoy.routed).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_ne!(reply.pod(), scene.home);
+    // ... nor is an error sent again and again.
+    let before: usize = scene.pods.iter().map(|pod| pod.received().len()).sum();
+    scene.pods.iter().for_each(|pod| pod.answer_next(Answer::Whole(500, Vec::new(), "broken".into())));
+    assert_eq!(request().send(scene.envoy.routed).await.status, 500);
+    assert_eq!(scene.pods.iter().map(|pod| pod.received().len()).sum::<usize>(), before + 1);
+    scene.pods.iter().for_each(TestPod::forget_answers);
+    assert!(scene.envoy.stats("canary").await.is_empty());
+    for pod in &scene.pods {
+        for received in pod.received() {
+            // Envoy adds x-envoy-* of its own; what the client wrote is gone.
+            for (name, value) in controls.iter().filter(|(name, _)| name.starts_with("x-envoy-")) {
+                let there = received.headers.get(*name).map(|v| v.as_bytes());
+                assert_ne!(there, Some(value.as_bytes()), "{name} reached the pod");
+            }
+        }
+    }
+    // The plain port belongs to Envoy alone, and takes no orders either.
+    let reply = request().send(scene.envoy.plain).await;
+    assert_eq!(reply.status, 200);
+    scene.stranger_is_untouched().await;
+}
+
+/// Every object inside `value`, itself included.
+fn objects<'a>(value: &'a Value, visit: &mut impl FnMut(&'a serde_json::Map<String, Value>)) {
+    match value {
+        Value::Object(map) => {
+            visit(map);
+            map.values().for_each(|inner| objects(inner, visit));
+        }
+        Value::Array(list) => list.iter().for_each(|inner| objects(inner, visit)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn the_scrape_cluster_has_no_route_and_the_admin_page_is_on_loopback() {
+    let pods = TestPod::several(1).await;
+    let envoy = Envoy::of(&pods).start().await;
+    let dump = envoy.admin_json("/config_dump").await;
+
+    let (mut routed_to, mut composed_of, mut scrapes) = (BTreeSet::new(), BTreeSet::new(), 0);
+    objects(&dump, &mut |map| {
+        if let Some(action) = map.get("route").filter(|route| route.is_object()) {
+            for (key, value) in action.as_object().unwrap() {
+                match key.as_str() {
+                    "cluster" => drop(routed_to.insert(value.as_str().unwrap())),
+                    "timeout" | "retry_policy" => {}
+                    // Other keys can name clusters too: a mirror, weights, a header. None is in use.
+                    other => panic!("a route has `{other}`: does it reach another cluster?"),
+                }
+            }
+        }
+        if map.get("@type").is_some_and(|kind| kind.as_str().unwrap().contains("composite")) {
+            composed_of
+                .extend(map["clusters"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()));
+        }
+        scrapes += usize::from(map.get("name").is_some_and(|name| name == "warmpath-scrape"));
+    });
+    assert_eq!(routed_to, BTreeSet::from(["plain", "warmpath"]));
+    let parts = ["warmpath-pod-0", "warmpath-pod-1", "warmpath-pod-2", "warmpath-fallback"];
+    assert_eq!(composed_of, BTreeSet::from(parts));
+    assert!(scrapes > 0, "the dump shows no scrape cluster, so this test saw too little");
+
+    let admin = dump["configs"].as_array().unwrap().iter().find_map(|c| c["bootstrap"].get("admin")).unwrap();
+    assert_eq!(admin["address"]["socket_address"]["address"], "127.0.0.1");
+    // No flag moves it off loopback.
+    let opened = command("scripts/envoy-config", &["--listen", "0.0.0.0"], &[]);
+    let line = opened.out.lines().find(|line| line.contains("# --admin-port")).unwrap();
+    assert!(line.contains("address: 127.0.0.1,"), "{line}");
+}
+
+#[tokio::test]
+async fn no_prompt_and_no_key_reaches_a_log_or_a_statistic() {
+    const CANARY: &str = "canary7f3a";
+    let mut pods = TestPod::several(2).await;
+    let envoy = Envoy::of(&pods).log_level("trace").start().await;
+    envoy.sees(&pods).await;
+    let secret = |request: Request| {
+        request
+            .header("authorization", format!("Bearer {CANARY}"))
+            .header("x-api-key", CANARY)
+            .header("api-key", CANARY)
+            .header("cookie", format!("session={CANARY}"))
+    };
+    let prompt = format!("{CANARY} ").repeat(300);
+    let bodies = [
+        (
+            "/v1/chat/completions",
+            json!({"model": "m", "messages": [{"role": "user", "content": prompt}], "tools": [{"name": prompt}]}),
+        ),
+        ("/v1/completions", json!({"model": "m", "prompt": prompt, "cache_salt": CANARY})),
+        ("/v1/responses", json!({"model": "m", "input": prompt, "instructions": prompt})),
+        ("/v1/embeddings", json!({"model": "m", "input": [prompt]})),
+        ("/v1/messages", json!({"model": "m", "system": prompt, "messages": []})),
+        // Refused, and refused by a parser that knows where.
+        ("/v1/chat/completions", json!({"messages": prompt})),
+        ("/v1/chat/completions", json!([prompt])),
+    ];
+    for round in 0..2 {
+        for (path, document) in &bodies {
+            secret(Request::post(&format!("{path}?key={CANARY}"), document)).send(envoy.routed).await;
+        }
+        let torn = format!("{{\"model\": \"m\", \"prompt\": \"{CANARY}\" {CANARY}");
+        let reply = secret(Request::new("POST", "/v1/completions").body(torn)).send(envoy.routed).await;
+        assert_eq!(reply.status, 400);
+        assert!(!reply.text().contains(CANARY), "{}", reply.text());
+        // The second time nobody answers: failures have words of their own.
+        if round == 0 {
+            pods[0].kill().await;
+            pods[1].kill().await;
+        }
+    }
+    let last = secret(Request::chat(CANARY)).header("x-request-id", "the-last").send(envoy.routed).await;
+    assert_eq!(last.status, 503);
+    envoy.access("the-last").await;
+
+    let log = envoy.log();
+    assert!(log.contains("warmpath: chose"), "the module has said nothing, so this test saw too little");
+    for (what, text) in [
+        ("Envoy's log", log),
+        ("the access log", envoy.access_log()),
+        ("/stats/prometheus", envoy.prometheus().await),
+        ("/stats", format!("{:?}", envoy.stats(".*").await)),
+        ("/config_dump", envoy.admin_json("/config_dump").await.to_string()),
+    ] {
+        let line = text.lines().find(|line| line.contains(CANARY));
+        assert!(line.is_none(), "{what}: {line:?}");
+    }
+}
+
+// What each role may call ---------------------------------------------------------------------------------------------
+
+/// What the module imports and exports, functions only.
+fn functions_of(module: &[u8]) -> (BTreeSet<String>, BTreeSet<String>) {
+    struct Bytes<'a>(&'a [u8]);
+    impl Bytes<'_> {
+        fn byte(&mut self) -> u8 {
+            let (&first, rest) = self.0.split_first().unwrap();
+            self.0 = rest;
+            first
+        }
+        /// LEB128.
+        fn number(&mut self) -> usize {
+            let (mut value, mut shift) = (0, 0);
+            loop {
+                let byte = self.byte();
+                value |= usize::from(byte & 0x7f) << shift;
+                shift += 7;
+                if byte < 0x80 {
+                    return value;
+                }
+            }
+        }
+        fn take(&mut self, size: usize) -> Self {
+            let (taken, rest) = self.0.split_at(size);
+            self.0 = rest;
+            Self(taken)
+        }
+        fn name(&mut self) -> String {
+            let size = self.number();
+            String::from_utf8(self.take(size).0.to_vec()).unwrap()
+        }
+    }
+    assert_eq!(&module[..8], b"\0asm\x01\0\0\0");
+    let (mut imports, mut exports) = (BTreeSet::new(), BTreeSet::new());
+    let mut all = Bytes(&module[8..]);
+    while !all.0.is_empty() {
+        let kind = all.byte();
+        let size = all.number();
+        let mut section = all.take(size);
+        match kind {
+            2 => {
+                for _ in 0..section.number() {
+                    section.name();
+                    imports.insert(section.name());
+                    assert_eq!(section.byte(), 0, "an import that is no function");
+                    section.number();
+                }
+            }
+            7 => {
+                for _ in 0..section.number() {
+                    let name = section.name();
+                    if section.byte() == 0 {
+                        exports.insert(name);
+                    }
+                    section.number();
+                }
+            }
+            _ => {}
+        }
+    }
+    (imports, exports)
+}
+
+/// The host calls that `src/wasm` makes, by their import names.
+fn calls_in_source() -> BTreeSet<String> {
+    let mut calls = BTreeSet::new();
+    for file in std::fs::read_dir(repository().join("src/wasm/src")).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (at, _) in text.match_indices("hostcalls::") {
+            let name: String =
+                text[at + 11..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            let import = match name.as_str() {
+                // In a list of `use`, not a call.
+                "" => continue,
+                "get_shared_data" | "set_shared_data" | "get_log_level" | "get_property"
+                | "define_metric" | "increment_metric" | "record_metric" | "get_metric" => name,
+                "get_current_time" => "get_current_time_nanoseconds".into(),
+                "set_tick_period" => "set_tick_period_milliseconds".into(),
+                "get_buffer" => "get_buffer_bytes".into(),
+                "get_map_value_bytes" => "get_header_map_value".into(),
+                "set_map_value_bytes" => "replace_header_map_value".into(),
+                "remove_map_value" => "remove_header_map_value".into(),
+                "send_http_response" => "send_local_response".into(),
+                "dispatch_http_call" => "http_call".into(),
+                other => panic!("{}: what does hostcalls::{other} import?", path.display()),
+            };
+            calls.insert(format!("proxy_{import}"));
+        }
+    }
+    // Behind the SDK's own doors: log lines, and the answer to an HTTP call finding its context.
+    calls.extend(["proxy_log", "proxy_set_effective_context"].map(str::to_owned));
+    // WASI: seeds of hash maps.
+    calls.insert("random_get".to_owned());
+    calls
+}
+
+/// What the configuration allows a role, from the plugin with this `root_id` in Envoy's own words.
+fn allowed(dump: &Value, role: &str) -> BTreeSet<String> {
+    let mut found = None;
+    objects(dump, &mut |map| {
+        if map.get("root_id").is_some_and(|id| id == role) {
+            let list = &map["capability_restriction_config"]["allowed_capabilities"];
+            found = Some(list.as_object().unwrap().keys().cloned().collect());
+        }
+    });
+    found.unwrap()
+}
+
+#[tokio::test]
+async fn each_role_may_call_what_it_needs_and_nothing_else() {
+    let pods = TestPod::several(1).await;
+    let envoy = Envoy::of(&pods).start().await;
+    let dump = envoy.admin_json("/config_dump").await;
+    let (router, collector) = (allowed(&dump, "router"), allowed(&dump, "collector"));
+
+    let (imports, exports) = functions_of(&std::fs::read(target().join("warmpath.wasm")).unwrap());
+    let callbacks: BTreeSet<String> =
+        exports.into_iter().filter(|name| name.starts_with("proxy_on_")).collect();
+    let callbacks: BTreeSet<String> =
+        callbacks.into_iter().filter(|name| name != "proxy_on_memory_allocate").collect();
+    let calls = calls_in_source();
+    assert!(calls.is_subset(&imports), "not imported: {:?}", calls.difference(&imports));
+    assert_eq!(router, calls.union(&callbacks).cloned().collect(), "the router's list in envoy/envoy.yaml");
+
+    // The collector sees no request, so it may neither be called for one nor touch one.
+    assert!(collector.is_subset(&router));
+    let for_requests = router.difference(&collector).map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(
+        for_requests,
+        [
+            "proxy_get_log_level",
+            "proxy_get_metric",
+            "proxy_on_request_body",
+            "proxy_on_request_headers",
+            "proxy_on_request_trailers",
+            "proxy_on_response_body",
+            "proxy_on_response_trailers",
+            "proxy_remove_header_map_value",
+            "proxy_replace_header_map_value",
+            "proxy_send_local_response",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn envoy_holds_a_role_to_its_list() {
+    let pods = TestPod::several(1).await;
+    // The collector's list comes first. Without this call it cannot scrape, and a router will have to stand in.
+    let envoy = Envoy::of(&pods).edit(|configuration| {
+        let call = "            proxy_http_call: {}\n";
+        assert_eq!(configuration.matches(call).count(), 2);
+        configuration.replacen(call, "", 1)
+    });
+    let envoy = envoy.start().await;
+    envoy.logs(&["restricted", "proxy_http_call"]).await;
+    assert_eq!(pods[0].scrapes(), 0);
+    assert_eq!(Request::chat("hello").send(envoy.routed).await.status, 200);
+}

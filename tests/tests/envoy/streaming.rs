@@ -1,0 +1,93 @@
+//! Tokens reach the client as they are made, and an end is an end on both sides.
+
+use warmpath_tests::{Envoy, Protocol, Request, Stream, TestPod, until};
+
+#[tokio::test]
+async fn each_chunk_reaches_the_client_before_the_next_is_made() {
+    let pods = TestPod::several(1).await;
+    let envoy = Envoy::ready(&pods).await;
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let (stream, answer) = Stream::new();
+        pods[0].answer_next(answer);
+        let mut reply = Request::chat("count to twenty").over(protocol).open(envoy.routed).await;
+        assert_eq!(reply.status, 200);
+        for n in 0..20 {
+            let event = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{n}\"}}}}]}}\n\n");
+            stream.chunk(event.clone());
+            // Nothing else is released until this one is here: were it held back, this would time out.
+            let mut seen = Vec::new();
+            while seen.len() < event.len() {
+                seen.extend(reply.chunk().await.unwrap().expect("the stream ended early"));
+            }
+            assert_eq!(String::from_utf8(seen).unwrap(), event, "{protocol:?}");
+        }
+        drop(stream);
+        assert_eq!(
+            reply.chunk().await.unwrap(),
+            None,
+            "the end of the pod's answer is the end of the client's"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_answer_is_unchanged_to_the_last_byte() {
+    let pods = TestPod::several(1).await;
+    let envoy = Envoy::ready(&pods).await;
+    let (stream, answer) = Stream::new();
+    pods[0].answer_next(answer);
+    let reply = Request::chat("a long story").open(envoy.routed).await;
+    let mut sent = Vec::new();
+    // Pieces that end in the middle of events, lines and characters.
+    let story =
+        "data: {\"choices\":[{\"delta\":{\"content\":\"über \u{1f525}\"}}]}\n\n".repeat(5000).into_bytes();
+    for piece in story.chunks(1013) {
+        stream.chunk(piece.to_vec());
+        sent.extend_from_slice(piece);
+    }
+    let last = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":3,\"total_tokens\":12}}\n\ndata: [DONE]\n\n";
+    stream.chunk(last);
+    sent.extend_from_slice(last.as_bytes());
+    drop(stream);
+    let reply = reply.finish().await.unwrap();
+    assert_eq!(reply.body.len(), sent.len());
+    assert!(reply.body == sent, "the stream was changed");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_the_pods_work() {
+    let pods = TestPod::several(1).await;
+    let envoy = Envoy::ready(&pods).await;
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let (stream, answer) = Stream::new();
+        pods[0].answer_next(answer);
+        let mut reply = Request::chat("never mind").over(protocol).open(envoy.routed).await;
+        stream.chunk("data: {}\n\n");
+        assert!(reply.chunk().await.unwrap().is_some());
+        drop(reply);
+        until("the pod noticed that the client went away", async || {
+            stream.chunk("data: {}\n\n");
+            stream.is_cut().then_some(())
+        })
+        .await;
+    }
+    assert_eq!(Request::chat("hello again").send(envoy.routed).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_breaks_off_at_the_client_and_is_not_sent_twice() {
+    let pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    let mut streams = Vec::new();
+    for pod in &pods {
+        let (stream, answer) = Stream::new();
+        stream.chunk("data: first\n\n");
+        pod.answer_next(answer);
+        streams.push(stream);
+    }
+    let mut reply = Request::chat("tell me").open(envoy.routed).await;
+    assert_eq!(reply.chunk().await.unwrap().unwrap(), "data: first\n\n");
+    streams.into_iter().for_each(Stream::break_off);
+    assert!(reply.finish().await.is_err(), "the client takes half an answer for a whole one");
+    assert_eq!(pods.iter().map(|pod| pod.received().len()).sum::<usize>(), 1);
+}

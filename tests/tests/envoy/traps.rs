@@ -1,0 +1,171 @@
+//! What a defect in the module would do, and what is lost then: with a build that traps when it is asked to.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use warmpath_tests::{Envoy, EnvoyBuilder, Load, Protocol, Request, Stream, TestPod, command, target, until};
+
+use crate::hostile::empty;
+
+/// An Envoy whose module traps on purpose.
+fn trapping(pods: &[TestPod]) -> EnvoyBuilder {
+    let built = command("scripts/build", &["--trap"], &[]);
+    assert_eq!(built.code, 0, "{}", built.err);
+    let module = target().join("warmpath-trap.wasm");
+    Envoy::of(pods).flag("--wasm", &module.display().to_string())
+}
+
+/// Round `round` of a conversation that shares nothing with the others.
+fn chat(conversation: usize, round: usize) -> Request {
+    let words = |of: usize| (0..300).map(|n| format!("{of}.{conversation}.{n} ")).collect::<String>();
+    let messages: Vec<Value> = (0..=round).map(|r| json!({"role": "user", "content": words(r)})).collect();
+    Request::post("/v1/chat/completions", &json!({"model": "/model/qwen", "messages": messages}))
+}
+
+/// The value of a metric that has the pool as its only label.
+async fn metric(envoy: &Envoy, name: &str) -> u64 {
+    let start = format!("{name}{{pool=\"default\"}} ");
+    let page = envoy.prometheus().await;
+    page.lines().find_map(|line| line.strip_prefix(&start)).map_or(0, |value| value.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_module_that_is_shipped_does_not_know_how_to_trap() {
+    let pods = TestPod::several(1).await;
+    let envoy = Envoy::ready(&pods).await;
+    assert_eq!(chat(0, 0).header("x-trap", "1").send(envoy.routed).await.status, 200);
+    pods[0].set_metrics_status(418);
+    pods[0].scraped(3).await;
+    assert!(!envoy.log().contains("Uncaught RuntimeError"));
+}
+
+#[tokio::test]
+async fn a_router_stands_in_for_a_collector_that_trapped() {
+    let pods = TestPod::several(2).await;
+    let envoy = trapping(&pods).concurrency(2).start().await;
+    envoy.sees(&pods).await;
+    let home = chat(0, 0).send(envoy.routed).await.pod().to_owned();
+
+    pods[0].set_metrics_status(418);
+    envoy.logs(&["Uncaught RuntimeError"]).await;
+    pods[0].set_metrics_status(200);
+    let generation = metric(&envoy, "warmpath_table_generation").await;
+    assert!(generation > 0);
+    // Nobody collects now, and requests are answered as before.
+    for n in 0..10 {
+        assert_eq!(chat(n, 1).send(envoy.routed).await.status, 200);
+    }
+    envoy.logs(&["gives no sign of life, this VM collects"]).await;
+    until("the table moved again", async || {
+        (metric(&envoy, "warmpath_table_generation").await > generation).then_some(())
+    })
+    .await;
+    assert_eq!(metric(&envoy, "warmpath_takeovers_total").await, 1);
+
+    // It goes on as if nothing had been: loads are seen, conversations stay, other routers keep off.
+    assert_eq!(chat(0, 2).send(envoy.routed).await.pod(), home);
+    let busy = pods.iter().position(|pod| pod.address() == home).unwrap();
+    pods[busy].set_load(Load { running: 50, waiting: 200, ..Load::default() });
+    until("a cold prompt avoids the pod that says it is busy", async || {
+        let reply = Request::get("/v1/models").send(envoy.routed).await;
+        (reply.pod() != home).then_some(())
+    })
+    .await;
+    envoy.sees(&pods).await;
+    for n in 20..40 {
+        assert_ne!(chat(n, 0).send(envoy.routed).await.pod(), home);
+    }
+    for _ in 0..3 {
+        let before = metric(&envoy, "warmpath_table_generation").await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert!(metric(&envoy, "warmpath_table_generation").await > before);
+    }
+    assert_eq!(metric(&envoy, "warmpath_takeovers_total").await, 1);
+}
+
+#[tokio::test]
+async fn a_router_that_trapped_comes_back_and_knows_every_conversation() {
+    const CONVERSATIONS: usize = 40;
+    let pods = TestPod::several(4).await;
+    let envoy = trapping(&pods).start().await;
+    envoy.sees(&pods).await;
+    let mut homes = Vec::new();
+    for n in 0..CONVERSATIONS {
+        homes.push(chat(n, 0).send(envoy.routed).await.pod().to_owned());
+    }
+    for round in 1..4 {
+        let trap = chat(0, round).header("x-trap", "1");
+        let reply =
+            trap.over(if round == 2 { Protocol::Http2 } else { Protocol::Http1 }).send(envoy.routed).await;
+        assert_eq!(reply.status, 503, "{}", reply.text());
+        assert_eq!(reply.header("retry-after"), Some("1"));
+        assert_eq!(reply.json()["error"]["type"], "ServiceUnavailableError");
+        // The worker gets a new VM with the next request, unless the one before was just as new (`reload_config`); and what
+        // it must know is in the log that all share.
+        until("the worker has a new VM", async || {
+            (Request::get("/v1/models").send(envoy.routed).await.status == 200).then_some(())
+        })
+        .await;
+        let mut stayed = 0;
+        for (n, home) in homes.iter().enumerate() {
+            let reply = chat(n, round).send(envoy.routed).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            stayed += usize::from(reply.pod() == *home);
+        }
+        assert_eq!(stayed, CONVERSATIONS, "round {round}");
+    }
+    assert_eq!(envoy.stat("wasm.warmpath-router.vm_reload_success").await, 3);
+    assert_eq!(envoy.stat("wasm.warmpath-router.vm_reload_failure").await, 0);
+}
+
+#[tokio::test]
+async fn counts_that_a_trapped_router_left_behind_are_healed() {
+    const STREAMS: usize = 5;
+    let pods = TestPod::several(2).await;
+    let envoy = trapping(&pods).start().await;
+    let says = |running| pods.iter().for_each(|pod| pod.set_load(Load { running, ..Load::default() }));
+    says(STREAMS as u32);
+    envoy.sees(&pods).await;
+    let mut streams = Vec::new();
+    let mut answers = Vec::new();
+    for n in 0..STREAMS {
+        // Either pod may get it, so both have an answer ready that the test holds on to.
+        for pod in &pods {
+            let (stream, answer) = Stream::new();
+            stream.chunk("data: {}\n\n");
+            pod.answer_next(answer);
+            streams.push(stream);
+        }
+        let mut answer = chat(n, 0).open(envoy.routed).await;
+        assert_eq!(answer.chunk().await.unwrap().unwrap(), "data: {}\n\n");
+        answers.push(answer);
+        pods.iter().for_each(TestPod::forget_answers);
+    }
+    until("all are counted", async || {
+        (metric(&envoy, "warmpath_in_flight").await == STREAMS as u64).then_some(())
+    })
+    .await;
+
+    assert_eq!(chat(0, 0).header("x-trap", "1").send(envoy.routed).await.status, 503);
+    // The streams end however they end, but nobody is left who could take them off the books.
+    drop(answers);
+    drop(streams);
+    says(0);
+    let began = Instant::now();
+    until("the worker has a new VM", async || {
+        (chat(99, 0).send(envoy.routed).await.status == 200).then_some(())
+    })
+    .await;
+    let leaked = metric(&envoy, "warmpath_in_flight").await;
+    assert!(leaked >= STREAMS as u64, "nothing leaked ({leaked}), so this test proves nothing");
+    // The pods say that they have nothing; when that has lasted, the collector believes them.
+    empty(&envoy, "in_flight").await;
+    empty(&envoy, "waiting").await;
+    empty(&envoy, "outstanding_tokens").await;
+    let took = began.elapsed();
+    println!("healed after {took:?}");
+    assert!(
+        (9..16).contains(&took.as_secs()),
+        "{took:?}: sooner would heal what is only late, later would mislead"
+    );
+}
