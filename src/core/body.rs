@@ -39,6 +39,14 @@ impl Api {
         .into_iter()
         .find_map(|(suffix, api)| path.ends_with(suffix).then_some(api))
     }
+
+    fn takes_messages(self) -> bool {
+        matches!(self, Api::Chat | Api::Messages | Api::Embeddings)
+    }
+
+    fn takes_input(self) -> bool {
+        matches!(self, Api::Responses | Api::Embeddings)
+    }
 }
 
 /// What a router needs to know of an inference request; borrows from the body.
@@ -156,7 +164,7 @@ pub fn parse(api: Api, body: &[u8]) -> Result<Request<'_>, BodyError> {
     let mut fields = Fields::default();
     let mut scanner = Scanner::new(body);
     let scanned = match scanner.kind() {
-        Ok(Kind::Object) => scanner.object(|scanner, key| fields.read(scanner, &key)),
+        Ok(Kind::Object) => scanner.object(|scanner, key| fields.read(api, scanner, &key)),
         Ok(_) => {
             return scanner
                 .skip()
@@ -193,7 +201,7 @@ fn located(error: JsonError, body: &[u8]) -> BodyError {
 
 // === impl Fields ===
 
-/// The keys of all five APIs that matter; their names do not clash. Of duplicate keys the last counts, as it does for vLLM.
+/// The keys that matter, of all five APIs; one that belongs to another API is passed over. Of duplicate keys the last counts, as it does for vLLM.
 #[derive(Default)]
 struct Fields<'a> {
     model: Option<Text<'a>>,
@@ -220,7 +228,7 @@ enum Input<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn read(&mut self, scanner: &mut Scanner<'a>, key: &[u8]) -> Step<()> {
+    fn read(&mut self, api: Api, scanner: &mut Scanner<'a>, key: &[u8]) -> Step<()> {
         match key {
             b"model" => {
                 self.model = match scanner.kind()? {
@@ -246,7 +254,7 @@ impl<'a> Fields<'a> {
                 self.read_content(scanner, &mut system)?;
                 self.system = system;
             }
-            b"messages" => match scanner.kind()? {
+            b"messages" if api.takes_messages() => match scanner.kind()? {
                 Kind::Array => {
                     let mut parts = Vec::new();
                     scanner.array(|scanner| self.read_item(scanner, &mut parts))?;
@@ -254,7 +262,8 @@ impl<'a> Fields<'a> {
                 }
                 _ => self.messages = self.unless_null(scanner)?,
             },
-            b"prompt" | b"input" => self.input = self.read_input(scanner)?,
+            b"prompt" if api == Api::Completions => self.input = self.read_input(scanner)?,
+            b"input" if api.takes_input() => self.input = self.read_input(scanner)?,
             _ => {
                 scanner.skip()?;
             }
