@@ -6,8 +6,8 @@ use warmpath::body::{self, Api, Request};
 use warmpath::config::Config;
 use warmpath::index::{Index, Limits};
 use warmpath::prompt::canonical;
-use warmpath::response::UsageScanner;
-use warmpath::router::{End, Job, Router};
+use warmpath::response::{Usage, UsageScanner};
+use warmpath::router::{End, Job, Router, Ticket};
 use warmpath::shared::{Keys, Map, SharedData};
 use warmpath::table::{Pod, State, Table};
 use warmpath::{Micros, SECOND, Slot};
@@ -32,7 +32,7 @@ impl Chance {
 }
 
 /// A chat body of about `bytes` bytes: a system prompt that all share, then turns of the conversation `nth`. A line end each 14
-/// words and a quoted word each 40, as in answers with lists and code.
+/// words and a quoted word each 40, as in answers with lists and code, and a letter that is not ASCII each 90.
 pub fn chat(bytes: usize, nth: u64) -> Vec<u8> {
     let mut body =
         String::from(r#"{"model":"llama-3-8b","temperature":0.7,"messages":[{"role":"system","content":""#);
@@ -57,11 +57,35 @@ fn words(body: &mut String, chance: &mut Chance, until: usize) {
         match chance.below(280) {
             0..20 => body.push_str("\\n"),
             20..27 => body.push_str("\\\"and\\\" "),
+            27..30 => body.push_str("naïve "),
             _ => {}
         }
         body.push_str(word);
         body.push(' ');
     }
+}
+
+/// The same conversation as clients write it whose JSON is ASCII alone: `\u00ef` for the only letter that is not.
+pub fn chat_in_ascii(bytes: usize, nth: u64) -> Vec<u8> {
+    String::from_utf8(chat(bytes, nth)).expect("text").replace('ï', "\\u00ef").into_bytes()
+}
+
+/// A chat of about `bytes` bytes in messages of 60 bytes, and tools that the model may call.
+pub fn chat_of_many(bytes: usize) -> Vec<u8> {
+    let mut body = String::from(
+        r#"{"model":"llama-3-8b","tools":[{"type":"function","function":{"name":"look_up","parameters":{"type":"object","properties":{"what":{"type":"string"}}}}}],"messages":["#,
+    );
+    let mut chance = Chance(3);
+    while body.len() < bytes {
+        for role in ["user", "assistant"] {
+            body.push_str(&format!(r#"{{"role":"{role}","content":""#));
+            let wanted = body.len() + 60;
+            words(&mut body, &mut chance, wanted);
+            body.push_str(r#""},"#);
+        }
+    }
+    body.push_str(r#"{"role":"user","content":"and now?"}]}"#);
+    body.into_bytes()
 }
 
 /// A body as the module sees it: parsed.
@@ -144,19 +168,29 @@ impl Worker {
         worker
     }
 
-    /// A request from its body to its end: decided, answered, closed. As with the module, the parts that were parsed and the
-    /// ticket are dropped at the end.
+    /// A request from its body to its end: decided, answered as a whole with its usage, closed. As with the module, the parts
+    /// that were parsed and the ticket are dropped at the end.
     pub fn request(&mut self) -> Slot {
+        let ticket = self.decide();
+        let slot = ticket.slot();
+        self.close(ticket);
+        slot
+    }
+
+    /// From its body to the decision.
+    pub fn decide(&mut self) -> Ticket {
         let Worker { router, map, bodies, next, now } = self;
         *now += 100;
         *next = (*next + 1) % bodies.len();
         let request = parse(&bodies[*next]);
-        let decision = router.decide(Job::Prompt(&request), map, *now).expect("a pod");
-        let mut ticket = decision.ticket;
-        let slot = ticket.slot();
-        router.start(&mut ticket, map, *now + 50);
-        router.close(ticket, End::Answered { usage: None, at: *now + 60 }, map);
-        slot
+        router.decide(Job::Prompt(&request), map, *now).expect("a pod").ticket
+    }
+
+    /// From the answer, which is here at once, to the end.
+    pub fn close(&mut self, ticket: Ticket) {
+        let tokens = (self.bodies[self.next].len() / 4) as u32;
+        let usage = Some(Usage { prompt_tokens: tokens, cached_tokens: Some(tokens) });
+        self.router.close(ticket, End::Answered { usage, at: self.now + 60 }, &mut self.map);
     }
 }
 

@@ -40,6 +40,16 @@ fn parse(bencher: Bencher, bytes: usize) {
         .bench_local(|| black_box(cases::parse(black_box(&body))).model.len());
 }
 
+/// Spelled in ASCII alone, and in many short messages.
+#[divan::bench(args = ["ascii", "messages"])]
+fn parse_32_kib_of(bencher: Bencher, form: &str) {
+    let body =
+        if form == "ascii" { cases::chat_in_ascii(32 << 10, 1) } else { cases::chat_of_many(32 << 10) };
+    bencher
+        .counter(BytesCount::new(body.len()))
+        .bench_local(|| black_box(cases::parse(black_box(&body))).model.len());
+}
+
 #[divan::bench(args = BODIES)]
 fn hash(bencher: Bencher, bytes: usize) {
     let body = cases::chat(bytes, 1);

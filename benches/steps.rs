@@ -45,6 +45,15 @@ fn main() {
         step(&format!("hash/{kib}KiB"), || cases::hash(black_box(&request), &mut chain));
         let mut worker = Worker::new(3, bytes);
         step(&format!("request/3-pods/{kib}KiB"), || worker.request());
+        step(&format!("decide/3-pods/{kib}KiB"), || worker.decide());
+    }
+    for (name, body) in
+        [("ascii", cases::chat_in_ascii(32 << 10, 1)), ("messages", cases::chat_of_many(32 << 10))]
+    {
+        step(&format!("parse/{name}/32KiB"), || cases::parse(black_box(&body)).model.len());
+        let request = cases::parse(&body);
+        let mut chain = Chain::default();
+        step(&format!("hash/{name}/32KiB"), || cases::hash(black_box(&request), &mut chain));
     }
     for pods in PODS {
         if pods > 3 {

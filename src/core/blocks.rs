@@ -1,8 +1,8 @@
 //! From canonical bytes to blocks: boundaries that grow with the prompt, and a chain of hashes.
 //!
 //! `step(offset) = max(64, offset / 32)` bytes, rounded down to 64: a 2 KB prompt has 32 blocks, a 128 KB prompt 184
-//! instead of 2,048, and a match falls short by about 3 % at most. Each hash is xxh3 of the block with the hash before
-//! it as seed, so equal hashes at one place mean equal prompts up to there; the first seed is made of the model and the
+//! instead of 2,048, and a match falls short by about 3 % at most. Each hash is xxh3 of the block (of its digest, where it is
+//! long) with the hash before it as seed, so equal hashes at one place mean equal prompts up to there; the first seed is made of the model and the
 //! salt. The chain carries 64 bits from block to block; 32 of them are kept, which is enough to tell the children of
 //! one node of the index apart and halves its size.
 
@@ -84,6 +84,12 @@ impl Chain {
     /// Adds the next piece of the prompt.
     pub fn push(&mut self, mut piece: &[u8]) {
         self.bytes += piece.len() as u64;
+        if let [byte] = piece
+            && self.block_size().is_some_and(|size| self.pending.len() + 1 < size)
+        {
+            // The mark of a message or a part, of which a chat of short messages has as many as words.
+            return self.pending.push(*byte);
+        }
         while let Some(size) = self.block_size() {
             let missing = size.saturating_sub(self.pending.len());
             let Some((block, rest)) = piece.split_at_checked(missing) else {
@@ -137,13 +143,26 @@ impl Chain {
     }
 
     fn close_block(&mut self, block: &[u8]) {
-        self.link = xxh3_64_with_seed(block, self.link);
+        self.link = chained(block, self.link);
         self.hashes.push((self.link >> 32) as u32);
         if self.hashes.len() <= HEAD_BLOCKS {
             self.head = self.link;
         }
     }
 }
+
+/// The hash of a block behind the one with the hash `before`.
+fn chained(block: &[u8], before: u64) -> u64 {
+    if block.len() <= SEEDED_BYTES {
+        xxh3_64_with_seed(block, before)
+    } else {
+        xxh3_64_with_seed(&xxh3_64(block).to_le_bytes(), before)
+    }
+}
+
+/// Up to here xxh3 mixes the seed in as it goes; for anything longer it first derives a secret of 192 bytes from it, which
+/// takes as long as hashing 500 bytes.
+const SEEDED_BYTES: usize = 240;
 
 #[cfg(test)]
 mod tests {
@@ -164,7 +183,10 @@ mod tests {
         loop {
             let step = (offset / 32 / 64 * 64).max(64);
             let Some(block) = text.get(offset..offset + step) else { return hashes };
-            link = xxh3_64_with_seed(block, link);
+            link = match step {
+                0..=240 => xxh3_64_with_seed(block, link),
+                _ => xxh3_64_with_seed(&xxh3_64(block).to_le_bytes(), link),
+            };
             hashes.push((link >> 32) as u32);
             offset += step;
         }

@@ -56,16 +56,16 @@ pub fn load(page: &[u8]) -> Result<Load, NotVllm> {
     Ok(load)
 }
 
-fn wanted(name: &[u8]) -> bool {
-    matches!(
-        name,
-        b"vllm:num_requests_running"
-            | b"vllm:num_requests_waiting"
-            | b"vllm:kv_cache_usage_perc"
-            | b"vllm:gpu_cache_usage_perc"
-            | b"vllm:cache_config_info"
-            | b"process_start_time_seconds"
-    )
+/// Whether a line may be one of those that count.
+fn wanted(line: &[u8]) -> bool {
+    match line.strip_prefix(b"vllm:") {
+        Some(name) => {
+            [&b"num_requests_"[..], b"kv_cache_usage_perc", b"gpu_cache_usage_perc", b"cache_config_info"]
+                .iter()
+                .any(|start| name.starts_with(start))
+        }
+        None => line.starts_with(b"process_start_time_seconds"),
+    }
 }
 
 fn capacity(info: &Sample<'_>) -> Option<u64> {

@@ -28,15 +28,15 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// Calls `found` with every sample whose name `wanted` accepts. Comments, other metrics and lines that make no sense are
-/// passed over; finding the end of a line is all they cost.
+/// Calls `found` with every sample whose line `wanted` accepts by its start, where the name stands. Comments, other metrics and
+/// lines that make no sense are passed over; finding their end is all they cost, 35 instructions a line of vLLM's.
 pub fn samples<'a>(page: &'a [u8], wanted: impl Fn(&[u8]) -> bool, mut found: impl FnMut(Sample<'a>)) {
     let mut rest = page;
     while !rest.is_empty() {
         let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
         let (line, tail) = rest.split_at_checked(end).unwrap_or((rest, &[]));
-        if let Some(name) = name_of(line)
-            && wanted(name)
+        if wanted(line)
+            && let Some(name) = name_of(line)
             && let Some(sample) = sample(line, name)
         {
             found(sample);

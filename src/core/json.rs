@@ -68,6 +68,11 @@ impl<'a> Scanner<'a> {
         Scanner { bytes, at: 0, depth: 0, block: usize::MAX, specials: 0 }
     }
 
+    /// Offset of the next byte.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
     /// What comes next, white space passed over.
     ///
     /// # Errors
@@ -128,12 +133,19 @@ impl<'a> Scanner<'a> {
     /// # Errors
     /// [`JsonError`] where it is none.
     pub fn string(&mut self) -> Step<Text<'a>> {
+        let start = self.at + 1;
+        let canonical = self.skip_string()?;
+        let text = self.bytes.get(start..self.at - 1).unwrap_or_default();
+        if canonical { Ok(Cow::Borrowed(text)) } else { self.rewrite(text, start).map(Cow::Owned) }
+    }
+
+    /// Passes over a string; whether it is in its canonical spelling.
+    fn skip_string(&mut self) -> Step<bool> {
         if self.peek() != Some(b'"') {
             return self.wrong();
         }
         self.at += 1;
-        let start = self.at;
-        let mut rewrite = false;
+        let mut canonical = true;
         loop {
             self.at = self.next_special();
             match self.peek() {
@@ -144,20 +156,18 @@ impl<'a> Scanner<'a> {
             match self.bytes.get(self.at + 1) {
                 Some(b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
                 Some(b'/') => {
-                    rewrite = true;
+                    canonical = false;
                     self.at += 2;
                 }
                 Some(b'u') => {
-                    rewrite = true;
-                    self.hex(self.at + 2)?;
-                    self.at += 6;
+                    canonical = false;
+                    self.at += self.code_point(self.at)?.1;
                 }
                 _ => return self.wrong_at(self.at + 1),
             }
         }
-        let text = self.bytes.get(start..self.at).unwrap_or_default();
         self.at += 1;
-        if rewrite { self.rewrite(text, start).map(Cow::Owned) } else { Ok(Cow::Borrowed(text)) }
+        Ok(canonical)
     }
 
     /// The next place from here on with a quote, a backslash or a control character; the end if there is none.
@@ -197,7 +207,7 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         match kind {
             Kind::String => {
-                self.string()?;
+                self.skip_string()?;
             }
             Kind::Number => self.number()?,
             Kind::Word => self.word()?,
@@ -301,10 +311,12 @@ impl<'a> Scanner<'a> {
     fn hex(&self, at: usize) -> Step<u32> {
         let mut value = 0;
         for nth in at..at + 4 {
-            match self.bytes.get(nth).and_then(|&b| char::from(b).to_digit(16)) {
-                Some(digit) => value = value << 4 | digit,
-                None => return self.wrong_at(nth),
-            }
+            let digit = match self.bytes.get(nth) {
+                Some(digit @ b'0'..=b'9') => digit - b'0',
+                Some(letter @ (b'a'..=b'f' | b'A'..=b'F')) => (letter | 0x20) - b'a' + 10,
+                _ => return self.wrong_at(nth),
+            };
+            value = value << 4 | u32::from(digit);
         }
         Ok(value)
     }
@@ -382,6 +394,17 @@ fn push_canonical(out: &mut Vec<u8>, character: char) {
         }
     };
     out.extend_from_slice(&[b'\\', short]);
+}
+
+/// A number as JSON writes it, if it is a whole one that 32 bits hold.
+pub fn natural(json: &[u8]) -> Option<u32> {
+    if json.is_empty() {
+        return None;
+    }
+    json.iter().try_fold(0u32, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(u32::from(digit))
+    })
 }
 
 #[cfg(test)]

@@ -30,9 +30,9 @@ impl Totals {
     fn add(&mut self, page: &[u8]) {
         exposition::samples(
             page,
-            |name| {
-                name.starts_with(b"vllm:prefix_cache_")
-                    || name.starts_with(b"vllm:time_to_first_token_seconds_")
+            |line| {
+                line.starts_with(b"vllm:prefix_cache_")
+                    || line.starts_with(b"vllm:time_to_first_token_seconds_")
             },
             |sample| match sample.name {
                 b"vllm:prefix_cache_queries_total" => self.queried += sample.value,
