@@ -250,13 +250,13 @@ def wait_until_it_answers(process, port):
 class Backend:
     """Instant pods in one process."""
 
-    def __init__(self, cpu, *flags):
+    def __init__(self, cpu, *flags, pods=PODS):
         read, write = os.pipe()
         with os.fdopen(read) as lines, os.fdopen(write, "w") as out:
-            ports = ",".join(["0"] * PODS)
+            ports = ",".join(["0"] * pods)
             self.process = Process("the backend", [SIM, "instant", "--port", ports, *flags], cpu, stdout=out)
             out.close()
-            self.pods = [lines.readline().strip() for _ in range(PODS)]
+            self.pods = [lines.readline().strip() for _ in range(pods)]
         if not all(self.pods):
             raise Failure(f"the backend has not opened its ports:\n{self.process.last_words()}")
 
