@@ -33,19 +33,19 @@ pub fn learn_rate(entry: &mut Entry, work: u32, elapsed: Micros) {
     entry.samples = entry.samples.saturating_add(1);
 }
 
-/// How many leading blocks of a prompt the pod really held, when that is fewer than the `matched` that were believed.
+/// Whether the pod held clearly less of a prompt than the `matched` leading blocks that were believed.
 ///
 /// `bytes` is the length of the prompt in canonical bytes; the answer's own token count turns tokens into bytes.
-pub fn repair(usage: &Usage, bytes: u64, matched: usize) -> Option<usize> {
-    let cached = usage.cached_tokens?;
+pub fn missed(usage: &Usage, bytes: u64, matched: usize) -> bool {
+    let Some(cached) = usage.cached_tokens else { return false };
     let tokens = u64::from(usage.prompt_tokens);
     if tokens == 0 || matched == 0 {
-        return None;
+        return false;
     }
     let held = blocks_in(bytes * u64::from(cached.saturating_add(SLACK_TOKENS)) / tokens);
     // Boundaries are 3 % apart and tokens are not evenly long: less than an eighth off is no error.
     let wrong = bytes_of(matched).saturating_sub(bytes_of(held));
-    (held < matched && wrong * 8 > bytes_of(matched)).then(|| blocks_in(bytes * u64::from(cached) / tokens))
+    wrong * 8 > bytes_of(matched)
 }
 
 #[cfg(test)]
@@ -74,14 +74,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_clear_miss_repairs() {
+    fn only_a_clear_miss_counts() {
         let usage = |cached| Usage { prompt_tokens: 1000, cached_tokens: cached };
-        assert_eq!(repair(&usage(None), 4096, 64), None);
-        assert_eq!(repair(&usage(Some(990)), 4096, 64), None);
-        assert_eq!(repair(&usage(Some(900)), 4096, 64), None);
-        assert_eq!(repair(&usage(Some(0)), 4096, 64), Some(0));
-        assert_eq!(repair(&usage(Some(500)), 4096, 64), Some(32));
-        assert_eq!(repair(&usage(Some(500)), 4096, 20), None, "more than believed is no error");
-        assert_eq!(repair(&Usage { prompt_tokens: 0, cached_tokens: Some(0) }, 4096, 64), None);
+        assert!(!missed(&usage(None), 4096, 64));
+        assert!(!missed(&usage(Some(990)), 4096, 64));
+        assert!(!missed(&usage(Some(900)), 4096, 64));
+        assert!(missed(&usage(Some(0)), 4096, 64));
+        assert!(missed(&usage(Some(500)), 4096, 64));
+        assert!(!missed(&usage(Some(500)), 4096, 20), "more than believed is no error");
+        assert!(!missed(&Usage { prompt_tokens: 0, cached_tokens: Some(0) }, 4096, 64));
     }
 }

@@ -42,8 +42,17 @@ pub struct Index {
     path: Vec<(u32, u16)>,
 }
 
+/// When a pod used a prompt, counted in the prompts of that pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Use {
+    /// This use.
+    pub turn: u32,
+    /// The use before it of the last block that the pod held of the prompt; `None` when it held nothing.
+    pub before: Option<u32>,
+}
+
 /// A run of blocks: what follows its parent's last block.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Node {
     parent: u32,
     children: u32,
@@ -62,7 +71,9 @@ struct Holding {
     blocks: u16,
     /// Blocks before the node, so that bytes can be told without walking up.
     depth: u16,
+    /// When it was used last: in prompts of all pods, to compare pods, and in prompts of its own pod.
     used: u32,
+    turn: u32,
     newer: u32,
     older: u32,
     next_in_node: u32,
@@ -75,6 +86,9 @@ struct Cache {
     oldest: u32,
     bytes: u64,
     capacity: u64,
+    /// Ticks once a prompt of this pod. All replicas count the same prompts in the order of the log, so that the time between
+    /// two uses is the same number in each.
+    turn: u32,
 }
 
 /// About how many prompts back heat looks.
@@ -88,7 +102,14 @@ const ROOT: u32 = u32::MAX - 1;
 
 impl Default for Cache {
     fn default() -> Self {
-        Cache { newest: NONE, oldest: NONE, bytes: 0, capacity: u64::MAX }
+        Cache { newest: NONE, oldest: NONE, bytes: 0, capacity: u64::MAX, turn: 0 }
+    }
+}
+
+impl Default for Node {
+    /// A node that is free: nobody holds it.
+    fn default() -> Self {
+        Node { parent: NONE, children: 0, first_holding: NONE, heat: 0.0, heated: 0, hashes: Box::default() }
     }
 }
 
@@ -176,27 +197,38 @@ impl Index {
     }
 
     /// The pod in `slot` has computed the prompt `chain`: it holds all of it now, and used it last.
-    pub fn insert(&mut self, slot: Slot, chain: &[u32]) {
+    pub fn insert(&mut self, slot: Slot, chain: &[u32]) -> Use {
+        let mut done = Use { turn: self.turn(slot), before: None };
         if chain.is_empty() {
-            return;
+            return done;
         }
         self.clock = self.clock.wrapping_add(1);
+        done.turn = done.turn.wrapping_add(1);
+        self.cache_mut(slot).turn = done.turn;
         let mut path = std::mem::take(&mut self.path);
-        self.walk(chain, &mut path);
+        self.walk(slot, chain, &mut path);
         let mut depth = path.iter().map(|&(_, blocks)| blocks).sum::<u16>();
         // The last part first, so that the first part ends up as the most recent.
         for &(node, blocks) in path.iter().rev() {
             self.warm(node);
             depth -= blocks;
-            self.hold(slot, node, depth, blocks);
+            let before = self.hold(slot, node, depth, blocks, done.turn);
+            done.before = done.before.or(before);
         }
         path.clear();
         self.path = path;
         self.fit(slot);
+        done
     }
 
-    /// The pod in `slot` turned out to hold only the first `keep` blocks of `chain`.
-    pub fn trim(&mut self, slot: Slot, chain: &[u32], keep: usize) {
+    /// The pod's count of prompts.
+    pub fn turn(&self, slot: Slot) -> u32 {
+        self.pods.get(usize::from(slot)).map_or(0, |pod| pod.turn)
+    }
+
+    /// The pod in `slot` did not compute in its `turn` what it was sent then: beyond the first `keep` blocks of `chain` it
+    /// holds only what another prompt has used since.
+    pub fn trim(&mut self, slot: Slot, chain: &[u32], keep: usize, turn: u32) {
         let mut path = Vec::new();
         let (mut parent, mut depth) = (ROOT, 0);
         while let Some(id) = self.child(parent, chain, depth) {
@@ -212,9 +244,23 @@ impl Index {
             parent = id;
         }
         for (id, keep) in path.into_iter().rev() {
-            if let Some(holding) = self.holding_of(id, slot) {
+            if let Some(holding) = self.holding_of(id, slot)
+                && self.holdings.get(holding as usize).is_some_and(|h| h.turn == turn)
+            {
                 self.shorten(holding, keep);
             }
+        }
+    }
+
+    /// The pod in `slot` has lost something that it used last in its `turn`: with it went all that it used no later, for the
+    /// least recently used goes first.
+    pub fn evict(&mut self, slot: Slot, turn: u32) {
+        let Some(now) = self.pods.get(usize::from(slot)).map(|pod| pod.turn) else { return };
+        while let Some(oldest) = self.pods.get(usize::from(slot)).map(|pod| pod.oldest)
+            && let Some(holding) = self.holdings.get(oldest as usize)
+            && now.wrapping_sub(holding.turn) >= now.wrapping_sub(turn)
+        {
+            self.shorten(oldest, 0);
         }
     }
 
@@ -267,7 +313,10 @@ impl Index {
     }
 
     /// Finds the nodes of `chain`, makes what is missing, and writes them into `path` from the first to the last.
-    fn walk(&mut self, chain: &[u32], path: &mut Vec<(u32, u16)>) {
+    ///
+    /// A node of which the pod in `slot` holds more than the prompt uses is cut where the prompt ends: what follows was not
+    /// used, and grows old.
+    fn walk(&mut self, slot: Slot, chain: &[u32], path: &mut Vec<(u32, u16)>) {
         let (mut parent, mut depth) = (ROOT, 0);
         while let Some(rest) = chain.get(depth..).filter(|rest| !rest.is_empty()) {
             let Some(id) = self.child(parent, chain, depth) else {
@@ -278,7 +327,8 @@ impl Index {
             let Some(node) = self.nodes.get_mut(id as usize) else { return };
             let common = common(&node.hashes, rest);
             if common == rest.len() {
-                path.push((id, common as u16));
+                let longer = common < node.hashes.len() && self.holds_more(id, slot, common);
+                path.push((if longer { self.split(id, common) } else { id }, common as u16));
                 return;
             }
             if common == node.hashes.len() {
@@ -368,6 +418,8 @@ impl Index {
         }
         self.enter(id);
         self.split_holdings(id, upper, at as u16);
+        // Of a leaf with a tail that nobody holds, nothing is left.
+        self.prune(id);
         upper
     }
 
@@ -375,7 +427,7 @@ impl Index {
     fn split_holdings(&mut self, lower: u32, upper: u32, at: u16) {
         let mut next = self.nodes.get(lower as usize).map_or(NONE, |n| n.first_holding);
         while let Some(h) = self.holdings.get_mut(next as usize) {
-            let (id, slot, depth, used, newer) = (next, h.slot, h.depth, h.used, h.newer);
+            let (id, slot, depth, used, turn, newer) = (next, h.slot, h.depth, h.used, h.turn, h.newer);
             next = h.next_in_node;
             let taken = h.blocks.min(at);
             h.blocks -= taken;
@@ -388,6 +440,7 @@ impl Index {
                 blocks: taken,
                 depth,
                 used,
+                turn,
                 newer: NONE,
                 older: NONE,
                 next_in_node: NONE,
@@ -441,10 +494,18 @@ impl Index {
         }
     }
 
-    /// The pod holds the first `blocks` blocks of `node`, and used them just now.
-    fn hold(&mut self, slot: Slot, node: u32, depth: u16, blocks: u16) {
+    fn holds_more(&self, node: u32, slot: Slot, blocks: usize) -> bool {
+        self.holding_of(node, slot)
+            .and_then(|id| self.holdings.get(id as usize))
+            .is_some_and(|holding| usize::from(holding.blocks) > blocks)
+    }
+
+    /// The pod holds the first `blocks` blocks of `node`, and used them just now, in its `turn`; returns when before.
+    fn hold(&mut self, slot: Slot, node: u32, depth: u16, blocks: u16, turn: u32) -> Option<u32> {
         let used = self.clock;
-        let id = match self.holding_of(node, slot) {
+        let known = self.holding_of(node, slot);
+        let before = known.and_then(|id| self.holdings.get(id as usize)).map(|holding| holding.turn);
+        let id = match known {
             Some(id) => {
                 self.unlink(id);
                 id
@@ -455,6 +516,7 @@ impl Index {
                 blocks: 0,
                 depth,
                 used,
+                turn,
                 newer: NONE,
                 older: NONE,
                 next_in_node: NONE,
@@ -463,12 +525,13 @@ impl Index {
         let newest = self.cache_mut(slot).newest;
         self.link(id, NONE, newest);
         if let Some(holding) = self.holdings.get_mut(id as usize) {
-            holding.used = used;
-            let before = span(holding);
+            (holding.used, holding.turn) = (used, turn);
+            let held = span(holding);
             holding.blocks = holding.blocks.max(blocks);
-            let grown = span(holding) - before;
+            let grown = span(holding) - held;
             self.cache_mut(slot).bytes += grown;
         }
+        before
     }
 
     /// Puts a holding into its node; the caller links it into its pod's list.

@@ -14,29 +14,34 @@ fn matches(index: &Index, pods: usize, chain: &[u32]) -> Vec<u16> {
 /// Too simple to be wrong: every block of every prompt by its whole prefix, with the time of its last use.
 #[derive(Default)]
 struct Naive {
-    /// Pod -> (prefix, used, depth from the end at that use).
-    pods: Vec<Vec<(Vec<u32>, u64)>>,
+    /// Pod -> (prefix, used, turn).
+    pods: Vec<Vec<(Vec<u32>, u64, u32)>>,
+    turns: Vec<u32>,
     capacity: Vec<u64>,
     clock: u64,
 }
 
 impl Naive {
     fn new(pods: usize) -> Naive {
-        Naive { pods: vec![Vec::new(); pods], capacity: vec![u64::MAX; pods], clock: 0 }
+        Naive { pods: vec![Vec::new(); pods], turns: vec![0; pods], capacity: vec![u64::MAX; pods], clock: 0 }
     }
 
-    fn insert(&mut self, slot: usize, chain: &[u32]) {
+    fn insert(&mut self, slot: usize, chain: &[u32]) -> Use {
+        let held = self.pods[slot].iter().filter(|(p, ..)| chain.starts_with(p));
+        let before = held.max_by_key(|(p, ..)| p.len()).map(|&(_, _, turn)| turn);
+        self.turns[slot] += 1;
         for depth in (1..=chain.len()).rev() {
             self.clock += 1;
             let prefix = chain[..depth].to_vec();
-            self.pods[slot].retain(|(p, _)| *p != prefix);
-            self.pods[slot].push((prefix, self.clock));
+            self.pods[slot].retain(|(p, ..)| *p != prefix);
+            self.pods[slot].push((prefix, self.clock, self.turns[slot]));
         }
         self.fit(slot);
+        Use { turn: self.turns[slot], before }
     }
 
     fn bytes(&self, slot: usize) -> u64 {
-        self.pods[slot].iter().map(|(p, _)| bytes_of(p.len()) - bytes_of(p.len() - 1)).sum()
+        self.pods[slot].iter().map(|(p, ..)| bytes_of(p.len()) - bytes_of(p.len() - 1)).sum()
     }
 
     fn fit(&mut self, slot: usize) {
@@ -46,15 +51,19 @@ impl Naive {
         }
     }
 
-    fn trim(&mut self, slot: usize, chain: &[u32], keep: usize) {
-        self.pods[slot].retain(|(p, _)| !(p.len() > keep && chain.starts_with(p)));
+    fn trim(&mut self, slot: usize, chain: &[u32], keep: usize, turn: u32) {
+        self.pods[slot].retain(|(p, _, used)| !(p.len() > keep && chain.starts_with(p) && *used == turn));
+    }
+
+    fn evict(&mut self, slot: usize, turn: u32) {
+        self.pods[slot].retain(|&(_, _, used)| used > turn);
     }
 
     fn matches(&self, chain: &[u32]) -> Vec<u16> {
         self.pods
             .iter()
             .map(|held| {
-                (1..=chain.len()).take_while(|&d| held.iter().any(|(p, _)| *p == chain[..d])).count() as u16
+                (1..=chain.len()).take_while(|&d| held.iter().any(|(p, ..)| *p == chain[..d])).count() as u16
             })
             .collect()
     }
@@ -63,20 +72,32 @@ impl Naive {
 #[derive(Clone, Debug)]
 enum Operation {
     Insert(u16, Vec<u32>),
-    Trim(u16, Vec<u32>, usize),
+    /// Takes back the nth insertion, modulo what was done, but for so many blocks.
+    Trim(usize, usize),
+    /// Evicts up to what was used in the nth insertion.
+    Evict(usize),
     Flush(u16),
 }
 
 fn chains() -> impl Strategy<Value = Vec<u32>> {
-    // Few values, so that prompts share prefixes and diverge at every place.
-    prop::collection::vec(0u32..3, 1..12)
+    prop_oneof![
+        // Few values, so that prompts share prefixes and diverge at every place.
+        prop::collection::vec(0u32..3, 1..12),
+        // Long runs with one place to diverge at: nodes that are cut far behind their start, and tails that are not freed.
+        (1usize..40, 1usize..40, 0u32..2).prop_map(|(shared, more, tail)| {
+            let mut chain: Vec<u32> = (0..shared as u32).map(|n| n % 2).collect();
+            chain.extend((shared..more).map(|n| 7 + tail + n as u32 % 2));
+            chain
+        }),
+    ]
 }
 
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
     prop::collection::vec(
         prop_oneof![
             8 => (0u16..3, chains()).prop_map(|(s, c)| Operation::Insert(s, c)),
-            1 => (0u16..3, chains(), 0usize..12).prop_map(|(s, c, k)| Operation::Trim(s, c, k)),
+            5 => (0usize..60, prop_oneof![Just(0usize), 0usize..40]).prop_map(|(n, k)| Operation::Trim(n, k)),
+            1 => (0usize..60).prop_map(Operation::Evict),
             1 => (0u16..3).prop_map(Operation::Flush),
         ],
         1..60,
@@ -132,17 +153,25 @@ proptest! {
     #[test]
     fn agrees_with_its_naive_twin(operations in operations(), probes in prop::collection::vec(chains(), 1..10)) {
         let (mut index, mut naive) = (Index::new(ROOMY), Naive::new(3));
-        let mut trimmed = false;
+        let (mut trimmed, mut done) = (false, Vec::new());
         for operation in operations {
             match operation {
                 Operation::Insert(slot, chain) => {
-                    index.insert(slot, &chain);
-                    naive.insert(slot.into(), &chain);
+                    let (used, expected) = (index.insert(slot, &chain), naive.insert(slot.into(), &chain));
+                    prop_assert_eq!(used.turn, expected.turn);
+                    prop_assert!(trimmed || used == expected, "{used:?} {expected:?}");
+                    done.push((slot, chain, used.turn));
                 }
-                Operation::Trim(slot, chain, keep) => {
-                    index.trim(slot, &chain, keep);
-                    naive.trim(slot.into(), &chain, keep);
+                Operation::Trim(nth, keep) => {
+                    let Some((slot, chain, turn)) = done.get(nth % done.len().max(1)) else { continue };
+                    index.trim(*slot, chain, keep, *turn);
+                    naive.trim(usize::from(*slot), chain, keep, *turn);
                     trimmed = true;
+                }
+                Operation::Evict(nth) => {
+                    let Some((slot, _, turn)) = done.get(nth % done.len().max(1)) else { continue };
+                    index.evict(*slot, *turn);
+                    naive.evict(usize::from(*slot), *turn);
                 }
                 Operation::Flush(slot) => {
                     index.flush(slot);
@@ -203,7 +232,7 @@ fn a_match_is_contiguous_from_the_start_for_each_pod() {
     assert_eq!(matches(&index, 2, &[1, 2, 3, 4, 5]), [4, 2]);
     assert_eq!(matches(&index, 2, &[1, 2, 9]), [2, 3]);
     assert_eq!(matches(&index, 2, &[2, 3]), [0, 0]);
-    index.trim(0, &[1, 2, 3, 4], 1);
+    index.trim(0, &[1, 2, 3, 4], 1, 1);
     assert_eq!(matches(&index, 2, &[1, 2, 3, 4, 5]), [1, 2]);
 }
 
@@ -216,6 +245,77 @@ fn heads_outlive_tails() {
     // Seven blocks in all, room for six: the tail of the older prompt goes.
     assert_eq!(matches(&index, 1, &[1, 2, 3, 4]), [3]);
     assert_eq!(matches(&index, 1, &[1, 2, 7, 8, 9]), [5]);
+}
+
+#[test]
+fn what_is_trimmed_twice_is_dropped_once() {
+    let mut index = Index::new(ROOMY);
+    let (one, two) = (index.insert(0, &[1, 2]), index.insert(0, &[1, 3]));
+    index.trim(0, &[1, 3], 0, two.turn);
+    index.trim(0, &[1, 2], 0, one.turn);
+    check(&index);
+    index.trim(0, &[1, 2], 0, one.turn);
+    index.trim(0, &[1, 3], 0, two.turn);
+    check(&index);
+    assert_eq!((index.holdings(), index.held(0), index.hashes), (0, 0, 0));
+    index.insert(1, &[5, 6]);
+    index.insert(0, &[5, 7]);
+    check(&index);
+    assert_eq!(matches(&index, 2, &[5, 6]), [1, 2]);
+}
+
+#[test]
+fn what_another_prompt_used_since_is_not_taken_back() {
+    let mut index = Index::new(ROOMY);
+    let first = index.insert(0, &[1, 2, 3]);
+    let second = index.insert(0, &[1, 2, 4]);
+    assert_eq!(second, Use { turn: 2, before: Some(1) });
+    index.trim(0, &[1, 2, 3], 0, first.turn);
+    check(&index);
+    assert_eq!(matches(&index, 1, &[1, 2, 3]), [2]);
+    assert_eq!(matches(&index, 1, &[1, 2, 4]), [3]);
+}
+
+#[test]
+fn with_a_lost_block_goes_all_that_is_older() {
+    let mut index = Index::new(ROOMY);
+    for chain in [[1, 2, 3], [4, 5, 6], [7, 8, 9]] {
+        index.insert(0, &chain);
+        index.insert(1, &chain);
+    }
+    let again = index.insert(0, &[4, 5, 6]);
+    index.evict(0, again.before.unwrap());
+    check(&index);
+    assert_eq!(matches(&index, 2, &[1, 2, 3]), [0, 3]);
+    assert_eq!(matches(&index, 2, &[4, 5, 6]), [3, 3], "the pod has just computed it");
+    assert_eq!(matches(&index, 2, &[7, 8, 9]), [3, 3]);
+}
+
+#[test]
+fn a_tail_that_nobody_holds_is_freed_when_its_node_is_cut() {
+    let mut index = Index::new(ROOMY);
+    let long: Vec<u32> = (1..=20).collect();
+    index.set_capacity(0, bytes_of(19));
+    index.insert(0, &long);
+    // A run that lost one block of twenty keeps its hash; then a prompt leaves it just there.
+    let mut other = long[..19].to_vec();
+    other.push(99);
+    index.insert(1, &other);
+    check(&index);
+    assert_eq!(index.hashes, 20);
+}
+
+#[test]
+fn the_tail_that_a_shorter_prompt_does_not_use_grows_old() {
+    let mut index = Index::new(ROOMY);
+    index.set_capacity(0, bytes_of(8));
+    index.insert(0, &[1, 2, 3, 4]);
+    index.insert(0, &[5, 6]);
+    index.insert(0, &[1, 2]);
+    index.insert(0, &[7, 8, 9]);
+    check(&index);
+    assert_eq!(matches(&index, 1, &[5, 6]), [2]);
+    assert!(matches(&index, 1, &[1, 2, 3, 4])[0] < 4);
 }
 
 #[test]

@@ -14,8 +14,29 @@ pub const SEGMENT_BYTES: usize = 8 * 1024;
 /// Marks a sealed segment.
 const SEGMENT_MARK: u32 = u32::from_le_bytes(*b"WPS1");
 
-/// `keep` of a record that puts in, rather than trims.
+/// In the place of the blocks to keep: of a record that puts in, and of one that evicts.
 const WHOLE: u16 = u16::MAX;
+const RECENT: u16 = u16::MAX - 1;
+
+/// What a pod turned out to hold, when that is less than was believed. Time is counted in the prompts of that pod that the
+/// log names up to this record: so it is the same in every replica, wherever it began to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Of the chain, which the pod was sent as its last prompt but `ago`, it computed nothing: it holds the first `blocks`
+    /// blocks, and what others have used since.
+    Blocks {
+        /// At most `u16::MAX - 2`.
+        blocks: u16,
+        /// Prompts since.
+        ago: u32,
+    },
+    /// It lost a block that its last prompt but `ago` had used, and so all that it has not used since. The record has no
+    /// chain: that of the prompt that missed the block is computed again by now, and whole.
+    Recent {
+        /// Prompts since.
+        ago: u32,
+    },
+}
 
 /// One entry: a pod has computed a prompt, or turned out to hold less of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +47,8 @@ pub struct Record<'a> {
     pub slot: Slot,
     /// The pod's identity when it was written; a pod that restarted since holds nothing of it.
     pub id: u32,
-    /// `None`: the pod holds the whole chain. `Some(n)`: only the first `n` blocks of it.
-    pub keep: Option<u16>,
+    /// `None`: the pod holds the whole chain.
+    pub keep: Option<Keep>,
     /// The block hashes of the prompt, four bytes each, little endian.
     pub hashes: &'a [u8],
 }
@@ -39,11 +60,19 @@ impl<'a> Record<'a> {
     /// Appends the record to a segment.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&((self.hashes.len() / 4) as u16).to_le_bytes());
-        out.extend_from_slice(&self.keep.unwrap_or(WHOLE).to_le_bytes());
+        let (blocks, ago) = match self.keep {
+            None => (WHOLE, None),
+            Some(Keep::Blocks { blocks, ago }) => (blocks.min(RECENT - 1), Some(ago)),
+            Some(Keep::Recent { ago }) => (RECENT, Some(ago)),
+        };
+        out.extend_from_slice(&blocks.to_le_bytes());
         out.extend_from_slice(&self.slot.to_le_bytes());
         out.extend_from_slice(&self.id.to_le_bytes());
         out.extend_from_slice(&self.writer.to_le_bytes());
         out.extend_from_slice(self.hashes);
+        if let Some(ago) = ago {
+            out.extend_from_slice(&ago.to_le_bytes());
+        }
     }
 
     /// Reads the next record of a segment.
@@ -52,17 +81,22 @@ impl<'a> Record<'a> {
     /// [`WireError::Truncated`] when the segment ends inside it.
     pub fn decode(from: &mut Reader<'a>) -> Result<Record<'a>, WireError> {
         let blocks = from.u16()?;
-        let keep = from.u16()?;
+        let kept = from.u16()?;
         let slot = from.u16()?;
         let id = from.u32()?;
         let writer = from.u32()?;
         let hashes = from.bytes(usize::from(blocks) * 4)?;
-        Ok(Record { writer, slot, id, keep: (keep != WHOLE).then_some(keep), hashes })
+        let keep = match kept {
+            WHOLE => None,
+            RECENT => Some(Keep::Recent { ago: from.u32()? }),
+            blocks => Some(Keep::Blocks { blocks, ago: from.u32()? }),
+        };
+        Ok(Record { writer, slot, id, keep, hashes })
     }
 
     /// Bytes that [`Record::encode`] appends.
     pub fn size(&self) -> usize {
-        Self::HEAD + self.hashes.len()
+        Self::HEAD + self.hashes.len() + self.keep.map_or(0, |_| size_of::<u32>())
     }
 }
 
@@ -99,9 +133,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn keeps() -> impl Strategy<Value = Keep> {
+        prop_oneof![
+            (0..RECENT, any::<u32>()).prop_map(|(blocks, ago)| Keep::Blocks { blocks, ago }),
+            any::<u32>().prop_map(|ago| Keep::Recent { ago }),
+        ]
+    }
+
     proptest! {
         #[test]
-        fn records_round_trip_and_truncations_are_errors(writer: u32, slot: u16, id: u32, keep in prop::option::of(0u16..WHOLE), hashes in prop::collection::vec(any::<u32>(), 0..50)) {
+        fn records_round_trip_and_truncations_are_errors(writer: u32, slot: u16, id: u32, keep in prop::option::of(keeps()), hashes in prop::collection::vec(any::<u32>(), 0..50)) {
             let bytes: Vec<u8> = hashes.iter().flat_map(|h| h.to_le_bytes()).collect();
             let record = Record { writer, slot, id, keep, hashes: &bytes };
             let mut out = Vec::new();

@@ -8,9 +8,9 @@ use crate::body::Request;
 use crate::config::{Config, Strategy};
 use crate::cost::{Ask, Constants, View, cost};
 use crate::feedback;
-use crate::index::{Index, Limits};
-use crate::ledger::{DEFAULT_RATE, Entry, Ledger};
-use crate::log::{Cursor, Record, seal, unseal};
+use crate::index::{Index, Limits, Use};
+use crate::ledger::{DEFAULT_BYTES_PER_TOKEN, DEFAULT_RATE, Entry, Ledger};
+use crate::log::{Cursor, Keep, Record, seal, unseal};
 use crate::pick::{Picks, Rank, Standing, pick};
 use crate::prompt::canonical;
 use crate::response::Usage;
@@ -33,6 +33,9 @@ const EQUAL_RATES: f32 = 0.35;
 /// Samples from which on a pod's own rate counts.
 const RELIABLE: u32 = 4;
 
+/// Weight of an answer in the mean of bytes a token: it follows within some twenty answers.
+const RATIO_GAIN: f32 = 0.1;
+
 /// The slot and identity of no pod.
 const NOWHERE: (Slot, u32) = (Slot::MAX, 0);
 
@@ -44,6 +47,12 @@ pub struct Router {
     constants: Constants,
     table: Table,
     index: Index,
+    /// Version of the shared value that the table was read from.
+    table_version: u32,
+    /// Canonical bytes a token that the pods' capacities were reckoned with.
+    bytes_per_token: f32,
+    /// Mean of what recent answers taught of it.
+    mean_ratio: f32,
     cursor: Cursor,
     /// Names this replica in the log.
     writer: u32,
@@ -113,8 +122,12 @@ pub struct Ticket {
     bytes: u64,
     /// Blocks that were believed to be held; 0 without a prompt.
     matched: u16,
-    /// Hashes of the prompt, to repair the index with; empty when nothing was matched.
+    /// Hashes of the prompt, to take it back or to put it to another pod.
     hashes: Box<[u32]>,
+    /// Requests that waited for a first token on the pod when this one was sent.
+    ahead: u32,
+    /// When the pod used the prompt, and what it held of it, by the count of the index.
+    used: Use,
     /// Whether bytes a token can be learned from the answer: not from token ids or shapes that are not known.
     learns: bool,
 }
@@ -133,6 +146,19 @@ impl Ticket {
     /// The pods that Envoy tried with so many attempts.
     fn tried(&self, attempts: usize) -> impl Iterator<Item = (Slot, u32)> {
         self.picks.iter().take(attempts).flatten().copied()
+    }
+
+    /// The turn of the pod up to which it has lost what it held, if the answer shows so.
+    ///
+    /// A pod that held less than was believed has evicted, and the least recently used first: with the missing blocks went all
+    /// that it had used no later than them. The prompt itself it has computed since, and holds whole. A miss says nothing when
+    /// the prompt that was to put the blocks there was not computed yet. vLLM computes first what came first, so that can
+    /// only be one of as many as waited there when this request was sent; what has been used before those was there.
+    fn lost(&self, usage: &Usage) -> Option<u32> {
+        let before = self.used.before?;
+        (self.used.turn.wrapping_sub(before) > self.ahead
+            && feedback::missed(usage, self.bytes, usize::from(self.matched)))
+        .then_some(before)
     }
 
     /// Releases the work, and learns how long it took.
@@ -167,6 +193,9 @@ impl Router {
             constants: Constants::default(),
             table: Table::default(),
             index: Index::new(Limits { memory: config.index.memory, holdings: config.index.holdings }),
+            table_version: NEVER_WRITTEN,
+            bytes_per_token: DEFAULT_BYTES_PER_TOKEN,
+            mean_ratio: DEFAULT_BYTES_PER_TOKEN,
             cursor: Cursor::default(),
             writer,
             chain: Chain::default(),
@@ -190,19 +219,22 @@ impl Router {
     /// # Errors
     /// [`WireError`] when what is shared is no table; the old snapshot stays.
     pub fn refresh(&mut self, shared: &impl SharedData) -> Result<(), WireError> {
-        let Some((bytes, _)) = shared.get(&self.keys.table) else { return Ok(()) };
+        let Some((bytes, version)) = shared.get(&self.keys.table) else { return Ok(()) };
+        if version == self.table_version {
+            return Ok(());
+        }
         let table = Table::decode(&bytes)?;
-        for (slot, pod) in (0..).zip(&table.pods) {
-            let known = self.table.pods.get(usize::from(slot));
+        self.table_version = version;
+        let before = std::mem::replace(&mut self.table, table);
+        for (slot, pod) in (0..).zip(&self.table.pods) {
+            let known = before.pods.get(usize::from(slot));
             if known.is_some_and(|before| before.id != 0 && before.id != pod.id) {
                 self.index.flush(slot);
             }
             if known.is_none_or(|before| (before.id, before.capacity) != (pod.id, pod.capacity)) {
-                let bytes = pod.capacity as f64 * f64::from(crate::ledger::DEFAULT_BYTES_PER_TOKEN);
-                self.index.set_capacity(slot, bytes as u64);
+                self.index.set_capacity(slot, capacity_of(pod, self.bytes_per_token));
             }
         }
-        self.table = table;
         Ok(())
     }
 
@@ -250,12 +282,12 @@ impl Router {
             let tokens = self.chain.bytes() as f32 / bytes_per_token(job, &ledger, model);
             self.look_up();
             let picks = self.choose(&ledger, tokens, now)?;
-            let ticket = self.book(&mut ledger, picks, job, model, now);
+            let mut ticket = self.book(&mut ledger, picks, job, model, now);
             let sealed = self.write_record(&mut ledger, &ticket);
             if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_err() {
                 continue;
             }
-            self.commit(&ticket, &ledger, sealed, shared);
+            self.commit(&mut ticket, &ledger, sealed, shared);
             let matched_bytes = bytes_of(usize::from(ticket.matched)).min(self.chain.bytes());
             return Ok(Decision { picks, bytes: self.chain.bytes(), matched_bytes, ticket });
         }
@@ -274,7 +306,7 @@ impl Router {
     }
 
     /// Envoy has gone on: the first `attempts` pods of the decision failed, and the request is booked on the one that answers;
-    /// on none, when that one is not in the table.
+    /// on none, when that one is not in the table. That pod holds the prompt now, and the first one does not.
     pub fn moved(
         &mut self,
         ticket: &mut Ticket,
@@ -284,22 +316,40 @@ impl Router {
         now: Micros,
     ) {
         let to = to.and_then(|slot| self.table.pod(slot).map(|pod| (slot, pod.id)));
-        self.change(shared, |ledger| {
+        let from = (ticket.slot, ticket.id);
+        let mut ahead = 0;
+        self.change_and_tell(shared, |router, ledger, segments| {
             // One that answers after all has not failed.
             for (slot, id) in ticket.tried(attempts).filter(|&pod| Some(pod) != to) {
-                self.settle(ledger, slot, id);
+                router.settle(ledger, slot, id);
                 ledger.change(slot, id, |entry| entry.fail(ticket.opened_at, now));
             }
             ledger.change(ticket.slot, ticket.id, |entry| entry.close(Some(ticket.work)));
             if let Some((slot, id)) = to {
-                self.settle(ledger, slot, id);
+                router.settle(ledger, slot, id);
+                ahead = ledger.entry(slot).waiting;
                 ledger.change(slot, id, |entry| entry.open(ticket.work, now));
             }
+            if to != Some(from) {
+                segments.extend(router.take_back(ledger, ticket));
+                if let Some((slot, id)) = to {
+                    segments.extend(router.tell(ledger, slot, id, None, &ticket.hashes));
+                }
+            }
         });
-        (ticket.slot, ticket.id) = to.unwrap_or(NOWHERE);
-        // What was matched was matched elsewhere, and the time before now was not this pod's.
-        ticket.matched = 0;
+        // The time before now was not this pod's.
         ticket.opened_at = now;
+        if to != Some(from) {
+            (ticket.slot, ticket.id) = to.unwrap_or(NOWHERE);
+            (ticket.ahead, ticket.used, ticket.matched) = (ahead, Use::default(), 0);
+            if to.is_some() && !ticket.hashes.is_empty() {
+                self.matches.clear();
+                self.matches.resize(self.table.pods.len(), 0);
+                self.index.matches(&ticket.hashes, &mut self.matches);
+                ticket.matched = self.matches.get(usize::from(ticket.slot)).copied().unwrap_or(0);
+                ticket.used = self.index.insert(ticket.slot, &ticket.hashes);
+            }
+        }
     }
 
     /// The first `attempts` pods of the decision failed, and none answers.
@@ -319,28 +369,17 @@ impl Router {
         });
     }
 
-    /// The request has ended: closes its account, and learns from what the answer reported.
+    /// The request has ended: closes its account, and learns from what the answer reported. Of a prompt whose answer never
+    /// began, the pod is believed to hold what it held before: it may have refused it, or dropped it half computed.
     pub fn close(&mut self, ticket: Ticket, end: End, shared: &mut impl SharedData) {
         let (usage, answered_at) = match end {
             End::Answered { usage, at } => (usage, Some(at)),
             End::Aborted => (None, None),
         };
-        let keep =
-            usage.and_then(|usage| feedback::repair(&usage, ticket.bytes, usize::from(ticket.matched)));
-        if let Some(keep) = keep {
-            self.index.trim(ticket.slot, &ticket.hashes, keep);
-            self.hash_bytes.clear();
-            self.hash_bytes.extend(ticket.hashes.iter().flat_map(|h| h.to_le_bytes()));
-        }
-        let hashes = std::mem::take(&mut self.hash_bytes);
-        let record = keep.map(|keep| Record {
-            writer: self.writer,
-            slot: ticket.slot,
-            id: ticket.id,
-            keep: Some(keep as u16),
-            hashes: &hashes,
-        });
-        let sealed = self.change(shared, |ledger| {
+        let lost = usage.and_then(|usage| ticket.lost(&usage));
+        let refused = answered_at.is_none() && !ticket.started && !ticket.hashes.is_empty();
+        let mut learned = None;
+        let mut settle = |ledger: &mut Ledger| {
             ledger.change(ticket.slot, ticket.id, |entry| match answered_at {
                 Some(at) => {
                     if !ticket.started {
@@ -353,12 +392,22 @@ impl Router {
             });
             if let Some(usage) = usage.filter(|_| ticket.learns) {
                 ledger.learn_bytes_per_token(ticket.model, ticket.bytes, usage.prompt_tokens);
+                learned = Some(ledger.bytes_per_token(ticket.model));
             }
-            record.as_ref().and_then(|record| ledger.append(record))
-        });
-        self.hash_bytes = hashes;
-        if let Some((number, records)) = sealed.flatten() {
-            self.seal(number, &records, shared);
+        };
+        if lost.is_some() || refused {
+            self.change_and_tell(shared, |router, ledger, segments| {
+                settle(ledger);
+                segments.extend(match lost {
+                    Some(turn) => router.evict(ledger, &ticket, turn),
+                    None => router.take_back(ledger, &ticket),
+                });
+            });
+        } else {
+            self.change(shared, settle);
+        }
+        if let Some(ratio) = learned {
+            self.learn_capacity(ratio);
         }
     }
 
@@ -417,7 +466,7 @@ impl Router {
                 .map(|(bytes, _)| bytes)
                 .unwrap_or_default();
             match unseal(&bytes) {
-                Ok((number, records)) if number == self.cursor.segment => self.apply(records),
+                Ok((number, records)) if number == self.cursor.segment => self.apply(records, shared),
                 // Its writer has not come to it yet; unless later ones are there, it will be in a moment.
                 _ if self.cursor.segment + 1 == open => return,
                 _ => self.lost_segments += 1,
@@ -425,28 +474,49 @@ impl Router {
             self.cursor = Cursor { segment: self.cursor.segment + 1, offset: 0 };
         }
         if self.cursor.segment == open {
-            self.apply(ledger.log());
+            self.apply(ledger.log(), shared);
         }
     }
 
     /// Applies the records of one segment from the cursor on, but for those of this replica.
-    fn apply(&mut self, records: &[u8]) {
+    ///
+    /// A record of a pod that is not in the table is of one that is gone, or of one that is there already in a newer table:
+    /// so that is fetched, once. What is newer still cannot be, for its writer had read it from there.
+    fn apply(&mut self, records: &[u8], shared: &impl SharedData) {
         let mut reader = Reader(records.get(self.cursor.offset..).unwrap_or_default());
         let mut hashes = Vec::new();
+        let mut fetched = false;
         while let Ok(record) = Record::decode(&mut reader) {
-            if record.writer == self.writer
-                || self.table.pod(record.slot).is_none_or(|pod| pod.id != record.id)
-            {
+            if record.writer == self.writer {
                 continue;
+            }
+            if !self.knows(&record) {
+                if !std::mem::replace(&mut fetched, true) {
+                    // A table that cannot be read leaves the one that is known.
+                    let _ = self.refresh(shared);
+                }
+                if !self.knows(&record) {
+                    continue;
+                }
             }
             hashes.clear();
             hashes.extend(record.hashes.as_chunks().0.iter().map(|&h| u32::from_le_bytes(h)));
+            let turn = |ago| self.index.turn(record.slot).wrapping_sub(ago);
             match record.keep {
-                None => self.index.insert(record.slot, &hashes),
-                Some(keep) => self.index.trim(record.slot, &hashes, usize::from(keep)),
+                None => {
+                    self.index.insert(record.slot, &hashes);
+                }
+                Some(Keep::Blocks { blocks, ago }) => {
+                    self.index.trim(record.slot, &hashes, usize::from(blocks), turn(ago));
+                }
+                Some(Keep::Recent { ago }) => self.index.evict(record.slot, turn(ago)),
             }
         }
         self.cursor.offset = records.len();
+    }
+
+    fn knows(&self, record: &Record<'_>) -> bool {
+        self.table.pod(record.slot).is_some_and(|pod| pod.id == record.id)
     }
 
     fn look_up(&mut self) {
@@ -523,13 +593,18 @@ impl Router {
         let id = self.table.pod(slot).map_or(0, |pod| pod.id);
         let terms = self.standings.iter().find(|s| s.slot == slot).map(|s| s.terms).unwrap_or_default();
         let work = terms.work as u32;
+        // The table may have grown since the ledger was read.
+        ledger.grow(self.table.pods.len());
         self.settle(ledger, slot, id);
-        ledger.change(slot, id, |entry| entry.open(work, now));
+        let mut ahead = 0;
+        ledger.change(slot, id, |entry| {
+            ahead = entry.waiting;
+            entry.open(work, now);
+        });
         if matches!(job, Job::Prompt(_)) {
             ledger.count_opened(work);
         }
         let matched = self.matches.get(usize::from(slot)).copied().unwrap_or(0);
-        let hashes = self.chain.hashes();
         Ticket {
             slot,
             id,
@@ -540,36 +615,75 @@ impl Router {
             model,
             bytes: self.chain.bytes(),
             matched,
-            hashes: if matched > 0 { hashes.into() } else { Box::default() },
+            hashes: self.chain.hashes().into(),
+            ahead,
+            used: Use::default(),
             learns: matches!(job, Job::Prompt(request) if request.prompt.is_text()),
         }
     }
 
     /// Writes down in the log that the pod will hold the prompt.
     fn write_record(&mut self, ledger: &mut Ledger, ticket: &Ticket) -> Option<(u64, Vec<u8>)> {
-        if self.chain.hashes().is_empty() {
+        self.tell(ledger, ticket.slot, ticket.id, None, &ticket.hashes)
+    }
+
+    /// Appends a record to the log, unless it says nothing.
+    fn tell(
+        &mut self,
+        ledger: &mut Ledger,
+        slot: Slot,
+        id: u32,
+        keep: Option<Keep>,
+        hashes: &[u32],
+    ) -> Option<(u64, Vec<u8>)> {
+        if hashes.is_empty() && keep.is_none() {
             return None;
         }
         self.hash_bytes.clear();
-        self.hash_bytes.extend(self.chain.hashes().iter().flat_map(|h| h.to_le_bytes()));
-        ledger.append(&Record {
-            writer: self.writer,
-            slot: ticket.slot,
-            id: ticket.id,
-            keep: None,
-            hashes: &self.hash_bytes,
-        })
+        self.hash_bytes.extend(hashes.iter().flat_map(|h| h.to_le_bytes()));
+        ledger.append(&Record { writer: self.writer, slot, id, keep, hashes: &self.hash_bytes })
+    }
+
+    /// The booked pod has not computed the prompt: takes back what was believed since it was sent, here and in the log.
+    fn take_back(&mut self, ledger: &mut Ledger, ticket: &Ticket) -> Option<(u64, Vec<u8>)> {
+        if ticket.hashes.is_empty() || ticket.slot == NOWHERE.0 {
+            return None;
+        }
+        let Ticket { slot, id, matched, used, .. } = *ticket;
+        self.index.trim(slot, &ticket.hashes, usize::from(matched), used.turn);
+        let ago = self.index.turn(slot).wrapping_sub(used.turn);
+        self.tell(ledger, slot, id, Some(Keep::Blocks { blocks: matched, ago }), &ticket.hashes)
+    }
+
+    /// The booked pod has lost all that it used last in `turn` or before: here and in the log.
+    fn evict(&mut self, ledger: &mut Ledger, ticket: &Ticket, turn: u32) -> Option<(u64, Vec<u8>)> {
+        self.index.evict(ticket.slot, turn);
+        let ago = self.index.turn(ticket.slot).wrapping_sub(turn);
+        self.tell(ledger, ticket.slot, ticket.id, Some(Keep::Recent { ago }), &[])
+    }
+
+    /// Keeps the pods' capacities in bytes in step with what is learned of bytes a token. Models differ: the mean over
+    /// recent answers counts, and less than a tenth off is not worth looking at every pod.
+    fn learn_capacity(&mut self, ratio: f32) {
+        self.mean_ratio += (ratio - self.mean_ratio) * RATIO_GAIN;
+        if (self.mean_ratio - self.bytes_per_token).abs() <= 0.1 * self.bytes_per_token {
+            return;
+        }
+        self.bytes_per_token = self.mean_ratio;
+        for (slot, pod) in (0..).zip(&self.table.pods) {
+            self.index.set_capacity(slot, capacity_of(pod, self.bytes_per_token));
+        }
     }
 
     /// The decision is written: it holds for this replica too.
     fn commit(
         &mut self,
-        ticket: &Ticket,
+        ticket: &mut Ticket,
         ledger: &Ledger,
         sealed: Option<(u64, Vec<u8>)>,
         shared: &mut impl SharedData,
     ) {
-        self.index.insert(ticket.slot, self.chain.hashes());
+        ticket.used = self.index.insert(ticket.slot, self.chain.hashes());
         let caught_up = match &sealed {
             None => self.cursor.segment == ledger.segment(),
             Some((number, _)) => self.cursor.segment == *number,
@@ -601,6 +715,29 @@ impl Router {
         None
     }
 
+    /// The same for a change that the log must tell of too: applies what others wrote first, so that turns are counted as in
+    /// the log, and seals the segments that `with` filled. `with` may be called again, and must not mind.
+    fn change_and_tell(
+        &mut self,
+        shared: &mut impl SharedData,
+        mut with: impl FnMut(&mut Router, &mut Ledger, &mut Vec<(u64, Vec<u8>)>),
+    ) {
+        let mut segments = Vec::new();
+        for _ in 0..TRIES {
+            let (mut ledger, cas) = self.read_ledger(shared);
+            self.catch_up(&ledger, shared, SEGMENTS_A_DECISION);
+            ledger.grow(self.table.pods.len());
+            segments.clear();
+            with(self, &mut ledger, &mut segments);
+            if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_ok() {
+                for (number, records) in &segments {
+                    self.seal(*number, records, shared);
+                }
+                return;
+            }
+        }
+    }
+
     /// Makes the slot's entry that of the pod `id`, which the slot has by now; what was in flight on the one before it died
     /// with it. A pod that is gone gets no entry: what happened to it is nobody's concern any more.
     fn settle(&self, ledger: &mut Ledger, slot: Slot, id: u32) {
@@ -623,6 +760,11 @@ impl Router {
 fn entry_of(ledger: &Ledger, slot: Slot, pod: &Pod) -> Entry {
     let entry = ledger.entry(slot);
     if entry.id == pod.id { entry } else { Entry::of(pod.id, entry) }
+}
+
+/// Canonical bytes that a pod can hold.
+fn capacity_of(pod: &Pod, bytes_per_token: f32) -> u64 {
+    (pod.capacity as f64 * f64::from(bytes_per_token)) as u64
 }
 
 /// How much scraped load still says: all of it at first, nothing once it is stale.
@@ -649,7 +791,7 @@ fn rate_of(entry: &Entry, mean: f32) -> f32 {
 fn bytes_per_token(job: Job<'_>, ledger: &Ledger, model: u32) -> f32 {
     match job {
         Job::Prompt(request) if request.prompt.is_text() => ledger.bytes_per_token(model),
-        _ => crate::ledger::DEFAULT_BYTES_PER_TOKEN,
+        _ => DEFAULT_BYTES_PER_TOKEN,
     }
 }
 

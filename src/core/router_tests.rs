@@ -45,6 +45,15 @@ impl Gateway {
         self.workers[worker].close(ticket, End::Answered { usage, at: now }, &mut self.shared);
     }
 
+    /// Canonical bytes of the prompt that each pod holds, as a worker believes once it has read all that others wrote.
+    fn held(&mut self, worker: usize, text: &str) -> Vec<u64> {
+        let router = &mut self.workers[worker];
+        router.follow(&self.shared, 64);
+        with_request(text, |r| router.read_prompt(Job::Prompt(r)));
+        router.look_up();
+        router.matches.iter().map(|&blocks| bytes_of(usize::from(blocks))).collect()
+    }
+
     /// Scrapes every pod: `page` gives each one's metrics.
     fn scrape(&mut self, page: impl Fn(Slot) -> String, now: Micros) {
         for due in self.collector.due(&self.shared, now) {
@@ -168,25 +177,133 @@ fn a_restarted_pod_holds_nothing_and_owes_nothing() {
     assert_eq!(gateway.entries(), before, "its old account is void");
 }
 
+const MISS: Option<Usage> = Some(Usage { prompt_tokens: 2000, cached_tokens: Some(0) });
+
 #[test]
-fn the_index_is_repaired_when_the_cache_was_not_hit() {
+fn a_miss_shows_that_all_that_is_older_went_too_but_not_the_prompt_itself() {
     let mut gateway = Gateway::new(&config(1, ""), 2);
-    let prompt = text(1, 8000);
-    let first = gateway.decide(0, &prompt, 0);
-    gateway.answer(0, first.ticket, None, 0);
-    let second = gateway.decide(0, &prompt, 0);
-    assert!(second.match_ratio() > 0.95);
-    let usage = Usage { prompt_tokens: 2000, cached_tokens: Some(500) };
-    gateway.answer(0, second.ticket, Some(usage), 0);
-    for worker in [1, 0] {
-        // Both replicas know; neither has booked the prompt again in between.
-        let (ledger, _) = gateway.workers[worker].read_ledger(&gateway.shared);
-        gateway.workers[worker].catch_up(&ledger, &gateway.shared, 10);
-        with_request(&prompt, |r| gateway.workers[worker].read_prompt(Job::Prompt(r)));
-        gateway.workers[worker].look_up();
-        let held = bytes_of(usize::from(gateway.workers[worker].matches[0]));
-        assert!((1800..=2000).contains(&held), "worker {worker}: {held}");
+    let [old, prompt, young] = [1, 2, 3].map(|seed| text(seed, 8000));
+    for text in [&old, &prompt, &young] {
+        let decision = gateway.decide(0, text, 0);
+        gateway.answer(0, decision.ticket, None, 0);
     }
+    let again = gateway.decide(1, &prompt, 0);
+    assert!(again.match_ratio() > 0.95);
+    gateway.answer(1, again.ticket, MISS, 0);
+    for worker in [1, 0] {
+        assert_eq!(gateway.held(worker, &old), [0], "worker {worker}");
+        assert!(gateway.held(worker, &prompt)[0] > 7800, "worker {worker}: it was computed just now");
+        assert!(gateway.held(worker, &young)[0] > 7800, "worker {worker}");
+    }
+}
+
+#[test]
+fn a_miss_says_nothing_while_the_prefix_is_still_computed() {
+    let mut gateway = Gateway::new(&config(1, ""), 2);
+    let [old, prompt] = [1, 2].map(|seed| text(seed, 8000));
+    let decision = gateway.decide(0, &old, 0);
+    gateway.answer(0, decision.ticket, None, 0);
+    let first = gateway.decide(0, &prompt, 0);
+    let second = gateway.decide(1, &prompt, 0);
+    assert!(second.match_ratio() > 0.95);
+    gateway.answer(0, first.ticket, MISS, 0);
+    gateway.answer(1, second.ticket, MISS, 0);
+    for worker in [0, 1] {
+        assert!(gateway.held(worker, &old)[0] > 7800, "worker {worker}");
+        assert!(gateway.held(worker, &prompt)[0] > 7800, "worker {worker}");
+    }
+}
+
+#[test]
+fn a_conversation_stays_where_it_failed_over_to() {
+    let mut gateway = Gateway::new(&config(3, ""), 2);
+    let mut prompt = text(1, 4000);
+    let decision = gateway.decide(0, &prompt, 0);
+    let dead = decision.ticket.slot();
+    gateway.answer(0, decision.ticket, None, 0);
+    // The dead pod had the first round; the second one is computed by the runner-up, the third one finds it there.
+    prompt.push_str(&text(2, 4000));
+    let decision = gateway.decide(0, &prompt, SECOND);
+    assert_eq!(decision.ticket.slot(), dead);
+    let (mut ticket, other) = (decision.ticket, decision.picks.iter().nth(1).unwrap());
+    gateway.workers[0].moved(&mut ticket, 1, Some(other), &mut gateway.shared, SECOND);
+    gateway.answer(0, ticket, None, SECOND);
+    for worker in [0, 1] {
+        let held = gateway.held(worker, &prompt);
+        assert!(held[usize::from(other)] > 7800, "worker {worker}: {held:?}");
+        assert!((3800..=4000).contains(&held[usize::from(dead)]), "worker {worker}: {held:?}");
+    }
+    // Long after the pause of the dead pod.
+    prompt.push_str(&text(3, 1000));
+    let decision = gateway.decide(1, &prompt, 60 * SECOND);
+    assert_eq!(decision.ticket.slot(), other);
+    assert!(decision.match_ratio() > 0.8);
+}
+
+#[test]
+fn a_pod_that_refused_a_prompt_does_not_hold_it() {
+    let mut gateway = Gateway::new(&config(2, ""), 2);
+    let [prompt, shared] = [text(1, 4000), text(2, 2000)];
+    let refused = gateway.decide(0, &prompt, 0);
+    let slot = usize::from(refused.ticket.slot());
+    assert!(gateway.held(1, &prompt)[slot] > 3900);
+    gateway.workers[0].close(refused.ticket, End::Aborted, &mut gateway.shared);
+    for worker in [0, 1] {
+        assert_eq!(gateway.held(worker, &prompt), [0, 0], "worker {worker}");
+    }
+    // What another request has used since is there, whatever became of the first.
+    let first = gateway.decide(0, &shared, 1);
+    let slot = usize::from(first.ticket.slot());
+    let second = gateway.decide(1, &shared, 1);
+    assert_eq!(usize::from(second.ticket.slot()), slot);
+    gateway.answer(1, second.ticket, None, 2);
+    gateway.workers[0].close(first.ticket, End::Aborted, &mut gateway.shared);
+    for worker in [0, 1] {
+        assert!(gateway.held(worker, &shared)[slot] > 1900, "worker {worker}");
+    }
+    // An answer that broke off had a computed prompt.
+    let mut broken = gateway.decide(0, &prompt, 3);
+    let slot = usize::from(broken.ticket.slot());
+    gateway.workers[0].start(&mut broken.ticket, &mut gateway.shared, 4);
+    gateway.workers[0].close(broken.ticket, End::Aborted, &mut gateway.shared);
+    assert!(gateway.held(1, &prompt)[slot] > 3900);
+}
+
+#[test]
+fn a_record_of_a_pod_that_is_new_fetches_the_table_first() {
+    let mut gateway = Gateway::new(&config(1, ""), 2);
+    gateway.scrape(|_| page(0, 0, 100.0), SECOND);
+    // The pod has restarted, and only one worker has looked.
+    for due in gateway.collector.due(&gateway.shared, 3 * SECOND) {
+        gateway.collector.take(&due, page(0, 0, 200.0).as_bytes(), &mut gateway.shared, 3 * SECOND);
+        gateway.collector.done(&due, None, 3 * SECOND);
+    }
+    gateway.collector.publish(&mut gateway.shared, 3 * SECOND);
+    gateway.workers[0].refresh(&gateway.shared).unwrap();
+    assert_ne!(gateway.workers[0].table(), gateway.workers[1].table());
+    let prompt = text(1, 4000);
+    let decision = gateway.decide(0, &prompt, 3 * SECOND);
+    gateway.answer(0, decision.ticket, None, 3 * SECOND);
+    assert!(gateway.held(1, &prompt)[0] > 3900);
+    assert_eq!(gateway.workers[0].table(), gateway.workers[1].table());
+}
+
+#[test]
+fn capacity_in_bytes_follows_what_the_model_taught() {
+    let mut gateway = Gateway::new(&config(1, ""), 1);
+    // 65,536 tokens.
+    gateway.scrape(|_| page(0, 0, 1.0), SECOND);
+    let held = |gateway: &mut Gateway, usage| {
+        for n in 0..60 {
+            let decision = gateway.decide(0, &text(n, 9_000), 2 * SECOND);
+            gateway.answer(0, decision.ticket, usage, 2 * SECOND);
+        }
+        gateway.workers[0].index().held(0)
+    };
+    let plain = held(&mut gateway, None);
+    assert!((240_000..=262_144).contains(&plain), "{plain}");
+    let dense = held(&mut gateway, Some(Usage { prompt_tokens: 4_500, cached_tokens: None }));
+    assert!((120_000..=145_000).contains(&dense), "{dense}");
 }
 
 #[test]
