@@ -87,7 +87,11 @@ pub enum Prompt<'a> {
 impl Prompt<'_> {
     /// Whether its canonical bytes are text, so that bytes and tokens stand in a ratio that a model's tokenizer decides.
     pub fn is_text(&self) -> bool {
-        matches!(self, Prompt::Chat { .. } | Prompt::Texts(_))
+        match self {
+            Prompt::Chat { system, messages, .. } => !system.iter().chain(messages).any(Part::is_media),
+            Prompt::Texts(_) => true,
+            Prompt::Tokens(_) | Prompt::Opaque(_) => false,
+        }
     }
 }
 
@@ -100,6 +104,24 @@ pub enum Part<'a> {
     Text(Text<'a>),
     /// JSON as written: images and audio by URL or data, tool calls, tool results.
     Json(&'a [u8]),
+}
+
+/// JSON that is no longer counts as written: a URL or a tool call, or data of no more tokens than that.
+const SHORT_JSON: usize = 4096;
+/// Bytes in the middle of longer JSON that tell what it is: text has a space, a quote or a comma in as many.
+const PROBE: usize = 256;
+
+impl Part<'_> {
+    /// Whether it is mostly the data of an image, of sound or of a film, in base64: a model makes far fewer tokens of it than
+    /// of as much text.
+    pub fn is_media(&self) -> bool {
+        let Part::Json(json) = self else { return false };
+        json.len() > SHORT_JSON
+            && json.get(json.len() / 2..).and_then(|half| half.get(..PROBE)).is_some_and(|middle| {
+                // Some writers escape the slash.
+                middle.iter().all(|b| b.is_ascii_alphanumeric() || b"+/=-_\\".contains(b))
+            })
+    }
 }
 
 /// Why a body is refused; always the client's to mend.

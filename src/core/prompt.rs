@@ -2,7 +2,9 @@
 //! then role and content of each message.
 //!
 //! Two bodies whose templates print the same text have the same canonical bytes, however their JSON is spaced or
-//! escaped; only JSON that is kept as written (tools, tool calls, images) is compared by its bytes.
+//! escaped; only JSON that is kept as written (tools, tool calls, images) is compared by its bytes, or by their hash.
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::body::{Part, Prompt};
 
@@ -14,6 +16,9 @@ const START_OF_ITEM: &[u8] = b"\x1e";
 const END_OF_ROLE: &[u8] = b"\x1f";
 /// Ends a part of content.
 const END_OF_PART: &[u8] = b"\n";
+/// Canonical bytes of an image, of sound or of a film, whatever its size: about 1,000 tokens, what models make of a picture
+/// of a megapixel. All are of its hash, so that the block after it is another when it is another.
+const MEDIA_BYTES: usize = 4096;
 /// Bytes of one token id.
 const TOKEN_BYTES: usize = 4;
 
@@ -34,6 +39,12 @@ pub fn canonical(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
                     }
                     Part::Text(text) => {
                         sink(text);
+                        sink(END_OF_PART);
+                    }
+                    Part::Json(json) if part.is_media() => {
+                        let mut bytes = [0; 64];
+                        bytes.as_chunks_mut().0.fill(xxh3_64(json).to_le_bytes());
+                        (0..MEDIA_BYTES / bytes.len()).for_each(|_| sink(&bytes));
                         sink(END_OF_PART);
                     }
                     Part::Json(json) => {
@@ -103,6 +114,33 @@ mod tests {
         let body = format!(r#"{{"model":"m","prompt":[{}]}}"#, ids.join(","));
         let expected: Vec<u8> = (0u32..200).flat_map(u32::to_le_bytes).collect();
         assert_eq!(bytes(Api::Completions, &body), expected);
+    }
+
+    #[test]
+    fn an_image_counts_as_one_whatever_its_size() {
+        let shapes = [
+            r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,DATA"}}"#,
+            r#"{"type":"input_image","image_url":"data:image/png;base64,DATA"}"#,
+            r#"{"type":"input_audio","input_audio":{"data":"DATA","format":"wav"}}"#,
+            r#"{"type":"image","source":{"type":"base64","media_type":"image/png","data":"DATA"}}"#,
+        ];
+        for shape in shapes {
+            let of = |data: &str| {
+                let part = shape.replace("DATA", data);
+                let body = format!(
+                    r#"{{"model":"m","messages":[{{"role":"user","content":[{part},{{"type":"text","text":"x"}}]}}]}}"#
+                );
+                let is_text = parse(Api::Chat, body.as_bytes()).unwrap().prompt.is_text();
+                (bytes(Api::Chat, &body), is_text)
+            };
+            let (small, large) = (of(&r"aB3+\/".repeat(1_000)), of(&"aB3+/".repeat(200_000)));
+            assert_eq!((small.0.len(), small.1), (4096 + 9, false), "{shape}");
+            assert_eq!((large.0.len(), large.1), (4096 + 9, false), "{shape}");
+            // Another image is another prompt from its first block on.
+            assert!(small.0[6..70] != large.0[6..70]);
+            assert!(of("aB3+/").1, "too little to matter");
+            assert!(of(&"some words, ".repeat(1_000)).1, "text that is long");
+        }
     }
 
     #[test]
