@@ -28,7 +28,8 @@ pub enum Strategy {
 pub struct Config {
     /// Names the pool; gateways of one Envoy that route to the same pods share it.
     pub pool: String,
-    /// The pods, `ip:port`. A router's list replaces the collector's; `None` leaves it as it is.
+    /// The pods, `ip:port`. A router's list replaces the collector's; `None` leaves it as it is. A collector must have some
+    /// ([`Config::pods_to_scrape`]).
     pub pods: Option<Vec<String>>,
     /// How pods are chosen.
     pub strategy: Strategy,
@@ -200,6 +201,21 @@ impl Config {
             },
         })
     }
+
+    /// The pods that a collector begins with. Without any it would publish an empty table, and every request would quietly
+    /// go elsewhere.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the list is missing or empty.
+    pub fn pods_to_scrape(&self) -> Result<&[String], ConfigError> {
+        match self.pods.as_deref() {
+            Some(pods) if !pods.is_empty() => Ok(pods),
+            found => {
+                let found = if found.is_none() { "is missing" } else { "is empty" };
+                value("pods", format!("{found}; list the pods' addresses, like [\"10.0.0.4:8000\"]"))
+            }
+        }
+    }
 }
 
 fn value<T>(key: &'static str, reason: String) -> Result<T, ConfigError> {
@@ -255,6 +271,19 @@ mod tests {
         assert_eq!(config.strategy, Strategy::PrefixCache);
         assert!(config.fail_open);
         assert_eq!(config.scrape.interval, 100 * MILLISECOND);
+    }
+
+    #[test]
+    fn a_collector_needs_pods_and_a_router_does_not() {
+        let needs = |json: &str| Config::parse(json.as_bytes()).unwrap().pods_to_scrape().map(<[_]>::len);
+        assert_eq!(needs(r#"{"pods":["127.0.0.1:8000"]}"#), Ok(1));
+        for (json, found) in [("{}", "is missing"), (r#"{"pods":[]}"#, "is empty")] {
+            let error = needs(json).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("configuration: `pods` {found}; list the pods' addresses, like [\"10.0.0.4:8000\"]")
+            );
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod traffic;
 
 pub use client::{Opened, Protocol, Reply, Request, raw};
 pub use envoy::{Envoy, EnvoyBuilder};
-pub use pod::{Answer, Load, Received, Stream, TestPod};
+pub use pod::{Answer, Load, PageEnd, Received, Stream, TestPod};
 pub use run::{Finished, command, repository, target, until, within};
 pub use sim::SimPod;
 pub use traffic::{Account, Ending, Met, Sent, Traffic};

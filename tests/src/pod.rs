@@ -82,6 +82,17 @@ impl Load {
     }
 }
 
+/// How a `/metrics` page ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageEnd {
+    /// Properly.
+    Whole,
+    /// The connection is cut after so many bytes of it.
+    CutAfter(usize),
+    /// Nothing follows after so many bytes of it, and the connection stays open.
+    StallsAfter(usize),
+}
+
 /// A request that reached a pod.
 #[derive(Clone, Debug)]
 pub struct Received {
@@ -168,6 +179,7 @@ impl Stream {
 struct State {
     load: Load,
     metrics_status: u16,
+    page_end: PageEnd,
     scrapes: usize,
     scrape_headers: Option<HeaderMap>,
     begun: usize,
@@ -197,6 +209,7 @@ impl TestPod {
         let state = State {
             load,
             metrics_status: 200,
+            page_end: PageEnd::Whole,
             scrapes: 0,
             scrape_headers: None,
             begun: 0,
@@ -238,6 +251,11 @@ impl TestPod {
     /// Changes the status of `/metrics`; 200 is healthy.
     pub fn set_metrics_status(&self, status: u16) {
         self.state.lock().unwrap().metrics_status = status;
+    }
+
+    /// Changes how `/metrics` ends from the next scrape on.
+    pub fn set_page_end(&self, end: PageEnd) {
+        self.state.lock().unwrap().page_end = end;
     }
 
     /// Decides the answer to the next request that has none yet; requests to `/metrics` do not count.
@@ -349,6 +367,20 @@ fn whole(body: impl Into<Bytes>) -> Body {
     Full::new(body.into()).map_err(|never: Infallible| match never {}).boxed()
 }
 
+/// A body that ends after its first piece: cut off there, or with nothing to follow.
+fn broken(first: io::Result<Frame<Bytes>>, cut: bool) -> Body {
+    let rest = futures::stream::once(async move {
+        if !cut {
+            std::future::pending::<()>().await;
+        }
+        // The first piece is on its way before the connection ends.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Err(io::Error::other("the test cuts the page"))
+    });
+    let pieces = futures::StreamExt::chain(futures::stream::once(async move { first }), rest);
+    StreamBody::new(pieces).boxed()
+}
+
 async fn respond(
     address: SocketAddr,
     state: Arc<Mutex<State>>,
@@ -364,7 +396,17 @@ async fn respond(
             .status(state.metrics_status)
             .header("content-type", "text/plain; version=0.0.4; charset=utf-8");
         let load = Load { running: state.load.running + state.working, ..state.load.clone() };
-        return Ok(response.body(whole(load.page())).unwrap());
+        return Ok(match state.page_end {
+            PageEnd::Whole => response.body(whole(load.page())).unwrap(),
+            PageEnd::CutAfter(size) | PageEnd::StallsAfter(size) => {
+                let page = load.page();
+                let first = Ok(Frame::data(Bytes::from(page.as_bytes()[..size].to_vec())));
+                let cut = state.page_end == PageEnd::CutAfter(size);
+                // The length promises the whole page, so that what is missing is missed.
+                let response = response.header("content-length", page.len());
+                response.body(broken(first, cut)).unwrap()
+            }
+        });
     }
 
     let working = Working::new(&state);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use warmpath::collector::{Collector, Due, Trouble};
 use warmpath::config::Config;
 use warmpath::table::State;
-use warmpath::{MILLISECOND, Micros};
+use warmpath::{MILLISECOND, Micros, SECOND};
 
 use crate::host::{self, Host};
 use crate::metrics::CollectorMetrics;
@@ -16,6 +16,9 @@ use crate::metrics::CollectorMetrics;
 /// Envoy's main thread up, and its copy stays in the VM's memory for good.
 const LONGEST_PAGE: usize = 4 << 20;
 
+/// How long what was said stays unsaid, so that a lasting trouble does not fill the log.
+pub const QUIET: Micros = 10 * SECOND;
+
 /// A collector with its calls under way.
 #[derive(Debug)]
 pub struct Collecting {
@@ -23,6 +26,8 @@ pub struct Collecting {
     collector: Collector,
     metrics: CollectorMetrics,
     under_way: HashMap<u32, Due>,
+    /// When it was last said that Envoy sends no scrapes.
+    told_unsent: Micros,
 }
 
 impl Collecting {
@@ -34,6 +39,7 @@ impl Collecting {
             metrics: CollectorMetrics::of(&config.pool),
             config: config.clone(),
             under_way: HashMap::new(),
+            told_unsent: 0,
         };
         collecting.publish(now);
         collecting
@@ -56,6 +62,14 @@ impl Collecting {
                     // The cluster is not there, or not yet: says nothing of the pod.
                     self.metrics.unsent.count();
                     self.collector.done(&due, None, now);
+                    if now.saturating_sub(self.told_unsent) >= QUIET {
+                        self.told_unsent = now;
+                        log::warn!(
+                            "warmpath: Envoy does not send the scrape of {}: `scrape.cluster` is \"{}\", name a cluster that Envoy has",
+                            due.address,
+                            self.config.scrape.cluster
+                        );
+                    }
                 }
             }
         }
@@ -63,43 +77,85 @@ impl Collecting {
     }
 
     /// Takes in what was fetched.
-    pub fn answered(&mut self, call: u32, body_size: usize) {
+    pub fn answered(&mut self, call: u32, headers: usize, body_size: usize) {
         let Some(due) = self.under_way.remove(&call) else { return };
         let began = host::now();
+        let before = self.state(&due);
         let mut cost = None;
-        let answer =
-            if body_size > LONGEST_PAGE { Some(Default::default()) } else { host::fetched(body_size) };
-        match answer {
-            Some((status, page)) if status == b"200" => {
-                let leaked = self.collector.leaked();
-                self.collector.take(&due, &page, &mut Host, began);
-                self.metrics.leaked.add(self.collector.leaked() - leaked);
-                let readable =
-                    self.collector.table().pod(due.slot).is_some_and(|pod| pod.state == State::Ready);
-                if readable {
-                    self.metrics.scraped.count()
-                } else {
-                    self.metrics.unreadable.count()
+        let why =
+            match host::fetched(headers, if body_size > LONGEST_PAGE { 0 } else { body_size }) {
+                None => self.unreachable(&due, "no whole answer: refused, cut off, or too slow"),
+                // Envoy's own words for a pod that does not answer.
+                Some((status, _)) if status == b"503" || status == b"504" => self
+                    .unreachable(&due, &format!("Envoy cannot reach it, or it answers {}", ascii(&status))),
+                Some((status, _)) if status != b"200" => {
+                    self.unreadable(&due, &format!("it answers {}", ascii(&status)))
                 }
-                cost = Some(host::now().saturating_sub(began));
-            }
-            // Envoy's own words for a pod that does not answer.
-            Some((status, _)) if status == b"503" || status == b"504" => {
-                self.metrics.unreachable.count();
-                self.collector.fail(&due, Trouble::Unreachable);
-            }
-            Some(_) => {
-                self.metrics.unreadable.count();
-                self.collector.fail(&due, Trouble::Unreadable);
-            }
-            None => {
-                self.metrics.unreachable.count();
-                self.collector.fail(&due, Trouble::Unreachable);
-            }
-        }
+                Some(_) if body_size > LONGEST_PAGE => self
+                    .unreadable(&due, &format!("its page has {body_size} bytes, more than {LONGEST_PAGE}")),
+                Some((_, page)) => {
+                    let leaked = self.collector.leaked();
+                    self.collector.take(&due, &page, &mut Host, began);
+                    self.metrics.leaked.add(self.collector.leaked() - leaked);
+                    cost = Some(host::now().saturating_sub(began));
+                    if self.collector.table().pod(due.slot).is_some_and(|pod| pod.state == State::Ready) {
+                        self.metrics.scraped.count();
+                        String::new()
+                    } else {
+                        self.unreadable(
+                            &due,
+                            "its page lacks vllm:num_requests_running or vllm:num_requests_waiting",
+                        )
+                    }
+                }
+            };
+        self.tell(&due, before, &why);
         self.collector.done(&due, cost, began);
         if self.under_way.is_empty() {
             self.publish(began);
+        }
+    }
+
+    fn unreachable(&mut self, due: &Due, why: &str) -> String {
+        self.metrics.unreachable.count();
+        self.collector.fail(due, Trouble::Unreachable);
+        why.to_owned()
+    }
+
+    fn unreadable(&mut self, due: &Due, why: &str) -> String {
+        self.metrics.unreadable.count();
+        self.collector.fail(due, Trouble::Unreadable);
+        why.to_owned()
+    }
+
+    /// The state of the pod in the table; `None` when it has gone, or another one is in its place.
+    fn state(&self, due: &Due) -> Option<State> {
+        let pod = self.collector.table().pod(due.slot)?;
+        (pod.address == due.address).then_some(pod.state)
+    }
+
+    /// One line when a pod's state changes, and none while it stays.
+    fn tell(&self, due: &Due, before: Option<State>, why: &str) {
+        let (Some(before), Some(after)) = (before, self.state(due)) else { return };
+        if before == after {
+            return;
+        }
+        let (address, path) = (&due.address, &self.config.scrape.path);
+        match after {
+            State::Unreachable => {
+                log::warn!(
+                    "warmpath: pod {address} cannot be scraped, others are preferred: GET {path}: {why}"
+                );
+            }
+            State::Unreadable => {
+                log::warn!(
+                    "warmpath: pod {address} does not tell its load, it is routed to without: GET {path}: {why}"
+                );
+            }
+            State::Ready if before != State::Unknown => {
+                log::info!("warmpath: pod {address} tells its load again");
+            }
+            State::Ready | State::Unknown => {}
         }
     }
 
@@ -117,4 +173,9 @@ impl Collecting {
                 .set(table.live().filter(|(_, pod)| pod.state == State::Ready).count() as u64);
         }
     }
+}
+
+/// A status for the log.
+fn ascii(status: &[u8]) -> String {
+    status.escape_ascii().to_string()
 }

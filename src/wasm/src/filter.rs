@@ -8,7 +8,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, Bytes};
 use warmpath::announce::Announcer;
 use warmpath::body::{self, Api, BodyError};
-use warmpath::config::Config;
+use warmpath::config::{Config, Strategy};
 use warmpath::pick::Picks;
 use warmpath::refusal::Refusal;
 use warmpath::response::UsageScanner;
@@ -16,6 +16,7 @@ use warmpath::router::{Decision, End, Job, NoPod, Router, Ticket};
 use warmpath::table::Table;
 use warmpath::{Micros, Slot};
 
+use crate::collect::QUIET;
 use crate::host::{self, Host};
 use crate::metrics::RouterMetrics;
 
@@ -33,6 +34,11 @@ pub struct Mind {
     metrics: RouterMetrics,
     generation: u64,
     fail_open: bool,
+    /// Whether prompts are routed by what the pods hold of them.
+    by_prefix: bool,
+    /// When it was last said that no pod could be named, and how many requests have met that since.
+    told_no_pod: Micros,
+    untold: u64,
     /// The router's say in which pods there are, if its configuration lists any.
     announcer: Option<Announcer>,
 }
@@ -88,6 +94,9 @@ impl Mind {
             metrics: RouterMetrics::of(&config.pool),
             generation: 0,
             fail_open: config.fail_open,
+            by_prefix: config.strategy == Strategy::PrefixCache,
+            told_no_pod: 0,
+            untold: 0,
             announcer,
         };
         mind.refresh();
@@ -130,7 +139,8 @@ impl Mind {
         if let Some(announcer) = self.announcer.as_mut().filter(|announcer| announcer.contested()) {
             announcer.saw(host::number(&["connection_id"]).unwrap_or(0));
         }
-        let decision = self.router.decide(job, &mut Host, host::now());
+        let now = host::now();
+        let decision = self.router.decide(job, &mut Host, now);
         match &decision {
             Ok(decision) => {
                 self.name_pods(decision.picks);
@@ -143,6 +153,7 @@ impl Mind {
                     NoPod::AllCooling => self.metrics.all_cooling.count(),
                     NoPod::Contended => self.metrics.contended.count(),
                 }
+                self.tell_no_pod(*no_pod, now);
             }
         }
         decision
@@ -159,8 +170,8 @@ impl Mind {
 
     fn tell(&self, job: Job<'_>, decision: &Decision) {
         match job {
-            Job::Prompt(_) => self.metrics.by_prefix.count(),
-            Job::Load => self.metrics.by_load.count(),
+            Job::Prompt(_) if self.by_prefix => self.metrics.by_prefix.count(),
+            Job::Prompt(_) | Job::Load => self.metrics.by_load.count(),
         }
         let ratio = decision.match_ratio();
         if ratio > WORTH_TELLING {
@@ -181,14 +192,25 @@ impl Mind {
 
     fn tell_costs(&self, decision: &Decision) {
         use std::fmt::Write;
-        let mut line = format!("warmpath: chose {} of", self.address(decision.ticket.slot()));
+        let request = host::request_header("x-request-id").unwrap_or_default();
+        // Without a prompt the rule counts one token of work, which is nobody's.
+        let tokens = match self.router.standings().first() {
+            Some(standing) if decision.bytes > 0 => standing.terms.work + standing.matched,
+            _ => 0.0,
+        };
+        let mut line = format!(
+            "warmpath: chose {} for \"{}\", {tokens:.0} prompt tokens, of",
+            self.address(decision.ticket.slot()),
+            printable(&request),
+        );
         for standing in self.router.standings() {
             let t = &standing.terms;
             let _ = write!(
                 line,
-                " [{} {:?} {:.4} s = (own {:.0} of work {:.0} + wait {:.0} + delay {:.0} + decode {:.0} + evict {:.0} + pressure {:.0}) / {:.0} tok/s]",
+                " [{} {:?} matched {:.0}, {:.4} s = (own {:.0} of work {:.0} + wait {:.0} + delay {:.0} + decode {:.0} + evict {:.0} + pressure {:.0}) / {:.0} tok/s]",
                 self.address(standing.slot),
                 standing.rank,
+                standing.matched,
                 t.seconds,
                 t.own,
                 t.work,
@@ -201,6 +223,26 @@ impl Mind {
             );
         }
         log::debug!("{line}");
+    }
+
+    /// A warning that no pod could be named, now and then: under load there are thousands a second. Every one of them is a
+    /// line only where each decision is.
+    fn tell_no_pod(&mut self, no_pod: NoPod, now: Micros) {
+        let (why, then) =
+            (in_words(no_pod), if self.fail_open { "left to the fallback cluster" } else { "answered 503" });
+        self.untold += 1;
+        if now.saturating_sub(self.told_no_pod) >= QUIET {
+            log::warn!(
+                "warmpath: {} requests without a pod since this was last said, {then}: {why}",
+                self.untold
+            );
+            self.told_no_pod = now;
+            self.untold = 0;
+        }
+        if host::logs(Level::Debug) {
+            let request = host::request_header("x-request-id").unwrap_or_default();
+            log::debug!("warmpath: chose no pod for \"{}\", {then}: {why}", printable(&request));
+        }
     }
 
     fn address(&self, slot: Slot) -> &str {
@@ -261,11 +303,7 @@ impl Filter {
             }
             Err(no_pod) => {
                 self.phase = Phase::Done;
-                let message = match no_pod {
-                    NoPod::NoTable => "no pod is known yet",
-                    NoPod::AllCooling => "every pod has failed a moment ago",
-                    NoPod::Contended => "the gateway is overloaded",
-                };
+                let message = in_words(no_pod);
                 let refusal = Refusal { status: 503, kind: "ServiceUnavailableError", message, param: None };
                 refuse(&refusal, &[("retry-after", "1")]);
                 Action::Pause
@@ -481,11 +519,26 @@ fn refuse(refusal: &Refusal<'_>, headers: &[(&str, &str)]) {
     host::respond(refusal.status, &all, &refusal.body());
 }
 
-/// A client's bytes for the log: only what cannot forge a line or a field.
+/// Why no pod was named, for clients and the log.
+fn in_words(no_pod: NoPod) -> &'static str {
+    match no_pod {
+        NoPod::NoTable => "no pod is known yet",
+        NoPod::AllCooling => "every pod has failed a moment ago",
+        NoPod::Contended => "the gateway is overloaded",
+    }
+}
+
+/// A client's bytes for a quoted field of the log, escaped as in JSON: they can end neither the field nor the line, and what
+/// is harmless stays as it is in the access log.
 fn printable(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .take(128)
-        .map(|&b| if b.is_ascii_alphanumeric() || b"-_.:".contains(&b) { b as char } else { '?' })
-        .collect()
+    use std::fmt::Write;
+    let mut text = String::with_capacity(bytes.len().min(128));
+    for &byte in bytes.iter().take(128) {
+        match byte {
+            b'"' | b'\\' => text.extend(['\\', byte as char]),
+            b' '..=b'~' => text.push(byte as char),
+            _ => drop(write!(text, "\\u{byte:04x}")),
+        }
+    }
+    text
 }

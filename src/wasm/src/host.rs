@@ -115,8 +115,12 @@ pub fn fetch(cluster: &str, address: &str, path: &str, timeout: Duration) -> Opt
     hostcalls::dispatch_http_call(cluster, headers, None, Vec::new(), timeout).ok()
 }
 
-/// Status and body of what was fetched; `None` when there was no answer at all.
-pub fn fetched(body_size: usize) -> Option<(Bytes, Bytes)> {
+/// Status and body of what was fetched; `None` when there was no answer, or not all of it: refused, timed out, cut. Envoy says
+/// so by a call with no headers, and then there are none to read: it would answer BadArgument, and the SDK would panic.
+pub fn fetched(headers: usize, body_size: usize) -> Option<(Bytes, Bytes)> {
+    if headers == 0 {
+        return None;
+    }
     let status =
         hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten()?;
     let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();

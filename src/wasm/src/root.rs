@@ -46,16 +46,16 @@ struct Watch {
 }
 
 impl Context for Root {
-    fn on_http_call_response(&mut self, call: u32, _headers: usize, body_size: usize, _trailers: usize) {
+    fn on_http_call_response(&mut self, call: u32, headers: usize, body_size: usize, _trailers: usize) {
         match &mut self.role {
             Role::Collector(collecting) => {
                 #[cfg(feature = "trap")]
-                crate::trap::on_page();
-                collecting.answered(call, body_size);
+                crate::trap::on_page(headers);
+                collecting.answered(call, headers, body_size);
             }
             Role::Router(watch) => {
                 if let Some(collecting) = &mut watch.standing_in {
-                    collecting.answered(call, body_size);
+                    collecting.answered(call, headers, body_size);
                 }
             }
             Role::Unconfigured => {}
@@ -87,6 +87,10 @@ impl RootContext for Root {
                 true
             }
             b"collector" => {
+                if let Err(error) = config.pods_to_scrape() {
+                    log::error!("warmpath: {error}");
+                    return false;
+                }
                 host::tick_every(Collecting::period(&config));
                 self.role = Role::Collector(Box::new(Collecting::start(&config, seed, now)));
                 true

@@ -10,8 +10,8 @@ pub fn on_request() {
 }
 
 /// Ends the collector's VM when a pod answers its scrape with "I'm a teapot".
-pub fn on_page() {
-    if host::fetched(0).is_some_and(|(status, _)| status == b"418") {
+pub fn on_page(headers: usize) {
+    if host::fetched(headers, 0).is_some_and(|(status, _)| status == b"418") {
         std::process::abort();
     }
 }

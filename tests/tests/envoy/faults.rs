@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use warmpath_tests::{Answer, Envoy, EnvoyBuilder, Request, TestPod, until};
+use warmpath_tests::{Answer, Envoy, EnvoyBuilder, PageEnd, Request, TestPod, until};
 
 /// A prompt that a pod holds after the first request with it.
 fn long_chat(last: &str) -> Request {
@@ -137,6 +137,55 @@ async fn a_pod_whose_metrics_fail_still_serves() {
 }
 
 #[tokio::test]
+async fn a_metrics_page_that_breaks_off_ends_no_collector() {
+    for (end, flag) in [(PageEnd::CutAfter(200), "cut"), (PageEnd::StallsAfter(200), "stalled")] {
+        let pods = TestPod::several(3).await;
+        let envoy = Envoy::of(&pods).edit(|configuration| {
+            let short = configuration.replace("\"timeout_ms\": 1000", "\"timeout_ms\": 200");
+            assert_ne!(short, configuration);
+            short
+        });
+        let envoy = envoy.start().await;
+        envoy.sees_ready(3).await;
+        pods[0].set_page_end(end);
+        envoy.logs(&["[warning]", &pods[0].address(), "cannot be scraped", "GET /metrics"]).await;
+        // It is tried on and on, and the others are scraped as before.
+        for pod in &pods {
+            pod.scraped(5).await;
+        }
+        envoy.sees_ready(2).await;
+        for n in 0..5 {
+            assert_eq!(Request::chat(&format!("hello {n}")).send(envoy.routed).await.status, 200, "{flag}");
+        }
+        // And it is back as soon as a page is whole.
+        pods[0].set_page_end(PageEnd::Whole);
+        envoy.sees_ready(3).await;
+        envoy.logs(&["[info]", &pods[0].address(), "tells its load again"]).await;
+        // Longer than a router waits before it takes a collector for dead.
+        tokio::time::sleep(Duration::from_millis(3500)).await;
+        let log = envoy.log();
+        assert!(!log.contains("panicked") && !log.contains("RuntimeError"), "{flag}");
+        assert_eq!(log.matches("cannot be scraped").count(), 1, "{flag}: once, not with every scrape");
+        let reloads = envoy.stats("vm_reload_").await;
+        assert!(reloads.values().all(|&count| count == 0), "{flag}: {reloads:?}");
+        assert_eq!(envoy.stat("wasmcustom.warmpath_takeovers_total.pool=default;").await, 0, "{flag}");
+    }
+}
+
+#[tokio::test]
+async fn a_scrape_cluster_that_envoy_does_not_have_is_named() {
+    let pods = TestPod::several(1).await;
+    let envoy = Envoy::of(&pods).edit(|configuration| {
+        let other = configuration.replace("\"cluster\": \"warmpath-scrape\"", "\"cluster\": \"scraper\"");
+        assert_ne!(other, configuration);
+        other
+    });
+    let envoy = envoy.start().await;
+    envoy.logs(&["[warning]", "`scrape.cluster` is \"scraper\""]).await;
+    assert_eq!(Request::chat("hello").send(envoy.routed).await.status, 200);
+}
+
+#[tokio::test]
 async fn all_pods_dead_is_a_503_and_soon() {
     let mut pods = TestPod::several(2).await;
     let envoy = Envoy::ready(&pods).await;
@@ -168,13 +217,17 @@ async fn all_pods_dead_and_fail_open_off_is_soon_a_503_with_retry_after() {
     .await;
 }
 
-/// Warmpath has no pod at all, though Envoy's own clusters have.
+/// Warmpath's router has no table, for nobody collects for its pool; Envoy's own clusters have pods.
 fn without_table(pods: &[TestPod]) -> EnvoyBuilder {
-    let listed = pods.iter().map(|pod| format!("{:?}", pod.address())).collect::<Vec<_>>().join(", ");
     Envoy::of(pods).edit(move |configuration| {
-        let without = configuration.replace(&format!("\"pods\": [{listed}]"), "\"pods\": []");
-        assert_ne!(without, configuration);
-        without
+        let settings = "configuration: *warmpath";
+        assert_eq!(configuration.matches(settings).count(), 1);
+        let fail_open = !configuration.contains("\"fail_open\": false");
+        let alone = format!(
+            "configuration: {{ \"@type\": type.googleapis.com/google.protobuf.StringValue, \
+             value: '{{\"pool\": \"alone\", \"fail_open\": {fail_open}}}' }}"
+        );
+        configuration.replace(settings, &alone)
     })
 }
 
@@ -187,6 +240,12 @@ async fn without_a_table_the_fallback_answers() {
         assert_eq!(reply.status, 200, "{}", reply.text());
         assert!(pods.iter().any(|pod| pod.address() == reply.pod()));
     }
+    // It is said: once for all that come within ten seconds, and for each only where every decision is.
+    envoy
+        .logs(&["[warning]", "requests without a pod", "left to the fallback cluster: no pod is known yet"])
+        .await;
+    assert_eq!(envoy.log().matches("requests without a pod").count(), 1);
+    assert_eq!(envoy.log().matches("chose no pod for").count(), 2);
 }
 
 #[tokio::test]
