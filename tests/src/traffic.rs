@@ -271,6 +271,12 @@ impl Account {
         self.count(|ending| matches!(ending, Ending::Broken | Ending::BrokenAtHeaders))
     }
 
+    /// Requests that Envoy closed the connection on, and that were sent a second time. Only where it drains connections on
+    /// purpose may there be any: elsewhere a closed connection is a lost request that a client made good.
+    pub fn resent(&self) -> usize {
+        self.sent.iter().filter(|sent| sent.resent).count()
+    }
+
     /// The slowest request that ended whole.
     pub fn slowest(&self) -> Duration {
         let whole = self.sent.iter().filter(|sent| sent.ending == Ending::Whole);
@@ -305,7 +311,7 @@ impl fmt::Display for Account {
             self.errors().len(),
             self.count(|ending| *ending == Ending::BrokenAtHeaders),
             self.count(|ending| *ending == Ending::Broken),
-            self.sent.iter().filter(|sent| sent.resent).count(),
+            self.resent(),
             self.lost().len(),
         )
     }

@@ -15,10 +15,16 @@ fn unavailable() -> Answer {
 }
 
 /// Four workers, and three pods of which scrapes say nothing but good.
-async fn fleet() -> (Envoy, Vec<TestPod>) {
+async fn fleet(strategy: &str) -> (Envoy, Vec<TestPod>) {
     let pods = TestPod::several(3).await;
     pods.iter().for_each(|pod| pod.answer_all(model));
-    let envoy = Envoy::of(&pods).flag("--scrape-ms", "100").concurrency(4).log_level("warn").start().await;
+    let envoy = Envoy::of(&pods)
+        .flag("--scrape-ms", "100")
+        .flag("--strategy", strategy)
+        .concurrency(4)
+        .log_level("warn")
+        .start()
+        .await;
     envoy.sees_ready(3).await;
     (envoy, pods)
 }
@@ -43,7 +49,7 @@ fn waves(arrivals: &[f64]) -> Vec<(f64, usize)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pauses_grow_and_one_request_at_a_time_probes() {
-    let (envoy, pods) = fleet().await;
+    let (envoy, pods) = fleet("PREFIX_CACHE").await;
     let load = Traffic::start(envoy.routed, 64);
     load.more(200).await;
     pods[1].answer_all(unavailable);
@@ -77,12 +83,13 @@ async fn pauses_grow_and_one_request_at_a_time_probes() {
     let account = load.stop().await;
     account.print("a pod that answers 503 for seven seconds", &envoy).await;
     assert_eq!((account.lost().len(), account.errors().len(), account.broken()), (0, 0, 0), "{account}");
+    assert_eq!(account.resent(), 0, "{account}");
     envoy.accounts_for_nothing().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_failure_keeps_every_worker_away() {
-    let (envoy, pods) = fleet().await;
+    let (envoy, pods) = fleet("PREFIX_CACHE").await;
     pods.iter().for_each(|pod| pod.answer_all(|| Answer::Completion));
     // Sequential requests, a new connection each: any worker may get any of them.
     pods[1].answer_next(unavailable());
@@ -104,54 +111,69 @@ async fn one_failure_keeps_every_worker_away() {
     assert_eq!(pods[1].begun(), seen, "of {sent} requests on four workers, some went to a pod in its pause");
 }
 
+/// A fleet under load whose pod 1 has failed three times running and is at the start of a pause of four seconds, and when
+/// that pause began. By load alone an idle pod always wins, so only the pause can keep requests off it: where prompts
+/// counted, they would have become warm elsewhere.
+async fn paused() -> (Envoy, Vec<TestPod>, Traffic, Instant) {
+    let (envoy, pods) = fleet("DEFAULT").await;
+    let load = Traffic::start(envoy.routed, 64);
+    load.more(200).await;
+    let failing = Instant::now();
+    pods[1].answer_all(unavailable);
+    // What was under way, then a probe after 1 s and one after 2 s more.
+    let waves = until("two probes came", async || {
+        let waves = waves(&arrivals(&pods[1], failing));
+        (waves.len() >= 3).then_some(waves)
+    })
+    .await;
+    // Its answer must have arrived: then the pause of four seconds runs.
+    tokio::time::sleep(SECOND / 5).await;
+    pods[1].answer_all(model);
+    let since = failing + Duration::from_secs_f64(waves[2].0);
+    assert_eq!(arrivals(&pods[1], since + SECOND / 100), [0.0; 0], "the pod is not in a pause: {waves:?}");
+    assert!(since.elapsed() < SECOND, "the machine is too slow to tell: {:?}", since.elapsed());
+    (envoy, pods, load, since)
+}
+
+/// Waits until the pod serves again, which must be well before the four seconds from `since` on are over.
+async fn serves_before_the_pause_is_over(pod: &TestPod, since: Instant, back: Instant) {
+    let times = until("the pod served again", async || {
+        let times = arrivals(pod, back);
+        (times.len() > 20).then_some(times)
+    })
+    .await;
+    let into = back.duration_since(since).as_secs_f64();
+    println!(
+        "back {into:.2} s into the pause: first request {:.2} s later, 20 after {:.2} s",
+        times[0], times[20]
+    );
+    assert!(into + times[0] < 3.0, "it waited for its pause to end, or nearly: {into} s + {times:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_that_shows_a_restart_ends_the_pause() {
-    let (envoy, mut pods) = fleet().await;
-    let load = Traffic::start(envoy.routed, 64);
-    pods[1].answer_all(unavailable);
-    // Into a pause of four seconds.
-    until("two probes came", async || {
-        (waves(&arrivals(&pods[1], Instant::now() - SECOND * 5)).len() >= 3).then_some(())
-    })
-    .await;
-    pods[1].answer_all(model);
+    let (envoy, pods, load, since) = paused().await;
     // A process that is gone for less than a scrape's interval: only the time of its start tells.
-    pods[1].set_load(Load { started: Load::default().started + 60.0, ..Load::default() });
     let restarted = Instant::now();
-    pods[1].kill().await;
-    pods[1].revive().await;
-    let since = until("the restarted pod served", async || {
-        let since = arrivals(&pods[1], restarted);
-        (since.len() > 20).then_some(since)
-    })
-    .await;
-    println!("restarted: first request after {:.2} s, 20 after {:.2} s", since[0], since[20]);
-    assert!(since[20] < 1.5, "{since:?}");
+    pods[1].set_load(Load { started: Load::default().started + 60.0, ..Load::default() });
+    serves_before_the_pause_is_over(&pods[1], since, restarted).await;
     let account = load.stop().await;
     account.print("a pod that answers 503 and is restarted", &envoy).await;
-    assert_eq!((account.lost().len(), account.errors().len()), (0, 0), "{account}");
+    assert_eq!((account.lost().len(), account.errors().len(), account.resent()), (0, 0, 0), "{account}");
     envoy.accounts_for_nothing().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_can_be_reached_again_need_not_wait() {
-    let (envoy, mut pods) = fleet().await;
-    let load = Traffic::start(envoy.routed, 64);
-    load.more(200).await;
+    let (envoy, mut pods, load, since) = paused().await;
     pods[1].kill().await;
-    // Long enough for scrapes to notice, with failures enough for a pause of many seconds, were each counted.
-    tokio::time::sleep(SECOND).await;
+    // The same process, by the time of its start, cut off until a scrape has noticed.
+    envoy.sees_ready(2).await;
     let back = Instant::now();
     pods[1].revive().await;
-    let since = until("the pod that came back served", async || {
-        let since = arrivals(&pods[1], back);
-        (since.len() > 20).then_some(since)
-    })
-    .await;
-    println!("reachable again: first request after {:.2} s, 20 after {:.2} s", since[0], since[20]);
-    assert!(since[20] < 1.5, "{since:?}");
+    serves_before_the_pause_is_over(&pods[1], since, back).await;
     let account = load.stop().await;
-    account.print("a pod that is gone for a second", &envoy).await;
-    assert_eq!((account.lost().len(), account.errors().len()), (0, 0), "{account}");
+    account.print("a pod that answers 503 and is then gone for a moment", &envoy).await;
+    assert_eq!((account.lost().len(), account.errors().len(), account.resent()), (0, 0, 0), "{account}");
     envoy.accounts_for_nothing().await;
 }

@@ -38,10 +38,18 @@ async fn at(pods: Vec<String>) -> Envoy {
     envoy
 }
 
-/// No request without a byte was lost, and none was refused.
+/// No request without a byte was lost, none was refused, and no client had to send one twice.
 fn nothing_lost(account: &Account) {
+    assert_eq!(account.resent(), 0, "{account}");
     assert_eq!(account.lost().len(), 0, "{:?}", account.lost());
     assert_eq!(account.errors().len(), 0, "{:?}", account.errors());
+}
+
+/// What broke off was streamed: a whole answer has no byte before its last token, so its request can go on elsewhere.
+fn only_streams_broke_off(account: &Account) {
+    for sent in account.sent.iter().filter(|sent| sent.ending != Ending::Whole) {
+        assert!(sent.streamed && matches!(sent.ending, Ending::Broken | Ending::BrokenAtHeaders), "{sent:?}");
+    }
 }
 
 /// What was sent after `since`.
@@ -65,6 +73,7 @@ async fn a_pod_that_is_gone_and_comes_back() {
     let account = load.stop().await;
     let met = account.print("a pod gone for a while", &envoy).await;
     nothing_lost(&account);
+    only_streams_broke_off(&account);
     assert!(met.fault > 0, "the test means nothing unless requests met the fault");
     assert!(
         later(&account, killed).iter().all(|sent| sent.ending == Ending::Whole),
@@ -95,6 +104,7 @@ async fn a_process_that_is_killed_and_starts_again_with_an_empty_cache() {
     let account = load.stop().await;
     let met = account.print("each process killed once", &envoy).await;
     nothing_lost(&account);
+    only_streams_broke_off(&account);
     assert!(met.fault > 0, "the test means nothing unless requests met the fault");
     for sent in account.sent.iter().filter(|sent| sent.ending != Ending::Whole) {
         let cut = killed.iter().any(|&killed| sent.at < killed && killed < sent.at + sent.took + SECOND);
@@ -187,11 +197,14 @@ async fn a_pod_that_refuses_connections() {
     more.more(300).await;
     pods[1].revive().await;
     more.more(100).await;
+    let mut met = 0;
     for (name, load) in [("a pod that refuses, old connections", load), ("new ones", more)] {
         let account = load.stop().await;
-        account.print(name, &envoy).await;
+        met += account.print(name, &envoy).await.moved;
         nothing_lost(&account);
+        assert_eq!(account.broken(), 0, "what is connected stays, and what is not can go on: {account}");
     }
+    assert!(met > 0, "the test means nothing unless requests met the fault");
     envoy.accounts_for_nothing().await;
 }
 
@@ -213,7 +226,7 @@ async fn a_pod_that_answers_503_and_one_that_answers_500() {
     load.more(100).await;
     let account = load.stop().await;
     let met = account.print("a pod that answers 503, then one that answers 500", &envoy).await;
-    assert_eq!((account.lost().len(), account.broken()), (0, 0), "{account}");
+    assert_eq!((account.lost().len(), account.broken(), account.resent()), (0, 0, 0), "{account}");
     assert!(
         met.moved > 0 && unavailable < 100,
         "{unavailable} of 300 requests were sent to a pod that says 503"
@@ -303,6 +316,7 @@ async fn a_pod_that_restarts_empty_is_believed_to_be_empty() {
     let account = load.stop().await;
     account.print("a pod that restarts at once", &envoy).await;
     nothing_lost(&account);
+    only_streams_broke_off(&account);
     assert!(later(&account, restarted).iter().all(|sent| sent.ending == Ending::Whole));
     assert!(share > 30, "the restarted pod got only {share} of 300 requests");
     envoy.accounts_for_nothing().await;
@@ -331,6 +345,7 @@ async fn all_pods_gone_and_back() {
         let account = load.stop().await;
         let name = if closed { "all pods gone, fail_open off" } else { "all pods gone, fail_open on" };
         account.print(name, &envoy).await;
+        assert_eq!(account.resent(), 0, "{account}");
         // Nobody is left without an answer, and as soon as pods are back, they answer.
         assert_eq!(account.lost().len(), 0, "{:?}", account.lost());
         assert!(!account.errors().is_empty());
@@ -399,6 +414,7 @@ async fn a_simulated_pod_with_every_fault_it_knows() {
     let account = load.stop().await;
     let met = account.print("resets, 503s, cuts, slowness, no metrics, a restart", &envoy).await;
     nothing_lost(&account);
+    only_streams_broke_off(&account);
     assert!(met.moved > 0, "the test means nothing unless requests met the fault");
     envoy.accounts_for_nothing().await;
 }

@@ -59,6 +59,8 @@ async fn reloads(drain: u32) {
     account.print(&format!("six reloads, drained for {drain} s"), &envoy).await;
     println!("each in force after {applied:?}");
     assert_eq!((account.lost().len(), account.errors().len(), account.broken()), (0, 0, 0), "{account}");
+    // Envoy may close a connection that it drains just as its client sends on it; and only then.
+    assert!(drain < 60 || account.resent() == 0, "{account}");
     let pods_known = envoy.stat("wasmcustom.warmpath_pods.pool=default;").await;
     assert_eq!(pods_known, 3);
     let traps = envoy.stats("vm_reload").await;
