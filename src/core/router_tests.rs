@@ -398,6 +398,71 @@ fn what_a_pod_failed_before_it_restarted_is_not_held_against_it() {
 }
 
 #[test]
+fn no_key_is_added_whatever_comes_and_goes() {
+    let mut chance: u64 = 7;
+    let mut below = |end: u64| {
+        chance ^= chance << 13;
+        chance ^= chance >> 7;
+        chance ^= chance << 17;
+        chance % end
+    };
+    let ring = r#","index":{"log_segments":8}"#;
+    let first = config(3, ring);
+    let mut gateway = Gateway::new(&first, 3);
+    let mut open = Vec::new();
+    let mut settings = Vec::new();
+    for n in 1..3000 {
+        let now = n * 40 * MILLISECOND;
+        let worker = below(3) as usize;
+        match below(20) {
+            // Prompts enough for the ring to go round.
+            0..9 => {
+                let text = text(below(4000), 2000);
+                let decided = with_request(&text, |r| {
+                    gateway.workers[worker].decide(Job::Prompt(r), &mut gateway.shared, now)
+                });
+                open.extend(decided.map(|decision| decision.ticket));
+            }
+            9..16 if !open.is_empty() => {
+                let ticket = open.swap_remove(below(open.len() as u64) as usize);
+                match below(3) {
+                    0 => gateway.workers[worker].close(ticket, End::Aborted, &mut gateway.shared),
+                    1 => gateway.answer(worker, ticket, None, now),
+                    _ => {
+                        gateway.workers[worker].failed(&ticket, 1, &mut gateway.shared, now);
+                        gateway.workers[worker].close(ticket, End::Aborted, &mut gateway.shared);
+                    }
+                }
+            }
+            // Pods that restart, that say what they like, and that are gone.
+            16 | 17 => {
+                let (running, started) = (below(300) as u32, below(5) as f64 * 100.0);
+                gateway.scrape(|slot| if slot == 1 { "?".into() } else { page(running, 3, started) }, now);
+            }
+            // Other pods, in a router that was configured anew, and another collector.
+            18 => {
+                let config = config(1 + below(40) as usize, ring);
+                gateway.workers[worker] = Router::new(&config, n as u32 + 10);
+                gateway.workers[worker].refresh(&gateway.shared).unwrap();
+                settings.push(config);
+            }
+            _ => {
+                let config = settings.last().unwrap_or(&first);
+                gateway.collector = Collector::new(config, &gateway.shared, n, now);
+                gateway.collector.publish(&mut gateway.shared, now);
+                gateway.refresh();
+            }
+        }
+    }
+    assert!(gateway.ledger().segment() > 16, "{}", gateway.ledger().segment());
+    let Keys { table, pods, ledger, lease, log } = Keys::of(&first.pool, first.index.log_segments);
+    let all: std::collections::BTreeSet<String> =
+        [table, pods, ledger, lease].into_iter().chain(log).collect();
+    let more: Vec<&str> = gateway.shared.keys().into_iter().filter(|&key| !all.contains(key)).collect();
+    assert!(more.is_empty(), "{more:?}");
+}
+
+#[test]
 fn without_a_pod_nothing_is_booked() {
     let mut gateway = Gateway::new(&config(1, ""), 1);
     let decision = gateway.decide(0, "x", 0);

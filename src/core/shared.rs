@@ -65,6 +65,14 @@ pub struct Map {
     version: u32,
 }
 
+#[cfg(test)]
+impl Map {
+    /// Every key that was ever written.
+    pub(crate) fn keys(&self) -> std::collections::BTreeSet<&str> {
+        self.values.keys().map(String::as_str).collect()
+    }
+}
+
 impl SharedData for Map {
     fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
         self.values.get(key).cloned()

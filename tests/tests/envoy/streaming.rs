@@ -75,6 +75,39 @@ async fn a_client_that_goes_away_ends_the_pods_work() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_its_stream_is_off_the_books() {
+    const EACH: usize = 4;
+    let pods = TestPod::several(2).await;
+    let envoy = Envoy::of(&pods).concurrency(2).start().await;
+    envoy.sees(&pods).await;
+    let counted = async || envoy.stat("wasmcustom.warmpath_in_flight.pool=default;").await;
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let (mut streams, mut replies) = (Vec::new(), Vec::new());
+        for n in 0..EACH {
+            // Either pod may get it, so both have an answer ready.
+            for pod in &pods {
+                let (stream, answer) = Stream::new();
+                stream.chunk("data: {}\n\n");
+                pod.answer_next(answer);
+                streams.push(stream);
+            }
+            let mut reply = Request::chat(&format!("story {n}")).over(protocol).open(envoy.routed).await;
+            assert!(reply.chunk().await.unwrap().is_some());
+            replies.push(reply);
+            pods.iter().for_each(TestPod::forget_answers);
+        }
+        until("all are counted", async || (counted().await == EACH as i64).then_some(())).await;
+        drop(replies);
+        // The pods would go on; nobody listens any more.
+        envoy.accounts_for_nothing().await;
+        drop(streams);
+    }
+    assert_eq!(Request::chat("hello again").send(envoy.routed).await.status, 200);
+    let leaked = envoy.stat("wasmcustom.warmpath_leaked_total.pool=default;").await;
+    assert_eq!(leaked, 0, "the books were mended, not right");
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_breaks_off_at_the_client_and_is_not_sent_twice() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use warmpath_tests::{Envoy, EnvoyBuilder, Load, Protocol, Request, Stream, TestPod, command, target, until};
+use warmpath_tests::{
+    Answer, Ending, Envoy, EnvoyBuilder, Load, Protocol, Request, Sent, Stream, TestPod, Traffic, command,
+    target, until,
+};
 
 use crate::hostile::empty;
 
@@ -168,4 +171,83 @@ async fn counts_that_a_trapped_router_left_behind_are_healed() {
         (9..16).contains(&took.as_secs()),
         "{took:?}: sooner would heal what is only late, later would mislead"
     );
+}
+
+/// Three pods as models are, and an Envoy with two workers that traps when asked to.
+async fn under_load() -> (Envoy, Vec<TestPod>, Traffic) {
+    let pods = TestPod::several(3).await;
+    for pod in &pods {
+        pod.answer_all(|| Answer::Tokens {
+            first: Duration::from_millis(90),
+            each: Duration::from_millis(10),
+            tokens: 8,
+            cut: None,
+        });
+    }
+    let envoy = trapping(&pods).flag("--scrape-ms", "100").concurrency(2).log_level("warn").start().await;
+    envoy.sees_ready(3).await;
+    let load = Traffic::start(envoy.routed, 64);
+    load.more(200).await;
+    (envoy, pods, load)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_traps_under_load_costs_nothing() {
+    let (envoy, pods, load) = under_load().await;
+    pods[0].set_metrics_status(418);
+    envoy.logs(&["Uncaught RuntimeError"]).await;
+    pods[0].set_metrics_status(200);
+    let trapped = Instant::now();
+    until("a router collects", async || {
+        (metric(&envoy, "warmpath_takeovers_total").await == 1).then_some(())
+    })
+    .await;
+    println!("a router collects {:.2?} after the trap", trapped.elapsed());
+    let before: Vec<usize> = pods.iter().map(TestPod::begun).collect();
+    load.more(300).await;
+    let share: Vec<usize> = pods.iter().zip(before).map(|(pod, before)| pod.begun() - before).collect();
+    let account = load.stop().await;
+    let met = account.print("a collector that trapped", &envoy).await;
+    assert_eq!((met.fault, account.resent()), (0, 0), "{account}");
+    assert!(share.iter().all(|&count| count > 30), "of 300 requests after that: {share:?}");
+    assert_eq!(metric(&envoy, "warmpath_takeovers_total").await, 1);
+    assert_eq!(envoy.stat("wasm.warmpath-router.vm_reload_success").await, 0);
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_traps_under_load_costs_what_its_worker_had_in_flight_at_most() {
+    let (envoy, _pods, load) = under_load().await;
+    let workers = envoy.stats(r"^listener\..*worker_\d+\.downstream_cx_active$").await;
+    // What came over connections that the load had already; the trap's own is one more.
+    let most = workers.iter().filter(|(name, _)| !name.contains("admin")).map(|(_, &count)| count).max();
+    let trapped = load.now();
+    let reply = chat(0, 0).header("x-trap", "1").send(envoy.routed).await;
+    let answered = load.now();
+    assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (503, Some("1")), "{}", reply.text());
+    assert_eq!(reply.json()["error"]["type"], "ServiceUnavailableError");
+    load.more(600).await;
+    let account = load.stop().await;
+    account.print("a router that trapped", &envoy).await;
+    let harmed: Vec<&Sent> = account.sent.iter().filter(|sent| sent.ending != Ending::Whole).collect();
+    let (during, after): (Vec<&Sent>, Vec<&Sent>) = harmed.iter().partition(|sent| sent.at < answered);
+    let under_way =
+        account.sent.iter().filter(|sent| sent.at < answered && sent.at + sent.took > trapped).count();
+    let reloads = envoy.stats("vm_reload").await;
+    println!(
+        "connections of the workers {workers:?}; {under_way} requests were under way; the trap cost {} of them and {} \
+         that came later, the last of them {:.0?} after it; {reloads:?}",
+        during.len(),
+        after.len(),
+        after.iter().map(|sent| sent.at).max().unwrap_or(answered).saturating_sub(answered)
+    );
+    harmed.iter().for_each(|sent| println!("  {sent:?}"));
+    // The other worker's requests, and all that came once the VM was new, are none of it.
+    assert!(during.len() as i64 <= most.unwrap_or(0), "{} were harmed, {most:?} could be", during.len());
+    assert!(after.is_empty(), "{after:?}");
+    assert_eq!(envoy.stat("wasm.warmpath-router.vm_reload_success").await, 1);
+    // And what the dead VM had on its books is taken off them.
+    for gauge in ["in_flight", "waiting", "outstanding_tokens"] {
+        empty(&envoy, gauge).await;
+    }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -18,6 +18,8 @@ use crate::random::Random;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Different beginnings of conversations: bounded, so that what Warmpath remembers is, too.
 const TALKS: u64 = 300;
+/// How a stream ends.
+const STREAM_END: &[u8] = b"data: [DONE]\n\n";
 /// Rounds of a conversation.
 const ROUNDS: u64 = 8;
 
@@ -35,13 +37,15 @@ pub struct Counts {
     pub answered: BTreeMap<&'static str, u64>,
     /// The client went away on purpose.
     pub aborted: u64,
-    /// Broken off after the answer had begun.
-    pub broken: u64,
+    /// Streams that broke off after they had begun, each with the moment.
+    pub broken: Vec<Instant>,
+    /// Whole answers that broke off: none has a byte before its last token, so that its request can go on elsewhere.
+    pub torn: u64,
     /// Answered with a status that was not to be expected.
     pub refused: u64,
     /// No byte of an answer.
     pub lost: u64,
-    /// The first few of the last two kinds, in words.
+    /// The first few of the last three kinds, in words.
     pub complaints: Vec<String>,
 }
 
@@ -116,9 +120,13 @@ impl Clients {
                 counts.aborted += 1;
                 return;
             }
-            Outcome::Broken => {
-                counts.broken += 1;
+            Outcome::Broken if ends == STREAM_END => {
+                counts.broken.push(Instant::now());
                 return;
+            }
+            Outcome::Broken => {
+                counts.torn += 1;
+                format!("{name}: a whole answer broke off")
             }
             Outcome::Refused(status, text) => {
                 counts.refused += 1;
@@ -156,7 +164,7 @@ async fn finish(opened: Opened, expected: u16, ends: &[u8]) -> Outcome {
 fn act(random: &mut Random, talk: &mut Vec<Value>) -> Act {
     let stream = random.within(0, 2) == 0;
     let tokens = random.within(2, 20);
-    let ends: &[u8] = if stream { b"data: [DONE]\n\n" } else { b"}" };
+    let ends: &[u8] = if stream { STREAM_END } else { b"}" };
     let of = |name, request| Act { name, request, expected: 200, ends, leaves: None };
     match random.within(0, 100) {
         0..45 => of("chats", chat(random, talk, stream, tokens)),
@@ -226,7 +234,12 @@ fn text(seed: u64, words: u64) -> String {
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let answered: u64 = self.answered.values().sum();
-        let Counts { aborted, broken, refused, lost, .. } = self;
-        write!(f, "{answered} answered, {aborted} left, {broken} broken off, {refused} refused, {lost} lost")
+        let Counts { aborted, broken, torn, refused, lost, .. } = self;
+        write!(
+            f,
+            "{answered} answered, {aborted} left, {} streams broken off, {torn} whole answers torn, {refused} refused, \
+             {lost} lost",
+            broken.len()
+        )
     }
 }

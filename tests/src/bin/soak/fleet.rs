@@ -15,10 +15,24 @@ pub struct Fleet {
     pub faults: Faults,
     pods: Vec<SimPod>,
     listed: Vec<usize>,
+    clients: usize,
     random: Random,
     trouble: Option<(usize, Trouble, Instant)>,
+    /// When streams may break off, in the order of time.
+    pub cuts: Vec<Cut>,
     quiet_until: Instant,
     reload_at: Instant,
+}
+
+/// A fault that breaks off streams that had begun.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    pub name: &'static str,
+    pub from: Instant,
+    /// The same until it is over.
+    pub to: Instant,
+    /// How many streams it may break off.
+    pub most: usize,
 }
 
 /// How often each fault was inflicted.
@@ -34,15 +48,17 @@ enum Trouble {
 }
 
 impl Fleet {
-    pub fn new(pods: Vec<SimPod>, envoy: Envoy, seed: u64) -> Fleet {
+    pub fn new(pods: Vec<SimPod>, envoy: Envoy, clients: usize, seed: u64) -> Fleet {
         let now = Instant::now();
         Fleet {
             envoy,
             faults: Faults::default(),
             listed: (0..pods.len()).collect(),
             pods,
+            clients,
             random: Random::new(seed ^ 0xF1EE7),
             trouble: None,
+            cuts: Vec::new(),
             quiet_until: now + Duration::from_secs(2),
             reload_at: now + Duration::from_secs(5),
         }
@@ -86,6 +102,14 @@ impl Fleet {
             7 => ("no metrics", Trouble::Simulated, Some(json!({"refuse_metrics": true}))),
             _ => ("restarted", Trouble::Simulated, Some(json!({"restart": true}))),
         };
+        // Each client has one request at a time, so no more streams than that are with one pod.
+        let most = match name {
+            "killed" | "paused" => Some(self.clients),
+            "cut" => Some(count as usize),
+            _ => None,
+        };
+        let now = Instant::now();
+        self.cuts.extend(most.map(|most| Cut { name, from: now, to: now, most }));
         match trouble {
             Trouble::Killed => self.pods[pod].kill(),
             Trouble::Paused => self.pods[pod].pause(),
@@ -97,6 +121,9 @@ impl Fleet {
     }
 
     async fn end(&mut self, pod: usize, trouble: Trouble) {
+        if let Some(cut) = self.cuts.last_mut().filter(|cut| cut.to == cut.from) {
+            cut.to = Instant::now();
+        }
         match trouble {
             Trouble::Killed => self.pods[pod].revive(),
             Trouble::Paused => self.pods[pod].resume(),

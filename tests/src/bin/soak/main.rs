@@ -2,7 +2,8 @@
 //!
 //! An Envoy with two workers, five simulated pods in processes of their own, and clients that do what clients do, the bad ones
 //! included. All the while one pod at a time suffers a random fault, and pods come and go by reloaded configurations. At
-//! least two healthy pods are always there, so no request may be lost and none refused. At the end the ledger must be
+//! least two healthy pods are always there, so no request may be lost and none refused; and what breaks off is a stream, at a
+//! moment when a pod was killed, hung or cut it. At the end the ledger must be
 //! empty, and memory and the number of metrics must have stopped growing after the warm-up.
 
 #![allow(
@@ -99,7 +100,7 @@ async fn run(options: Options) -> ExitCode {
     );
     let clients = Arc::new(Clients::new(envoy.routed));
     let traffic = clients.start(options.clients, options.seed);
-    let mut fleet = Fleet::new(pods, envoy, options.seed);
+    let mut fleet = Fleet::new(pods, envoy, options.clients, options.seed);
     let mut report = Report::default();
     let (mut sampled, mut said) = (start, start);
     while start.elapsed() < length {

@@ -1,20 +1,23 @@
 //! What was seen, and what of it must not be.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use warmpath_tests::Envoy;
 
 use crate::Options;
 use crate::clients::{Clients, Counts};
-use crate::fleet::{Faults, Fleet};
+use crate::fleet::{Cut, Faults, Fleet};
 
 /// Time until memory may be called flat: caches fill, and V8 sees what its code is used for.
 const WARM_UP: Duration = Duration::from_secs(60);
 /// How much the last third may have over the first: V8 and the allocator breathe.
 const BREATH: f64 = 1.08;
 const BREATH_MIB: f64 = 8.0;
+
+/// How much later than its cause a client may see the end of a stream, on a busy machine.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Envoy at one moment.
 #[derive(Clone, Debug)]
@@ -67,9 +70,12 @@ impl Report {
         if let Err(left) = envoy.settled().await {
             self.failures.push(left);
         }
-        let Counts { refused, lost, .. } = self.counts;
+        let Counts { refused, lost, torn, .. } = self.counts;
         self.must(lost == 0, format!("{lost} requests were lost: {:?}", self.counts.complaints));
         self.must(refused == 0, format!("{refused} were refused: {:?}", self.counts.complaints));
+        self.must(torn == 0, format!("{torn} whole answers broke off: {:?}", self.counts.complaints));
+        let unexplained = unexplained(&self.counts.broken, &fleet.cuts);
+        self.must(unexplained.is_empty(), format!("streams broke off without a fault: {unexplained:?}"));
         let zero = "vm_reload|bad_table|takeovers|unrouted_total|lds.update_rejected|leaked_total";
         let bad: Vec<_> = envoy.stats(zero).await.into_iter().filter(|(_, count)| *count != 0).collect();
         self.must(bad.is_empty(), format!("counts that must be 0: {bad:?}"));
@@ -103,14 +109,39 @@ impl Report {
             .iter()
             .map(|s| json!({"s": s.at.as_secs(), "rss_mib": s.rss_mib, "heap_mib": s.heap_mib, "names": s.names}))
             .collect();
-        let Counts { answered, aborted, broken, refused, lost, complaints } = &self.counts;
+        let Counts { answered, aborted, broken, torn, refused, lost, complaints } = &self.counts;
         json!({
             "passed": self.failures.is_empty(), "failures": self.failures,
             "minutes": options.minutes, "seed": options.seed, "clients": options.clients,
-            "answered": answered, "aborted": aborted, "broken": broken, "refused": refused, "lost": lost,
+            "answered": answered, "aborted": aborted, "broken": broken.len(), "torn": torn, "refused": refused, "lost": lost,
             "complaints": complaints, "faults": self.faults.0, "samples": samples,
         })
     }
+}
+
+/// Streams that broke off when no pod was killed, hung or cut them, or more of them than that fault explains; each with its
+/// distance from the last such fault.
+fn unexplained(broken: &[Instant], cuts: &[Cut]) -> Vec<String> {
+    let mut left: Vec<usize> = cuts.iter().map(|cut| cut.most).collect();
+    let mut unexplained = Vec::new();
+    for &at in broken {
+        // What is killed breaks off at once, what hangs after the silence timeout at the latest or as it dies.
+        let by = cuts.iter().zip(&mut left).find(|(cut, left)| {
+            let end = if cut.name == "killed" { cut.from } else { cut.to };
+            **left > 0 && cut.from <= at && at <= end + LATE
+        });
+        match by {
+            Some((_, left)) => *left -= 1,
+            None => {
+                let last = cuts.iter().rfind(|cut| cut.from <= at);
+                unexplained.push(match last {
+                    Some(cut) => format!("{:.1?} after {}", at.duration_since(cut.from), cut.name),
+                    None => "before any fault".to_owned(),
+                });
+            }
+        }
+    }
+    unexplained
 }
 
 fn mean(samples: &[&Sample]) -> f64 {
