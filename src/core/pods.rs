@@ -11,14 +11,29 @@ use crate::{Micros, SECOND, Slot};
 const SHARE: f64 = 0.05;
 /// What Envoy itself spends on a scrape besides the module: request, response of 55 KB and its copy into the VM.
 const HOST_COST: f64 = 150.0;
+/// Most that one page may count for, in microseconds. A page of 55 KB takes 50; far more is a thread that was held up, which
+/// says nothing of the next page.
+const LONGEST_SAMPLE: Micros = 5_000;
+/// Longest interval that the cost may ask for, unless ten times the wished one is longer: beyond it load is not known at all.
+const LONGEST_INTERVAL: Micros = 10 * SECOND;
 /// Time without a new request after which there is no traffic.
 const IDLE_AFTER: Micros = 3 * SECOND;
+
+/// When one pod is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// There is no pod in the slot.
+    Absent,
+    /// A scrape of it is under way.
+    UnderWay,
+    Due(Micros),
+}
 
 /// When each pod is due.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// By slot; `None` where no pod is, or while a scrape of it is under way.
-    due: Vec<Option<Micros>>,
+    /// By slot.
+    turns: Vec<Turn>,
     /// Mean time to take in a page, in microseconds of the thread.
     cost: f64,
     opened: u64,
@@ -29,24 +44,26 @@ pub struct Schedule {
 impl Schedule {
     /// A schedule without pods; `seed` spreads the jitter of several gateways.
     pub fn new(seed: u64) -> Schedule {
-        Schedule { due: Vec::new(), cost: 50.0, opened: 0, active_at: 0, random: seed | 1 }
+        Schedule { turns: Vec::new(), cost: 50.0, opened: 0, active_at: 0, random: seed | 1 }
     }
 
     /// A pod has come into `slot`: it is due at once.
     pub fn add(&mut self, slot: Slot, now: Micros) {
         let at = usize::from(slot);
-        if self.due.len() <= at {
-            self.due.resize(at + 1, None);
+        if self.turns.len() <= at {
+            self.turns.resize(at + 1, Turn::Absent);
         }
-        if let Some(due) = self.due.get_mut(at) {
-            *due = Some(now);
-        }
+        self.set(slot, Turn::Due(now));
     }
 
     /// The pod in `slot` has gone.
     pub fn remove(&mut self, slot: Slot) {
-        if let Some(due) = self.due.get_mut(usize::from(slot)) {
-            *due = None;
+        self.set(slot, Turn::Absent);
+    }
+
+    fn set(&mut self, slot: Slot, turn: Turn) {
+        if let Some(place) = self.turns.get_mut(usize::from(slot)) {
+            *place = turn;
         }
     }
 
@@ -56,7 +73,9 @@ impl Schedule {
             self.opened = opened;
             if now.saturating_sub(self.active_at) > IDLE_AFTER {
                 // Traffic after a pause: what is known of every pod is old.
-                self.due.iter_mut().flatten().for_each(|due| *due = now);
+                for turn in self.turns.iter_mut().filter(|turn| matches!(turn, Turn::Due(_))) {
+                    *turn = Turn::Due(now);
+                }
             }
             self.active_at = now;
         }
@@ -65,9 +84,9 @@ impl Schedule {
     /// The pods that are due; each stays out of the schedule until [`Schedule::done`].
     pub fn take_due(&mut self, now: Micros) -> Vec<Slot> {
         let mut slots = Vec::new();
-        for (slot, due) in (0..).zip(&mut self.due) {
-            if due.is_some_and(|at| at <= now) {
-                *due = None;
+        for (slot, turn) in (0..).zip(&mut self.turns) {
+            if matches!(turn, Turn::Due(at) if *at <= now) {
+                *turn = Turn::UnderWay;
                 slots.push(slot);
             }
         }
@@ -77,14 +96,12 @@ impl Schedule {
     /// A scrape has ended, and the page took `cost` microseconds to take in; the pod is due again an interval later.
     pub fn done(&mut self, slot: Slot, cost: Option<Micros>, config: &Scrape, now: Micros) {
         if let Some(cost) = cost {
-            self.cost += (cost as f64 - self.cost) * 0.1;
+            self.cost += (cost.min(LONGEST_SAMPLE) as f64 - self.cost) * 0.1;
         }
         let interval = self.interval(config, now);
         // An eighth either way.
         let jitter = self.next_random() % (interval / 4).max(1);
-        if let Some(due) = self.due.get_mut(usize::from(slot)) {
-            *due = Some(now + interval - interval / 8 + jitter);
-        }
+        self.set(slot, Turn::Due(now + interval - interval / 8 + jitter));
     }
 
     /// Time between two scrapes of one pod.
@@ -94,8 +111,10 @@ impl Schedule {
         } else {
             config.interval
         };
-        let affordable = self.due.len() as f64 * (self.cost + HOST_COST) / SHARE;
-        wished.max(affordable as Micros)
+        let pods = self.turns.iter().filter(|&&turn| turn != Turn::Absent).count();
+        let affordable = pods as f64 * (self.cost + HOST_COST) / SHARE;
+        let longest = LONGEST_INTERVAL.max(config.interval.saturating_mul(10));
+        wished.max((affordable as Micros).min(longest))
     }
 
     /// xorshift64 (Marsaglia, 2003): enough for jitter.
@@ -150,6 +169,31 @@ mod tests {
         let interval = schedule.interval(&config, 0);
         assert_eq!(interval, (100.0 * (50.0 + HOST_COST) / SHARE) as Micros);
         assert!(schedule.take_due(0).len() == 100);
+    }
+
+    #[test]
+    fn a_thread_that_was_held_up_does_not_stop_the_scrapes() {
+        let (mut schedule, config) = (Schedule::new(3), config());
+        (0..100).for_each(|slot| schedule.add(slot, 0));
+        schedule.note_traffic(1, 0);
+        schedule.done(0, Some(SECOND), &config, 0);
+        assert!(schedule.interval(&config, 0) < 2 * SECOND, "{}", schedule.interval(&config, 0));
+        (0..500).for_each(|_| schedule.done(0, Some(SECOND), &config, 0));
+        assert_eq!(schedule.interval(&config, 0), LONGEST_INTERVAL);
+        let slow = Scrape { interval: 2 * SECOND, ..config.clone() };
+        (100..1000).for_each(|slot| schedule.add(slot, 0));
+        assert_eq!(schedule.interval(&slow, 0), 20 * SECOND);
+    }
+
+    #[test]
+    fn a_fleet_that_shrinks_is_scraped_more_often_again() {
+        let (mut schedule, config) = (Schedule::new(3), config());
+        (0..100).for_each(|slot| schedule.add(slot, 0));
+        schedule.note_traffic(1, 0);
+        let before = schedule.interval(&config, 0);
+        (10..100).for_each(|slot| schedule.remove(slot));
+        assert!(before > 3 * config.interval);
+        assert_eq!(schedule.interval(&config, 0), config.interval);
     }
 
     #[test]
