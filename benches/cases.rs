@@ -139,7 +139,7 @@ pub fn table(pods: usize) -> Table {
             ..Pod::default()
         })
         .collect();
-    Table { published_at: NOW, generation: 1, pods }
+    Table { published_at: NOW, generation: 1, last_id: 0, pods }
 }
 
 /// A worker, what it shares, and bodies that come to it.

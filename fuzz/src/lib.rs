@@ -260,7 +260,7 @@ pub fn shared(bytes: &[u8]) {
                 entry.start(5, 7, 9);
                 entry.fail(NOW, NOW);
                 entry.close(Some(7));
-                entry.heal(3);
+                entry.heal(3, 2);
             });
         }
         ledger.count_opened(9);

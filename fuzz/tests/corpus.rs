@@ -58,8 +58,8 @@ const TOKENS: [&[u8]; 44] = [
     b"NaN",
     b"+Inf",
     b"1e308",
-    b"WPT1",
-    b"WPL1",
+    b"WPT2",
+    b"WPL2",
 ];
 
 struct Random(u64);

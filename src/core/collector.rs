@@ -14,11 +14,17 @@ use crate::{Micros, SECOND, Slot};
 
 /// Tokens a pod is believed to hold until it says: 31,250 vLLM blocks of 16, about a 7B model on 24 GB.
 const DEFAULT_CAPACITY: u64 = 500_000;
-/// A process that started this much later, in seconds, is another one; less is rounding.
-const RESTART: f64 = 1.0;
-/// How long the ledger must count more than a pod has before it is put right. A request on its way there, or one whose client
-/// reads slowly, is not a leak.
+/// A process that started this much later, in milliseconds, is another one; less is rounding.
+const RESTART: u64 = 1_000;
+/// How long the ledger must count more than a pod has before it is put right.
 const HEAL_AFTER: Micros = 10 * SECOND;
+/// How long a request may be with Envoy and not with the pod, on its way there and back together. Of a steady stream so many
+/// are always missing at the pod, and none of them is a leak: this share of a window's requests stays in the ledger.
+///
+/// What takes longer than this without a break, a WebSocket that asks for nothing or clients that read an answer long after
+/// it is computed, is taken out all the same. Its own end then takes out one more, and what is short in the ledger counts
+/// as foreign, so the load of the pod is right even so.
+const TRANSIT: Micros = SECOND / 4;
 
 /// Collects the load of a pool.
 #[derive(Clone, Debug)]
@@ -26,7 +32,6 @@ pub struct Collector {
     keys: Keys,
     scrape: Scrape,
     table: Table,
-    last_id: u32,
     notes: Vec<Note>,
     schedule: Schedule,
     /// Whether the table differs from what was published.
@@ -41,12 +46,55 @@ pub struct Collector {
 /// What the collector remembers of a pod besides the table.
 #[derive(Clone, Copy, Debug, Default)]
 struct Note {
-    started: Option<f64>,
     /// What was foreign one scrape ago: requests that ended or began between page and ledger look foreign, but not twice.
     foreign_running: f32,
     foreign_waiting: f32,
-    /// Since when the ledger counts more than the pod has, and by how much at least.
-    excess: Option<(Micros, u32)>,
+    /// Since when the ledger counts more than the pod has.
+    excess: Option<Excess>,
+}
+
+/// A time in which the ledger counted more than the pod had, without a break.
+#[derive(Clone, Copy, Debug)]
+struct Excess {
+    since: Micros,
+    /// By how much at least.
+    least: u32,
+    /// How many at least waited, as the ledger has it: no more of the leaked ones can.
+    waiting: u32,
+    /// Requests that the pod had ever been sent, at the last scrape.
+    opened: u16,
+    /// How many it was sent in this time.
+    flow: u32,
+}
+
+impl Excess {
+    fn begin(own: &Entry, now: Micros) -> Excess {
+        Excess { since: now, least: u32::MAX, waiting: u32::MAX, opened: own.opened, flow: 0 }
+    }
+
+    fn see(&mut self, excess: u32, own: &Entry) {
+        self.least = self.least.min(excess);
+        self.waiting = self.waiting.min(own.waiting);
+        self.flow = self.flow.saturating_add(u32::from(own.opened.wrapping_sub(self.opened)));
+        self.opened = own.opened;
+    }
+
+    /// What must be a leak by `now`.
+    fn leak(&self, now: Micros) -> Leak {
+        let time = now.saturating_sub(self.since).max(1);
+        let under_way = u64::from(self.flow) * TRANSIT / time;
+        let requests = self.least.saturating_sub(u32::try_from(under_way).unwrap_or(u32::MAX));
+        Leak { requests, waiting: self.waiting.min(requests) }
+    }
+}
+
+/// Requests that the ledger counts and that do not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Leak {
+    requests: u32,
+    /// Those of them that it has as waiting. Where it takes out one that is real, the counts are right again as soon as
+    /// nothing waits; one too many would stay until the pod is idle.
+    waiting: u32,
 }
 
 /// A page to fetch.
@@ -74,13 +122,16 @@ impl Collector {
     /// and identities when another collector takes over.
     pub fn new(config: &Config, shared: &impl SharedData, seed: u64, now: Micros) -> Collector {
         let keys = Keys::of(&config.pool, config.index.log_segments);
-        let table =
+        let mut table =
             shared.get(&keys.table).and_then(|(bytes, _)| Table::decode(&bytes).ok()).unwrap_or_default();
-        let last_id = table.pods.iter().map(|pod| pod.id).max().unwrap_or(0);
+        // Without a table that can be read, the ledger says which identities are taken: one that it knows as larger would
+        // never be booked on.
+        let booked = shared.get(&keys.ledger).and_then(|(bytes, _)| Ledger::decode(bytes).ok());
+        let booked = booked.iter().flat_map(|l| (0..l.slots()).map(|slot| l.entry(slot as Slot).id));
+        table.last_id = table.pods.iter().map(|pod| pod.id).chain(booked).fold(table.last_id, u32::max);
         let mut collector = Collector {
             keys,
             scrape: config.scrape.clone(),
-            last_id,
             notes: vec![Note::default(); table.pods.len()],
             schedule: Schedule::new(seed),
             moved: true,
@@ -111,8 +162,14 @@ impl Collector {
             if self.table.live().any(|(_, pod)| pod.address == *address) {
                 continue;
             }
-            let id = next_id(&mut self.last_id);
-            let pod = Pod { id, address: address.clone(), capacity: DEFAULT_CAPACITY, ..Pod::default() };
+            let id = next_id(&mut self.table.last_id);
+            let pod = Pod {
+                id,
+                first_id: id,
+                address: address.clone(),
+                capacity: DEFAULT_CAPACITY,
+                ..Pod::default()
+            };
             let slot = match self.table.pods.iter().position(|pod| pod.id == 0) {
                 Some(empty) => empty,
                 None => {
@@ -156,8 +213,8 @@ impl Collector {
         match engine::load(page) {
             Ok(load) => {
                 let own = self.ledger(shared).map(|ledger| ledger.entry(due.slot));
-                if let Some(leaked) = self.take_load(due, &load, own, now) {
-                    self.heal(due, leaked, shared);
+                if let Some(leak) = self.take_load(due, &load, own, now) {
+                    self.heal(due, leak, shared);
                 }
             }
             Err(engine::NotVllm) => self.fail(due, Trouble::Unreadable),
@@ -209,21 +266,22 @@ impl Collector {
         &self.table
     }
 
-    /// Takes in a load; returns how many requests the ledger counts that do not exist, when that has lasted.
-    fn take_load(&mut self, due: &Due, load: &engine::Load, own: Option<Entry>, now: Micros) -> Option<u32> {
+    /// Takes in a load; returns what the ledger counts and does not exist, when that has lasted.
+    fn take_load(&mut self, due: &Due, load: &engine::Load, own: Option<Entry>, now: Micros) -> Option<Leak> {
         let slot = usize::from(due.slot);
         let (pod, note) = (self.table.pods.get_mut(slot)?, self.notes.get_mut(slot)?);
         if pod.id != due.id {
             return None;
         }
-        if let (Some(before), Some(started)) = (note.started, load.started)
-            && (started - before).abs() > RESTART
-        {
+        let started = load.started.map_or(0, |seconds| (seconds * 1e3) as u64);
+        if pod.started != 0 && started != 0 && started.abs_diff(pod.started) > RESTART {
             // Its cache is empty and its requests are gone: to everyone it is another pod.
-            pod.id = next_id(&mut self.last_id);
+            pod.id = next_id(&mut self.table.last_id);
             *note = Note::default();
         }
-        note.started = load.started.or(note.started);
+        if started != 0 {
+            pod.started = started;
+        }
         let own = own.filter(|entry| entry.id == pod.id);
         let (own_waiting, own_in_flight) = own.map_or((0.0, 0.0), |e| (e.waiting as f32, e.in_flight as f32));
         let foreign = (load.running + load.waiting - own_in_flight).max(0.0);
@@ -244,16 +302,18 @@ impl Collector {
         self.moved = true;
 
         let excess = (own_in_flight - load.running - load.waiting) as u32;
-        if excess == 0 {
+        let Some(own) = own.filter(|_| excess > 0) else {
             note.excess = None;
             return None;
+        };
+        let seen = note.excess.get_or_insert_with(|| Excess::begin(&own, now));
+        seen.see(excess, &own);
+        if now.saturating_sub(seen.since) < HEAL_AFTER {
+            return None;
         }
-        let (since, least) = note.excess.map_or((now, excess), |(since, least)| (since, least.min(excess)));
-        note.excess = Some((since, least));
-        (now.saturating_sub(since) >= HEAL_AFTER).then(|| {
-            note.excess = None;
-            least
-        })
+        let leak = seen.leak(now);
+        note.excess = None;
+        (leak.requests > 0).then_some(leak)
     }
 
     /// Requests that were taken out of the ledger because no pod had them: their worker trapped, or lost its account.
@@ -261,13 +321,13 @@ impl Collector {
         self.leaked
     }
 
-    fn heal(&mut self, due: &Due, leaked: u32, shared: &mut impl SharedData) {
+    fn heal(&mut self, due: &Due, leak: Leak, shared: &mut impl SharedData) {
         let Some((bytes, cas)) = shared.get(&self.keys.ledger) else { return };
         let Ok(mut ledger) = Ledger::decode(bytes) else { return };
-        ledger.change(due.slot, due.id, |entry| entry.heal(leaked));
+        ledger.change(due.slot, due.id, |entry| entry.heal(leak.requests, leak.waiting));
         // On a conflict the next window heals.
         if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_ok() {
-            self.leaked += u64::from(leaked);
+            self.leaked += u64::from(leak.requests);
         }
     }
 
@@ -276,7 +336,7 @@ impl Collector {
     }
 }
 
-/// The identity after the last one given; 0 is no pod.
+/// The identity after the last one given; 0 is no pod. Four billion restarts wrap it; until then the larger is the later.
 fn next_id(last: &mut u32) -> u32 {
     *last = last.wrapping_add(1).max(1);
     *last

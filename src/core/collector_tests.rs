@@ -148,3 +148,105 @@ fn pods_that_routers_announce_are_followed() {
     addresses.sort_unstable();
     assert_eq!(addresses, ["10.0.0.2:8000", "10.0.0.9:8000"]);
 }
+
+#[test]
+fn a_restart_while_nobody_collected_is_seen_by_the_next_collector() {
+    let (mut collector, mut shared) = start();
+    round(&mut collector, &mut shared, &page(0, 0, 100.0), 0);
+    collector.publish(&mut shared, 0);
+    let ids: Vec<u32> = collector.table().pods.iter().map(|p| p.id).collect();
+    let mut next = Collector::new(&Config::parse(PODS).unwrap(), &shared, 8, 10 * SECOND);
+    round(&mut next, &mut shared, &page(0, 0, 150.0), 10 * SECOND);
+    assert!(next.table().pods.iter().all(|p| !ids.contains(&p.id)));
+    // A page without the time of the start says nothing, and forgets nothing.
+    let ids: Vec<u32> = next.table().pods.iter().map(|p| p.id).collect();
+    let silent = b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n";
+    round(&mut next, &mut shared, silent, 12 * SECOND);
+    round(&mut next, &mut shared, &page(0, 0, 150.0), 14 * SECOND);
+    assert_eq!(next.table().pods.iter().map(|p| p.id).collect::<Vec<_>>(), ids);
+}
+
+#[test]
+fn the_identity_of_a_pod_that_has_gone_is_not_given_again() {
+    let (mut collector, mut shared) = start();
+    let gone = collector.table().pods[1].id;
+    collector.set_pods(&["10.0.0.1:8000".into()], 0);
+    collector.publish(&mut shared, 0);
+    let mut next = Collector::new(&Config::parse(b"{}").unwrap(), &shared, 8, SECOND);
+    next.set_pods(&["10.0.0.1:8000".into(), "10.0.0.3:8000".into()], SECOND);
+    assert!(next.table().pods[1].id > gone);
+    // Not even when the table is lost.
+    let mut ledger = Ledger::default();
+    ledger.grow(1);
+    ledger.write(0, &Entry::new(70));
+    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    shared.set("warmpath/default/table", b"garbage", None).unwrap();
+    let next = Collector::new(&Config::parse(PODS).unwrap(), &shared, 8, SECOND);
+    assert_eq!(next.table().pods.iter().map(|p| p.id).collect::<Vec<_>>(), [71, 72]);
+}
+
+#[test]
+fn identities_tell_a_restart_from_another_address() {
+    let (mut collector, mut shared) = start();
+    round(&mut collector, &mut shared, &page(0, 0, 100.0), 0);
+    round(&mut collector, &mut shared, &page(0, 0, 150.0), 2 * SECOND);
+    let pod = &collector.table().pods[0];
+    assert!(pod.first_id < pod.id);
+    collector.set_pods(&["10.0.0.2:8000".into(), "10.0.0.3:8000".into()], 3 * SECOND);
+    let pod = &collector.table().pods[0];
+    assert_eq!(pod.first_id, pod.id);
+}
+
+#[test]
+fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
+    let (mut collector, mut shared) = start();
+    let id = collector.table().pods[0].id;
+    let mut entry = Entry::new(id);
+    // 200 requests a second, 20 of them at any time between Envoy and the pod, 50 in the pod; and 5 leaked ones.
+    (0..75).for_each(|_| entry.open(100, 0));
+    let mut ledger = Ledger::default();
+    ledger.grow(2);
+    let mut healed = 0;
+    for tick in 0..400 {
+        let now = tick * SECOND / 10;
+        for _ in 0..20 {
+            entry.open(100, now);
+            entry.start(100, now, now);
+            entry.close(None);
+        }
+        ledger.write(0, &entry);
+        shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+        round(&mut collector, &mut shared, &page(50, 0, 1.0), now);
+        ledger = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap();
+        healed += entry.in_flight - ledger.entry(0).in_flight;
+        entry = ledger.entry(0);
+    }
+    assert_eq!((healed, entry.in_flight), (0, 75), "5 are within what the stream may hold");
+    // The stream ends, the leak stays behind.
+    (0..20).for_each(|_| entry.close(None));
+    ledger.write(0, &entry);
+    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    for tick in 40..60 {
+        round(&mut collector, &mut shared, &page(50, 0, 1.0), tick * SECOND);
+    }
+    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().entry(0);
+    assert_eq!(entry.in_flight, 50);
+}
+
+#[test]
+fn leaked_requests_take_what_they_wait_for_with_them() {
+    let (mut collector, mut shared) = start();
+    let mut entry = Entry::new(collector.table().pods[0].id);
+    (0..9).for_each(|_| entry.open(100, 0));
+    (0..6).for_each(|_| entry.start(100, 0, 0));
+    let mut ledger = Ledger::default();
+    ledger.grow(2);
+    ledger.write(0, &entry);
+    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    // Six decode; the three that wait are nowhere.
+    for tick in 0..8 {
+        round(&mut collector, &mut shared, &page(6, 0, 1.0), tick * 2 * SECOND);
+    }
+    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().entry(0);
+    assert_eq!((entry.in_flight, entry.waiting, entry.work), (6, 0, 0));
+}

@@ -9,7 +9,7 @@ use crate::wire::{Reader, WireError};
 use crate::{Micros, SECOND, Slot};
 
 /// Marks a ledger, and its version.
-const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL1");
+const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL2");
 /// Models whose bytes a token are kept; beyond it the least recently learned makes room.
 const MODELS: usize = 16;
 /// Bytes before the slots: mark, slots, segment, opened, mean work, models.
@@ -44,7 +44,9 @@ pub struct Entry {
     pub samples: u32,
     /// Failures since the last success.
     pub failures: u16,
-    /// When the last failure was seen, or the last probe sent.
+    /// Requests that were ever sent to it; wraps, only differences count.
+    pub opened: u16,
+    /// When the last failure was seen.
     pub failed_at: Micros,
     /// Until when nobody sends to it.
     pub cool_until: Micros,
@@ -61,19 +63,25 @@ impl Entry {
         rate: 0.0,
         samples: 0,
         failures: 0,
+        opened: 0,
         failed_at: 0,
         cool_until: 0,
         since: 0,
     };
 
-    /// The entry of a pod that has just appeared in the slot, or has restarted: its machine is the same, so the rate is
-    /// kept.
+    /// The entry of a pod that has just appeared in a slot.
+    pub fn new(id: u32) -> Entry {
+        Entry { id, ..Entry::EMPTY }
+    }
+
+    /// The entry of a pod that has restarted: its machine is the same, so the rate is kept.
     pub fn of(id: u32, before: Entry) -> Entry {
         Entry { id, rate: before.rate, samples: before.samples, ..Entry::EMPTY }
     }
 
     /// A request with `work` prompt tokens to compute is sent. On a pod that had failed it is a probe: the others keep off
-    /// until it is answered or the pause has passed again.
+    /// until it has ended one way or the other, or the longest pause has passed. Only a failure moves `failed_at`: an answer
+    /// that takes longer than the pause still says that the pod serves.
     pub fn open(&mut self, work: u32, now: Micros) {
         if self.waiting == 0 {
             self.since = now;
@@ -81,9 +89,9 @@ impl Entry {
         self.in_flight = self.in_flight.saturating_add(1);
         self.waiting = self.waiting.saturating_add(1);
         self.work = self.work.saturating_add(work);
+        self.opened = self.opened.wrapping_add(1);
         if self.failures > 0 {
-            self.failed_at = now;
-            self.cool_until = now + self.pause();
+            self.cool_until = now.saturating_add(LONGEST_PAUSE);
         }
     }
 
@@ -91,21 +99,32 @@ impl Entry {
     /// pod serves. One that was sent before the last failure does not say that it still would.
     pub fn start(&mut self, work: u32, sent_at: Micros, now: Micros) {
         self.since = now;
-        self.waiting = self.waiting.saturating_sub(1);
-        self.work = if self.waiting == 0 { 0 } else { self.work.saturating_sub(work) };
+        self.leave(1, work);
         if sent_at >= self.failed_at {
             self.failures = 0;
             self.cool_until = 0;
         }
     }
 
-    /// A request has ended; `work` is what it had still to compute, if it never started.
+    /// A request has ended; `unstarted` is what it had still to compute, if it never started. A probe that ends like this, its
+    /// client gone, has shown nothing: the next one may come as soon as the pause after the failure is over.
     pub fn close(&mut self, unstarted: Option<u32>) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(work) = unstarted {
-            self.waiting = self.waiting.saturating_sub(1);
-            self.work = if self.waiting == 0 { 0 } else { self.work.saturating_sub(work) };
+        self.leave(u32::from(unstarted.is_some()), unstarted.unwrap_or(0));
+        if unstarted.is_some() && self.failures > 0 && self.waiting == 0 {
+            self.cool_until = self.cool_until.min(self.failed_at.saturating_add(self.pause()));
         }
+    }
+
+    /// So many requests wait no longer, for `work` together. What waits is in flight, so a count that was lost on the way, by a
+    /// worker that trapped, ends at the latest when the pod is idle.
+    fn leave(&mut self, requests: u32, work: u32) {
+        let mean = self.work.checked_div(self.waiting).unwrap_or(0);
+        let left = self.waiting.saturating_sub(requests);
+        let lost = left.saturating_sub(self.in_flight);
+        self.waiting = left - lost;
+        let work = work.saturating_add(mean.saturating_mul(lost));
+        self.work = if self.waiting == 0 { 0 } else { self.work.saturating_sub(work) };
     }
 
     /// The pod failed a request that was sent at `sent_at`. All that were under way when it failed the first one fail with it,
@@ -116,7 +135,7 @@ impl Entry {
         }
         self.failures = self.failures.saturating_add(1);
         self.failed_at = now;
-        self.cool_until = now + self.pause();
+        self.cool_until = now.saturating_add(self.pause());
     }
 
     /// Work that is still to be computed at `now` at `rate` tokens a second. What is booked of a prompt is taken off only at its
@@ -134,12 +153,12 @@ impl Entry {
         self.failures > 0 && now < self.cool_until && recovered_at <= self.failed_at
     }
 
-    /// Takes leaked requests out of the counts.
-    pub fn heal(&mut self, leaked: u32) {
+    /// Takes leaked requests out of the counts, `waiting` of them from those that wait, each with the mean work.
+    pub fn heal(&mut self, leaked: u32, waiting: u32) {
         let mean = self.work.checked_div(self.waiting).unwrap_or(0);
+        let waiting = waiting.min(leaked).min(self.waiting);
         self.in_flight = self.in_flight.saturating_sub(leaked);
-        self.waiting = self.waiting.min(self.in_flight);
-        self.work = self.work.min(mean.saturating_mul(self.waiting));
+        self.leave(waiting, mean.saturating_mul(waiting));
     }
 
     fn pause(&self) -> Micros {
@@ -162,7 +181,7 @@ impl Entry {
         put(&self.rate.to_le_bytes());
         put(&self.samples.to_le_bytes());
         put(&self.failures.to_le_bytes());
-        put(&[0; 2]);
+        put(&self.opened.to_le_bytes());
         put(&self.failed_at.to_le_bytes());
         put(&self.cool_until.to_le_bytes());
         put(&self.since.to_le_bytes());
@@ -178,10 +197,8 @@ impl Entry {
             rate: from.amount()?,
             samples: from.u32()?,
             failures: from.u16()?,
-            failed_at: {
-                from.u16()?;
-                from.u64()?
-            },
+            opened: from.u16()?,
+            failed_at: from.u64()?,
             cool_until: from.u64()?,
             since: from.u64()?,
         })
@@ -316,14 +333,17 @@ impl Ledger {
         if tokens < 16 || !(0.25..=32.0).contains(&ratio) {
             return;
         }
-        let (nth, known) = match self.models().position(|(name, ratio)| name == model && ratio > 0.0) {
-            Some(nth) => (nth, true),
-            None => (self.models().position(|(_, ratio)| ratio == 0.0).unwrap_or(MODELS - 1), false),
+        let known = (0..).zip(self.models()).find(|&(_, (name, ratio))| name == model && ratio > 0.0);
+        let (nth, learned) = match known {
+            Some((nth, (_, before))) => (nth, before + (ratio - before) * 0.1),
+            None => (MODELS - 1, ratio),
         };
-        let before = self.models().nth(nth).map_or(0.0, |(_, r)| r);
-        let learned = if known { before + (ratio - before) * 0.1 } else { ratio };
-        put(&mut self.bytes, 26 + nth * 8, &model.to_le_bytes());
-        put(&mut self.bytes, 30 + nth * 8, &learned.to_le_bytes());
+        // The last learned goes to the front, so that the last place has the least recently learned, or is empty.
+        if let Some(models) = self.bytes.get_mut(26..26 + (nth + 1) * 8) {
+            models.rotate_right(8);
+        }
+        put(&mut self.bytes, 26, &model.to_le_bytes());
+        put(&mut self.bytes, 30, &learned.to_le_bytes());
     }
 
     fn models(&self) -> impl Iterator<Item = (u32, f32)> {
@@ -379,9 +399,26 @@ mod tests {
     use proptest::prelude::*;
 
     fn entries() -> impl Strategy<Value = Entry> {
-        (any::<[u32; 5]>(), 0.0f32..1e9, any::<u16>(), any::<[u64; 3]>()).prop_map(
-            |([id, in_flight, waiting, work, samples], rate, failures, [failed_at, cool_until, since])| {
-                Entry { id, in_flight, waiting, work, rate, samples, failures, failed_at, cool_until, since }
+        (any::<[u32; 5]>(), 0.0f32..1e9, any::<[u16; 2]>(), any::<[u64; 3]>()).prop_map(
+            |(
+                [id, in_flight, waiting, work, samples],
+                rate,
+                [failures, opened],
+                [failed_at, cool_until, since],
+            )| {
+                Entry {
+                    id,
+                    in_flight,
+                    waiting,
+                    work,
+                    rate,
+                    samples,
+                    failures,
+                    opened,
+                    failed_at,
+                    cool_until,
+                    since,
+                }
             },
         )
     }
@@ -425,7 +462,7 @@ mod tests {
 
     #[test]
     fn a_request_leaves_nothing_behind() {
-        let mut entry = Entry::of(1, Entry::EMPTY);
+        let mut entry = Entry::new(1);
         entry.open(100, 0);
         entry.open(50, 0);
         assert_eq!((entry.in_flight, entry.waiting, entry.work), (2, 2, 150));
@@ -433,9 +470,59 @@ mod tests {
         assert_eq!((entry.in_flight, entry.waiting, entry.work), (2, 1, 50));
         entry.close(None);
         entry.close(Some(50));
-        assert_eq!(entry, Entry::of(1, Entry::EMPTY));
+        assert_eq!(entry, Entry { opened: 2, ..Entry::new(1) });
         entry.close(Some(50));
-        assert_eq!(entry, Entry::of(1, Entry::EMPTY), "never negative");
+        assert_eq!(entry, Entry { opened: 2, ..Entry::new(1) }, "never negative");
+    }
+
+    #[test]
+    fn an_idle_pod_has_nothing_that_waits() {
+        let mut entry = Entry::new(1);
+        (0..3).for_each(|_| entry.open(100, 0));
+        // Their starts were never written.
+        entry.close(None);
+        assert_eq!((entry.in_flight, entry.waiting, entry.work), (2, 2, 200));
+        entry.close(None);
+        entry.close(None);
+        assert_eq!((entry.in_flight, entry.waiting, entry.work), (0, 0, 0));
+    }
+
+    #[test]
+    fn leaks_are_taken_out_of_what_waits_as_far_as_they_wait() {
+        let mut entry = Entry::new(1);
+        (0..10).for_each(|_| entry.open(100, 0));
+        (0..6).for_each(|_| entry.start(100, 0, 0));
+        entry.heal(3, 2);
+        assert_eq!((entry.in_flight, entry.waiting, entry.work), (7, 2, 200));
+        entry.heal(9, 0);
+        assert_eq!((entry.in_flight, entry.waiting, entry.work), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_answer_that_takes_longer_than_the_pause_heals() {
+        let mut entry = Entry::new(1);
+        entry.fail(0, 0);
+        // Prompts of five seconds, one sent after the other.
+        for sent in [SECOND, 3 * SECOND] {
+            entry.open(1, sent);
+        }
+        assert!(entry.cooling(5 * SECOND, 0), "no second probe while one is unanswered");
+        assert!(!entry.cooling(3 * SECOND + LONGEST_PAUSE, 0), "but not for ever");
+        entry.start(1, SECOND, 6 * SECOND);
+        assert_eq!((entry.failures, entry.cool_until), (0, 0));
+    }
+
+    #[test]
+    fn a_probe_whose_client_goes_away_lets_the_next_one_come() {
+        let mut entry = Entry::new(1);
+        entry.fail(0, 0);
+        entry.open(1, 2 * SECOND);
+        entry.close(Some(1));
+        assert!(!entry.cooling(2 * SECOND, 0));
+        entry.open(1, 3 * SECOND);
+        entry.fail(3 * SECOND, 4 * SECOND);
+        entry.close(Some(1));
+        assert_eq!((entry.failures, entry.cool_until), (2, 6 * SECOND));
     }
 
     #[test]
@@ -485,7 +572,7 @@ mod tests {
     fn another_pod_in_the_slot_is_not_touched() {
         let mut ledger = Ledger::default();
         ledger.grow(1);
-        ledger.write(0, &Entry { in_flight: 3, ..Entry::of(7, Entry::EMPTY) });
+        ledger.write(0, &Entry { in_flight: 3, ..Entry::new(7) });
         ledger.change(0, 6, |entry| entry.close(None));
         assert_eq!(ledger.entry(0).in_flight, 3);
     }
@@ -518,5 +605,18 @@ mod tests {
             ledger.learn_bytes_per_token(model, 2000, 1000);
         }
         assert_eq!(ledger.bytes_per_token(99), 2.0);
+    }
+
+    #[test]
+    fn the_least_recently_learned_model_makes_room() {
+        let mut ledger = Ledger::default();
+        for model in 0..MODELS as u32 + 4 {
+            ledger.learn_bytes_per_token(model, 2000, 1000);
+            // One that is always in use, whatever else comes.
+            ledger.learn_bytes_per_token(1000, 3000, 1000);
+        }
+        let kept: Vec<bool> = (0..20).map(|model| ledger.bytes_per_token(model) == 2.0).collect();
+        assert_eq!(kept, [vec![false; 5], vec![true; 15]].concat());
+        assert_eq!(ledger.bytes_per_token(1000), 3.0);
     }
 }

@@ -3,7 +3,7 @@
 //! [`Router`] is the mind of one worker. What it must share goes through [`SharedData`]; what it keeps are replicas: the
 //! table as last fetched, and the prefix index as far as the log was read.
 
-use crate::blocks::{Chain, bytes_of};
+use crate::blocks::{Chain, bytes_of, mix};
 use crate::body::Request;
 use crate::config::{Config, Strategy};
 use crate::cost::{Ask, Constants, View, cost};
@@ -299,10 +299,12 @@ impl Router {
         if ticket.started {
             return;
         }
-        ticket.started = true;
-        self.change(shared, |ledger| {
-            ledger.change(ticket.slot, ticket.id, |entry| ticket.book_start(entry, now));
-        });
+        // When it could not be written the request still waits in the ledger, and its end takes it out from there.
+        ticket.started = self
+            .change(shared, |ledger| {
+                ledger.change(ticket.slot, ticket.id, |entry| ticket.book_start(entry, now));
+            })
+            .is_some();
     }
 
     /// Envoy has gone on: the first `attempts` pods of the decision failed, and the request is booked on the one that answers;
@@ -531,9 +533,12 @@ impl Router {
         if self.standings.iter().all(|s| s.rank == Rank::Cooling) {
             return Err(NoPod::AllCooling);
         }
-        // Requests without a prompt go round among equals, not always to the same.
+        // Where no prefix counts, requests go round among equals, and not in step with those of other workers.
         self.turn = self.turn.wrapping_add(1);
-        let head = if self.chain.bytes() > 0 { self.chain.head() } else { self.turn };
+        let head = match self.strategy {
+            Strategy::PrefixCache if self.chain.bytes() > 0 => self.chain.head(),
+            _ => mix(self.turn ^ u64::from(self.writer) << 32),
+        };
         Ok(pick(&self.standings, self.constants.tie, head, |slot| {
             self.table.pod(slot).map_or(&[][..], |pod| pod.address.as_bytes())
         }))
@@ -739,11 +744,14 @@ impl Router {
     }
 
     /// Makes the slot's entry that of the pod `id`, which the slot has by now; what was in flight on the one before it died
-    /// with it. A pod that is gone gets no entry: what happened to it is nobody's concern any more.
+    /// with it. A pod that is gone gets no entry: what happened to it is nobody's concern any more. Nor does one whose slot has
+    /// a later pod: this replica of the table is the one that is behind.
     fn settle(&self, ledger: &mut Ledger, slot: Slot, id: u32) {
-        let entry = ledger.entry(slot);
-        if entry.id != id && self.table.pod(slot).is_some_and(|pod| pod.id == id) {
-            ledger.write(slot, &Entry::of(id, entry));
+        if ledger.entry(slot).id < id
+            && let Some(pod) = self.table.pod(slot).filter(|pod| pod.id == id)
+        {
+            let entry = entry_of(ledger, slot, pod);
+            ledger.write(slot, &entry);
         }
     }
 
@@ -756,10 +764,16 @@ impl Router {
     }
 }
 
-/// The ledger's entry of a pod; that of another pod in its slot does not count.
+/// The ledger's entry of a pod. That of another pod in its slot does not count, but for what was learned of the same machine.
 fn entry_of(ledger: &Ledger, slot: Slot, pod: &Pod) -> Entry {
     let entry = ledger.entry(slot);
-    if entry.id == pod.id { entry } else { Entry::of(pod.id, entry) }
+    if entry.id == pod.id {
+        entry
+    } else if entry.id >= pod.first_id {
+        Entry::of(pod.id, entry)
+    } else {
+        Entry::new(pod.id)
+    }
 }
 
 /// Canonical bytes that a pod can hold.

@@ -90,7 +90,7 @@ fn text(seed: u64, bytes: usize) -> String {
     let mut state = seed;
     (0..bytes)
         .map(|_| {
-            state = crate::blocks::mix(state);
+            state = mix(state);
             char::from(b'a' + (state % 26) as u8)
         })
         .collect()
@@ -532,6 +532,90 @@ fn gateways_that_share_nothing_send_a_cold_prompt_to_the_same_pod() {
         two.answer(1, b.ticket, None, n);
     }
     assert!(seen.iter().all(|&n| n > 20), "{seen:?}");
+}
+
+#[test]
+fn an_idle_fleet_takes_turns_whatever_the_worker() {
+    let config = config(3, r#","strategy":"DEFAULT""#);
+    let mut gateway = Gateway::new(&config, 2);
+    let mut counts = [0u32; 3];
+    let mut agreed = 0;
+    for now in 0..300 {
+        let [one, two] = [0, 1].map(|worker| {
+            let decision = gateway.decide(worker, &text(now, 500), now);
+            let slot = decision.ticket.slot();
+            gateway.answer(worker, decision.ticket, None, now);
+            slot
+        });
+        counts[usize::from(one)] += 1;
+        agreed += u32::from(one == two);
+    }
+    assert!(counts.iter().all(|n| (80..=120).contains(n)), "{counts:?}");
+    assert!((60..=140).contains(&agreed), "workers go in step: {agreed}");
+}
+
+#[test]
+fn a_first_byte_that_could_not_be_written_is_taken_out_at_the_end() {
+    /// Shared data in which others always write first.
+    struct Contended(Map);
+    impl SharedData for Contended {
+        fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+            self.0.get(key)
+        }
+        fn set(&mut self, _: &str, _: &[u8], _: Option<u32>) -> Result<(), Conflict> {
+            Err(Conflict)
+        }
+    }
+    let mut gateway = Gateway::new(&config(1, ""), 1);
+    let decision = gateway.decide(0, "x", 0);
+    let mut ticket = decision.ticket;
+    gateway.workers[0].start(&mut ticket, &mut Contended(gateway.shared.clone()), 1);
+    assert!(!ticket.started());
+    gateway.workers[0].close(ticket, End::Aborted, &mut gateway.shared);
+    let entry = gateway.entries()[0];
+    assert_eq!((entry.in_flight, entry.waiting, entry.work), (0, 0, 0));
+}
+
+#[test]
+fn a_worker_with_an_old_table_does_not_undo_a_newer_pods_entry() {
+    let mut gateway = Gateway::new(&config(1, ""), 2);
+    gateway.scrape(|_| page(0, 0, 100.0), 0);
+    gateway.collector.publish(&mut gateway.shared, 0);
+    let old = gateway.decide(1, "x", 0);
+    // The pod restarts, and only worker 0 has heard of it.
+    for due in gateway.collector.due(&gateway.shared, 2 * SECOND) {
+        let page = page(0, 0, 200.0);
+        gateway.collector.take(&due, page.as_bytes(), &mut gateway.shared, 2 * SECOND);
+    }
+    gateway.collector.publish(&mut gateway.shared, 2 * SECOND);
+    gateway.workers[0].refresh(&gateway.shared).unwrap();
+    let new = gateway.decide(0, "y", 2 * SECOND);
+    let entry = gateway.entries()[0];
+    assert_eq!(entry.in_flight, 1);
+    let lost = gateway.decide(1, "z", 2 * SECOND);
+    assert_eq!(gateway.entries()[0], entry);
+    for (worker, decision) in [(1, old), (1, lost), (0, new)] {
+        gateway.answer(worker, decision.ticket, None, 3 * SECOND);
+    }
+    assert_eq!(gateway.entries()[0].in_flight, 0);
+}
+
+#[test]
+fn a_rate_is_kept_over_a_restart_and_not_for_another_machine() {
+    let mut gateway = Gateway::new(&config(1, ""), 1);
+    gateway.scrape(|_| page(0, 0, 100.0), 0);
+    let decision = gateway.decide(0, &text(1, 8000), 0);
+    gateway.answer(0, decision.ticket, None, SECOND);
+    let rate = gateway.entries()[0].rate;
+    assert!(rate > 1_000.0);
+    gateway.scrape(|_| page(0, 0, 200.0), 2 * SECOND);
+    let decision = gateway.decide(0, "x", 2 * SECOND);
+    gateway.answer(0, decision.ticket, None, 2 * SECOND);
+    assert_eq!(gateway.entries()[0].rate, rate);
+    gateway.collector.set_pods(&["10.0.0.9:8000".into()], 3 * SECOND);
+    gateway.scrape(|_| page(0, 0, 300.0), 3 * SECOND);
+    gateway.decide(0, "x", 3 * SECOND);
+    assert_eq!((gateway.entries()[0].rate, gateway.entries()[0].samples), (0.0, 0));
 }
 
 // --- the model test ---
