@@ -4,7 +4,7 @@
 //! NotFound or CasMismatch, headers are read as bytes and written only while the request is held or has not left the headers
 //! callback.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use log::Level;
 use proxy_wasm::hostcalls;
@@ -31,10 +31,33 @@ impl SharedData for Host {
     }
 }
 
-/// The time; 210 to 250 ns.
+/// The time, on a clock that only ever goes forward: the wall clock is set now and then, and back, and what is due, fresh,
+/// leased or cooling would be so for ever or never. All VMs of an Envoy are in one process and read the same clock, so what
+/// one writes down means the same to the others. 210 to 250 ns.
 pub fn now() -> Micros {
-    let now = hostcalls::get_current_time().unwrap_or(UNIX_EPOCH);
-    now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
+    monotonic_nanoseconds() / 1_000
+}
+
+/// WASI's monotonic clock. `std::time::Instant` reads it too, but keeps to itself since when it counts.
+#[cfg(target_arch = "wasm32")]
+#[expect(unsafe_code, reason = "the call has no safe wrapper")]
+fn monotonic_nanoseconds() -> u64 {
+    #[link(wasm_import_module = "wasi_snapshot_preview1")]
+    unsafe extern "C" {
+        fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
+    }
+    const MONOTONIC: u32 = 1;
+    let mut time = 0;
+    // SAFETY: the signature is WASI's, and the host writes the eight bytes of `time`, which outlives the call. When it
+    // writes nothing, the time is 0.
+    unsafe { clock_time_get(MONOTONIC, 1_000, &raw mut time) };
+    time
+}
+
+/// Nothing runs outside Envoy; this is for tools that look at the workspace.
+#[cfg(not(target_arch = "wasm32"))]
+fn monotonic_nanoseconds() -> u64 {
+    0
 }
 
 /// Whether a message of this level would be printed: asked before anything is formatted.

@@ -461,7 +461,6 @@ fn calls_in_source() -> BTreeSet<String> {
                 "" => continue,
                 "get_shared_data" | "set_shared_data" | "get_log_level" | "get_property"
                 | "define_metric" | "increment_metric" | "record_metric" | "get_metric" => name,
-                "get_current_time" => "get_current_time_nanoseconds".into(),
                 "set_tick_period" => "set_tick_period_milliseconds".into(),
                 "get_buffer" => "get_buffer_bytes".into(),
                 "get_map_value_bytes" => "get_header_map_value".into(),
@@ -476,8 +475,8 @@ fn calls_in_source() -> BTreeSet<String> {
     }
     // Behind the SDK's own doors: log lines, and the answer to an HTTP call finding its context.
     calls.extend(["proxy_log", "proxy_set_effective_context"].map(str::to_owned));
-    // WASI: seeds of hash maps.
-    calls.insert("random_get".to_owned());
+    // WASI: the monotonic clock, and seeds of hash maps.
+    calls.extend(["clock_time_get", "random_get"].map(str::to_owned));
     calls
 }
 
