@@ -102,9 +102,10 @@ impl Fleet {
             7 => ("no metrics", Trouble::Simulated, Some(json!({"refuse_metrics": true}))),
             _ => ("restarted", Trouble::Simulated, Some(json!({"restart": true}))),
         };
-        // Each client has one request at a time, so no more streams than that are with one pod.
+        // Each client has one request at a time, so no more streams than that are with one pod. A simulated engine that
+        // restarts breaks off what it works on, as one that dies.
         let most = match name {
-            "killed" | "paused" => Some(self.clients),
+            "killed" | "paused" | "restarted" => Some(self.clients),
             "cut" => Some(count as usize),
             _ => None,
         };

@@ -17,7 +17,7 @@ const BREATH: f64 = 1.08;
 const BREATH_MIB: f64 = 8.0;
 
 /// How much later than its cause a client may see the end of a stream, on a busy machine.
-const LATE: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(2);
 
 /// Envoy at one moment.
 #[derive(Clone, Debug)]
@@ -125,9 +125,9 @@ fn unexplained(broken: &[Instant], cuts: &[Cut]) -> Vec<String> {
     let mut left: Vec<usize> = cuts.iter().map(|cut| cut.most).collect();
     let mut unexplained = Vec::new();
     for &at in broken {
-        // What is killed breaks off at once, what hangs after the silence timeout at the latest or as it dies.
+        // What is killed breaks off at once; what hangs, when Envoy has waited for it long enough.
         let by = cuts.iter().zip(&mut left).find(|(cut, left)| {
-            let end = if cut.name == "killed" { cut.from } else { cut.to };
+            let end = if ["killed", "restarted"].contains(&cut.name) { cut.from } else { cut.to };
             **left > 0 && cut.from <= at && at <= end + LATE
         });
         match by {
@@ -182,5 +182,23 @@ impl fmt::Display for Report {
             writeln!(f, "FAILED: {failure}")?;
         }
         write!(f, "soak: {}", if self.failures.is_empty() { "passed" } else { "failed" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_breaks_off_needs_a_fault_of_its_own() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let cut = |name, from, to, most| Cut { name, from: at(from), to: at(to), most };
+        let cuts = [cut("killed", 10, 15, 8), cut("paused", 20, 25, 8), cut("cut", 30, 32, 2)];
+        assert_eq!(unexplained(&[at(10), at(11), at(23), at(25), at(30), at(31)], &cuts), [""; 0]);
+        // Before any fault, long after a pod was killed, and one more than a pod was told to cut.
+        assert_eq!(unexplained(&[at(5)], &cuts), ["before any fault"]);
+        assert_eq!(unexplained(&[at(13)], &cuts), ["3.0s after killed"]);
+        assert_eq!(unexplained(&[at(30), at(30), at(31)], &cuts), ["1.0s after cut"]);
     }
 }
