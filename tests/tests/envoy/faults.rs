@@ -41,6 +41,20 @@ async fn a_runner_up_answers_for_a_dead_pod() {
 }
 
 #[tokio::test]
+async fn a_retry_of_the_plain_port_goes_to_another_pod() {
+    let pods = TestPod::several(2).await;
+    let envoy = Envoy::ready(&pods).await;
+    pods[0].answer_all(|| Answer::Whole(503, Vec::new(), "draining".into()));
+    for n in 0..40 {
+        let reply = Request::chat(&format!("hello {n}")).send(envoy.plain).await;
+        assert_eq!(reply.status, 200, "the retries went to the pod that had failed");
+    }
+    assert!(!pods[0].received().is_empty());
+    // Never twice to the one that failed.
+    assert!(pods[0].received().len() <= 40, "{}", pods[0].received().len());
+}
+
+#[tokio::test]
 async fn a_large_body_is_sent_again_in_full() {
     let mut pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;

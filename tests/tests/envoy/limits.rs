@@ -225,6 +225,36 @@ fn settings_beyond_their_limit_keep_envoy_from_starting_and_say_which() {
     assert!(refused.err.contains("1024"), "{}", refused.err);
 }
 
+#[test]
+fn a_collector_without_pods_keeps_envoy_from_starting_and_says_so() {
+    let wasm = format!("--wasm={}", target().join("warmpath.wasm").display());
+    let ports = ["--port=0", "--plain-port=0", "--admin-port=0"];
+    let printed =
+        command("scripts/envoy-config", &[&ports[..], &["--pods=127.0.0.1:8000", &wasm]].concat(), &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("envoy.yaml");
+    for (list, complaint) in [("\"pods\": [],", "`pods` is empty"), ("", "`pods` is missing")] {
+        let configuration = printed.out.replace("\"pods\": [\"127.0.0.1:8000\"],", list);
+        assert_ne!(configuration, printed.out);
+        std::fs::write(&path, configuration).unwrap();
+        // Validation does not run bootstrap extensions, so this is a start; the limit is for one that goes well.
+        let start = [
+            "timeout",
+            "20",
+            "scripts/envoy",
+            "-l",
+            "error",
+            "--disable-hot-restart",
+            "-c",
+            path.to_str().unwrap(),
+        ];
+        let started = command("/usr/bin/env", &start, &[]);
+        assert_eq!(started.code, 1, "{list}: {}", started.err);
+        assert!(started.err.contains(complaint), "{list}: {}", started.err);
+        assert!(started.err.contains("list the pods' addresses"), "{list}: {}", started.err);
+    }
+}
+
 #[tokio::test]
 async fn as_many_pods_as_a_pool_can_have_are_served() {
     let pod = TestPod::start().await;

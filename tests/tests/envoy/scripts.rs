@@ -68,7 +68,8 @@ fn a_wrong_flag_is_named_with_its_remedy() {
         ("--pool=a b", "--pool", "letters"),
         ("--strategy=FASTEST", "--strategy", "PREFIX_CACHE"),
         ("--wasm=a: b", "--wasm", "letters"),
-        ("--max-body-mib=0", "--max-body-mib", "1 to 1024"),
+        ("--max-body-mib=0", "--max-body-mib", "1 to 128"),
+        ("--max-body-mib=129", "--max-body-mib", "of MiB from 1 to 128"),
         ("--max-heap-mib=1", "--max-heap-mib", "64 to"),
         ("--max-requests=0", "--max-requests", "1 to"),
         ("--metrics-path=metrics", "--metrics-path", "/metrics"),
@@ -90,7 +91,7 @@ fn a_wrong_flag_is_named_with_its_remedy() {
 fn help_shows_every_flag_and_how_func_e_uses_it() {
     let help = config(&["--help"]);
     assert_eq!(help.code, 0);
-    assert!(help.out.contains("func-e run -c <(scripts/envoy-config"), "{}", help.out);
+    assert!(help.out.contains("func-e run -c <(scripts/envoy-config --json "), "{}", help.out);
     for flag in
         ["--pods", "--port", "--plain-port", "--admin-port", "--pool", "--strategy", "--wasm", "--listen"]
     {
@@ -116,19 +117,56 @@ fn envoy_itself_accepts_what_envoy_config_prints() {
 }
 
 #[test]
+fn envoy_reads_the_configuration_from_a_pipe_as_json() {
+    // As a shell's <(...) gives it: a path below /dev/fd without an extension.
+    let script = "scripts/envoy --mode validate -l error -c <(scripts/envoy-config --json \"$@\")";
+    let wasm = format!("--wasm={}", warmpath_tests::target().join("warmpath.wasm").display());
+    let run = |pods: &str| command("/usr/bin/env", &["bash", "-c", script, "-", pods, &wasm], &[]);
+    let read = run("--pods=10.0.0.4:8000,[fd00::5]:8001");
+    assert_eq!(read.code, 0, "{}", read.err);
+    // Nothing is lost on the way: the same settings, and the comments alone are gone.
+    let flags = ["--pods=10.0.0.4:8000,[fd00::5]:8001", "--pool=qwen", "--listen=::", "--max-requests=77"];
+    let json = config(&[&flags[..], &["--json"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    let resources = &json["static_resources"];
+    assert_eq!(resources["listeners"][1]["address"]["socket_address"]["address"], "::");
+    let clusters = resources["clusters"].as_array().unwrap();
+    assert_eq!(clusters[0]["circuit_breakers"], clusters[1]["circuit_breakers"]);
+    assert_eq!(clusters[1]["circuit_breakers"]["thresholds"][0]["max_requests"], 77);
+    let settings =
+        json["bootstrap_extensions"][0]["typed_config"]["config"]["configuration"]["value"].as_str();
+    let settings: serde_json::Value = serde_json::from_str(settings.unwrap()).unwrap();
+    assert_eq!(settings["pool"], "qwen");
+    assert_eq!(settings["pods"], serde_json::json!(["10.0.0.4:8000", "[fd00::5]:8001"]));
+}
+
+#[test]
 fn an_envoy_that_is_too_old_or_has_no_v8_is_refused_with_a_reason() {
     let fake = repository().join("tests/fixtures/fake-envoy");
-    let run = |envoy: &str, version: &str, validate: &str| {
-        let environment = [("ENVOY", envoy), ("FAKE_VERSION", version), ("FAKE_VALIDATE", validate)];
-        command("scripts/envoy", &["-c", "x"], &environment)
+    let says = |envoy: &str, version: &str, validate: &str, words: &str, arguments: &[&str]| {
+        let environment =
+            [("ENVOY", envoy), ("FAKE_VERSION", version), ("FAKE_VALIDATE", validate), ("FAKE_SAYS", words)];
+        command("scripts/envoy", arguments, &environment)
     };
+    let without = "Failed to create Wasm VM using envoy.wasm.runtime.v8 runtime. Envoy was compiled without support for it";
+    let run =
+        |envoy: &str, version: &str, validate: &str| says(envoy, version, validate, without, &["-c", "x"]);
     let fake = fake.to_str().unwrap();
 
     for version in ["1.37.0", "1.40.0", "1.41.0-dev", "2.0.0"] {
         let finished = run(fake, version, "0");
         assert_eq!((finished.code, finished.out.trim()), (0, "ran -c x"), "{version}: {}", finished.err);
         assert!(finished.err.contains(version) && finished.err.contains("$ENVOY"), "{}", finished.err);
+        // Asked which, it says the version all the same, but not where a program reads the path.
+        let which = says(fake, version, "0", "", &["--which"]);
+        assert_eq!((which.code, which.out.trim()), (0, fake), "{}", which.err);
+        assert!(which.err.contains(version) && which.err.contains("$ENVOY"), "{}", which.err);
     }
+    // Another fault is not put down to V8.
+    let other = says(fake, "1.40.0", "1", "cannot allocate memory", &["-c", "x"]);
+    assert_eq!((other.code, other.out.as_str()), (1, ""));
+    assert!(other.err.contains("cannot allocate memory") && other.err.contains(fake), "{}", other.err);
+    assert!(!other.err.contains("without V8"), "{}", other.err);
     for version in ["1.36.9", "1.9.0", "0.99.0"] {
         let finished = run(fake, version, "0");
         assert_eq!((finished.code, finished.out.as_str()), (1, ""), "{version}");
@@ -159,6 +197,79 @@ fn the_demo_names_a_port_that_is_taken_and_the_flag_for_another() {
             format!("port {port} is taken by another program. Choose another one: scripts/demo {flag} ");
         assert!(demo.err.contains(&sentence), "{}", demo.err);
     }
+}
+
+#[test]
+fn the_demo_runs_to_its_end_and_says_what_it_showed() {
+    let ports = [free_port(), free_port(), free_port()];
+    let arguments = ["--check", "--port", &ports[0], "--plain-port", &ports[1], "--admin-port", &ports[2]];
+    let demo = command("scripts/demo", &arguments, &[]);
+    assert_eq!(demo.code, 0, "{}{}", demo.out, demo.err);
+    let last = demo.out.lines().last().unwrap();
+    let percent = last
+        .strip_prefix("demo: ok, round 2 matched ")
+        .and_then(|rest| rest.strip_suffix(" % on the pod of round 1"));
+    let percent: u32 = percent.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{last}"));
+    assert!((51..=100).contains(&percent), "{last}");
+    assert!(demo.out.contains("Do prefix-aware routing!"), "{}", demo.out);
+    // What it started is gone.
+    for port in ports {
+        assert!(std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_err(), "{port} is still in use");
+    }
+}
+
+#[tokio::test]
+async fn the_demo_names_the_server_that_is_no_vllm_before_it_builds() {
+    let pods = warmpath_tests::TestPod::several(2).await;
+    pods[1].set_metrics_status(404);
+    let mut arguments = vec!["--check".to_owned()];
+    for flag in ["--port", "--plain-port", "--admin-port"] {
+        arguments.extend([flag.to_owned(), free_port()]);
+    }
+    arguments.push(format!("--pods={},{}", pods[0].address(), pods[1].address()));
+    let demo = tokio::task::spawn_blocking(move || {
+        command("scripts/demo", &arguments.iter().map(String::as_str).collect::<Vec<_>>(), &[])
+    });
+    let demo = demo.await.unwrap();
+    assert_eq!(demo.code, 1, "{}", demo.err);
+    let sentence = format!("demo: http://{}/metrics answered 404; is that a vLLM server", pods[1].address());
+    assert!(demo.err.contains(&sentence), "{}", demo.err);
+    assert!(!demo.out.contains("Building"), "{}", demo.out);
+}
+
+#[test]
+fn a_rust_that_cannot_build_the_module_is_told_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = |name: &str, script: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = folder.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let path = format!("{}:/usr/bin:/bin", folder.path().display());
+    let build = || command("scripts/build", &[], &[("PATH", &path)]);
+    fake("cargo", "exit 9");
+    // Neither an old one ...
+    fake("rustc", "echo 'rustc 1.80.1 (0123abcd 2024-08-06)'");
+    let old = build();
+    assert_eq!(old.code, 1, "{}", old.err);
+    assert!(old.err.contains("this is Rust 1.80") && old.err.contains("or newer"), "{}", old.err);
+    // ... nor one without the target.
+    fake(
+        "rustc",
+        "case $1 in --version) echo 'rustc 1.999.0 (0123abcd 2030-01-01)' ;; *) echo /nowhere ;; esac",
+    );
+    let no_rustup = build();
+    assert_eq!(no_rustup.code, 1, "{}", no_rustup.err);
+    assert!(
+        no_rustup.err.contains("wasm32-wasip1") && no_rustup.err.contains("Install rustup"),
+        "{}",
+        no_rustup.err
+    );
+    fake("rustup", "[ \"$2\" != add ]");
+    let refused = build();
+    assert_eq!(refused.code, 1, "{}", refused.err);
+    assert!(refused.err.contains("rustup could not add the target"), "{}", refused.err);
 }
 
 fn free_port() -> String {

@@ -270,8 +270,20 @@ async fn no_client_steers_retries_timeouts_or_statistics() {
         }
     }
     // The plain port belongs to Envoy alone, and takes no orders either.
-    let reply = request().send(scene.envoy.plain).await;
+    let names = ["x-warmpath-destination-0", "X-Warmpath-Scrape", "x-warmpath-anything"];
+    let plain = names.iter().fold(request(), |request, name| request.header(name, scene.stranger.address()));
+    let reply = plain.header("x-request-id", "plain").header("x-mine", "kept").send(scene.envoy.plain).await;
     assert_eq!(reply.status, 200);
+    let received: Vec<_> = scene.pods.iter().flat_map(TestPod::received).collect();
+    let received = received.iter().find(|received| received.headers["x-request-id"] == "plain").unwrap();
+    assert_eq!(received.headers["x-mine"], "kept");
+    for (name, value) in controls.iter().filter(|(name, _)| name.starts_with("x-envoy-")) {
+        let there = received.headers.get(*name).map(|v| v.as_bytes());
+        assert_ne!(there, Some(value.as_bytes()), "{name} reached the pod through the plain port");
+    }
+    for name in names {
+        assert!(!received.headers.contains_key(name), "{name} reached the pod through the plain port");
+    }
     scene.stranger_is_untouched().await;
 }
 
