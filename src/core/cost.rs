@@ -17,12 +17,17 @@ pub struct Constants {
     /// How much the weight grows with each request that waits, mean over the pool. At 0, overloaded groups wait a third
     /// longer.
     pub backlog: f32,
+    /// How much of that weight is the pod's own backlog where it is the shorter: work on a pod where nobody waits delays
+    /// nobody. At 0, a pod that is new and cold stays idle while the others are busy.
+    pub here: f32,
     /// Tokens a request in flight: what decoding takes from everyone in the batch. At 0, a hot prefix piles up decodes.
     pub delta: f32,
     /// Weight of evictions: a cold prompt goes where the cache has room.
     pub epsilon: f32,
     /// Tokens that a pod with a full KV cache costs: a new request waits there until another ends.
     pub pressure: f32,
+    /// Tokens of waiting for a whole KV cache to come free, when what is waiting there needs more than is free.
+    pub turnover: f32,
     /// How much of the work on a prefix that the pod should hold is left out of the count: those who come after it profit.
     pub hot: f32,
     /// Tokens an answer is expected to have, which need KV cache too.
@@ -36,9 +41,11 @@ impl Default for Constants {
         Constants {
             alpha: 1.0,
             backlog: 1.0,
+            here: 0.0,
             delta: 100.0,
             epsilon: 0.3,
             pressure: 8_000.0,
+            turnover: 0.0,
             hot: 1.0,
             answer: 100.0,
             tie: 0.05,
@@ -53,6 +60,8 @@ pub struct View {
     pub matched: f32,
     /// Work outstanding, of all workers of this Envoy.
     pub work: f32,
+    /// Requests that wait for a first token, of all workers of this Envoy.
+    pub waiting: f32,
     /// Requests in flight, of all workers of this Envoy.
     pub in_flight: f32,
     /// Running requests of other gateways.
@@ -67,6 +76,8 @@ pub struct View {
     pub need: f32,
     /// Tokens of KV cache that no request uses or will use before.
     pub free: f32,
+    /// Tokens of KV cache that it has; 0 when that is not known.
+    pub capacity: f32,
     /// Prompt tokens a second.
     pub rate: f32,
 }
@@ -110,10 +121,14 @@ pub fn cost(pod: &View, ask: &Ask, constants: &Constants) -> Terms {
     let work = (ask.tokens - pod.matched).max(1.0);
     let wait = pod.work + pod.foreign_waiting * ask.mean_work;
     let own = (work - constants.hot * pod.hot).max(1.0);
-    let delay = (constants.alpha + constants.backlog * ask.backlog) * own;
+    let waiting = (pod.waiting + pod.foreign_waiting).min(ask.backlog);
+    let backlog = ask.backlog + constants.here * (waiting - ask.backlog);
+    let delay = (constants.alpha + constants.backlog * backlog) * own;
     let decode = constants.delta * (pod.in_flight + pod.foreign_running + pod.foreign_waiting);
     let evict = constants.epsilon * pod.fill * own;
-    let pressure = constants.pressure * ((pod.need - pod.free) / pod.need.max(1.0)).clamp(0.0, 1.0);
+    let short = (pod.need - pod.free).max(0.0);
+    let turns = if pod.capacity > 0.0 { short / pod.capacity } else { 0.0 };
+    let pressure = constants.pressure * (short / pod.need.max(1.0)).min(1.0) + constants.turnover * turns;
     let rate = pod.rate.max(1.0);
     let seconds = (wait + own + delay + decode + evict + pressure) / rate;
     Terms { work, own, wait, delay, decode, evict, pressure, rate, seconds }
@@ -177,6 +192,7 @@ mod tests {
         let pod = View {
             matched: 10.0,
             work: 20.0,
+            waiting: 2.0,
             in_flight: 3.0,
             foreign_running: 1.0,
             foreign_waiting: 2.0,
@@ -184,6 +200,7 @@ mod tests {
             hot: 100.0,
             need: 1000.0,
             free: 300.0,
+            capacity: 1000.0,
             rate: 700.0,
         };
         let t = terms(pod, Ask { backlog: 1.5, ..ASK });

@@ -568,6 +568,7 @@ impl Router {
             let view = View {
                 matched: in_tokens(matched),
                 work,
+                waiting: entry.waiting as f32,
                 in_flight: entry.in_flight as f32,
                 foreign_running: pod.foreign_running * fresh,
                 foreign_waiting: pod.foreign_waiting * fresh,
@@ -578,6 +579,7 @@ impl Router {
                     0 => f32::MAX,
                     capacity => (1.0 - pod.kv_usage * fresh) * capacity as f32 - work,
                 },
+                capacity: pod.capacity as f32,
                 rate,
             };
             let rank = if entry.cooling(now, pod.recovered_at) {

@@ -90,16 +90,16 @@ pub const ALL: &[Baseline] = &[
     Baseline {
         name: "sglang",
         about: "SGLang's cache_aware: longest match above 0.3, or least load when out of balance (64, 1.5)",
-        make: |p| Box::new(CacheAware::new(p.pods.len())),
+        make: |p| Box::new(CacheAware::new(p.pods.len(), p.dice())),
     },
     Baseline {
         name: "dynamo",
         about: "NVIDIA Dynamo: least prefill blocks + decode blocks, with exact KV events",
-        make: |p| Box::new(Dynamo::new(p.pods.len())),
+        make: |p| Box::new(Dynamo::new(p.pods.len(), p.dice())),
     },
     Baseline {
         name: "higress",
-        about: "Higress' ai-endpoint-picker: 2/2/3, an index in each worker, scraped every 2 s",
+        about: "Higress' ai-endpoint-picker: queue 2, KV cache 2, prefix 3, in flight 1; an index in each worker, scraped every 2 s",
         make: |p| Box::new(EndpointPicker::new(p.pods, p.workers, p.dice())),
     },
     Baseline {
@@ -111,8 +111,15 @@ pub const ALL: &[Baseline] = &[
 
 /// Candidates by score, best first, equals by chance: what `max-score-picker` does (shuffle, stable sort).
 fn by_score(candidates: &[usize], dice: &mut Dice, score: impl Fn(usize) -> f64) -> Vec<usize> {
+    let mut pods = ranked(candidates, dice, score);
+    pods.truncate(warmpath::pick::PICKS);
+    pods
+}
+
+/// All candidates by score, best first, equals by chance.
+fn ranked(candidates: &[usize], dice: &mut Dice, score: impl Fn(usize) -> f64) -> Vec<usize> {
     let mut scored: Vec<(f64, u64, usize)> =
         candidates.iter().map(|&pod| (score(pod), dice.name(), pod)).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    scored.into_iter().map(|(_, _, pod)| pod).take(warmpath::pick::PICKS).collect()
+    scored.into_iter().map(|(_, _, pod)| pod).collect()
 }

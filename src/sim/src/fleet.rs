@@ -1,10 +1,12 @@
 //! A fleet on virtual time: clients, gateways and pods as discrete events. Nothing in it looks at a clock, so the same
 //! seed gives the same run, and a minute of traffic takes a second.
 //!
-//! A request goes: a client's turn -> a gateway and one of its workers, at random -> the policy chooses -> the network
-//! -> the pod's engine -> first token -> answer -> the client thinks. When a pod refuses, or dies before the first
-//! token, Envoy goes on to the next choice; when none is left, the client tries again. So every request is answered
-//! once, or broken off in the middle of its answer.
+//! A request goes: a client's turn -> a gateway and one of its workers -> the policy chooses -> the network -> the pod's
+//! engine -> first token -> answer -> the client thinks. A client keeps its connection, so all it sends meets the same
+//! worker, which is drawn from the seed alone and so the same under every policy. When a pod refuses, or dies before the
+//! headers of its answer are out, Envoy goes on to the next choice; when none is left, the client tries again. The headers
+//! of a stream come as soon as the pod has the request, as vLLM's do, long before the first token: what breaks after them
+//! is broken for the client too.
 
 #![expect(clippy::indexing_slicing, reason = "requests, pods and sessions are numbered by the fleet itself")]
 
@@ -25,6 +27,8 @@ pub use policy::{Answer, Ask, Outcome, Pod, Policy, World};
 pub use stats::{Record, Run, Sample, Spread, Summary, summarize};
 pub use warmpath::{Options, Warmpath};
 
+use ::warmpath::blocks::mix;
+
 use crate::engine::{self, Chain, Engine, EngineConfig, What};
 use crate::workload::{Dice, Fate, Role, Span, Workload};
 
@@ -39,6 +43,16 @@ const CLIENT_TRIES: u32 = 240;
 /// How long Envoy's health checks take to notice.
 const HEALTH_SECONDS: f64 = 1.0;
 
+/// Which of a client's requests share a connection, and so a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Connections {
+    /// All: connections are kept alive.
+    #[default]
+    Sticky,
+    /// None: every request meets any worker.
+    Random,
+}
+
 /// What is simulated.
 #[derive(Clone, Debug)]
 pub struct Setup<'a> {
@@ -50,6 +64,8 @@ pub struct Setup<'a> {
     pub workers: usize,
     /// Which gateway and worker a request comes to.
     pub seed: u64,
+    /// Which of a client's requests share a connection.
+    pub connections: Connections,
     /// What is asked.
     pub workload: &'a Workload,
     /// Seconds between two looks at every pod.
@@ -61,12 +77,15 @@ pub struct Setup<'a> {
 struct Request {
     session: usize,
     gateway: usize,
+    worker: usize,
     picks: Vec<usize>,
     /// How many of the picks were tried before the one it is at.
     attempt: usize,
     /// What it adds to its pod's backlog.
     uncached: u64,
     at_pod: bool,
+    /// Whether the headers of an answer have come: Envoy does not try again after them.
+    begun: bool,
     open: bool,
     record: usize,
     tries: u32,
@@ -95,7 +114,6 @@ struct Fleet<'a> {
     clients: Vec<Option<Client>>,
     requests: Vec<Request>,
     run: Run,
-    dice: Dice,
     block_size: u32,
     unanswered: usize,
 }
@@ -139,7 +157,6 @@ pub fn run<'a, E>(
         policies,
         clients: workload.sessions.iter().map(|_| None).collect(),
         requests: Vec::new(),
-        dice: Dice::new(setup.seed, 2),
         unanswered: workload.requests(),
     };
     fleet.begin();
@@ -222,29 +239,35 @@ impl Fleet<'_> {
             ..Record::default()
         });
         self.clients[session] = Some(client);
-        self.send(session, self.run.records.len() - 1, 0);
+        let request = self.open(session, self.run.records.len() - 1, 0);
+        self.choose(request);
     }
 
-    /// A request comes to a gateway.
-    fn send(&mut self, session: usize, record: usize, tries: u32) {
-        let gateway = self.dice.below(self.policies.len());
+    /// A request that is to come to a gateway.
+    fn open(&mut self, session: usize, record: usize, tries: u32) -> usize {
+        let connection = match self.setup.connections {
+            Connections::Sticky => mix(session as u64),
+            Connections::Random => mix(mix(session as u64) ^ (record as u64) << 16 ^ u64::from(tries)),
+        };
+        let mut dice = Dice::new(self.setup.seed, 1 << 32 | connection >> 32);
         self.requests.push(Request {
             session,
-            gateway,
+            gateway: dice.below(self.policies.len()),
+            worker: dice.below(self.setup.workers.max(1)),
             picks: Vec::new(),
             attempt: 0,
             uncached: 0,
             at_pod: false,
+            begun: false,
             open: true,
             record,
             tries,
         });
-        self.choose(self.requests.len() - 1);
+        self.requests.len() - 1
     }
 
     fn choose(&mut self, request: usize) {
-        let worker = self.dice.below(self.setup.workers.max(1));
-        let (session, gateway) = (self.requests[request].session, self.requests[request].gateway);
+        let Request { session, gateway, worker, .. } = self.requests[request];
         let Some(client) = &self.clients[session] else { return };
         let ask = Ask {
             id: request as u64,
@@ -283,20 +306,10 @@ impl Fleet<'_> {
         self.run.client_retries += 1;
         if tries >= CLIENT_TRIES {
             self.run.failed += 1;
+            self.run.records[record].gave_up = Some(self.now);
             return self.over(session);
         }
-        self.requests.push(Request {
-            session,
-            gateway: self.dice.below(self.policies.len()),
-            picks: Vec::new(),
-            attempt: 0,
-            uncached: 0,
-            at_pod: false,
-            open: true,
-            record,
-            tries,
-        });
-        let again = Event::Again { request: self.requests.len() - 1 };
+        let again = Event::Again { request: self.open(session, record, tries) };
         self.queue.push(self.now + CLIENT_RETRY_SECONDS, again);
     }
 
@@ -338,9 +351,7 @@ impl Fleet<'_> {
             return self.next_pick(request);
         }
         self.requests[request].at_pod = true;
-        if attempt > 0 {
-            self.queue.push(self.now + NETWORK_SECONDS, Event::Headers { request, attempt });
-        }
+        self.queue.push(self.now + NETWORK_SECONDS, Event::Headers { request, attempt });
         self.schedule(pod);
     }
 
@@ -397,8 +408,12 @@ impl Fleet<'_> {
     }
 
     fn headers(&mut self, request: usize, attempt: usize) {
-        let state = &self.requests[request];
-        if state.open && state.attempt == attempt {
+        let state = &mut self.requests[request];
+        if !state.open || state.attempt != attempt {
+            return;
+        }
+        state.begun = true;
+        if attempt > 0 {
             let (gateway, to) = (state.gateway, state.picks[attempt]);
             self.ask(gateway, |policy, world| policy.on_moved(world, request as u64, to));
         }
@@ -464,18 +479,19 @@ impl Fleet<'_> {
         }
     }
 
-    /// What a pod had when it died: what had not begun goes on to the next pick, the rest is broken.
+    /// What a pod had when it died: what had no answer's headers goes on to the next pick, the rest is broken.
     fn lose(&mut self, pod: usize) {
         for request in 0..self.requests.len() {
             let state = &self.requests[request];
             if !state.open || !state.at_pod || state.picks[state.attempt] != pod {
                 continue;
             }
-            if self.run.records[state.record].first_token.is_none() {
+            if !state.begun {
                 self.next_pick(request);
                 continue;
             }
             let (gateway, session) = (state.gateway, state.session);
+            self.leave_backlog(request);
             self.requests[request].open = false;
             self.run.broken += 1;
             self.ask(gateway, |policy, world| policy.on_end(world, request as u64, Outcome::Broken));

@@ -1,5 +1,6 @@
 //! Reports of runs: a table, a JSON array, and a page with plots.
 
+mod check;
 mod page;
 pub(crate) mod plots;
 mod progress;
@@ -7,6 +8,7 @@ mod table;
 
 use serde::Serialize;
 
+pub use check::{Check, check};
 pub use page::html;
 pub use progress::Progress;
 pub use table::table;
@@ -28,6 +30,8 @@ pub struct Entry {
     pub workers: usize,
     /// Gateways.
     pub gateways: usize,
+    /// Of all chance in it.
+    pub seed: u64,
     /// The numbers.
     #[serde(flatten)]
     pub summary: Summary,
@@ -47,8 +51,8 @@ impl Entry {
         !self.is_ours() && self.policy != "oracle"
     }
 
-    fn case(&self) -> (&str, &str, usize, usize, usize) {
-        (&self.workload, &self.profile, self.pods, self.workers, self.gateways)
+    fn case(&self) -> (&str, &str, usize, usize, usize, u64) {
+        (&self.workload, &self.profile, self.pods, self.workers, self.gateways, self.seed)
     }
 }
 

@@ -1,11 +1,13 @@
 //! SGLang's `cache_aware` with its command line's defaults: when loads are out of balance (`max - min > 64` and
 //! `max > 1.5 * min` requests in flight) the least loaded pod; else the pod of the longest match in the radix tree if it
-//! covers more than 0.3 of the prompt, else the least loaded. One process, so one tree a gateway; the tree's bound of
+//! covers more than 0.3 of the prompt, else the least loaded; of equally loaded ones any. One process, so one tree a gateway; the tree's bound of
 //! 2^26 characters a pod is far beyond what a run puts in.
 
 use std::collections::HashMap;
 
+use super::ranked;
 use crate::fleet::{Ask, Outcome, Policy, World};
+use crate::workload::Dice;
 
 const THRESHOLD: f64 = 0.3;
 const ABSOLUTE: usize = 64;
@@ -18,12 +20,13 @@ pub struct CacheAware {
     at: HashMap<u64, usize>,
     /// Who was last sent a prompt with this block, then those before: the tree, by block instead of by character.
     tree: HashMap<u64, Vec<usize>>,
+    dice: Dice,
 }
 
 impl CacheAware {
     /// In front of so many pods.
-    pub fn new(pods: usize) -> CacheAware {
-        CacheAware { in_flight: vec![0; pods], at: HashMap::new(), tree: HashMap::new() }
+    pub fn new(pods: usize, dice: Dice) -> CacheAware {
+        CacheAware { in_flight: vec![0; pods], at: HashMap::new(), tree: HashMap::new(), dice }
     }
 
     /// The pod of the longest match, and the share of the prompt it covers.
@@ -51,8 +54,7 @@ impl CacheAware {
 
 impl Policy for CacheAware {
     fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
-        let mut pods = world.candidates();
-        pods.sort_by_key(|&pod| self.in_flight[pod]);
+        let mut pods = ranked(&world.candidates(), &mut self.dice, |pod| -(self.in_flight[pod] as f64));
         let (Some(&idle), Some(&busy)) = (pods.first(), pods.last()) else { return pods };
         let (least, most) = (self.in_flight[idle], self.in_flight[busy]);
         let out_of_balance = most - least > ABSOLUTE && most as f64 > RELATIVE * least as f64;

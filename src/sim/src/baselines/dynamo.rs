@@ -1,11 +1,14 @@
-//! NVIDIA Dynamo's KV router with its defaults: `cost = prefill blocks + decode blocks`, least wins.
+//! NVIDIA Dynamo's KV router with its defaults: `cost = prefill blocks + decode blocks`, least wins,
+//! equals by chance.
 //!
 //! Prefill blocks are those of prompts that have no first token yet plus the new one's less its overlap with the pod's
 //! cache, which KV events tell exactly. Decode blocks are the distinct blocks of all active requests and the new one.
 
 use std::collections::HashMap;
 
+use super::ranked;
 use crate::fleet::{Ask, Outcome, Policy, World};
+use crate::workload::Dice;
 
 /// Weight of prefill against decode (`kv_overlap_score_weight`).
 const SCALE: f64 = 1.0;
@@ -15,6 +18,7 @@ const SCALE: f64 = 1.0;
 pub struct Dynamo {
     pods: Vec<Active>,
     requests: HashMap<u64, Booked>,
+    dice: Dice,
 }
 
 /// What is active on a pod.
@@ -34,8 +38,8 @@ struct Booked {
 
 impl Dynamo {
     /// In front of so many pods.
-    pub fn new(pods: usize) -> Dynamo {
-        Dynamo { pods: vec![Active::default(); pods], requests: HashMap::new() }
+    pub fn new(pods: usize, dice: Dice) -> Dynamo {
+        Dynamo { pods: vec![Active::default(); pods], requests: HashMap::new(), dice }
     }
 
     fn open(&mut self, id: u64, booked: Booked) {
@@ -66,23 +70,23 @@ impl Dynamo {
 impl Policy for Dynamo {
     fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
         let block = f64::from(ask.block_size);
-        let mut costs: Vec<(f64, usize, f64)> = world
-            .candidates()
-            .into_iter()
-            .map(|pod| {
-                let overlap = world.pods[pod].engine.cached_tokens(ask.blocks, ask.prompt_tokens);
-                let incoming = f64::from(ask.prompt_tokens - overlap);
-                let active = &self.pods[pod];
-                let prefill = (active.prefill_tokens + incoming) / block;
-                let new = ask.blocks.iter().filter(|hash| !active.blocks.contains_key(hash)).count();
-                (SCALE * prefill + (active.blocks.len() + new) as f64, pod, incoming)
-            })
-            .collect();
-        costs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        if let Some(&(_, pod, prefill_tokens)) = costs.first() {
+        let incoming = |pod: usize| {
+            let overlap = world.pods[pod].engine.cached_tokens(ask.blocks, ask.prompt_tokens);
+            f64::from(ask.prompt_tokens - overlap)
+        };
+        let pods = &self.pods;
+        let mut picks = ranked(&world.candidates(), &mut self.dice, |pod| {
+            let active = &pods[pod];
+            let prefill = (active.prefill_tokens + incoming(pod)) / block;
+            let new = ask.blocks.iter().filter(|hash| !active.blocks.contains_key(hash)).count();
+            -(SCALE * prefill + (active.blocks.len() + new) as f64)
+        });
+        picks.truncate(warmpath::pick::PICKS);
+        if let Some(&pod) = picks.first() {
+            let prefill_tokens = incoming(pod);
             self.open(ask.id, Booked { pod, prefill_tokens, blocks: ask.blocks.to_vec() });
         }
-        costs.into_iter().map(|(_, pod, _)| pod).take(warmpath::pick::PICKS).collect()
+        picks
     }
 
     fn on_moved(&mut self, _world: &World<'_>, id: u64, to: usize) {

@@ -59,10 +59,10 @@ impl LeastRequest {
         LeastRequest { in_flight: vec![0; pods], at: HashMap::new(), dice }
     }
 
-    fn leave(&mut self, id: u64) {
-        if let Some(pod) = self.at.remove(&id) {
-            self.in_flight[pod] -= 1;
-        }
+    fn leave(&mut self, id: u64) -> Option<usize> {
+        let pod = self.at.remove(&id)?;
+        self.in_flight[pod] -= 1;
+        Some(pod)
     }
 }
 
@@ -84,9 +84,10 @@ impl Policy for LeastRequest {
     }
 
     fn on_moved(&mut self, _world: &World<'_>, id: u64, to: usize) {
-        self.leave(id);
-        self.in_flight[to] += 1;
-        self.at.insert(id, to);
+        if self.leave(id).is_some() {
+            self.in_flight[to] += 1;
+            self.at.insert(id, to);
+        }
     }
 
     fn on_end(&mut self, _world: &World<'_>, id: u64, _outcome: Outcome) {

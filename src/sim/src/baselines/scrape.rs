@@ -31,11 +31,13 @@ impl Scrape {
 
     /// `(max - queue) / (max - min)` over the candidates, and 1 when all are equal: GIE's queue scorer.
     pub fn queue_score(&self, candidates: &[usize], pod: usize) -> f64 {
-        let queues = || candidates.iter().map(|&pod| self.loads[pod].waiting);
-        let (least, most) = (queues().min().unwrap_or(0), queues().max().unwrap_or(0));
-        if least == most {
-            return 1.0;
-        }
-        f64::from(most - self.loads[pod].waiting) / f64::from(most - least)
+        inverted(candidates, pod, |pod| self.loads[pod].waiting)
     }
+}
+
+/// `(max - count) / (max - min)` over the candidates, and 1 when all are equal.
+pub fn inverted(candidates: &[usize], pod: usize, count: impl Fn(usize) -> u32) -> f64 {
+    let counts = || candidates.iter().map(|&pod| count(pod));
+    let (least, most) = (counts().min().unwrap_or(0), counts().max().unwrap_or(0));
+    if least == most { 1.0 } else { f64::from(most - count(pod)) / f64::from(most - least) }
 }

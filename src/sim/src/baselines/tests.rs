@@ -137,7 +137,7 @@ fn the_gate_opens_above_half_whatever_the_load() {
 #[test]
 fn cache_aware_follows_the_match_until_out_of_balance() {
     let pods = pods(2);
-    let mut policy = CacheAware::new(2);
+    let mut policy = CacheAware::new(2, dice());
     let shared = prompt(&[(1, 1600)]);
     let home = choose(&mut policy, &pods, &shared, 0);
     // 65 in flight more than the other is too many; up to then it goes where the match is.
@@ -155,23 +155,47 @@ fn cache_aware_follows_the_match_until_out_of_balance() {
 #[test]
 fn dynamo_adds_prefill_and_decode_blocks() {
     let mut pods = pods(2);
-    let mut policy = Dynamo::new(2);
+    let mut policy = Dynamo::new(2, dice());
     let (a, b) = (prompt(&[(1, 160)]), prompt(&[(2, 320)]));
-    assert_eq!(choose(&mut policy, &pods, &a, 0), 0, "equal: the first");
-    assert_eq!(choose(&mut policy, &pods, &b, 1), 1);
+    let first = choose(&mut policy, &pods, &a, 0);
+    let second = 1 - first;
+    assert_eq!(choose(&mut policy, &pods, &b, 1), second);
     // Prefill 10 and decode 10 on the first, 20 and 20 on the second.
-    assert_eq!(choose(&mut policy, &pods, &prompt(&[(3, 32)]), 2), 0);
+    assert_eq!(choose(&mut policy, &pods, &prompt(&[(3, 32)]), 2), first);
     policy.on_first_token(&world(&pods), 1);
     // 12 + 12 on the first, 20 on the second.
-    assert_eq!(choose(&mut policy, &pods, &prompt(&[(4, 32)]), 3), 1);
+    assert_eq!(choose(&mut policy, &pods, &prompt(&[(4, 32)]), 3), second);
     policy.on_end(&world(&pods), 0, ANSWERED);
     policy.on_end(&world(&pods), 2, ANSWERED);
     // A cached prompt costs its decode blocks only.
-    b.submit(&mut pods[1], 9);
-    pods[1].engine.step(0.0, |_| ());
+    b.submit(&mut pods[second], 9);
+    pods[second].engine.step(0.0, |_| ());
     policy.on_end(&world(&pods), 1, ANSWERED);
     policy.on_end(&world(&pods), 3, ANSWERED);
-    assert_eq!(choose(&mut policy, &pods, &b, 10), 1);
+    assert_eq!(choose(&mut policy, &pods, &b, 10), second);
+}
+
+#[test]
+fn equals_are_told_apart_by_chance() {
+    let pods = pods(2);
+    let firsts = |make: &dyn Fn(Dice) -> Box<dyn Policy>| {
+        (0..100)
+            .map(|seed| choose(&mut *make(Dice::new(seed, 1)), &pods, &prompt(&[(1, 160)]), 0))
+            .sum::<usize>()
+    };
+    let spread =
+        [firsts(&|dice| Box::new(CacheAware::new(2, dice))), firsts(&|dice| Box::new(Dynamo::new(2, dice)))];
+    assert!(spread.iter().all(|n| (30..70).contains(n)), "{spread:?}");
+}
+
+#[test]
+fn higress_counts_what_it_sent_between_scrapes() {
+    let pods = pods(2);
+    let mut policy = EndpointPicker::new(&pods, 1, dice());
+    let home = choose(&mut policy, &pods, &prompt(&[(1, 100)]), 0);
+    assert_eq!(choose(&mut policy, &pods, &prompt(&[(2, 100)]), 1), 1 - home);
+    policy.on_end(&world(&pods), 1, ANSWERED);
+    assert_eq!(choose(&mut policy, &pods, &prompt(&[(3, 100)]), 2), 1 - home);
 }
 
 #[test]

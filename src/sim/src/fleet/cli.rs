@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::contender::{Contender, Sweep};
-use super::{Setup, run, summarize};
+use super::{Connections, Setup, run, summarize};
 use crate::engine::{EngineConfig, Profile};
 use crate::report::{self, Entry, Progress};
 use crate::workload::{self, Traffic, Workload, trace};
@@ -20,8 +20,8 @@ pub struct FleetArgs {
     /// chats, documents, hot-prefix, groups, random, agents, bursts, churn, trace; several with commas, or all
     #[arg(long, default_value = "all", value_delimiter = ',')]
     pub workload: Vec<String>,
-    /// warmpath, warmpath-default, random, round-robin, least-request, gie, ratio-gate, sglang, dynamo, higress, oracle;
-    /// several with commas, or all
+    /// warmpath, random, round-robin, least-request, gie, ratio-gate, sglang, dynamo, higress, oracle;
+    /// several with commas, or all. Besides, warmpath-default: ours with the strategy that knows load only
     #[arg(long, default_value = "all", value_delimiter = ',')]
     pub policy: Vec<String>,
     /// Hardware of the pods: a10, h100, mixed (every other pod an H100); several with commas, or all
@@ -39,6 +39,16 @@ pub struct FleetArgs {
     /// Seed of all chance: the same seed gives the same numbers, to the byte
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// So many seeds, one after another from --seed on
+    #[arg(long, default_value_t = 1)]
+    pub seeds: u64,
+    /// Whether a client keeps its connection, and so its worker
+    #[arg(long, value_enum, default_value_t)]
+    pub connections: Connections,
+    /// Judges: in each case, ours must be within 5 % or 10 ms of the best baseline in mean and 10 % or 50 ms in 99th
+    /// percentile, and better than each baseline by 20 % somewhere. Several seeds count as their mean. Fails on a miss
+    #[arg(long)]
+    pub check: bool,
     /// Requests, about; each workload has its own number
     #[arg(long)]
     pub requests: Option<usize>,
@@ -48,7 +58,7 @@ pub struct FleetArgs {
     /// The trace of the workload `trace`: JSON lines of {"time", "segments": [["name", tokens], ...], "output_tokens"}
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Runs ours with other constants as well: alpha, backlog, delta, epsilon, pressure or tie, as in alpha=0,0.5,2
+    /// Runs ours with other constants as well: alpha, backlog, delta, epsilon, pressure, hot, answer or tie, as in alpha=0,0.5,2
     #[arg(long, value_name = "CONSTANT=VALUES")]
     pub sweep: Vec<Sweep>,
     /// Answers do not report cached_tokens: vLLM without --enable-prompt-tokens-details
@@ -68,11 +78,8 @@ pub struct FleetArgs {
 
 /// One run to do.
 struct Job<'a> {
-    workload_name: &'a str,
-    profile: &'a str,
+    case: &'a Case,
     workers: usize,
-    pods: &'a [EngineConfig],
-    workload: &'a Workload,
     contender: &'a Contender,
 }
 
@@ -80,6 +87,7 @@ struct Job<'a> {
 struct Case {
     name: String,
     profile: String,
+    seed: u64,
     pods: Vec<EngineConfig>,
     workload: Workload,
 }
@@ -100,6 +108,17 @@ impl FleetArgs {
             let page = report::html(&entries)?;
             std::fs::write(path, page).with_context(|| format!("--html {}", path.display()))?;
         }
+        if self.check {
+            let check = report::check(&entries);
+            if self.json {
+                eprint!("{check}");
+            } else {
+                print!("{check}");
+            }
+            if check.misses() > 0 {
+                bail!("--check: {} misses", check.misses());
+            }
+        }
         Ok(())
     }
 
@@ -115,14 +134,7 @@ impl FleetArgs {
         for case in &cases {
             for &workers in &self.workers {
                 for contender in &contenders {
-                    jobs.push(Job {
-                        workload_name: &case.name,
-                        profile: &case.profile,
-                        workers,
-                        pods: &case.pods,
-                        workload: &case.workload,
-                        contender,
-                    });
+                    jobs.push(Job { case, workers, contender });
                 }
             }
         }
@@ -138,6 +150,7 @@ impl FleetArgs {
         positive("gateways", Some(self.gateways), 64)?;
         positive("requests", self.requests, 10_000_000)?;
         positive("jobs", Some(self.jobs), 256)?;
+        positive("seeds", Some(self.seeds as usize), 1000)?;
         for &workers in &self.workers {
             positive("workers", Some(workers), 64)?;
         }
@@ -162,13 +175,15 @@ impl FleetArgs {
         };
         for name in names {
             for &profile in &profiles {
-                cases.push(self.case(name, profile)?);
+                for seed in (self.seed..).take(self.seeds as usize) {
+                    cases.push(self.case(name, profile, seed)?);
+                }
             }
         }
         Ok(cases)
     }
 
-    fn case(&self, name: &str, profile: &str) -> anyhow::Result<Case> {
+    fn case(&self, name: &str, profile: &str, seed: u64) -> anyhow::Result<Case> {
         let fleet = |pods: usize| {
             (0..pods)
                 .map(|n| match profile {
@@ -189,13 +204,13 @@ impl FleetArgs {
                 pods: pods.clone(),
                 requests: self.requests.unwrap_or(spec.requests),
                 rate: self.rate,
-                seed: self.seed,
+                seed,
             };
             let workload = spec.build(&traffic);
             (pods, workload)
         };
         self.fits(&pods, &workload)?;
-        Ok(Case { name: name.to_owned(), profile: profile.to_owned(), pods, workload })
+        Ok(Case { name: name.to_owned(), profile: profile.to_owned(), seed, pods, workload })
     }
 
     /// A request that a pod could never hold would never be answered.
@@ -217,8 +232,8 @@ impl FleetArgs {
     fn run_all(&self, jobs: &[Job<'_>]) -> anyhow::Result<Vec<Entry>> {
         let results: Vec<Mutex<Option<anyhow::Result<Entry>>>> =
             jobs.iter().map(|_| Mutex::new(None)).collect();
-        let requests: u64 = jobs.iter().map(|job| job.workload.requests() as u64).sum();
-        let progress = Progress::new(requests, !self.json && std::io::stderr().is_terminal());
+        let requests: u64 = jobs.iter().map(|job| job.case.workload.requests() as u64).sum();
+        let progress = Progress::new(requests, std::io::stderr().is_terminal());
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..self.jobs.min(jobs.len()) {
@@ -241,32 +256,35 @@ impl FleetArgs {
     }
 
     fn run_one(&self, job: &Job<'_>, progress: &Progress) -> anyhow::Result<Entry> {
+        let case = job.case;
         let setup = Setup {
-            pods: job.pods,
+            pods: &case.pods,
             gateways: self.gateways,
             workers: job.workers,
-            seed: self.seed,
-            workload: job.workload,
+            seed: case.seed,
+            connections: self.connections,
+            workload: &case.workload,
             sample_seconds: 0.25,
         };
-        progress.begin(&format!("{} {} {}", job.workload_name, job.profile, job.contender.name));
+        progress.begin(&format!("{} {} {}", case.name, case.profile, job.contender.name));
         let mut done = 0;
         let run = run(
             &setup,
-            |gateway, pods| job.contender.make(pods, job.workers, self.seed, gateway, !self.no_cached_tokens),
+            |gateway, pods| job.contender.make(pods, job.workers, case.seed, gateway, !self.no_cached_tokens),
             |now_done| {
                 progress.advance((now_done - done) as u64);
                 done = now_done;
             },
         )?;
-        progress.advance((job.workload.requests() - done) as u64);
+        progress.advance((case.workload.requests() - done) as u64);
         Ok(Entry {
             policy: job.contender.name.clone(),
-            workload: job.workload_name.to_owned(),
-            profile: job.profile.to_owned(),
-            pods: job.pods.len(),
+            workload: case.name.clone(),
+            profile: case.profile.clone(),
+            pods: case.pods.len(),
             workers: job.workers,
             gateways: self.gateways,
+            seed: case.seed,
             summary: summarize(&run),
             // Only plots need them.
             run: self.html.is_some().then_some(run),

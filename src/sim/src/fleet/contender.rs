@@ -23,7 +23,7 @@ enum Kind {
 }
 
 impl Contender {
-    /// The policies by name, in the order of reports; `all` is every one.
+    /// The policies by name, in the order of reports; `all` is ours and every baseline.
     ///
     /// # Errors
     /// A name that is none, with those there are.
@@ -32,20 +32,25 @@ impl Contender {
             name: name.to_owned(),
             kind: Kind::Ours { strategy, constants: Constants::default() },
         };
-        let mut all = vec![ours("warmpath", "PREFIX_CACHE"), ours("warmpath-default", "DEFAULT")];
+        let mut all = vec![ours("warmpath", "PREFIX_CACHE")];
         all.extend(
             baselines::ALL
                 .iter()
                 .map(|baseline| Contender { name: baseline.name.to_owned(), kind: Kind::Baseline(baseline) }),
         );
+        // Another strategy of ours, which only those who ask for it get.
+        let load = ours("warmpath-default", "DEFAULT");
         let mut contenders = Vec::new();
         for name in names {
-            match all.iter().find(|contender| contender.name == *name) {
+            match all.iter().chain([&load]).find(|contender| contender.name == *name) {
                 Some(contender) => contenders.push(contender.clone()),
                 None if name == "all" => contenders.extend(all.iter().cloned()),
                 None => {
                     let names: Vec<&str> = all.iter().map(|contender| contender.name.as_str()).collect();
-                    bail!("no policy is called {name:?}; there are {} and all", names.join(", "))
+                    bail!(
+                        "no policy is called {name:?}; there are {}, warmpath-default and all",
+                        names.join(", ")
+                    )
                 }
             }
         }
@@ -93,31 +98,45 @@ impl FromStr for Sweep {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Sweep, String> {
-        let (name, values) = text.split_once('=').ok_or("write it as alpha=0,0.5,2")?;
+        // All but the last are the same in every run.
+        let (fixed, swept) = text.rsplit_once('/').unwrap_or(("", text));
+        let mut base = Constants::default();
+        for part in fixed.split('/').filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').ok_or("write it as backlog=2/alpha=0,0.5")?;
+            set(&mut base, name, value)?;
+        }
+        let (name, values) = swept.split_once('=').ok_or("write it as alpha=0,0.5,2")?;
         let values = values
             .split(',')
             .map(|value| {
-                let value: f32 = value.parse().map_err(|_| format!("{value:?} is no number"))?;
-                let mut constants = Constants::default();
-                let place = match name {
-                    "alpha" => &mut constants.alpha,
-                    "backlog" => &mut constants.backlog,
-                    "delta" => &mut constants.delta,
-                    "epsilon" => &mut constants.epsilon,
-                    "pressure" => &mut constants.pressure,
-                    "hot" => &mut constants.hot,
-                    "answer" => &mut constants.answer,
-                    "tie" => &mut constants.tie,
-                    _ => {
-                        return Err(format!(
-                            "{name:?} is no constant; use alpha, backlog, delta, epsilon, pressure or tie"
-                        ));
-                    }
-                };
-                *place = value;
+                let mut constants = base;
+                let value = set(&mut constants, name, value)?;
                 Ok((constants, value))
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<_, String>>()?;
+        let name = text.rsplit_once('=').map_or(name, |(names, _)| names);
         Ok(Sweep { name: name.to_owned(), values })
     }
+}
+
+fn set(constants: &mut Constants, name: &str, value: &str) -> Result<f32, String> {
+    let place = match name {
+        "alpha" => &mut constants.alpha,
+        "backlog" => &mut constants.backlog,
+        "here" => &mut constants.here,
+        "delta" => &mut constants.delta,
+        "epsilon" => &mut constants.epsilon,
+        "pressure" => &mut constants.pressure,
+        "turnover" => &mut constants.turnover,
+        "hot" => &mut constants.hot,
+        "answer" => &mut constants.answer,
+        "tie" => &mut constants.tie,
+        _ => {
+            return Err(format!(
+                "{name:?} is no constant; use alpha, backlog, here, delta, epsilon, pressure, turnover, hot, answer or tie"
+            ));
+        }
+    };
+    *place = value.parse().map_err(|_| format!("{value:?} is no number"))?;
+    Ok(*place)
 }

@@ -13,6 +13,8 @@ pub struct Record {
     pub first_token: Option<f64>,
     /// When the client had it all.
     pub finished: Option<f64>,
+    /// When the client stopped sending what nobody answered.
+    pub gave_up: Option<f64>,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
     /// Tokens of it that the pod had cached.
@@ -22,9 +24,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// Seconds to the first token.
+    /// Seconds to the first token; to the end of all tries where none ever came. `None` for an answer that broke off before.
     pub fn ttft(&self) -> Option<f64> {
-        Some(self.first_token? - self.arrived)
+        Some(self.first_token.or(self.gave_up)? - self.arrived)
     }
 
     /// Seconds for each token after the first.
@@ -87,15 +89,16 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of exact values, by nearest rank.
+    /// Of exact values, by nearest rank; of none there are no numbers (in JSON null), so that nothing looks fast for having
+    /// answered nobody.
     pub fn of(mut values: Vec<f64>) -> Spread {
         values.sort_by(f64::total_cmp);
         let rank = |share: f64| {
             let at = (share * values.len() as f64).ceil() as usize;
-            values.get(at.saturating_sub(1)).copied().unwrap_or_default()
+            values.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
         };
         Spread {
-            mean: values.iter().sum::<f64>() / values.len().max(1) as f64,
+            mean: values.iter().sum::<f64>() / values.len() as f64,
             p50: rank(0.5),
             p90: rank(0.9),
             p99: rank(0.99),
@@ -172,8 +175,18 @@ mod tests {
     fn percentiles_are_exact() {
         let spread = Spread::of((1..=100).rev().map(f64::from).collect());
         assert_eq!((spread.mean, spread.p50, spread.p90, spread.p99), (50.5, 50.0, 90.0, 99.0));
-        assert_eq!(Spread::of(vec![]), Spread::default());
+        assert!(Spread::of(vec![]).mean.is_nan() && Spread::of(vec![]).p99.is_nan());
         assert_eq!(Spread::of(vec![3.0]).p99, 3.0);
+    }
+
+    #[test]
+    fn a_request_that_nobody_answers_is_charged_what_its_client_waited() {
+        let answered = Record { arrived: 1.0, first_token: Some(1.5), ..Record::default() };
+        let failed = Record { arrived: 1.0, gave_up: Some(121.0), ..Record::default() };
+        let broken = Record { arrived: 1.0, ..Record::default() };
+        let run = Run { records: vec![answered, failed, broken], ..Run::default() };
+        assert_eq!(summarize(&run).ttft.p99, 120.0);
+        assert_eq!(summarize(&run).ttft.p50, 0.5);
     }
 
     #[test]

@@ -15,12 +15,16 @@ use warmpath::{MILLISECOND, Micros};
 
 use super::policy::{Ask, Outcome, Pod, Policy, World};
 use super::text::Texts;
-use crate::workload::{Role, Span};
+use crate::baselines::LeastRequest;
+use crate::workload::{Dice, Role, Span};
 
 /// From the request for a metrics page to its last byte, in seconds: a round trip, and what a pod takes to print it.
 const SCRAPE_SECONDS: f64 = 0.003;
 /// What taking in a page is said to cost the thread: measured on vLLM's 55 KB pages.
 const PAGE_COST: Micros = 60;
+/// As the module does each second: log segments that a worker reads without a request.
+const FOLLOW_SECONDS: f64 = 1.0;
+const SEGMENTS_A_FOLLOW: usize = 64;
 
 /// What can be set about ours.
 #[derive(Clone, Debug)]
@@ -47,6 +51,9 @@ pub struct Warmpath {
     /// Pages on their way, by the time they arrive.
     pages: VecDeque<(f64, Due, Option<Vec<u8>>)>,
     tickets: HashMap<u64, Open>,
+    /// The fallback cluster, and its requests.
+    fallback: LeastRequest,
+    next_follow: f64,
     numbers: HashMap<String, usize>,
     listed: Vec<bool>,
     reports_cached: bool,
@@ -57,6 +64,14 @@ pub struct Warmpath {
 struct Worker {
     router: Router,
     generation: u64,
+}
+
+impl Worker {
+    fn refresh(&mut self, generation: u64, map: &Map) {
+        if self.generation != generation && self.router.refresh(map).is_ok() {
+            self.generation = generation;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -102,6 +117,8 @@ impl Warmpath {
             generation,
             pages: VecDeque::new(),
             tickets: HashMap::new(),
+            fallback: LeastRequest::new(pods.len(), Dice::new(seed, 3)),
+            next_follow: FOLLOW_SECONDS,
             numbers: (0..pods.len()).map(|n| (address(n), n)).collect(),
             listed,
             reports_cached: options.reports_cached,
@@ -155,13 +172,10 @@ impl Policy for Warmpath {
         let texts: Vec<Arc<str>> = ask.spans.iter().map(|span| self.texts.get(span)).collect();
         let request = request(ask.spans, &texts);
         let Some(worker) = self.routers.get_mut(ask.worker) else { return Vec::new() };
-        if worker.generation != self.generation && worker.router.refresh(&self.map).is_ok() {
-            worker.generation = self.generation;
-        }
+        worker.refresh(self.generation, &self.map);
         let decision = worker.router.decide(Job::Prompt(&request), &mut self.map, micros(world.now));
         let Ok(decision) = decision else {
-            // The fallback cluster is plain least request; any pod will do for what is this rare.
-            return world.candidates();
+            return self.fallback.choose(world, ask);
         };
         let picks = decision.picks;
         self.tickets.insert(ask.id, Open { worker: ask.worker, ticket: decision.ticket, picks });
@@ -169,7 +183,7 @@ impl Policy for Warmpath {
     }
 
     fn on_moved(&mut self, world: &World<'_>, id: u64, to: usize) {
-        let Some(open) = self.tickets.get_mut(&id) else { return };
+        let Some(open) = self.tickets.get_mut(&id) else { return self.fallback.on_moved(world, id, to) };
         let Some(worker) = self.routers.get_mut(open.worker) else { return };
         let name = address(to);
         let slot = worker.router.table().live().find(|(_, pod)| pod.address == name).map(|(slot, _)| slot);
@@ -188,7 +202,7 @@ impl Policy for Warmpath {
     }
 
     fn on_end(&mut self, world: &World<'_>, id: u64, outcome: Outcome) {
-        let Some(open) = self.tickets.remove(&id) else { return };
+        let Some(open) = self.tickets.remove(&id) else { return self.fallback.on_end(world, id, outcome) };
         let Some(worker) = self.routers.get_mut(open.worker) else { return };
         let now = micros(world.now);
         let end = match outcome {
@@ -212,8 +226,15 @@ impl Policy for Warmpath {
             self.tick(world);
             self.next_tick = world.now + self.period;
         }
+        if world.now >= self.next_follow {
+            for worker in &mut self.routers {
+                worker.refresh(self.generation, &self.map);
+                worker.router.follow(&self.map, SEGMENTS_A_FOLLOW);
+            }
+            self.next_follow = world.now + FOLLOW_SECONDS;
+        }
         let page = self.pages.front().map_or(f64::INFINITY, |(at, ..)| *at);
-        Some(self.next_tick.min(page))
+        Some(self.next_tick.min(self.next_follow).min(page))
     }
 }
 

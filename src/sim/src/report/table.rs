@@ -32,6 +32,10 @@ fn block(out: &mut String, case: &[Entry]) {
         let _ = write!(out, "{} {:<18}", if entry.is_ours() { '>' } else { ' ' }, entry.policy);
         for of in times {
             let value = of(entry);
+            if value.is_nan() {
+                let _ = write!(out, "{:>10}", "-");
+                continue;
+            }
             let mark = if entry.is_rival() && value == least(of) { "*" } else { "" };
             let _ = write!(out, "{:>10}", format!("{mark}{value:.3}"));
         }

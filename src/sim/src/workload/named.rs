@@ -312,16 +312,14 @@ fn bursts(traffic: &Traffic, dice: &mut Dice) -> Workload {
 }
 
 fn churn(traffic: &Traffic, dice: &mut Dice) -> Workload {
-    // Three quarters of the fleet is there on average, so the same load weighs more.
-    let calm = Traffic { rate: traffic.rate.map(|rate| rate * 0.75), ..traffic.clone() };
-    let mut workload = chats(&calm, dice);
-    let last = workload.sessions.last().map_or(1.0, |session| session.starts);
-    let pods = traffic.pods.len();
+    let mut workload = chats(traffic, dice);
+    // Three quarters of the fleet is there on average: its own share of the capacity is of less. A rate is as it was asked.
+    let stretch = if traffic.rate.is_some() { 1.0 } else { 1.25 };
     for session in &mut workload.sessions {
-        // The rate is of the whole fleet; stretch it to what is there.
-        session.starts *= 1.25;
+        session.starts *= stretch;
     }
-    let end = last * 1.25;
+    let end = workload.sessions.last().map_or(1.0, |session| session.starts);
+    let pods = traffic.pods.len();
     let mut at = |share: f64, pod: usize, fate: Fate| {
         if pod < pods && pods > 1 {
             workload.changes.push(Change { at: end * share, pod, fate });
@@ -363,6 +361,17 @@ mod tests {
                     .sum();
                 assert!(tokens <= Profile::A10.config().capacity_tokens(), "{}: {tokens}", spec.name);
             }
+        }
+    }
+
+    #[test]
+    fn a_rate_that_is_asked_for_is_kept() {
+        for name in ["chats", "random", "churn"] {
+            let asked = Traffic { rate: Some(5.0), ..traffic(4000) };
+            let workload = find(name).unwrap().build(&asked);
+            let end = workload.sessions.last().unwrap().starts;
+            let rate = workload.requests() as f64 / end;
+            assert!((4.3..5.7).contains(&rate), "{name}: {rate}");
         }
     }
 

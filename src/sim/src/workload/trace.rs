@@ -1,6 +1,6 @@
 //! Replays a file: JSON lines of `{"time": 1.5, "segments": [["system", 200], ["q1", 40]], "output_tokens": 100}`.
 //!
-//! `time` is in seconds from the start. Segments of the same name share their text from its beginning. A segment
+//! `time` is in seconds; the first request is at the start, so a trace may count from anywhere, as clocks do. Segments of the same name share their text from its beginning. A segment
 //! whose name starts with `tools:`, `system:`, `assistant:` or `tool:` has that role; all others are the user's.
 
 use serde::Deserialize;
@@ -43,6 +43,8 @@ pub fn parse(text: &str) -> Result<Workload, WorkloadError> {
         return Err(WorkloadError::Empty);
     }
     sessions.sort_by(|a, b| a.starts.total_cmp(&b.starts));
+    let first = sessions.first().map_or(0.0, |session| session.starts);
+    sessions.iter_mut().for_each(|session| session.starts -= first);
     Ok(Workload { sessions, changes: Vec::new() })
 }
 
@@ -51,7 +53,7 @@ fn session(at: usize, line: &str) -> Result<Session, WorkloadError> {
     let raw: Line<'_> = serde_json::from_str(line).map_err(|e| fail("json", e.to_string()))?;
     let starts: f64 = field(at, "time", raw.time)?;
     if !starts.is_finite() || starts < 0.0 {
-        return Err(fail("time", format!("is {starts}; use seconds from the start, 0 or more")));
+        return Err(fail("time", format!("is {starts}; use seconds, 0 or more")));
     }
     let segments: Vec<(String, u32)> = field(at, "segments", raw.segments)?;
     let output_tokens: u32 = field(at, "output_tokens", raw.output_tokens)?;
@@ -99,7 +101,7 @@ mod tests {
         let workload = parse(text).unwrap();
         assert_eq!(workload.requests(), 2);
         let [first, second] = &workload.sessions[..] else { panic!() };
-        assert_eq!((first.starts, second.starts), (0.5, 2.0));
+        assert_eq!((first.starts, second.starts), (0.0, 1.5), "counted from the first");
         assert_eq!(first.turns[0].adds[0], second.turns[0].adds[0]);
         assert_eq!(first.turns[0].adds[0].role, Role::System);
         assert_ne!(first.turns[0].adds[1].name, second.turns[0].adds[1].name);

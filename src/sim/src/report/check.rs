@@ -1,0 +1,221 @@
+//! The judgement: is ours as good as the best baseline everywhere, and clearly better than each of them somewhere?
+
+use std::fmt;
+
+use super::{Entry, title};
+
+/// How far behind the best the mean may be: as a share, or in seconds.
+const MEAN: (f64, f64) = (0.05, 0.010);
+/// The same of the 99th percentile.
+const P99: (f64, f64) = (0.10, 0.050);
+/// By how much the mean must be less than a baseline's somewhere.
+const BETTER: f64 = 0.20;
+
+/// A time of ours beside the best baseline's.
+#[derive(Clone, Debug, PartialEq)]
+struct Against {
+    ours: f64,
+    best: f64,
+    /// Whose it is.
+    rival: String,
+    passes: bool,
+}
+
+impl Against {
+    fn new(ours: f64, (rival, best): (String, f64), (share, seconds): (f64, f64)) -> Against {
+        // NaN, from a run that answered nobody, never passes.
+        Against { ours, best, rival, passes: ours <= (best * (1.0 + share)).max(best + seconds) }
+    }
+}
+
+/// One workload on one fleet.
+#[derive(Clone, Debug)]
+struct Verdict {
+    title: String,
+    mean: Against,
+    p99: Against,
+}
+
+/// Where ours beats a baseline most.
+#[derive(Clone, Debug)]
+struct Win {
+    rival: String,
+    /// How much less the mean is, as a share of the baseline's.
+    less: f64,
+    title: String,
+}
+
+/// All verdicts.
+#[derive(Clone, Debug)]
+pub struct Check {
+    verdicts: Vec<Verdict>,
+    wins: Vec<Win>,
+}
+
+impl Check {
+    /// How many of the conditions do not hold.
+    pub fn misses(&self) -> usize {
+        let cases = self.verdicts.iter().filter(|v| !(v.mean.passes && v.p99.passes)).count();
+        // Nothing to judge is no pass.
+        cases
+            + self.wins.iter().filter(|win| win.less < BETTER).count()
+            + usize::from(self.verdicts.is_empty())
+    }
+}
+
+/// The mean of a number over the seeds of each policy, for those that pass `of`.
+fn means(case: &[&Entry], of: fn(&Entry) -> f64) -> Vec<(String, f64)> {
+    let mut policies: Vec<(String, f64, f64)> = Vec::new();
+    for entry in case {
+        match policies.iter_mut().find(|(policy, ..)| *policy == entry.policy) {
+            Some((_, sum, count)) => {
+                *sum += of(entry);
+                *count += 1.0;
+            }
+            None => policies.push((entry.policy.clone(), of(entry), 1.0)),
+        }
+    }
+    policies.into_iter().map(|(policy, sum, count)| (policy, sum / count)).collect()
+}
+
+/// Judges `warmpath` against the baselines, the oracle aside.
+pub fn check(entries: &[Entry]) -> Check {
+    let mut cases: Vec<Vec<&Entry>> = Vec::new();
+    for entry in entries.iter().filter(|e| e.is_rival() || e.policy == "warmpath") {
+        match cases.iter_mut().find(|case| case.first().is_some_and(|e| title(e) == title(entry))) {
+            Some(case) => case.push(entry),
+            None => cases.push(vec![entry]),
+        }
+    }
+    let mut check = Check { verdicts: Vec::new(), wins: Vec::new() };
+    for case in &cases {
+        let Some(title) = case.first().map(|first| title(first)) else { continue };
+        let against = |of: fn(&Entry) -> f64, allowed| {
+            let all = means(case, of);
+            let ours = all.iter().find(|(policy, _)| policy == "warmpath")?.1;
+            let rivals = all.into_iter().filter(|(policy, time)| policy != "warmpath" && !time.is_nan());
+            let best = rivals.min_by(|a, b| a.1.total_cmp(&b.1))?;
+            Some(Against::new(ours, best, allowed))
+        };
+        let (Some(mean), Some(p99)) =
+            (against(|e| e.summary.ttft.mean, MEAN), against(|e| e.summary.ttft.p99, P99))
+        else {
+            continue;
+        };
+        for (rival, time) in means(case, |e| e.summary.ttft.mean) {
+            let win = Win { less: 1.0 - mean.ours / time, title: title.clone(), rival };
+            match check.wins.iter_mut().find(|w| w.rival == win.rival) {
+                _ if win.rival == "warmpath" => {}
+                Some(known) if known.less >= win.less => {}
+                Some(known) => *known = win,
+                None => check.wins.push(win),
+            }
+        }
+        check.verdicts.push(Verdict { title, mean, p99 });
+    }
+    check
+}
+
+fn word(passes: bool) -> &'static str {
+    if passes { "pass" } else { "MISS" }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wide = self.verdicts.iter().map(|v| v.title.len()).max().unwrap_or(0);
+        writeln!(
+            f,
+            "{:wide$}  {:>9}{:>9}{:>8}  {:<15}{:>9}{:>9}{:>8}",
+            "TTFT in seconds", "mean", "best", "", "of", "p99", "best", ""
+        )?;
+        for v in &self.verdicts {
+            write!(f, "{:wide$}", v.title)?;
+            write!(
+                f,
+                "  {:>9.3}{:>9.3}{:>+7.1}%  {:<15}",
+                v.mean.ours,
+                v.mean.best,
+                percent(&v.mean),
+                v.mean.rival
+            )?;
+            write!(
+                f,
+                "{:>9.3}{:>9.3}{:>+7.1}%  {:<15}",
+                v.p99.ours,
+                v.p99.best,
+                percent(&v.p99),
+                v.p99.rival
+            )?;
+            writeln!(f, "{}", word(v.mean.passes && v.p99.passes))?;
+        }
+        for win in &self.wins {
+            let (percent, verdict) = (win.less * 100.0, word(win.less >= BETTER));
+            writeln!(f, "{verdict}: mean {percent:.0} % less than {} at best, in {}", win.rival, win.title)?;
+        }
+        writeln!(
+            f,
+            "{} of {} cases pass",
+            self.verdicts.iter().filter(|v| v.mean.passes && v.p99.passes).count(),
+            self.verdicts.len()
+        )
+    }
+}
+
+fn percent(against: &Against) -> f64 {
+    (against.ours / against.best - 1.0) * 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{Record, Run, summarize};
+
+    fn entry(policy: &str, workload: &str, seed: u64, ttft: f64) -> Entry {
+        let record = Record { first_token: Some(ttft), finished: Some(ttft), ..Record::default() };
+        Entry {
+            policy: policy.into(),
+            workload: workload.into(),
+            profile: "a10".into(),
+            pods: 4,
+            workers: 1,
+            gateways: 1,
+            seed,
+            summary: summarize(&Run { records: vec![record], ..Run::default() }),
+            run: None,
+        }
+    }
+
+    #[test]
+    fn a_case_passes_near_the_best_and_a_rival_is_beaten_somewhere() {
+        let mut all = vec![
+            entry("warmpath", "a", 1, 1.04),
+            entry("gie", "a", 1, 1.0),
+            entry("random", "a", 1, 2.0),
+            entry("oracle", "a", 1, 0.1),
+            entry("warmpath", "b", 1, 0.109),
+            entry("gie", "b", 1, 0.2),
+        ];
+        assert_eq!(check(&all).misses(), 0, "{}", check(&all));
+        all.push(entry("dynamo", "b", 1, 0.1));
+        assert_eq!(check(&all).misses(), 1, "dynamo is beaten nowhere: {}", check(&all));
+        all.push(entry("sglang", "a", 1, 0.9));
+        assert_eq!(check(&all).misses(), 3, "{}", check(&all));
+        assert_eq!(check(&[]).misses(), 1);
+    }
+
+    #[test]
+    fn seeds_count_as_their_mean_and_nothing_answered_is_no_pass() {
+        let seeds = [
+            entry("warmpath", "a", 1, 1.2),
+            entry("gie", "a", 1, 1.0),
+            entry("warmpath", "a", 2, 1.0),
+            entry("gie", "a", 2, 1.2),
+            entry("random", "a", 1, 9.0),
+        ];
+        assert_eq!(check(&seeds).verdicts.len(), 1);
+        assert!(check(&seeds).verdicts[0].mean.passes);
+        let mut none = entry("warmpath", "a", 1, 1.0);
+        none.summary = summarize(&Run::default());
+        assert!(!check(&[none, entry("gie", "a", 1, 1.0)]).verdicts[0].mean.passes);
+    }
+}
