@@ -4,7 +4,9 @@
 //! work  = prompt tokens - match                          at least 1: what the pod would have to compute
 //! own   = work - hot                                     at least 1: without a prefix that is worth a copy there anyway
 //! wait  = work outstanding + what other gateways' waiting requests will need
-//! cost  = (own + wait + (alpha + backlog) * own + delta * active + epsilon * fill * own + pressure * shortage) / rate
+//! queue = requests that wait: halfway (`here`) from the pool's mean to the pod's own, where that is less
+//! cost  = (own + wait + (alpha + backlog * queue) * own + delta * active + epsilon * fill * own + room) / rate
+//! room  = pressure * share of its need that is short + turnover * share of the cache that is short
 //! ```
 //! The amounts are prompt tokens; the rate turns them into seconds.
 
@@ -41,11 +43,11 @@ impl Default for Constants {
         Constants {
             alpha: 1.0,
             backlog: 1.0,
-            here: 0.0,
+            here: 0.5,
             delta: 100.0,
             epsilon: 0.3,
             pressure: 8_000.0,
-            turnover: 0.0,
+            turnover: 8_000.0,
             hot: 1.0,
             answer: 100.0,
             tie: 0.05,
@@ -166,7 +168,7 @@ mod tests {
             3.0 * Constants::default().delta
         );
         assert_eq!(terms(View { fill: 0.5, ..view() }, ASK).evict, 150.0);
-        assert_eq!(terms(view(), Ask { backlog: 3.0, ..ASK }).delay, 4000.0);
+        assert_eq!(terms(View { waiting: 5.0, ..view() }, Ask { backlog: 3.0, ..ASK }).delay, 4000.0);
         assert_eq!(terms(View { rate: 2000.0, ..view() }, ASK).seconds, 1.0);
         assert!(terms(View { rate: 0.0, ..view() }, ASK).seconds.is_finite());
     }
@@ -185,6 +187,30 @@ mod tests {
             (pressure(1000.0), pressure(500.0), pressure(0.0), pressure(-9.0)),
             (0.0, 4000.0, 8000.0, 8000.0)
         );
+    }
+
+    #[test]
+    fn work_on_a_pod_where_nobody_waits_delays_fewer() {
+        let delay = |waiting| terms(View { waiting, ..view() }, Ask { backlog: 4.0, ..ASK }).delay;
+        assert_eq!((delay(0.0), delay(2.0), delay(4.0), delay(9.0)), (3000.0, 4000.0, 5000.0, 5000.0));
+    }
+
+    #[test]
+    fn a_cold_idle_pod_is_used_when_the_warm_ones_are_clearly_busier() {
+        // Eight pods, seven of them with a queue of ten prompts of which 100 tokens are to be computed.
+        let ask = Ask { backlog: 8.75, ..ASK };
+        let warm = |waiting: f32| {
+            let pod = View { matched: 900.0, work: 100.0 * waiting, waiting, in_flight: 32.0, ..view() };
+            terms(pod, ask).seconds
+        };
+        assert!(terms(view(), ask).seconds < warm(40.0));
+        assert!(terms(view(), ask).seconds > warm(1.0), "and not before");
+    }
+
+    #[test]
+    fn a_cache_that_is_short_costs_what_it_takes_to_come_free() {
+        let pressure = |free| terms(View { need: 1000.0, free, capacity: 10_000.0, ..view() }, ASK).pressure;
+        assert_eq!((pressure(1000.0), pressure(0.0), pressure(-9000.0)), (0.0, 8800.0, 16_000.0));
     }
 
     #[test]
