@@ -4,7 +4,7 @@
 //! work  = prompt tokens - match                          at least 1: what the pod would have to compute
 //! own   = work - hot                                     at least 1: without a prefix that is worth a copy there anyway
 //! wait  = work outstanding + what other gateways' waiting requests will need
-//! queue = requests that wait: halfway (`here`) from the pool's mean to the pod's own, where that is less
+//! queue = requests that wait: the pool's mean, or by the share `here` the pod's own where that is less
 //! cost  = (own + wait + (alpha + backlog * queue) * own + delta * active + epsilon * fill * own + room) / rate
 //! room  = pressure * share of its need that is short + turnover * share of the cache that is short
 //! ```
@@ -43,7 +43,7 @@ impl Default for Constants {
         Constants {
             alpha: 1.0,
             backlog: 1.0,
-            here: 0.5,
+            here: 0.0,
             delta: 100.0,
             epsilon: 0.3,
             pressure: 8_000.0,
@@ -150,6 +150,10 @@ mod tests {
         cost(&pod, &ask, &Constants::default())
     }
 
+    fn halfway(pod: View, ask: Ask) -> Terms {
+        cost(&pod, &ask, &Constants { here: 0.5, ..Constants::default() })
+    }
+
     #[test]
     fn an_idle_cold_pod_costs_its_work_and_its_delay() {
         let terms = terms(view(), ASK);
@@ -191,7 +195,7 @@ mod tests {
 
     #[test]
     fn work_on_a_pod_where_nobody_waits_delays_fewer() {
-        let delay = |waiting| terms(View { waiting, ..view() }, Ask { backlog: 4.0, ..ASK }).delay;
+        let delay = |waiting| halfway(View { waiting, ..view() }, Ask { backlog: 4.0, ..ASK }).delay;
         assert_eq!((delay(0.0), delay(2.0), delay(4.0), delay(9.0)), (3000.0, 4000.0, 5000.0, 5000.0));
     }
 
@@ -201,10 +205,10 @@ mod tests {
         let ask = Ask { backlog: 8.75, ..ASK };
         let warm = |waiting: f32| {
             let pod = View { matched: 900.0, work: 100.0 * waiting, waiting, in_flight: 32.0, ..view() };
-            terms(pod, ask).seconds
+            halfway(pod, ask).seconds
         };
-        assert!(terms(view(), ask).seconds < warm(40.0));
-        assert!(terms(view(), ask).seconds > warm(1.0), "and not before");
+        assert!(halfway(view(), ask).seconds < warm(40.0));
+        assert!(halfway(view(), ask).seconds > warm(1.0), "and not before");
     }
 
     #[test]
