@@ -41,6 +41,25 @@ impl Conversation {
 }
 
 #[tokio::test]
+async fn a_pod_that_restarts_is_believed_to_be_empty() {
+    let pods = TestPod::several(3).await;
+    let envoy = Envoy::of(&pods).start().await;
+    envoy.sees(&pods).await;
+    let matched = async || envoy.stats("warmpath_matched_total").await.values().sum::<i64>();
+
+    let conversation = Conversation::about("volcanoes");
+    let pod = conversation.request().send(envoy.routed).await.pod().to_owned();
+    assert_eq!((conversation.request().send(envoy.routed).await.pod(), matched().await), (&*pod, 1));
+    let restarted = pods.iter().find(|other| other.address() == pod).unwrap();
+    restarted.set_load(Load { started: Load::default().started + 1000.0, ..Load::default() });
+    restarted.scraped(3).await;
+    conversation.request().send(envoy.routed).await;
+    assert_eq!(matched().await, 1, "no pod holds the prompt any more");
+    conversation.request().send(envoy.routed).await;
+    assert_eq!(matched().await, 2, "and then one does again");
+}
+
+#[tokio::test]
 async fn a_conversation_stays_on_the_pod_of_its_first_round_on_every_worker() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::of(&pods).concurrency(4).start().await;
