@@ -204,7 +204,7 @@ pub fn parse(api: Api, body: &[u8]) -> Result<Request<'_>, BodyError> {
 }
 
 /// Where a body stops being UTF-8. Most of a body is ASCII, which shows at 16 bytes an instruction; only the pieces that are
-/// not are looked at character by character, which takes some 6 instructions a byte.
+/// not are looked at character by character.
 fn not_utf8(body: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(rest) = body.get(at..).filter(|rest| !rest.is_empty()) {
@@ -240,7 +240,8 @@ fn located(error: JsonError, body: &[u8]) -> BodyError {
 
 // === impl Fields ===
 
-/// The keys that matter, of all five APIs; one that belongs to another API is passed over. Of duplicate keys the last counts, as it does for vLLM.
+/// The keys that matter, of all five APIs; one that belongs to another API is passed over. Of duplicate keys the last
+/// counts, as it does for vLLM.
 #[derive(Default)]
 struct Fields<'a> {
     model: Option<Text<'a>>,

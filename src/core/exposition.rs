@@ -29,7 +29,8 @@ impl<'a> Sample<'a> {
 }
 
 /// Calls `found` with every sample whose line `wanted` accepts by its start, where the name stands. Comments, other metrics and
-/// lines that make no sense are passed over; finding their end is all they cost, 35 instructions a line of vLLM's.
+/// lines that make no sense are passed over; finding their end is all they cost: a page of vLLM's, 639 lines, takes 100,000
+/// instructions in all.
 pub fn samples<'a>(page: &'a [u8], wanted: impl Fn(&[u8]) -> bool, mut found: impl FnMut(Sample<'a>)) {
     let mut rest = page;
     while !rest.is_empty() {

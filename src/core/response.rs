@@ -155,7 +155,7 @@ struct RawUsage {
 }
 
 impl RawUsage {
-    /// Every whole answer has one: with the scanner it takes 1,200 instructions, with `serde_json` 6,000.
+    /// Every whole answer has one; one of vLLM's takes 8,500 instructions in all with the scanner, 9,100 with `serde_json`.
     fn parse(json: &[u8]) -> Step<RawUsage> {
         let mut usage = RawUsage::default();
         let mut scanner = Scanner::new(json);
