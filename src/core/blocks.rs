@@ -2,10 +2,9 @@
 //!
 //! `step(offset) = max(64, offset / 32)` bytes, rounded down to 64: a 2 KB prompt has 32 blocks, a 128 KB prompt 184
 //! instead of 2,048, and a match falls short by about 3 % at most. Each hash is xxh3 of the block (of its digest, where it is
-//! long) with the hash before it as seed, so equal hashes at one place mean equal prompts up to there;
-//! the first seed is made of the model and the
-//! salt. The chain carries 64 bits from block to block; 32 of them are kept, which is enough to tell the children of
-//! one node of the index apart and halves its size.
+//! long) with the hash before it as seed, so equal hashes at one place mean equal prompts up to there; the first seed is made
+//! of the model and the salt. The chain carries 64 bits from block to block; 32 of them are kept, which is enough to tell the
+//! children of one node of the index apart and halves its size.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
