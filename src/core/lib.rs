@@ -32,6 +32,7 @@ pub mod log;
 pub mod pick;
 pub mod pods;
 pub mod prompt;
+mod recall;
 pub mod refusal;
 pub mod response;
 pub mod router;

@@ -13,6 +13,7 @@ use crate::ledger::{DEFAULT_BYTES_PER_TOKEN, DEFAULT_RATE, Entry, Ledger};
 use crate::log::{Cursor, Keep, Record, seal, unseal};
 use crate::pick::{Picks, Rank, Standing, pick};
 use crate::prompt::canonical;
+use crate::recall::Recall;
 use crate::response::Usage;
 use crate::shared::{Keys, NEVER_WRITTEN, SharedData};
 use crate::table::{Pod, State, Table};
@@ -54,6 +55,8 @@ pub struct Router {
     /// Mean of what recent answers taught of it.
     mean_ratio: f32,
     cursor: Cursor,
+    /// The own last write of the ledger.
+    recall: Recall,
     /// Names this replica in the log.
     writer: u32,
     /// The prompt of the request that is being decided.
@@ -197,6 +200,7 @@ impl Router {
             bytes_per_token: DEFAULT_BYTES_PER_TOKEN,
             mean_ratio: DEFAULT_BYTES_PER_TOKEN,
             cursor: Cursor::default(),
+            recall: Recall::default(),
             writer,
             chain: Chain::default(),
             hash_bytes: Vec::new(),
@@ -285,9 +289,10 @@ impl Router {
             let mut ticket = self.book(&mut ledger, picks, job, model, now);
             let sealed = self.write_record(&mut ledger, &ticket);
             if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_err() {
+                self.recall.refused();
                 continue;
             }
-            self.commit(&mut ticket, &ledger, sealed, shared);
+            self.commit(&mut ticket, ledger, sealed, shared);
             let matched_bytes = bytes_of(usize::from(ticket.matched)).min(self.chain.bytes());
             return Ok(Decision { picks, bytes: self.chain.bytes(), matched_bytes, ticket });
         }
@@ -301,7 +306,7 @@ impl Router {
         }
         // When it could not be written the request still waits in the ledger, and its end takes it out from there.
         ticket.started = self
-            .change(shared, |ledger| {
+            .change(shared, |_, ledger| {
                 ledger.change(ticket.slot, ticket.id, |entry| ticket.book_start(entry, now));
             })
             .is_some();
@@ -356,9 +361,9 @@ impl Router {
 
     /// The first `attempts` pods of the decision failed, and none answers.
     pub fn failed(&mut self, ticket: &Ticket, attempts: usize, shared: &mut impl SharedData, now: Micros) {
-        self.change(shared, |ledger| {
+        self.change(shared, |router, ledger| {
             for (slot, id) in ticket.tried(attempts) {
-                self.settle(ledger, slot, id);
+                router.settle(ledger, slot, id);
                 ledger.change(slot, id, |entry| entry.fail(ticket.opened_at, now));
             }
         });
@@ -366,7 +371,7 @@ impl Router {
 
     /// The pod that the request is booked on failed it: said 503, or broke its answer off.
     pub fn failed_by_its_pod(&mut self, ticket: &Ticket, shared: &mut impl SharedData, now: Micros) {
-        self.change(shared, |ledger| {
+        self.change(shared, |_, ledger| {
             ledger.change(ticket.slot, ticket.id, |entry| entry.fail(ticket.opened_at, now));
         });
     }
@@ -406,7 +411,7 @@ impl Router {
                 });
             });
         } else {
-            self.change(shared, settle);
+            self.change(shared, |_, ledger| settle(ledger));
         }
         if let Some(ratio) = learned {
             self.learn_capacity(ratio);
@@ -438,11 +443,15 @@ impl Router {
         self.chain.finish();
     }
 
-    fn read_ledger(&self, shared: &impl SharedData) -> (Ledger, u32) {
-        let (mut ledger, cas) = match shared.get(&self.keys.ledger) {
-            Some((bytes, cas)) => (Ledger::decode(bytes).unwrap_or_default(), cas),
+    /// The ledger, and the version to write over: out of memory where that is most probably the last one.
+    fn read_ledger(&mut self, shared: &impl SharedData) -> (Ledger, u32) {
+        let (mut ledger, cas) = self.recall.take().unwrap_or_else(|| match shared.get(&self.keys.ledger) {
+            Some((bytes, cas)) => {
+                self.recall.read(cas);
+                (Ledger::decode(bytes).unwrap_or_default(), cas)
+            }
             None => (Ledger::default(), NEVER_WRITTEN),
-        };
+        });
         ledger.grow(self.table.pods.len());
         (ledger, cas)
     }
@@ -686,7 +695,7 @@ impl Router {
     fn commit(
         &mut self,
         ticket: &mut Ticket,
-        ledger: &Ledger,
+        ledger: Ledger,
         sealed: Option<(u64, Vec<u8>)>,
         shared: &mut impl SharedData,
     ) {
@@ -699,25 +708,33 @@ impl Router {
             // All up to here is applied, the own record included.
             self.cursor = Cursor { segment: ledger.segment(), offset: ledger.log().len() };
         }
+        self.recall.wrote(ledger);
         if let Some((number, records)) = sealed {
             self.seal(number, &records, shared);
         }
     }
 
-    fn seal(&self, number: u64, records: &[u8], shared: &mut impl SharedData) {
+    fn seal(&mut self, number: u64, records: &[u8], shared: &mut impl SharedData) {
         // Unconditional: only the worker whose write closed the segment comes here with its number.
         let _ = shared.set(self.keys.segment(number), &seal(number, records), None);
+        self.recall.wrote_another();
     }
 
     /// Changes the ledger under compare-and-swap; `None` when others always wrote first, which the collector's reconciliation
     /// puts right.
-    fn change<T>(&self, shared: &mut impl SharedData, mut with: impl FnMut(&mut Ledger) -> T) -> Option<T> {
+    fn change<T>(
+        &mut self,
+        shared: &mut impl SharedData,
+        mut with: impl FnMut(&Router, &mut Ledger) -> T,
+    ) -> Option<T> {
         for _ in 0..TRIES {
             let (mut ledger, cas) = self.read_ledger(shared);
-            let result = with(&mut ledger);
+            let result = with(self, &mut ledger);
             if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_ok() {
+                self.recall.wrote(ledger);
                 return Some(result);
             }
+            self.recall.refused();
         }
         None
     }
@@ -737,11 +754,13 @@ impl Router {
             segments.clear();
             with(self, &mut ledger, &mut segments);
             if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_ok() {
+                self.recall.wrote(ledger);
                 for (number, records) in &segments {
                     self.seal(*number, records, shared);
                 }
                 return;
             }
+            self.recall.refused();
         }
     }
 

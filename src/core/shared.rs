@@ -8,7 +8,7 @@ pub trait SharedData {
     /// The value of `key` and the number of its version; `None` when it was never written.
     fn get(&self, key: &str) -> Option<(Vec<u8>, u32)>;
 
-    /// Writes `value`, unconditionally or only over the version `cas`.
+    /// Writes `value`, unconditionally or only over the version `cas`. No version is ever given twice.
     ///
     /// # Errors
     /// [`Conflict`] when another worker wrote since that version was read.
@@ -79,21 +79,21 @@ impl SharedData for Map {
     }
 
     fn set(&mut self, key: &str, value: &[u8], cas: Option<u32>) -> Result<(), Conflict> {
-        // As Envoy does it: versions are never 0 and count over all keys; a missing key takes any.
-        self.version = self.version.wrapping_add(1).max(1);
+        // As Envoy does it: versions are never 0 and count the writes of all keys; a missing key takes any.
+        let version = self.version.wrapping_add(1).max(1);
         match self.values.get_mut(key) {
-            Some((_, current)) if cas.is_some_and(|cas| cas != *current) => Err(Conflict),
+            Some((_, current)) if cas.is_some_and(|cas| cas != *current) => return Err(Conflict),
             Some(stored) => {
                 stored.0.clear();
                 stored.0.extend_from_slice(value);
-                stored.1 = self.version;
-                Ok(())
+                stored.1 = version;
             }
             None => {
-                self.values.insert(key.to_owned(), (value.to_vec(), self.version));
-                Ok(())
+                self.values.insert(key.to_owned(), (value.to_vec(), version));
             }
         }
+        self.version = version;
+        Ok(())
     }
 }
 
