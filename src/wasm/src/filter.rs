@@ -1,9 +1,11 @@
 //! The HTTP filter: holds a request until its body is whole, names the pods, and follows the answer.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
+use std::fmt::Write;
 use std::rc::Rc;
 
-use log::Level;
+use log::LevelFilter;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, Bytes};
 use warmpath::announce::Announcer;
@@ -25,6 +27,8 @@ const DESTINATIONS: [&str; 3] =
     ["x-warmpath-destination-0", "x-warmpath-destination-1", "x-warmpath-destination-2"];
 /// Envoy's word for a request that its own limits (`circuit_breakers`) have refused.
 const OVERFLOW: &[u8] = b"upstream_reset_before_response_started{overflow}";
+/// Bytes of a client's header that a line of the log shows.
+const LONGEST_SHOWN: usize = 128;
 /// Share of the prompt above which a match is worth an info line and a counter, as in the reference.
 const WORTH_TELLING: f64 = 0.5;
 
@@ -39,6 +43,8 @@ pub struct Mind {
     /// When it was last said that no pod could be named, and how many requests have met that since.
     told_no_pod: Micros,
     untold: u64,
+    /// What of the log is printed; an administrator may change it, so it is asked for each second.
+    log_level: LevelFilter,
     /// The router's say in which pods there are, if its configuration lists any.
     announcer: Option<Announcer>,
 }
@@ -97,6 +103,7 @@ impl Mind {
             by_prefix: config.strategy == Strategy::PrefixCache,
             told_no_pod: 0,
             untold: 0,
+            log_level: host::log_level(),
             announcer,
         };
         mind.refresh();
@@ -109,8 +116,9 @@ impl Mind {
         self.router.follow(&Host, segments);
     }
 
-    /// Looks whether the configuration's list of pods still holds.
-    pub fn announce(&mut self, now: Micros) {
+    /// Looks what of the log is printed, and whether the configuration's list of pods still holds.
+    pub fn look_around(&mut self, now: Micros) {
+        self.log_level = host::log_level();
         if let Some(announcer) = &mut self.announcer {
             announcer.tick(&mut Host, now);
         }
@@ -176,22 +184,17 @@ impl Mind {
         let ratio = decision.match_ratio();
         if ratio > WORTH_TELLING {
             self.metrics.matched.count();
-            if host::logs(Level::Info) {
+            if self.log_level >= LevelFilter::Info {
                 let request = host::request_header("x-request-id").unwrap_or_default();
-                log::info!(
-                    "Do prefix-aware routing! {{\"request\": \"{}\", \"matching ratio\": \"{ratio:.2} > {WORTH_TELLING:.2}\", \"pod\": \"{}\"}}",
-                    printable(&request),
-                    self.address(decision.ticket.slot()),
-                );
+                host::info(&warm_line(&printable(&request), ratio, self.address(decision.ticket.slot())));
             }
         }
-        if host::logs(Level::Debug) {
+        if self.log_level >= LevelFilter::Debug {
             self.tell_costs(decision);
         }
     }
 
     fn tell_costs(&self, decision: &Decision) {
-        use std::fmt::Write;
         let request = host::request_header("x-request-id").unwrap_or_default();
         // Without a prompt the rule counts one token of work, which is nobody's.
         let tokens = match self.router.standings().first() {
@@ -239,7 +242,7 @@ impl Mind {
             self.told_no_pod = now;
             self.untold = 0;
         }
-        if host::logs(Level::Debug) {
+        if self.log_level >= LevelFilter::Debug {
             let request = host::request_header("x-request-id").unwrap_or_default();
             log::debug!("warmpath: chose no pod for \"{}\", {then}: {why}", printable(&request));
         }
@@ -275,8 +278,8 @@ impl Filter {
         }
         match body::parse(api, &body) {
             Ok(request) => self.route(Job::Prompt(&request)),
-            // Asked only now: compressed bodies are rare, and a header costs half a microsecond.
-            Err(_) if is_encoded() => self.route_by_load(),
+            // Asked only now: both are rare, and a header costs half a microsecond.
+            Err(_) if is_encoded() || !is_post() => self.route_by_load(),
             Err(error) => self.reject(&error),
         }
     }
@@ -355,7 +358,9 @@ impl Filter {
 impl Mind {
     /// Looks at the answer that has begun: who gave it, and whether it is one.
     fn see_answer(&mut self, sent: &mut Sent) -> Answer {
-        let code = host::number(&["response", "code"]).unwrap_or(0);
+        // Only an answer to the prompt reports its tokens, and a whole one reports them at once: then it need not be asked.
+        let reports = sent.scanner.as_ref().is_some_and(|scanner| scanner.usage().is_some());
+        let code = if reports { 200 } else { host::number(&["response", "code"]).unwrap_or(0) };
         let attempts = attempts();
         // 101 is the answer to an upgrade: a WebSocket is served as long as it lasts.
         let served = matches!(code, 101 | 200..300);
@@ -432,10 +437,8 @@ impl HttpContext for Filter {
     fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
         #[cfg(feature = "trap")]
         crate::trap::on_request();
-        let api = host::request_header(":path")
-            .and_then(|path| Api::of(&path))
-            .filter(|_| host::request_header(":method").is_some_and(|method| method == b"POST"));
-        match api {
+        match host::request_header(":path").and_then(|path| Api::of(&path)) {
+            // Whether it is a POST is asked when the body is none: others have no body, or one that a pod will refuse.
             Some(api) if !end_of_stream => {
                 self.phase = Phase::Held(api);
                 Action::Pause
@@ -464,21 +467,25 @@ impl HttpContext for Filter {
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
         self.sent(|mind, sent| {
+            if size > 0
+                && matches!(sent.answer, None | Some(Answer::Served))
+                && let Some(scanner) = &mut sent.scanner
+            {
+                scanner.feed(&host::response_chunk(size));
+            }
             let answer = match sent.answer {
                 Some(answer) => answer,
                 None => mind.see_answer(sent),
             };
             sent.answer = Some(answer);
-            if answer != Answer::Served || size == 0 {
-                return;
-            }
-            // A whole answer begins when it ends: its start is booked with its end, which saves a read and a write of the
-            // ledger, 1.6 us.
-            if sent.streams && !sent.ticket.started() && !end_of_stream {
+            // A whole answer begins when it ends: its start is booked with its end, which saves a write of the ledger.
+            if answer == Answer::Served
+                && size > 0
+                && sent.streams
+                && !sent.ticket.started()
+                && !end_of_stream
+            {
                 mind.router.start(&mut sent.ticket, &mut Host, host::now());
-            }
-            if let Some(scanner) = &mut sent.scanner {
-                scanner.feed(&host::response_chunk(size));
             }
         });
         if end_of_stream {
@@ -512,6 +519,10 @@ fn is_encoded() -> bool {
         .is_some_and(|encoding| !encoding.is_empty() && encoding != b"identity")
 }
 
+fn is_post() -> bool {
+    host::request_header(":method").is_some_and(|method| method == b"POST")
+}
+
 /// Answers the client in place of a pod.
 fn refuse(refusal: &Refusal<'_>, headers: &[(&str, &str)]) {
     let mut all = vec![("content-type", "application/json")];
@@ -530,15 +541,44 @@ fn in_words(no_pod: NoPod) -> &'static str {
 
 /// A client's bytes for a quoted field of the log, escaped as in JSON: they can end neither the field nor the line, and what
 /// is harmless stays as it is in the access log.
-fn printable(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(bytes.len().min(128));
-    for &byte in bytes.iter().take(128) {
+fn printable(bytes: &[u8]) -> Cow<'_, str> {
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+    let bytes = bytes.get(..LONGEST_SHOWN).unwrap_or(bytes);
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && bytes.iter().all(|&byte| plain(byte))
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::with_capacity(bytes.len());
+    for &byte in bytes {
         match byte {
             b'"' | b'\\' => text.extend(['\\', byte as char]),
-            b' '..=b'~' => text.push(byte as char),
+            _ if plain(byte) => text.push(byte as char),
             _ => drop(write!(text, "\\u{byte:04x}")),
         }
     }
-    text
+    Cow::Owned(text)
+}
+
+/// The line of a request whose pod holds much of its prompt, as the reference words it. There is one for nearly every request,
+/// so it is put together without the machinery that formats numbers with a fraction.
+fn warm_line(request: &str, ratio: f64, pod: &str) -> String {
+    let mut line = String::with_capacity(256);
+    line.push_str("Do prefix-aware routing! {\"request\": \"");
+    line.push_str(request);
+    line.push_str("\", \"matching ratio\": \"");
+    push_hundredths(&mut line, ratio);
+    line.push_str(" > ");
+    push_hundredths(&mut line, WORTH_TELLING);
+    line.push_str("\", \"pod\": \"");
+    line.push_str(pod);
+    line.push_str("\"}");
+    line
+}
+
+/// A share from 0 to 1 with two digits after the point.
+fn push_hundredths(line: &mut String, share: f64) {
+    let hundredths = (share * 100.0).round() as u32;
+    let digit = |number: u32| char::from(b'0' + (number % 10) as u8);
+    line.extend([digit(hundredths / 100), '.', digit(hundredths / 10), digit(hundredths)]);
 }

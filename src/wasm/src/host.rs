@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use log::Level;
+use log::LevelFilter;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, Bytes, LogLevel, MapType, MetricType};
 use warmpath::Micros;
@@ -60,16 +60,21 @@ fn monotonic_nanoseconds() -> u64 {
     0
 }
 
-/// Whether a message of this level would be printed: asked before anything is formatted.
-pub fn logs(level: Level) -> bool {
-    let wanted = match level {
-        Level::Error => LogLevel::Error,
-        Level::Warn => LogLevel::Warn,
-        Level::Info => LogLevel::Info,
-        Level::Debug => LogLevel::Debug,
-        Level::Trace => LogLevel::Trace,
-    };
-    hostcalls::get_log_level().is_ok_and(|level| level as u32 <= wanted as u32)
+/// The least severe level that is printed: asked before anything is formatted.
+pub fn log_level() -> LevelFilter {
+    match hostcalls::get_log_level() {
+        Ok(LogLevel::Trace) => LevelFilter::Trace,
+        Ok(LogLevel::Debug) => LevelFilter::Debug,
+        Ok(LogLevel::Info) => LevelFilter::Info,
+        Ok(LogLevel::Warn) => LevelFilter::Warn,
+        Ok(LogLevel::Error) => LevelFilter::Error,
+        _ => LevelFilter::Off,
+    }
+}
+
+/// Prints a line at the level info. Without the ceremony of `log::info!`, which formats into a string of its own.
+pub fn info(line: &str) {
+    let _ = hostcalls::log(LogLevel::Info, line);
 }
 
 /// Lets `on_tick` be called with this period.
@@ -87,7 +92,7 @@ pub fn root_id() -> Bytes {
     property(&["plugin_root_id"]).unwrap_or_default()
 }
 
-/// A property of the stream or the plugin.
+/// A property of the stream or the plugin. A microsecond: the host looks it up by its path, part by part.
 pub fn property(path: &[&str]) -> Option<Bytes> {
     hostcalls::get_property(path.to_vec()).ok().flatten()
 }
