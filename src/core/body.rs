@@ -197,34 +197,11 @@ pub fn parse(api: Api, body: &[u8]) -> Result<Request<'_>, BodyError> {
         Err(error) => Err(error),
     };
     scanned.and_then(|()| scanner.end()).map_err(|error| located(error, body))?;
-    if let Some(at) = not_utf8(body) {
+    if let Some(at) = scanner.not_utf8() {
         return Err(located(JsonError::Syntax { at }, body));
     }
     fields.into_request(api, body)
 }
-
-/// Where a body stops being UTF-8. Most of a body is ASCII, which shows at 16 bytes an instruction; only the pieces that are
-/// not are looked at character by character.
-fn not_utf8(body: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    while let Some(rest) = body.get(at..).filter(|rest| !rest.is_empty()) {
-        let piece = rest.get(..UTF8_PIECE).unwrap_or(rest);
-        if piece.iter().fold(0, |all, &b| all | b) < 0x80 {
-            at += piece.len();
-            continue;
-        }
-        at += match std::str::from_utf8(piece) {
-            Ok(_) => piece.len(),
-            // The last character goes on in the next piece.
-            Err(error) if error.error_len().is_none() && piece.len() < rest.len() => error.valid_up_to(),
-            Err(error) => return Some(at + error.valid_up_to()),
-        };
-    }
-    None
-}
-
-/// Bytes that are asked together whether they are ASCII; far longer than a character.
-const UTF8_PIECE: usize = 64;
 
 fn located(error: JsonError, body: &[u8]) -> BodyError {
     match error {
@@ -667,18 +644,5 @@ mod tests {
         let request = parse(Api::Chat, body).unwrap();
         assert_eq!(&*request.model, b"m");
         assert_eq!(messages(&request), [item("b")]);
-    }
-
-    proptest::proptest! {
-        /// Characters of every length, at every place of a piece, cut and broken.
-        #[test]
-        fn utf8_is_told_as_by_the_library(parts in proptest::collection::vec(("[a-z]{0,150}", "[é€😀]{0,3}"), 0..6), at in 0usize..900, byte: Option<u8>) {
-            let mut bytes: Vec<u8> = parts.into_iter().flat_map(|(ascii, wide)| (ascii + &wide).into_bytes()).collect();
-            if let Some((place, byte)) = bytes.get_mut(at).zip(byte) {
-                *place = byte;
-            }
-            let twin = std::str::from_utf8(&bytes).err().map(|error| error.valid_up_to());
-            proptest::prop_assert_eq!(not_utf8(&bytes), twin);
-        }
     }
 }

@@ -82,6 +82,22 @@ fn text_is_borrowed_in_its_canonical_spelling() {
 }
 
 proptest! {
+    /// Characters of every length, at every place of a block, cut and broken; in two strings with something between them.
+    #[test]
+    fn utf8_is_told_as_by_the_library(parts in prop::collection::vec(("[a-z]{0,150}", "[é€😀]{0,3}"), 0..6), gap in 0usize..200, at in 0usize..900, byte in prop::option::of(0x80u8..)) {
+        let text: String = parts.into_iter().map(|(ascii, wide)| ascii + &wide).collect();
+        let mut bytes = format!("[\"{text}\",{}1,\"{text}\"]", " ".repeat(gap)).into_bytes();
+        if let Some((place, byte)) = bytes.get_mut(at).zip(byte)
+            && (place.is_ascii_lowercase() || !place.is_ascii())
+        {
+            *place = byte;
+        }
+        let mut scanner = Scanner::new(&bytes);
+        scanner.skip().and_then(|_| scanner.end()).unwrap();
+        let twin = std::str::from_utf8(&bytes).err().map(|error| error.valid_up_to());
+        prop_assert_eq!(scanner.not_utf8(), twin);
+    }
+
     /// Any text, spelled in any way: the same canonical spelling.
     #[test]
     fn spelling_does_not_matter(value: String, escape_all: bool) {

@@ -6,14 +6,24 @@
 /// The bytes that are looked at together.
 pub const BLOCK: usize = 64;
 
-/// Bit n is set where byte n is `"`, `\` or below a space.
+/// What 64 bytes have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Specials {
+    /// Bit n is set where byte n is `"`, `\` or below a space.
+    pub at: u64,
+    /// Whether a byte is not ASCII.
+    pub wide: bool,
+}
+
+/// Looks at a block.
 #[inline]
-pub fn specials(block: &[u8; BLOCK]) -> u64 {
-    let mut mask = 0;
+pub fn specials(block: &[u8; BLOCK]) -> Specials {
+    let (mut at, mut all) = (0, 0);
     for (nth, sixteen) in block.as_chunks::<16>().0.iter().enumerate() {
-        mask |= u64::from(lanes(sixteen)) << (nth * 16);
+        at |= u64::from(lanes(sixteen)) << (nth * 16);
+        all |= u128::from_le_bytes(*sixteen);
     }
-    mask
+    Specials { at, wide: (all as u64 | (all >> 64) as u64) & 0x8080_8080_8080_8080 != 0 }
 }
 
 /// Two halves of 16 bytes, as a vector register takes them.
@@ -76,7 +86,8 @@ mod tests {
                 let mut block = [b'x'; BLOCK];
                 block[place] = byte;
                 block[(place * 7 + 3) % BLOCK] = b'\\';
-                assert_eq!(specials(&block), naive(&block), "{byte:#x} at {place}");
+                let expected = Specials { at: naive(&block), wide: byte >= 0x80 && block[place] == byte };
+                assert_eq!(specials(&block), expected, "{byte:#x} at {place}");
             }
         }
     }
