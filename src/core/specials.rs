@@ -18,12 +18,13 @@ pub struct Specials {
 /// Looks at a block.
 #[inline]
 pub fn specials(block: &[u8; BLOCK]) -> Specials {
-    let (mut at, mut all) = (0, 0);
+    let (mut at, mut wide) = (0, 0);
     for (nth, sixteen) in block.as_chunks::<16>().0.iter().enumerate() {
-        at |= u64::from(lanes(sixteen)) << (nth * 16);
-        all |= u128::from_le_bytes(*sixteen);
+        let lanes = lanes(sixteen);
+        at |= u64::from(lanes.0) << (nth * 16);
+        wide |= lanes.1;
     }
-    Specials { at, wide: (all as u64 | (all >> 64) as u64) & 0x8080_8080_8080_8080 != 0 }
+    Specials { at, wide: wide != 0 }
 }
 
 /// Two halves of 16 bytes, as a vector register takes them.
@@ -33,22 +34,23 @@ fn halves(bytes: &[u8; 16]) -> (u64, u64) {
     (whole as u64, (whole >> 64) as u64)
 }
 
+/// Where 16 bytes have specials, and where they are not ASCII.
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 #[inline]
-fn lanes(bytes: &[u8; 16]) -> u16 {
+fn lanes(bytes: &[u8; 16]) -> (u16, u16) {
     use std::arch::wasm32::{u8x16_bitmask, u8x16_eq, u8x16_lt, u8x16_splat, u64x2, v128_or};
     let (low, high) = halves(bytes);
     let bytes = u64x2(low, high);
     let quotes = u8x16_eq(bytes, u8x16_splat(b'"'));
     let escapes = u8x16_eq(bytes, u8x16_splat(b'\\'));
     let controls = u8x16_lt(bytes, u8x16_splat(b' '));
-    u8x16_bitmask(v128_or(v128_or(quotes, escapes), controls))
+    (u8x16_bitmask(v128_or(v128_or(quotes, escapes), controls)), u8x16_bitmask(bytes))
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[expect(unsafe_code, reason = "the compiler wants to be told that an x86-64 has SSE2")]
-fn lanes(bytes: &[u8; 16]) -> u16 {
+fn lanes(bytes: &[u8; 16]) -> (u16, u16) {
     use std::arch::x86_64::{
         _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
     };
@@ -59,13 +61,14 @@ fn lanes(bytes: &[u8; 16]) -> u16 {
         let quotes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'"' as i8));
         let escapes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'\\' as i8));
         let controls = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(0x1F)), bytes);
-        _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quotes, escapes), controls)) as u16
+        let specials = _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quotes, escapes), controls));
+        (specials as u16, _mm_movemask_epi8(bytes) as u16)
     }
 }
 
 #[cfg(not(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128"))))]
-fn lanes(bytes: &[u8; 16]) -> u16 {
-    naive(bytes) as u16
+fn lanes(bytes: &[u8; 16]) -> (u16, u16) {
+    (naive(bytes) as u16, bytes.iter().any(|byte| !byte.is_ascii()).into())
 }
 
 /// The same byte by byte: the twin in the tests, and the way of other machines.

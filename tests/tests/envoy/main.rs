@@ -9,6 +9,7 @@
 )]
 
 mod bodies;
+mod calls;
 mod cooldown;
 mod endings;
 mod faults;
