@@ -100,9 +100,10 @@ impl UsageScanner {
 
     /// Takes bytes up to the brace that closes the object; the numbers in it need no care for strings.
     fn take_object<'a>(&mut self, chunk: &'a [u8]) -> Option<&'a [u8]> {
-        let mut depth = self.kept.iter().fold(0i32, |depth, b| depth + step(*b));
-        for (at, byte) in chunk.iter().enumerate() {
-            depth += step(*byte);
+        let mut depth = braces(&self.kept).fold(0, |depth, (_, step)| depth + step);
+        let room = LONGEST.saturating_sub(self.kept.len());
+        for (at, step) in braces(chunk.get(..=room).unwrap_or(chunk)) {
+            depth += step;
             if depth == 0 {
                 let (object, rest) = chunk.split_at_checked(at + 1)?;
                 self.kept.extend_from_slice(object);
@@ -111,12 +112,12 @@ impl UsageScanner {
                 self.state = State::Key;
                 return Some(rest);
             }
-            if self.kept.len() + at == LONGEST {
-                // Given up where it becomes too long, so that it does not matter how it is cut.
-                self.kept.clear();
-                self.state = State::Key;
-                return chunk.get(at..);
-            }
+        }
+        if chunk.len() > room {
+            // Given up where it becomes too long, so that it does not matter how it is cut.
+            self.kept.clear();
+            self.state = State::Key;
+            return chunk.get(room..);
         }
         self.kept.extend_from_slice(chunk);
         None
@@ -136,12 +137,9 @@ impl UsageScanner {
     }
 }
 
-fn step(byte: u8) -> i32 {
-    match byte {
-        b'{' => 1,
-        b'}' => -1,
-        _ => 0,
-    }
+/// Where braces are, and whether they open or close. There are some eight in 400 bytes, so they are searched for.
+fn braces(bytes: &[u8]) -> impl Iterator<Item = (usize, i32)> {
+    memchr::memchr2_iter(b'{', b'}', bytes).map(|at| (at, if bytes.get(at) == Some(&b'{') { 1 } else { -1 }))
 }
 
 /// A report as it is written, under the names of three APIs.
