@@ -155,6 +155,9 @@ pub const MAX_MODEL_BYTES: usize = 4096;
 /// million, at many times its size in memory that a VM never gives back. A prompt with more is opaque.
 const MAX_PARTS: usize = 1 << 16;
 
+/// Parts for which there is room from the start, those of eight messages: growing to them takes 500 instructions.
+const COMMON_PARTS: usize = 16;
+
 /// Most token ids that are taken apart, 16 MiB of them. A prompt with more is opaque.
 const MAX_TOKENS: usize = 1 << 22;
 
@@ -273,7 +276,7 @@ impl<'a> Fields<'a> {
             }
             b"messages" if api.takes_messages() => match scanner.kind()? {
                 Kind::Array => {
-                    let mut parts = Vec::new();
+                    let mut parts = Vec::with_capacity(COMMON_PARTS);
                     scanner.array(|scanner| self.read_item(scanner, &mut parts))?;
                     self.messages = Some(parts);
                 }
