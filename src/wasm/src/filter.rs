@@ -438,8 +438,9 @@ impl HttpContext for Filter {
         #[cfg(feature = "trap")]
         crate::trap::on_request();
         match host::request_header(":path").and_then(|path| Api::of(&path)) {
-            // Whether it is a POST is asked when the body is none: others have no body, or one that a pod will refuse.
-            Some(api) if !end_of_stream => {
+            // What is no POST has no body, or one that a pod will refuse; but for a WebSocket, whose stream has no end, so that
+            // it must not be held. It has a header that others lack, and one that is not there costs the host no copy.
+            Some(api) if !end_of_stream && (host::request_header("upgrade").is_none() || is_post()) => {
                 self.phase = Phase::Held(api);
                 Action::Pause
             }

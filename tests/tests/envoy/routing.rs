@@ -267,14 +267,19 @@ async fn an_upload_is_passed_on_while_it_comes_but_a_prompt_is_held_until_it_is_
 async fn a_websocket_reaches_a_pod() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::ready(&pods).await;
-    let request = "GET /v1/realtime?model=x HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    // The scripted pod declines the upgrade with a plain answer, which ends the connection.
-    let answer = raw(envoy.routed, request.as_bytes()).await;
-    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
-    let received = pods[0].received();
-    assert_eq!(received[0].path, "/v1/realtime?model=x");
-    assert_eq!(received[0].headers["upgrade"], "websocket");
+    // The second path takes prompts too, by POST.
+    for (nth, path) in ["/v1/realtime?model=x", "/v1/responses"].into_iter().enumerate() {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        // The scripted pod declines the upgrade with a plain answer, which ends the connection.
+        let answer = raw(envoy.routed, request.as_bytes()).await;
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+        let received = pods[0].received();
+        assert_eq!(received[nth].path, path);
+        assert_eq!(received[nth].headers["upgrade"], "websocket");
+    }
 }
 
 #[tokio::test]
