@@ -472,7 +472,7 @@ fn calls_in_source() -> BTreeSet<String> {
                 // In a list of `use`, not a call.
                 "" => continue,
                 "get_shared_data" | "set_shared_data" | "get_log_level" | "get_property"
-                | "define_metric" | "increment_metric" | "record_metric" | "get_metric" => name,
+                | "define_metric" | "increment_metric" | "record_metric" | "get_metric" | "log" => name,
                 "set_tick_period" => "set_tick_period_milliseconds".into(),
                 "get_buffer" => "get_buffer_bytes".into(),
                 "get_map_value_bytes" => "get_header_map_value".into(),
