@@ -15,6 +15,11 @@ const GAIN: f32 = 0.05;
 const PLAUSIBLE: std::ops::RangeInclusive<f32> = 50.0..=5_000_000.0;
 /// Tokens of the prompt that vLLM may compute again though it holds them: the last block, and our own last block.
 const SLACK_TOKENS: u32 = 32;
+/// Less than this part of a match off is no error. The answer's own ratio of bytes to tokens is that of the whole prompt, and
+/// a system prompt in plain words has 4.5 bytes a token where the code or the numbers after it have 3.5. At an eighth, such
+/// prompts made a pod look as if it had lost all it held, and conversations were sent elsewhere: their hits fell from 91 % to
+/// 80 %, and the mean time to first token rose by two thirds.
+const UNEVEN: u64 = 3;
 
 /// Learns a pod's prefill rate: a prompt of which `work` tokens were to be computed took `elapsed`, counted from the first
 /// token before it, or from its own start on a pod that computed nothing else.
@@ -43,9 +48,8 @@ pub fn missed(usage: &Usage, bytes: u64, matched: usize) -> bool {
         return false;
     }
     let held = blocks_in(bytes * u64::from(cached.saturating_add(SLACK_TOKENS)) / tokens);
-    // Boundaries are 3 % apart and tokens are not evenly long: less than an eighth off is no error.
     let wrong = bytes_of(matched).saturating_sub(bytes_of(held));
-    wrong * 8 > bytes_of(matched)
+    wrong > bytes_of(matched) / UNEVEN
 }
 
 #[cfg(test)]
@@ -81,6 +85,9 @@ mod tests {
         assert!(!missed(&usage(Some(900)), 4096, 64));
         assert!(missed(&usage(Some(0)), 4096, 64));
         assert!(missed(&usage(Some(500)), 4096, 64));
+        // A prefix of 900 bytes and 200 tokens, in a prompt of 3.6 bytes a token.
+        let uneven = Usage { prompt_tokens: 2_500, cached_tokens: Some(192) };
+        assert!(!missed(&uneven, 9_000, blocks_in(900)));
         assert!(!missed(&usage(Some(500)), 4096, 20), "more than believed is no error");
         assert!(!missed(&Usage { prompt_tokens: 0, cached_tokens: Some(0) }, 4096, 64));
     }
