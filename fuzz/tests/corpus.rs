@@ -59,7 +59,7 @@ const TOKENS: [&[u8]; 44] = [
     b"+Inf",
     b"1e308",
     b"WPT2",
-    b"WPL2",
+    b"WPL3",
 ];
 
 struct Random(u64);

@@ -9,7 +9,7 @@ use crate::wire::{Reader, WireError};
 use crate::{Micros, SECOND, Slot};
 
 /// Marks a ledger, and its version.
-const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL2");
+const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL3");
 /// Models whose bytes a token are kept; beyond it the least recently learned makes room.
 const MODELS: usize = 16;
 /// Bytes before the slots: mark, slots, segment, opened, mean work, models.
@@ -24,6 +24,9 @@ pub const DEFAULT_BYTES_PER_TOKEN: f32 = 4.0;
 pub const DEFAULT_RATE: f32 = 5_500.0;
 /// First pause after a failure; doubles with each further one.
 const FIRST_PAUSE: Micros = SECOND;
+/// Errors in a row, with no good answer between them, that are a failure of the pod: one or two may be the doing of their
+/// requests.
+const ERRORS: u16 = 3;
 /// Longest pause: a pod that is back is found again within half a minute even when it cannot be scraped.
 const LONGEST_PAUSE: Micros = 30 * SECOND;
 
@@ -46,6 +49,8 @@ pub struct Entry {
     pub failures: u16,
     /// Requests that were ever sent to it; wraps, only differences count.
     pub opened: u16,
+    /// Errors it has answered since its last good answer; 0 when its last failure was of another kind.
+    pub errors: u16,
     /// When the last failure was seen.
     pub failed_at: Micros,
     /// Until when nobody sends to it.
@@ -64,6 +69,7 @@ impl Entry {
         samples: 0,
         failures: 0,
         opened: 0,
+        errors: 0,
         failed_at: 0,
         cool_until: 0,
         since: 0,
@@ -102,6 +108,7 @@ impl Entry {
         self.leave(1, work);
         if sent_at >= self.failed_at {
             self.failures = 0;
+            self.errors = 0;
             self.cool_until = 0;
         }
     }
@@ -130,12 +137,33 @@ impl Entry {
     /// The pod failed a request that was sent at `sent_at`. All that were under way when it failed the first one fail with it,
     /// and are one failure; a probe that fails is the next one.
     pub fn fail(&mut self, sent_at: Micros, now: Micros) {
+        if self.count_failure(sent_at, now) {
+            self.errors = 0;
+        }
+    }
+
+    /// The pod answered a request that was sent at `sent_at` with an error of its own. A pod that does so at once always looks
+    /// least busy and would draw all traffic to it, so several in a row are a failure; as the answer to a probe, one is.
+    ///
+    /// A prompt that no pod can compute looks the same. Among many others it does nothing, for their answers end the row. A
+    /// client that sends it faster than a pod answers others can make pod after pod pause, each until its next good answer or
+    /// for a second at first; when all of them do, the cost decides between them as if none did, and nobody is refused for it ([`Rank::Erring`](crate::pick::Rank::Erring)).
+    pub fn err(&mut self, sent_at: Micros, now: Micros) {
+        self.errors = self.errors.saturating_add(1);
+        if self.failures > 0 || self.errors >= ERRORS {
+            self.count_failure(sent_at, now);
+        }
+    }
+
+    /// Begins the next pause, if the request says something new.
+    fn count_failure(&mut self, sent_at: Micros, now: Micros) -> bool {
         if self.failures > 0 && sent_at < self.failed_at {
-            return;
+            return false;
         }
         self.failures = self.failures.saturating_add(1);
         self.failed_at = now;
         self.cool_until = now.saturating_add(self.pause());
+        true
     }
 
     /// Work that is still to be computed at `now` at `rate` tokens a second. What is booked of a prompt is taken off only at its
@@ -182,6 +210,7 @@ impl Entry {
         put(&self.samples.to_le_bytes());
         put(&self.failures.to_le_bytes());
         put(&self.opened.to_le_bytes());
+        put(&self.errors.to_le_bytes());
         put(&self.failed_at.to_le_bytes());
         put(&self.cool_until.to_le_bytes());
         put(&self.since.to_le_bytes());
@@ -198,6 +227,7 @@ impl Entry {
             samples: from.u32()?,
             failures: from.u16()?,
             opened: from.u16()?,
+            errors: from.u16()?,
             failed_at: from.u64()?,
             cool_until: from.u64()?,
             since: from.u64()?,
@@ -399,11 +429,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn entries() -> impl Strategy<Value = Entry> {
-        (any::<[u32; 5]>(), 0.0f32..1e9, any::<[u16; 2]>(), any::<[u64; 3]>()).prop_map(
+        (any::<[u32; 5]>(), 0.0f32..1e9, any::<[u16; 3]>(), any::<[u64; 3]>()).prop_map(
             |(
                 [id, in_flight, waiting, work, samples],
                 rate,
-                [failures, opened],
+                [failures, opened, errors],
                 [failed_at, cool_until, since],
             )| {
                 Entry {
@@ -415,6 +445,7 @@ mod tests {
                     samples,
                     failures,
                     opened,
+                    errors,
                     failed_at,
                     cool_until,
                     since,
@@ -558,6 +589,41 @@ mod tests {
         assert_eq!(entry.failures, 1, "only the probe says something new");
         entry.fail(2 * SECOND, 2 * SECOND + 2);
         assert_eq!(entry.failures, 2);
+    }
+
+    #[test]
+    fn errors_in_a_row_are_a_failure_and_a_good_answer_ends_the_row() {
+        let mut entry = Entry::new(1);
+        for sent in 0..10 {
+            entry.err(sent, sent);
+            entry.err(sent, sent);
+            assert!(!entry.cooling(sent, 0));
+            entry.start(1, sent, sent);
+        }
+        (10..13).for_each(|sent| entry.err(sent, sent));
+        assert_eq!((entry.failures, entry.cool_until), (1, 12 + SECOND));
+        // What was under way is the same failure, and heals nothing.
+        entry.err(11, 20);
+        entry.start(1, 11, 21);
+        assert_eq!((entry.failures, entry.cool_until), (1, 12 + SECOND));
+        // One probe that errs is the next one.
+        entry.open(1, 2 * SECOND);
+        entry.close(Some(1));
+        entry.err(2 * SECOND, 2 * SECOND);
+        assert_eq!((entry.failures, entry.cool_until), (2, 4 * SECOND));
+        entry.open(1, 5 * SECOND);
+        entry.start(1, 5 * SECOND, 6 * SECOND);
+        assert_eq!((entry.failures, entry.errors, entry.cool_until), (0, 0, 0));
+    }
+
+    #[test]
+    fn the_last_failure_says_of_which_kind_it_is() {
+        let mut entry = Entry::new(1);
+        (0..3).for_each(|sent| entry.err(sent, sent));
+        entry.fail(SECOND, SECOND);
+        assert_eq!((entry.failures, entry.errors), (2, 0), "it cannot be reached now");
+        entry.err(3 * SECOND, 3 * SECOND);
+        assert_eq!((entry.failures, entry.errors), (3, 1), "and now it can");
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub enum Rank {
     Ready,
     /// Its last scrape got no answer.
     Unreachable,
+    /// It answered errors of its own, and its pause is not over. Its answer would be the client's: better one that is not
+    /// known to be there than that, but better that than none.
+    Erring,
     /// It failed a request, and its pause is not over.
     Cooling,
 }
@@ -111,10 +114,12 @@ mod tests {
     fn rank_comes_before_cost() {
         let all = [
             standing(0, Rank::Cooling, 0.1),
-            standing(1, Rank::Unreachable, 0.2),
-            standing(2, Rank::Ready, 5.0),
+            standing(1, Rank::Erring, 0.2),
+            standing(2, Rank::Unreachable, 0.3),
+            standing(3, Rank::Ready, 5.0),
         ];
-        assert_eq!(picks(&all, 1), [2, 1, 0]);
+        assert_eq!(picks(&all, 1), [3, 2, 1]);
+        assert_eq!(picks(&all[..2], 1), [1, 0]);
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Decision {
 pub enum NoPod {
     /// There is no table yet, or it is empty.
     NoTable,
-    /// Every pod has failed, and is in its pause.
+    /// Every pod has failed, and is in its pause; one that answers at all, be it errors, is not among them.
     AllCooling,
     /// Other workers wrote first again and again.
     Contended,
@@ -183,7 +183,12 @@ pub enum End {
         /// When it ended.
         at: Micros,
     },
-    /// Without one: the client went away, the stream was reset, or the pod's answer was an error.
+    /// With an error of the pod's own: 500, 502 or 504. Others tell of the request (4xx), or are failures at once (503).
+    Erred {
+        /// When it ended.
+        at: Micros,
+    },
+    /// Without one: the client went away, the stream was reset, or the pod refused the request.
     Aborted,
 }
 
@@ -379,23 +384,28 @@ impl Router {
     /// The request has ended: closes its account, and learns from what the answer reported. Of a prompt whose answer never
     /// began, the pod is believed to hold what it held before: it may have refused it, or dropped it half computed.
     pub fn close(&mut self, ticket: Ticket, end: End, shared: &mut impl SharedData) {
-        let (usage, answered_at) = match end {
-            End::Answered { usage, at } => (usage, Some(at)),
-            End::Aborted => (None, None),
+        let (usage, answered) = match end {
+            End::Answered { usage, .. } => (usage, true),
+            End::Erred { .. } | End::Aborted => (None, false),
         };
         let lost = usage.and_then(|usage| ticket.lost(&usage));
-        let refused = answered_at.is_none() && !ticket.started && !ticket.hashes.is_empty();
+        let refused = !answered && !ticket.started && !ticket.hashes.is_empty();
         let mut learned = None;
         let mut settle = |ledger: &mut Ledger| {
-            ledger.change(ticket.slot, ticket.id, |entry| match answered_at {
-                Some(at) => {
+            ledger.change(ticket.slot, ticket.id, |entry| match end {
+                End::Answered { at, .. } => {
                     if !ticket.started {
                         // A whole answer: its first byte says nothing of when the prompt was computed.
                         entry.start(ticket.work, ticket.opened_at, at);
                     }
                     entry.close(None);
                 }
-                None => entry.close((!ticket.started).then_some(ticket.work)),
+                End::Erred { .. } | End::Aborted => {
+                    entry.close((!ticket.started).then_some(ticket.work));
+                    if let End::Erred { at } = end {
+                        entry.err(ticket.opened_at, at);
+                    }
+                }
             });
             if let Some(usage) = usage.filter(|_| ticket.learns) {
                 ledger.learn_bytes_per_token(ticket.model, ticket.bytes, usage.prompt_tokens);
@@ -592,7 +602,7 @@ impl Router {
                 rate,
             };
             let rank = if entry.cooling(now, pod.recovered_at) {
-                Rank::Cooling
+                if entry.errors > 0 { Rank::Erring } else { Rank::Cooling }
             } else if pod.state == State::Unreachable {
                 Rank::Unreachable
             } else {

@@ -366,6 +366,72 @@ fn a_failed_pod_is_left_alone_and_probed_by_one() {
 }
 
 #[test]
+fn a_pod_that_errs_at_once_gets_probes_alone_until_it_answers_well() {
+    let mut gateway = Gateway::new(&config(3, ""), 2);
+    let (mut now, mut bad) = (SECOND, None);
+    let mut sent = [0; 3];
+    // A request each 10 ms, from either worker; the pod that gets the first one errs at once, the others take 50 ms.
+    let mut open = std::collections::VecDeque::new();
+    for n in 0..3000 {
+        now += 10 * MILLISECOND;
+        while let Some((worker, ticket)) =
+            open.pop_front_if(|(_, ticket): &mut (usize, Ticket)| ticket.opened_at + 50 * MILLISECOND <= now)
+        {
+            gateway.answer(worker, ticket, None, now);
+        }
+        let worker = n % 2;
+        let ticket = gateway.decide(worker, &text(n as u64, 400), now).ticket;
+        let slot = ticket.slot();
+        sent[usize::from(slot)] += 1;
+        if n < 2000 && slot == *bad.get_or_insert(slot) {
+            gateway.workers[worker].close(ticket, End::Erred { at: now }, &mut gateway.shared);
+        } else {
+            open.push_back((worker, ticket));
+        }
+        if n == 1999 {
+            // Three in a row, and probes after pauses of 1, 2, 4 and 8 seconds.
+            assert_eq!(sent[usize::from(bad.unwrap())], 7, "{sent:?}");
+        }
+    }
+    // Well since the twentieth second; the probe after the pause of 16 seconds finds out.
+    assert_eq!(sent[usize::from(bad.unwrap())], 7, "{sent:?}");
+    for n in 3000..4000 {
+        now += 10 * MILLISECOND;
+        let decision = gateway.decide(0, &text(n, 400), now);
+        sent[usize::from(decision.ticket.slot())] += 1;
+        gateway.answer(0, decision.ticket, None, now + MILLISECOND);
+    }
+    assert!(sent[usize::from(bad.unwrap())] > 200, "{sent:?}");
+}
+
+#[test]
+fn a_prompt_that_no_pod_can_compute_takes_no_pod_from_others() {
+    let mut gateway = Gateway::new(&config(3, ""), 1);
+    let mut err = |gateway: &mut Gateway, now| {
+        let ticket = gateway.decide(0, &text(666, 2000), now).ticket;
+        gateway.workers[0].close(ticket, End::Erred { at: now }, &mut gateway.shared);
+    };
+    // Among many others it does nothing: theirs end the row.
+    for now in 0..100 {
+        err(&mut gateway, now);
+        for n in 0..12 {
+            let decision = gateway.decide(0, &text(now * 100 + n, 500), now);
+            assert!(gateway.workers[0].standings().iter().all(|s| s.rank == Rank::Ready));
+            gateway.answer(0, decision.ticket, None, now);
+        }
+    }
+    // Nothing else comes: every pod errs, and still every request gets a pod, by cost.
+    (100..130).for_each(|now| err(&mut gateway, now));
+    let [mut first, second] = [1, 2].map(|seed| gateway.decide(0, &text(seed << 40, 4000), 200).ticket);
+    assert!(gateway.workers[0].standings().iter().all(|s| s.rank == Rank::Erring));
+    assert_ne!(first.slot(), second.slot(), "the busier one costs more");
+    // One good answer, and its pod is as before.
+    let healed = first.slot();
+    gateway.workers[0].start(&mut first, &mut gateway.shared, 300);
+    assert_eq!(gateway.decide(0, "x", 300).ticket.slot(), healed);
+}
+
+#[test]
 fn every_pod_that_was_tried_has_failed_and_a_stranger_heals_nobody() {
     let mut gateway = Gateway::new(&config(3, ""), 1);
     let decision = gateway.decide(0, "x", 10);
@@ -656,7 +722,7 @@ fn steps() -> impl Strategy<Value = (usize, Step)> {
             2 => (0usize..50).prop_map(Step::Start),
             1 => (0usize..50).prop_map(Step::Move),
             1 => (0usize..50).prop_map(Step::Fail),
-            4 => (0usize..50, 0u8..3).prop_map(|(nth, end)| Step::Close { nth, end }),
+            4 => (0usize..50, 0u8..4).prop_map(|(nth, end)| Step::Close { nth, end }),
         ],
     )
 }
@@ -711,7 +777,8 @@ impl World {
                     let usage = Usage { prompt_tokens: 200, cached_tokens: Some(20) };
                     let end = match end {
                         0 => End::Aborted,
-                        _ => End::Answered { usage: (*end == 1).then_some(usage), at: self.now },
+                        1 => End::Erred { at: self.now },
+                        _ => End::Answered { usage: (*end == 2).then_some(usage), at: self.now },
                     };
                     router.close(ticket, end, shared);
                 }

@@ -84,8 +84,10 @@ struct Sent {
 enum Answer {
     /// 2xx.
     Served,
-    /// An error of the pod: no sign that the prompt was computed.
+    /// The pod's word that it will not serve this request, or cannot now: no sign that the prompt was computed.
     Refused,
+    /// The pod's word that something in it went wrong.
+    Erred,
     /// Envoy's own words: no pod has answered.
     Unserved,
 }
@@ -346,6 +348,7 @@ impl Filter {
                     usage: sent.scanner.as_ref().and_then(UsageScanner::usage),
                     at: if sent.ticket.started() { 0 } else { host::now() },
                 },
+                Some(Answer::Erred) => End::Erred { at: host::now() },
                 _ => End::Aborted,
             };
             mind.router.close(sent.ticket, end, &mut Host);
@@ -377,11 +380,16 @@ impl Mind {
             self.metrics.moved.count();
             self.router.moved(&mut sent.ticket, attempts - 1, answers, &mut Host, host::now());
         }
-        if code == 503 {
-            self.metrics.failed.count();
-            self.router.failed_by_its_pod(&sent.ticket, &mut Host, host::now());
+        match code {
+            503 => {
+                self.metrics.failed.count();
+                self.router.failed_by_its_pod(&sent.ticket, &mut Host, host::now());
+                Answer::Refused
+            }
+            500 | 502 | 504 => Answer::Erred,
+            _ if served => Answer::Served,
+            _ => Answer::Refused,
         }
-        if served { Answer::Served } else { Answer::Refused }
     }
 
     /// No pod answers: those that were tried have failed, the last of them only if Envoy's words say so.

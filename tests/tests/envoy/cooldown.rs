@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use warmpath_tests::{Answer, Envoy, Load, Request, TestPod, Traffic, until};
+use warmpath_tests::{Answer, Ending, Envoy, Load, Request, TestPod, Traffic, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -84,6 +84,41 @@ async fn pauses_grow_and_one_request_at_a_time_probes() {
     account.print("a pod that answers 503 for seven seconds", &envoy).await;
     assert_eq!((account.lost().len(), account.errors().len(), account.broken()), (0, 0, 0), "{account}");
     assert_eq!(account.resent(), 0, "{account}");
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_answers_500_at_once_gets_probes_alone() {
+    let (envoy, pods) = fleet("PREFIX_CACHE").await;
+    let load = Traffic::start(envoy.routed, 64);
+    load.more(200).await;
+    // Never busy, so by its load alone it would always be the best.
+    pods[1].answer_all(|| Answer::Whole(500, Vec::new(), "broken".into()));
+    let broken = Instant::now();
+    let before: usize = pods.iter().map(TestPod::begun).sum();
+    tokio::time::sleep(SECOND * 6).await;
+    let waves = waves(&arrivals(&pods[1], broken));
+    let all = pods.iter().map(TestPod::begun).sum::<usize>() - before;
+    println!("requests at the broken pod, in seconds: {waves:?}, of {all}");
+    // What was under way when the first three erred, then a probe after 1, 2 and 4 seconds.
+    let (first, probes) = waves.split_first().unwrap();
+    assert!(first.1 < 64, "{waves:?}");
+    assert!((1..=3).contains(&probes.len()) && probes.iter().all(|&(_, count)| count == 1), "{waves:?}");
+
+    pods[1].answer_all(model);
+    let well = Instant::now();
+    let share = until("the pod served again", async || {
+        let since = arrivals(&pods[1], well);
+        (since.len() > 30).then_some(since)
+    })
+    .await;
+    println!("well again: probed after {:.2} s, 30 requests after {:.2} s", share[0], share[30]);
+    let account = load.stop().await;
+    account.print("a pod that answers 500 for six seconds", &envoy).await;
+    assert_eq!((account.lost().len(), account.broken(), account.resent()), (0, 0, 0), "{account}");
+    // Each went to a client, once, as the pod said it.
+    assert_eq!(account.errors().len(), waves.iter().map(|wave| wave.1).sum::<usize>());
+    assert!(account.errors().iter().all(|sent| sent.ending == Ending::Error(500)), "{:?}", account.errors());
     envoy.accounts_for_nothing().await;
 }
 
