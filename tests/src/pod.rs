@@ -278,6 +278,11 @@ impl TestPod {
         self.state.lock().unwrap().received.clone()
     }
 
+    /// How many requests it works on now.
+    pub fn working(&self) -> usize {
+        self.state.lock().unwrap().working as usize
+    }
+
     /// How many requests have arrived so far with their headers, whether or not their body is whole.
     pub fn begun(&self) -> usize {
         self.state.lock().unwrap().begun

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use warmpath_tests::{Answer, Envoy, Request, TestPod};
+use warmpath_tests::{Answer, Envoy, Opened, Request, TestPod, until};
 
 /// Text that shares no block with that of another seed.
 fn text(seed: u64, words: usize) -> String {
@@ -105,4 +105,68 @@ async fn two_gateways_that_share_nothing_send_a_cold_prompt_to_the_same_pod() {
         *used.entry(first.pod().to_owned()).or_default() += 1;
     }
     assert_eq!(used.len(), 5, "cold prompts are spread: {used:?}");
+}
+
+/// Generates until its client goes away.
+fn endless() -> Answer {
+    Answer::Tokens {
+        first: Duration::from_millis(20),
+        each: Duration::from_millis(250),
+        tokens: 10_000,
+        cut: None,
+    }
+}
+
+/// Opens a stream about something new, and waits for its first token: then it is one of those that run.
+async fn running(envoy: &Envoy, seed: u64) -> Opened {
+    let messages = [json!({"role": "user", "content": text(seed, 300)})];
+    let body = json!({"model": "/model/qwen", "stream": true, "messages": messages});
+    let mut reply = Request::post("/v1/chat/completions", &body).open(envoy.routed).await;
+    assert!(reply.chunk().await.unwrap().is_some());
+    reply
+}
+
+fn working(pods: &[TestPod]) -> Vec<usize> {
+    pods.iter().map(TestPod::working).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_gateways_that_share_nothing_see_each_others_load_and_do_not_herd() {
+    let pods = TestPod::several(4).await;
+    pods.iter().for_each(|pod| pod.answer_all(endless));
+    let (one, two) = (Envoy::ready(&pods).await, Envoy::ready(&pods).await);
+
+    // Two of the pods are busy, and only one gateway knows it from its own books.
+    let mut held = Vec::new();
+    for seed in 0..40 {
+        held.push(running(&one, 30_000 + seed).await);
+    }
+    println!("40 streams of one gateway: {:?}", working(&pods));
+    held.retain(|reply| {
+        let pod = &reply.headers["x-test-pod"];
+        [&pods[0], &pods[1]].iter().any(|busy| *pod == *busy.address())
+    });
+    until("the others are idle", async || (working(&pods)[2..] == [0, 0]).then_some(())).await;
+    let busy = working(&pods);
+    assert!(busy[..2].iter().all(|&count| count >= 8), "{busy:?}");
+
+    // The other gateway has it from the scrapes.
+    two.sees(&pods).await;
+    for seed in 0..12 {
+        held.push(running(&two, 40_000 + seed).await);
+    }
+    let both = working(&pods);
+    println!("12 cold streams of another gateway, one after the other: {busy:?} became {both:?}");
+    assert_eq!(both[..2], busy[..2], "it sent to busy pods while others were idle");
+
+    // Both at once, each on what it saw before and on its own books.
+    one.sees(&pods).await;
+    two.sees(&pods).await;
+    let bursts = (0..100).map(|n| running(if n % 2 == 0 { &one } else { &two }, 50_000 + n));
+    held.extend(futures::future::join_all(bursts).await);
+    let after = working(&pods);
+    println!("bursts of 50 from each at once: {both:?} became {after:?}");
+    let mean = held.len() as f64 / 4.0;
+    assert_eq!(after.iter().sum::<usize>(), held.len());
+    assert!(after.iter().all(|&count| count as f64 <= 1.15 * mean), "{after:?}, mean {mean}");
 }
