@@ -58,7 +58,10 @@ pub struct Request<'a> {
     pub cache_salt: Option<Text<'a>>,
     /// Whether the answer comes as server-sent events.
     pub stream: bool,
-    /// Whether the answer will report `usage`: always when whole, on request (`stream_options`) when streamed.
+    /// Whether the answer will report `usage`: always when whole, on request (`stream_options`) when streamed. A vLLM with
+    /// `--enable-force-include-usage` reports it in streams unasked, which is not looked for: nothing tells the chunk that has
+    /// it from others, so each would have to be copied into the module and searched, for what the other answers teach as
+    /// well.
     pub reports_usage: bool,
     /// The prompt, in the parts that [`crate::prompt`] puts in order.
     pub prompt: Prompt<'a>,

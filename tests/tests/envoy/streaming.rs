@@ -1,6 +1,7 @@
 //! Tokens reach the client as they are made, and an end is an end on both sides.
 
-use warmpath_tests::{Envoy, Protocol, Request, Stream, TestPod, until};
+use serde_json::json;
+use warmpath_tests::{Answer, Envoy, Protocol, Request, Stream, TestPod, until};
 
 #[tokio::test]
 async fn each_chunk_reaches_the_client_before_the_next_is_made() {
@@ -123,4 +124,65 @@ async fn an_answer_that_breaks_off_breaks_off_at_the_client_and_is_not_sent_twic
     streams.into_iter().for_each(Stream::break_off);
     assert!(reply.finish().await.is_err(), "the client takes half an answer for a whole one");
     assert_eq!(pods.iter().map(|pod| pod.received().len()).sum::<usize>(), 1);
+}
+
+/// A chat about `topic` of some 8,000 bytes, streamed with its usage or not.
+fn long_chat(topic: &str, stream: bool) -> Request {
+    let words: String = (0..500).map(|n| format!("{topic} {n} {} ", n * 7919)).collect();
+    let mut body =
+        json!({"model": "/model/qwen", "messages": [{"role": "user", "content": words}], "stream": stream});
+    if stream {
+        body["stream_options"] = json!({"include_usage": true});
+    }
+    Request::post("/v1/chat/completions", &body)
+}
+
+/// Sends a chat that the pod answers with this usage, in events that come in pieces or as a whole.
+async fn answered(envoy: &Envoy, pod: &TestPod, topic: &str, stream: bool, cached: u32) {
+    let usage = json!({"prompt_tokens": 2000, "total_tokens": 2001, "completion_tokens": 1,
+        "prompt_tokens_details": {"cached_tokens": cached}});
+    if !stream {
+        let body = json!({"choices": [{"message": {"content": "Yes."}}], "usage": usage});
+        let json = vec![("content-type", "application/json".to_owned())];
+        pod.answer_next(Answer::Whole(200, json, body.to_string().into()));
+        assert_eq!(long_chat(topic, stream).send(envoy.routed).await.status, 200);
+        return;
+    }
+    let (pieces, answer) = Stream::new();
+    pod.answer_next(answer);
+    let mut reply = long_chat(topic, stream).open(envoy.routed).await;
+    let token = "data: {\"choices\":[{\"delta\":{\"content\":\"Yes.\"}}]}\n\n";
+    let last = format!("data: {}\n\n", json!({"choices": [], "usage": usage}));
+    // Pieces of five bytes: key, colon and numbers are all cut somewhere.
+    for piece in std::iter::once(token.as_bytes()).chain(last.as_bytes().chunks(5)) {
+        pieces.chunk(piece.to_vec());
+        // The next one is not sent before this one is here, so that none are joined on their way.
+        let mut seen = 0;
+        while seen < piece.len() {
+            seen += reply.chunk().await.unwrap().expect("the stream ended early").len();
+        }
+    }
+    pieces.chunk("data: [DONE]\n\n");
+    drop(pieces);
+    reply.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_pod_says_of_its_cache_corrects_what_is_believed() {
+    let pods = TestPod::several(1).await;
+    let envoy = Envoy::ready(&pods).await;
+    let matched = async || envoy.stat("wasmcustom.warmpath_matched_total.pool=default;").await;
+    for stream in [true, false] {
+        for (cached, believed) in [(1984, 1), (0, 0)] {
+            let [old, prompt] = ["old", "new"].map(|age| format!("{age}-{stream}-{cached}"));
+            for topic in [&old, &prompt] {
+                answered(&envoy, &pods[0], topic, stream, 0).await;
+            }
+            // The pod has it in its cache, or has evicted it: then what it used before that is gone as well.
+            answered(&envoy, &pods[0], &prompt, stream, cached).await;
+            let before = matched().await;
+            answered(&envoy, &pods[0], &old, stream, 1984).await;
+            assert_eq!(matched().await - before, believed, "{cached} tokens cached, streamed: {stream}");
+        }
+    }
 }
