@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::Slot;
 use crate::blocks::bytes_of;
+use crate::slab::Slab;
 
 /// How large an [`Index`] may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +28,8 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Index {
     limits: Limits,
-    nodes: Vec<Node>,
-    free_nodes: Vec<u32>,
-    holdings: Vec<Holding>,
-    free_holdings: Vec<u32>,
+    nodes: Slab<Node>,
+    holdings: Slab<Holding>,
     /// From (parent, first hash) to the node.
     children: HashTable<u32>,
     pods: Vec<Cache>,
@@ -106,6 +105,23 @@ impl Default for Cache {
     }
 }
 
+impl Default for Holding {
+    /// A holding that is free.
+    fn default() -> Self {
+        Holding {
+            node: NONE,
+            slot: 0,
+            blocks: 0,
+            depth: 0,
+            used: 0,
+            turn: 0,
+            newer: NONE,
+            older: NONE,
+            next_in_node: NONE,
+        }
+    }
+}
+
 impl Default for Node {
     /// A node that is free: nobody holds it.
     fn default() -> Self {
@@ -123,10 +139,8 @@ impl Index {
     pub fn new(limits: Limits) -> Index {
         Index {
             limits,
-            nodes: Vec::new(),
-            free_nodes: Vec::new(),
-            holdings: Vec::new(),
-            free_holdings: Vec::new(),
+            nodes: Slab::default(),
+            holdings: Slab::default(),
             children: HashTable::new(),
             pods: Vec::new(),
             hashes: 0,
@@ -140,10 +154,10 @@ impl Index {
     pub fn matches(&self, chain: &[u32], matches: &mut [u16]) {
         let (mut parent, mut depth) = (ROOT, 0);
         while let Some(id) = self.child(parent, chain, depth) {
-            let Some(node) = self.nodes.get(id as usize) else { return };
+            let Some(node) = self.nodes.get(id) else { return };
             let common = common(&node.hashes, chain.get(depth..).unwrap_or_default());
             let (mut holding, mut goes_on) = (node.first_holding, false);
-            while let Some(h) = self.holdings.get(holding as usize) {
+            while let Some(h) = self.holdings.get(holding) {
                 if let Some(m) = matches.get_mut(usize::from(h.slot))
                     && usize::from(*m) == depth
                 {
@@ -168,12 +182,12 @@ impl Index {
         let (mut hot, mut used) = (0, 0);
         let all = self.aged(HEAT_PROMPTS, 0).min(self.clock as f32) + HEAT_DOUBT;
         while let Some(id) = self.child(parent, chain, depth) {
-            let Some(node) = self.nodes.get(id as usize) else { break };
+            let Some(node) = self.nodes.get(id) else { break };
             let common = common(&node.hashes, chain.get(depth..).unwrap_or_default());
             let share =
                 (self.aged(node.heat, self.clock.wrapping_sub(node.heated)) - HEAT_DOUBT).max(0.0) / all;
             let (mut holding, mut holders) = (node.first_holding, 0.0);
-            while let Some(h) = self.holdings.get(holding as usize) {
+            while let Some(h) = self.holdings.get(holding) {
                 holders += f32::from(u8::from(usize::from(h.blocks) >= common));
                 holding = h.next_in_node;
             }
@@ -232,7 +246,7 @@ impl Index {
         let mut path = Vec::new();
         let (mut parent, mut depth) = (ROOT, 0);
         while let Some(id) = self.child(parent, chain, depth) {
-            let Some(node) = self.nodes.get(id as usize) else { break };
+            let Some(node) = self.nodes.get(id) else { break };
             let common = common(&node.hashes, chain.get(depth..).unwrap_or_default());
             if keep < depth + common {
                 path.push((id, keep.saturating_sub(depth)));
@@ -245,7 +259,7 @@ impl Index {
         }
         for (id, keep) in path.into_iter().rev() {
             if let Some(holding) = self.holding_of(id, slot)
-                && self.holdings.get(holding as usize).is_some_and(|h| h.turn == turn)
+                && self.holdings.get(holding).is_some_and(|h| h.turn == turn)
             {
                 self.shorten(holding, keep);
             }
@@ -257,7 +271,7 @@ impl Index {
     pub fn evict(&mut self, slot: Slot, turn: u32) {
         let Some(now) = self.pods.get(usize::from(slot)).map(|pod| pod.turn) else { return };
         while let Some(oldest) = self.pods.get(usize::from(slot)).map(|pod| pod.oldest)
-            && let Some(holding) = self.holdings.get(oldest as usize)
+            && let Some(holding) = self.holdings.get(oldest)
             && now.wrapping_sub(holding.turn) >= now.wrapping_sub(turn)
         {
             self.shorten(oldest, 0);
@@ -289,16 +303,17 @@ impl Index {
 
     /// Shares of nodes that pods hold, over all pods.
     pub fn holdings(&self) -> usize {
-        self.holdings.len() - self.free_holdings.len()
+        self.holdings.len()
     }
 
-    /// Memory in use, in bytes: capacity of the tables, and the runs of hashes with 16 bytes of the allocator each.
+    /// Memory that is taken, in bytes, whether in use or not: the tables, and the runs of hashes with 16 bytes of the allocator
+    /// each.
     pub fn memory(&self) -> usize {
-        let nodes = self.nodes.len() - self.free_nodes.len();
-        nodes * (size_of::<Node>() + 16)
+        self.nodes.memory()
+            + self.holdings.memory()
+            + self.children.allocation_size()
+            + self.nodes.len() * 16
             + self.hashes * size_of::<u32>()
-            + self.holdings() * size_of::<Holding>()
-            + self.children.capacity() * (size_of::<u32>() + 1) * 8 / 7
     }
 
     // --- the tree ---
@@ -309,7 +324,7 @@ impl Index {
     }
 
     fn is(&self, id: u32, parent: u32, first: u32) -> bool {
-        self.nodes.get(id as usize).is_some_and(|n| n.parent == parent && n.hashes.first() == Some(&first))
+        self.nodes.get(id).is_some_and(|n| n.parent == parent && n.hashes.first() == Some(&first))
     }
 
     /// Finds the nodes of `chain`, makes what is missing, and writes them into `path` from the first to the last.
@@ -324,7 +339,7 @@ impl Index {
                 path.push((id, rest.len() as u16));
                 return;
             };
-            let Some(node) = self.nodes.get_mut(id as usize) else { return };
+            let Some(node) = self.nodes.get_mut(id) else { return };
             let common = common(&node.hashes, rest);
             if common == rest.len() {
                 let longer = common < node.hashes.len() && self.holds_more(id, slot, common);
@@ -356,22 +371,11 @@ impl Index {
 
     fn add_node(&mut self, parent: u32, hashes: Box<[u32]>) -> u32 {
         self.hashes += hashes.len();
-        if let Some(parent) = self.nodes.get_mut(parent as usize) {
+        if let Some(parent) = self.nodes.get_mut(parent) {
             parent.children += 1;
         }
         let node = Node { parent, children: 0, first_holding: NONE, heat: 0.0, heated: self.clock, hashes };
-        let id = match self.free_nodes.pop() {
-            Some(id) => {
-                if let Some(place) = self.nodes.get_mut(id as usize) {
-                    *place = node;
-                }
-                id
-            }
-            None => {
-                self.nodes.push(node);
-                self.nodes.len() as u32 - 1
-            }
-        };
+        let id = self.nodes.insert(node);
         self.enter(id);
         id
     }
@@ -379,7 +383,7 @@ impl Index {
     /// Puts a node into the table under its parent and first hash.
     fn enter(&mut self, id: u32) {
         let nodes = &self.nodes;
-        let hash = |&id: &u32| match nodes.get(id as usize) {
+        let hash = |&id: &u32| match nodes.get(id) {
             Some(Node { parent, hashes, .. }) => key(*parent, hashes.first().copied().unwrap_or_default()),
             None => 0,
         };
@@ -388,7 +392,7 @@ impl Index {
 
     /// Takes a node out of the table.
     fn leave(&mut self, id: u32) {
-        let Some(node) = self.nodes.get(id as usize) else { return };
+        let Some(node) = self.nodes.get(id) else { return };
         let hash = key(node.parent, node.hashes.first().copied().unwrap_or_default());
         if let Ok(entry) = self.children.find_entry(hash, |&other| other == id) {
             entry.remove();
@@ -398,7 +402,7 @@ impl Index {
     /// Cuts the node `id` after `at` blocks; returns the new node that takes the upper part.
     fn split(&mut self, id: u32, at: usize) -> u32 {
         self.leave(id);
-        let Some(node) = self.nodes.get_mut(id as usize) else { return NONE };
+        let Some(node) = self.nodes.get_mut(id) else { return NONE };
         let mut hashes = std::mem::take(&mut node.hashes).into_vec();
         let lower = hashes.split_off(at);
         let (parent, heat, heated) = (node.parent, node.heat, node.heated);
@@ -406,14 +410,14 @@ impl Index {
         self.hashes -= hashes.len();
         // `add_node` counts a child that the parent has already.
         let upper = self.add_node(parent, hashes.into_boxed_slice());
-        if let Some(parent) = self.nodes.get_mut(parent as usize) {
+        if let Some(parent) = self.nodes.get_mut(parent) {
             parent.children -= 1;
         }
-        if let Some(upper) = self.nodes.get_mut(upper as usize) {
+        if let Some(upper) = self.nodes.get_mut(upper) {
             upper.children = 1;
             (upper.heat, upper.heated) = (heat, heated);
         }
-        if let Some(node) = self.nodes.get_mut(id as usize) {
+        if let Some(node) = self.nodes.get_mut(id) {
             node.parent = upper;
         }
         self.enter(id);
@@ -425,8 +429,8 @@ impl Index {
 
     /// Every holding of `lower` gives its first `at` blocks to `upper`.
     fn split_holdings(&mut self, lower: u32, upper: u32, at: u16) {
-        let mut next = self.nodes.get(lower as usize).map_or(NONE, |n| n.first_holding);
-        while let Some(h) = self.holdings.get_mut(next as usize) {
+        let mut next = self.nodes.get(lower).map_or(NONE, |n| n.first_holding);
+        while let Some(h) = self.holdings.get_mut(next) {
             let (id, slot, depth, used, turn, newer) = (next, h.slot, h.depth, h.used, h.turn, h.newer);
             next = h.next_in_node;
             let taken = h.blocks.min(at);
@@ -454,17 +458,16 @@ impl Index {
 
     /// Removes the node `id` and its parents as long as nobody holds them and nothing follows them.
     fn prune(&mut self, mut id: u32) {
-        while let Some(node) = self.nodes.get(id as usize) {
+        while let Some(node) = self.nodes.get(id) {
             if node.children > 0 || node.first_holding != NONE {
                 return;
             }
             self.leave(id);
-            let Some(node) = self.nodes.get_mut(id as usize) else { return };
+            let Some(node) = self.nodes.get_mut(id) else { return };
             let parent = node.parent;
             self.hashes -= node.hashes.len();
-            *node = Node::default();
-            self.free_nodes.push(id);
-            if let Some(parent) = self.nodes.get_mut(parent as usize) {
+            self.nodes.remove(id);
+            if let Some(parent) = self.nodes.get_mut(parent) {
                 parent.children -= 1;
             }
             id = parent;
@@ -474,9 +477,9 @@ impl Index {
     /// A prompt goes through a node.
     fn warm(&mut self, id: u32) {
         let clock = self.clock;
-        let Some(node) = self.nodes.get(id as usize) else { return };
+        let Some(node) = self.nodes.get(id) else { return };
         let heat = self.aged(node.heat, clock.wrapping_sub(node.heated)) + 1.0;
-        if let Some(node) = self.nodes.get_mut(id as usize) {
+        if let Some(node) = self.nodes.get_mut(id) {
             (node.heat, node.heated) = (heat, clock);
         }
     }
@@ -484,9 +487,9 @@ impl Index {
     // --- the holdings ---
 
     fn holding_of(&self, node: u32, slot: Slot) -> Option<u32> {
-        let mut id = self.nodes.get(node as usize)?.first_holding;
+        let mut id = self.nodes.get(node)?.first_holding;
         loop {
-            let holding = self.holdings.get(id as usize)?;
+            let holding = self.holdings.get(id)?;
             if holding.slot == slot {
                 return Some(id);
             }
@@ -496,7 +499,7 @@ impl Index {
 
     fn holds_more(&self, node: u32, slot: Slot, blocks: usize) -> bool {
         self.holding_of(node, slot)
-            .and_then(|id| self.holdings.get(id as usize))
+            .and_then(|id| self.holdings.get(id))
             .is_some_and(|holding| usize::from(holding.blocks) > blocks)
     }
 
@@ -504,7 +507,7 @@ impl Index {
     fn hold(&mut self, slot: Slot, node: u32, depth: u16, blocks: u16, turn: u32) -> Option<u32> {
         let used = self.clock;
         let known = self.holding_of(node, slot);
-        let before = known.and_then(|id| self.holdings.get(id as usize)).map(|holding| holding.turn);
+        let before = known.and_then(|id| self.holdings.get(id)).map(|holding| holding.turn);
         let id = match known {
             Some(id) => {
                 self.unlink(id);
@@ -524,7 +527,7 @@ impl Index {
         };
         let newest = self.cache_mut(slot).newest;
         self.link(id, NONE, newest);
-        if let Some(holding) = self.holdings.get_mut(id as usize) {
+        if let Some(holding) = self.holdings.get_mut(id) {
             (holding.used, holding.turn) = (used, turn);
             let held = span(holding);
             holding.blocks = holding.blocks.max(blocks);
@@ -536,14 +539,11 @@ impl Index {
 
     /// Puts a holding into its node; the caller links it into its pod's list.
     fn add_holding(&mut self, mut holding: Holding) -> u32 {
-        let id = self.free_holdings.pop().unwrap_or(self.holdings.len() as u32);
-        if let Some(node) = self.nodes.get_mut(holding.node as usize) {
-            holding.next_in_node = node.first_holding;
+        let node = holding.node;
+        holding.next_in_node = self.nodes.get(node).map_or(NONE, |node| node.first_holding);
+        let id = self.holdings.insert(holding);
+        if let Some(node) = self.nodes.get_mut(node) {
             node.first_holding = id;
-        }
-        match self.holdings.get_mut(id as usize) {
-            Some(place) => *place = holding,
-            None => self.holdings.push(holding),
         }
         id
     }
@@ -551,17 +551,16 @@ impl Index {
     /// Takes an empty holding out of its pod's list and its node.
     fn drop_holding(&mut self, id: u32) {
         self.unlink(id);
-        let Some(holding) = self.holdings.get_mut(id as usize) else { return };
+        let Some(holding) = self.holdings.get(id) else { return };
         let (node, next) = (holding.node, holding.next_in_node);
-        holding.node = NONE;
-        self.free_holdings.push(id);
-        let Some(node) = self.nodes.get_mut(node as usize) else { return };
+        self.holdings.remove(id);
+        let Some(node) = self.nodes.get_mut(node) else { return };
         if node.first_holding == id {
             node.first_holding = next;
             return;
         }
         let mut at = node.first_holding;
-        while let Some(holding) = self.holdings.get_mut(at as usize) {
+        while let Some(holding) = self.holdings.get_mut(at) {
             if holding.next_in_node == id {
                 holding.next_in_node = next;
                 return;
@@ -572,7 +571,7 @@ impl Index {
 
     /// Lets a holding keep its first `keep` blocks; drops it, and what of the tree only it kept alive, at 0.
     fn shorten(&mut self, id: u32, keep: usize) {
-        let Some(holding) = self.holdings.get_mut(id as usize) else { return };
+        let Some(holding) = self.holdings.get_mut(id) else { return };
         let before = span(holding);
         holding.blocks = holding.blocks.min(keep as u16);
         let freed = before - span(holding);
@@ -587,16 +586,16 @@ impl Index {
 
     /// Frees the tail of a leaf that nobody holds any more.
     fn shrink(&mut self, id: u32) {
-        let Some(node) = self.nodes.get(id as usize) else { return };
+        let Some(node) = self.nodes.get(id) else { return };
         if node.children > 0 || node.first_holding == NONE {
             return;
         }
         let (mut longest, mut at) = (0, node.first_holding);
-        while let Some(holding) = self.holdings.get(at as usize) {
+        while let Some(holding) = self.holdings.get(at) {
             longest = longest.max(usize::from(holding.blocks));
             at = holding.next_in_node;
         }
-        let Some(node) = self.nodes.get_mut(id as usize) else { return };
+        let Some(node) = self.nodes.get_mut(id) else { return };
         // An eighth at a time, so that a run that loses block after block is not copied for each.
         if longest + longest / 8 < node.hashes.len() {
             self.hashes -= node.hashes.len() - longest;
@@ -615,12 +614,17 @@ impl Index {
             let Some(pod) = self.pods.get(usize::from(slot)) else { return };
             (over, oldest) = (pod.bytes.saturating_sub(pod.capacity), pod.oldest);
         }
-        while self.memory() > self.limits.memory || self.holdings() > self.limits.holdings {
+        while self.is_full() {
+            // Tables keep the room they once needed. A load of another kind, that leaves most of it empty and needs the memory
+            // elsewhere, would be held in what little is left: better to begin anew, with little to lose.
+            if self.nodes.idle() + self.holdings.idle() > self.limits.memory / 2 {
+                return self.clear();
+            }
             let clock = self.clock;
             let Some(oldest) = self
                 .pods
                 .iter()
-                .filter_map(|pod| Some((pod.oldest, self.holdings.get(pod.oldest as usize)?.used)))
+                .filter_map(|pod| Some((pod.oldest, self.holdings.get(pod.oldest)?.used)))
                 .max_by_key(|&(_, used)| clock.wrapping_sub(used))
             else {
                 return;
@@ -629,9 +633,28 @@ impl Index {
         }
     }
 
+    /// Whether something must go. A table that is full up to the limit counts, for to let go of its entries gives no memory
+    /// back: it must have room for a prompt before it needs another chunk.
+    fn is_full(&self) -> bool {
+        const PROMPT: usize = 64;
+        let left = self.limits.memory.checked_sub(self.memory());
+        left.is_none_or(|left| {
+            left < Slab::<Node>::CHUNK_MEMORY && self.nodes.room() < PROMPT
+                || left < Slab::<Holding>::CHUNK_MEMORY && self.holdings.room() < PROMPT
+        }) || self.holdings() > self.limits.holdings
+    }
+
+    /// Forgets everything but the pods' capacities and counts of prompts.
+    fn clear(&mut self) {
+        (self.nodes, self.holdings, self.children, self.hashes) = Default::default();
+        for pod in &mut self.pods {
+            (pod.newest, pod.oldest, pod.bytes) = (NONE, NONE, 0);
+        }
+    }
+
     /// Takes at least `bytes` from the tail of a holding, or all of it.
     fn give_up(&mut self, id: u32, bytes: u64) {
-        let Some(holding) = self.holdings.get(id as usize) else { return };
+        let Some(holding) = self.holdings.get(id) else { return };
         let left = span(holding).saturating_sub(bytes);
         let mut keep = holding.blocks;
         while keep > 0 && span_of(holding.depth, keep) > left {
@@ -652,7 +675,7 @@ impl Index {
     }
 
     fn unlink(&mut self, id: u32) {
-        let Some(holding) = self.holdings.get(id as usize) else { return };
+        let Some(holding) = self.holdings.get(id) else { return };
         let (slot, newer, older) = (holding.slot, holding.newer, holding.older);
         self.set_older(slot, newer, older);
         self.set_newer(slot, older, newer);
@@ -660,7 +683,7 @@ impl Index {
 
     /// Puts `id` between two neighbours of its pod's list.
     fn link(&mut self, id: u32, newer: u32, older: u32) {
-        let Some(holding) = self.holdings.get_mut(id as usize) else { return };
+        let Some(holding) = self.holdings.get_mut(id) else { return };
         holding.newer = newer;
         holding.older = older;
         let slot = holding.slot;
@@ -669,14 +692,14 @@ impl Index {
     }
 
     fn set_older(&mut self, slot: Slot, of: u32, to: u32) {
-        match self.holdings.get_mut(of as usize) {
+        match self.holdings.get_mut(of) {
             Some(holding) => holding.older = to,
             None => self.cache_mut(slot).newest = to,
         }
     }
 
     fn set_newer(&mut self, slot: Slot, of: u32, to: u32) {
-        match self.holdings.get_mut(of as usize) {
+        match self.holdings.get_mut(of) {
             Some(holding) => holding.newer = to,
             None => self.cache_mut(slot).oldest = to,
         }

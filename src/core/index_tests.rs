@@ -106,21 +106,21 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
 
 /// Checks every link, count and size against a walk over the whole structure.
 fn check(index: &Index) {
-    let live: Vec<u32> = (0..index.nodes.len() as u32).filter(|id| !index.free_nodes.contains(id)).collect();
+    let live = index.nodes.live();
     let mut holdings = 0;
     for &id in &live {
-        let node = &index.nodes[id as usize];
+        let node = index.nodes.get(id).unwrap();
         assert!(!node.hashes.is_empty());
         assert!(index.is(id, node.parent, node.hashes[0]));
         assert_eq!(index.child(node.parent, &node.hashes, 0), Some(id), "every node is found");
         assert_eq!(
-            live.iter().filter(|&&c| index.nodes[c as usize].parent == id).count(),
+            live.iter().filter(|&&c| index.nodes.get(c).unwrap().parent == id).count(),
             node.children as usize
         );
         assert!(node.children > 0 || node.first_holding != NONE, "no node without a use");
         let mut at = node.first_holding;
         while at != NONE {
-            let holding = &index.holdings[at as usize];
+            let holding = index.holdings.get(at).unwrap();
             assert_eq!(holding.node, id);
             assert!(holding.blocks > 0 && usize::from(holding.blocks) <= node.hashes.len());
             holdings += 1;
@@ -128,13 +128,13 @@ fn check(index: &Index) {
         }
     }
     assert_eq!(holdings, index.holdings());
-    assert_eq!(index.hashes, live.iter().map(|&id| index.nodes[id as usize].hashes.len()).sum::<usize>());
+    assert_eq!(index.hashes, live.iter().map(|&id| index.nodes.get(id).unwrap().hashes.len()).sum::<usize>());
     assert_eq!(index.children.len(), live.len());
     let mut listed = 0;
     for pod in &index.pods {
         let (mut at, mut newer, mut bytes) = (pod.newest, NONE, 0);
         while at != NONE {
-            let holding = &index.holdings[at as usize];
+            let holding = index.holdings.get(at).unwrap();
             assert_eq!(holding.newer, newer);
             bytes += span(holding);
             listed += 1;
@@ -212,13 +212,39 @@ proptest! {
 
     #[test]
     fn limits_hold_whatever_comes(chains in prop::collection::vec((0u16..4, prop::collection::vec(any::<u32>(), 1..40)), 1..200)) {
-        let limits = Limits { memory: 8_000, holdings: 20 };
+        let limits = Limits { memory: 60_000, holdings: 20 };
         let mut index = Index::new(limits);
         for (slot, chain) in &chains {
             index.insert(*slot, chain);
             check(&index);
             prop_assert!(index.holdings() <= limits.holdings);
             prop_assert!(index.memory() <= limits.memory);
+        }
+    }
+}
+
+#[test]
+fn no_change_of_load_passes_the_limit_or_leaves_the_index_useless() {
+    let limits = Limits { memory: 128 << 10, holdings: usize::MAX };
+    let mut index = Index::new(limits);
+    let chain = |n: u32, blocks: u32| (0..blocks).map(|at| n << 8 | at).collect::<Vec<u32>>();
+    let mut n = 0;
+    // Many pods that hold the same few prompts, then many short prompts, then few long ones: first one table fills the
+    // memory, then the other, then the runs of hashes.
+    for (prompts, blocks, pods) in [(80, 2, 200), (1_500, 1, 3), (500, 200, 3)].repeat(3) {
+        for _ in 0..prompts {
+            n += 1;
+            for slot in 0..pods {
+                index.insert(slot, &chain(n, blocks));
+                assert!(index.memory() <= limits.memory);
+            }
+        }
+        check(&index);
+        // What half of the memory can hold is held.
+        let each = u32::from(pods) * size_of::<Holding>() as u32 + blocks * 4 + 80;
+        for n in n - limits.memory as u32 / 2 / each + 1..=n {
+            let held = matches(&index, usize::from(pods), &chain(n, blocks));
+            assert!(held.iter().all(|&held| u32::from(held) == blocks), "prompt {n} of {pods} pods");
         }
     }
 }

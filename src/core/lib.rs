@@ -37,6 +37,7 @@ pub mod refusal;
 pub mod response;
 pub mod router;
 pub mod shared;
+mod slab;
 mod specials;
 pub mod table;
 pub mod wire;
