@@ -23,7 +23,7 @@ use crate::{Micros, SECOND, Slot};
 /// Tries to write a decision over others'. Each conflict means that another worker decided, so the fleet as a whole goes on;
 /// this many in a row do not happen by chance.
 const TRIES: usize = 16;
-/// Sealed segments that one decision may apply, about 60 prompts of 2 KB and 10 us each; the rest waits for the next.
+/// Sealed segments that one decision may apply, about 60 prompts of 2 KB and 0.1 ms each; the rest waits for the next.
 const SEGMENTS_A_DECISION: usize = 16;
 /// Age at which scraped load begins to count less, and at which it counts for nothing.
 const FRESH: Micros = 2 * SECOND;
@@ -428,7 +428,7 @@ impl Router {
         }
     }
 
-    /// Applies what other workers wrote, without a request: for a worker that has just started.
+    /// Applies what other workers wrote, without a request: all that is in the log for a worker that has just started.
     pub fn follow(&mut self, shared: &impl SharedData, segments: usize) {
         if let Some((bytes, _)) = shared.get(&self.keys.ledger)
             && let Ok(ledger) = Ledger::decode(bytes)

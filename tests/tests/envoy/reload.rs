@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use serde_json::json;
-use warmpath_tests::{Answer, Envoy, Request, TestPod, Traffic, until};
+use warmpath_tests::{Answer, Envoy, Load, Request, TestPod, Traffic, until};
 
 fn model() -> Answer {
     Answer::Tokens { first: Duration::from_millis(60), each: Duration::from_millis(10), tokens: 6, cut: None }
@@ -96,6 +97,39 @@ async fn what_was_warm_is_still_known_after_a_reload() {
     for (n, home) in homes.iter().enumerate() {
         assert_eq!(chat(n).send(envoy.routed).await.pod(), home, "prompt {n}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_is_made_anew_knows_all_that_is_in_the_log_before_its_first_request() {
+    const PROMPTS: u64 = 2400;
+    let pods = TestPod::several(4).await;
+    // Room for all of it.
+    pods.iter().for_each(|pod| pod.set_load(Load { blocks: 2_000_000, ..Load::default() }));
+    let mut envoy = Envoy::of(&pods).log_level("warn").reloadable(600).start().await;
+    envoy.sees(&pods).await;
+    let chat = |n: u64| {
+        let mut state = n + 1;
+        let mut word = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            format!("{:x} ", state >> 24)
+        };
+        Request::chat(&(0..1800).map(|_| word()).collect::<String>())
+    };
+    let homes: Vec<String> = futures::stream::iter(0..PROMPTS)
+        .map(|n| chat(n).send(envoy.routed))
+        .buffered(16)
+        .map(|reply| reply.pod().to_owned())
+        .collect()
+        .await;
+    // A record of 120 hashes each: more segments than a tick and some decisions together would read.
+    envoy.reload(|settings| settings["fail_open"] = json!(false)).await;
+    let matched = "wasmcustom.warmpath_matched_total.pool=default;";
+    let before = envoy.stat(matched).await;
+    let asked = [PROMPTS - 1, 0, PROMPTS / 2];
+    for n in asked {
+        assert_eq!(chat(n).send(envoy.routed).await.pod(), homes[n as usize], "prompt {n}");
+    }
+    assert_eq!(envoy.stat(matched).await - before, asked.len() as i64);
 }
 
 #[tokio::test]
