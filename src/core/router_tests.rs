@@ -1,6 +1,7 @@
 //! Several routers over one map: what they share must make them one mind, whatever comes in between.
 
 use std::cell::RefCell;
+use std::sync::LazyLock;
 
 use super::*;
 use crate::MILLISECOND;
@@ -407,7 +408,7 @@ fn a_pod_that_errs_at_once_gets_probes_alone_until_it_answers_well() {
 #[test]
 fn a_prompt_that_no_pod_can_compute_takes_no_pod_from_others() {
     let mut gateway = Gateway::new(&config(3, ""), 1);
-    let mut err = |gateway: &mut Gateway, now| {
+    let err = |gateway: &mut Gateway, now| {
         let ticket = gateway.decide(0, &text(666, 2000), now).ticket;
         gateway.workers[0].close(ticket, End::Erred { at: now }, &mut gateway.shared);
     };
@@ -705,6 +706,8 @@ impl SharedData for Interrupted<'_> {
     }
 }
 
+const PODS: Slot = 5;
+
 #[derive(Clone, Debug)]
 enum Step {
     Decide { prompt: u64 },
@@ -718,7 +721,7 @@ fn steps() -> impl Strategy<Value = (usize, Step)> {
     (
         0usize..4,
         prop_oneof![
-            4 => (0u64..12).prop_map(|prompt| Step::Decide { prompt }),
+            4 => (0u64..PROMPTS).prop_map(|prompt| Step::Decide { prompt }),
             2 => (0usize..50).prop_map(Step::Start),
             1 => (0usize..50).prop_map(Step::Move),
             1 => (0usize..50).prop_map(Step::Fail),
@@ -734,6 +737,17 @@ struct World {
     now: Micros,
 }
 
+const PROMPTS: u64 = 12;
+
+/// Prompts of three conversations, each of which goes on in two ways, and in each of them ends early or late.
+fn prompt_of(nth: u64) -> &'static str {
+    static ALL: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let of = |nth| text(nth % 3, 700) + &text(100 + nth % 6, if nth < 6 { 300 } else { 700 });
+        (0..PROMPTS).map(of).collect()
+    });
+    &ALL[nth as usize]
+}
+
 impl World {
     fn run(&self, worker: usize, step: &Step, shared: &mut impl SharedData) {
         let mut router = self.workers[worker].borrow_mut();
@@ -745,7 +759,7 @@ impl World {
         match step {
             Step::Decide { prompt } => {
                 let decided =
-                    with_request(&text(*prompt, 700), |r| router.decide(Job::Prompt(r), shared, self.now));
+                    with_request(prompt_of(*prompt), |r| router.decide(Job::Prompt(r), shared, self.now));
                 if let Ok(decision) = decided {
                     self.open.borrow_mut().push((decision.picks, decision.ticket));
                 }
@@ -786,11 +800,38 @@ impl World {
         }
     }
 
-    fn counted(&self) -> (u32, u32) {
-        let Some((bytes, _)) = self.map.borrow().get("warmpath/default/ledger") else { return (0, 0) };
-        let ledger = Ledger::decode(bytes).unwrap();
-        let entries = (0..ledger.slots()).map(|slot| ledger.entry(slot as Slot));
-        entries.fold((0, 0), |(f, w), e| (f + e.in_flight, w + e.waiting))
+    /// In flight, waiting, and work of those that wait, pod by pod, as the ledger has it.
+    fn counted(&self) -> Vec<(u32, u32, u32)> {
+        let map = self.map.borrow();
+        let ledger = map.get("warmpath/default/ledger").map(|(bytes, _)| Ledger::decode(bytes).unwrap());
+        let entry = |slot| ledger.as_ref().map_or(Entry::new(0), |ledger| ledger.entry(slot));
+        (0..PODS).map(entry).map(|entry| (entry.in_flight, entry.waiting, entry.work)).collect()
+    }
+
+    /// The same by the tickets that are open.
+    fn expected(&self) -> Vec<(u32, u32, u32)> {
+        let mut counts = vec![(0, 0, 0); usize::from(PODS)];
+        for (_, ticket) in self.open.borrow().iter() {
+            let (in_flight, waiting, work) = &mut counts[usize::from(ticket.slot)];
+            *in_flight += 1;
+            if !ticket.started {
+                *waiting += 1;
+                *work += ticket.work;
+            }
+        }
+        counts
+    }
+
+    /// What each pod holds of each prompt, as a worker believes once it has read all that others wrote.
+    fn believed(&self, worker: usize) -> Vec<Vec<u16>> {
+        let mut router = self.workers[worker].borrow_mut();
+        router.follow(&*self.map.borrow(), usize::MAX);
+        let of = |nth| {
+            with_request(prompt_of(nth), |r| router.read_prompt(Job::Prompt(r)));
+            router.look_up();
+            router.matches.clone()
+        };
+        (0..PROMPTS).map(of).collect()
     }
 }
 
@@ -798,17 +839,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
     /// Whatever workers do, and whoever comes between whose read and write: the ledger counts exactly the requests that are
-    /// open, and nothing is left when all have ended.
+    /// open, pod by pod, all workers believe the same of every pod once they have read the log, and nothing is left when all
+    /// requests have ended.
     #[test]
     fn nothing_leaks_and_nothing_goes_negative(steps in prop::collection::vec((steps(), prop::option::of(steps())), 1..120)) {
-        let gateway = Gateway::new(&config(5, ""), 4);
+        let gateway = Gateway::new(&config(usize::from(PODS), ""), 4);
         let mut world = World {
             map: RefCell::new(gateway.shared),
             workers: gateway.workers.into_iter().map(RefCell::new).collect(),
             open: RefCell::new(Vec::new()),
             now: 0,
         };
-        for ((worker, step), interruption) in steps {
+        for (nth, ((worker, step), interruption)) in steps.into_iter().enumerate() {
             world.now += 700 * MILLISECOND;
             let interrupt: Option<Box<dyn FnOnce()>> = match &interruption {
                 Some((other, step)) if *other != worker => {
@@ -822,8 +864,14 @@ proptest! {
             let mut shared = Interrupted { map: &world.map, interrupt: RefCell::new(interrupt) };
             world.run(worker, &step, &mut shared);
             drop(shared);
-            let waiting = world.open.borrow().iter().filter(|(_, t)| !t.started()).count() as u32;
-            prop_assert_eq!(world.counted(), (world.open.borrow().len() as u32, waiting));
+            prop_assert_eq!(world.counted(), world.expected());
+            // Now and then, so that at other times a worker is behind.
+            if nth % 16 == 15 {
+                let believed = world.believed(0);
+                for worker in 1..4 {
+                    prop_assert_eq!(&world.believed(worker), &believed, "worker {}", worker);
+                }
+            }
         }
         for (_, ticket) in world.open.take() {
             world.workers[0].borrow_mut().close(ticket, End::Aborted, &mut *world.map.borrow_mut());
