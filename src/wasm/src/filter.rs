@@ -250,6 +250,14 @@ impl Mind {
         }
     }
 
+    /// A line on what the index takes, as it counts it itself.
+    pub fn tell_index(&self) {
+        if host::logs(Level::Debug) {
+            let index = self.router.index();
+            log::debug!("warmpath: the index has {} holdings in {} bytes", index.holdings(), index.memory());
+        }
+    }
+
     fn address(&self, slot: Slot) -> &str {
         self.router.table().pod(slot).map_or("-", |pod| &pod.address)
     }

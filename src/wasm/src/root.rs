@@ -137,6 +137,7 @@ impl Watch {
         let now = host::now();
         let Ok(mut mind) = self.mind.try_borrow_mut() else { return };
         mind.follow(SEGMENTS_A_TICK);
+        mind.tell_index();
         mind.look_around(now);
         match &mut self.standing_in {
             Some(collecting) => {
