@@ -6,7 +6,8 @@
 //! wait  = work outstanding + what other gateways' waiting requests will need
 //! queue = requests that wait: the pool's mean, or by the share `here` the pod's own where that is less
 //! cost  = (own + wait + (alpha + backlog * queue) * own + delta * active + epsilon * fill * own + room) / rate
-//! room  = pressure * share of its need that is short + turnover * share of the cache that is short
+//! room  = usage * share of the cache in use + pressure * share of its need that is short + turnover * share of the
+//!         cache that is short
 //! ```
 //! The amounts are prompt tokens; the rate turns them into seconds.
 
@@ -26,7 +27,10 @@ pub struct Constants {
     pub delta: f32,
     /// Weight of evictions: a cold prompt goes where the cache has room.
     pub epsilon: f32,
-    /// Tokens that a pod with a full KV cache costs: a new request waits there until another ends.
+    /// Tokens that a KV cache costs which running requests use whole: what they hold is lost to the prompts of those who will
+    /// come back. At 0, agents are put where others' contexts have to go, and their slowest percent takes four times as long.
+    pub usage: f32,
+    /// Tokens that a pod without room for the request costs: it waits there until another ends.
     pub pressure: f32,
     /// Tokens of waiting for a whole KV cache to come free, when what is waiting there needs more than is free.
     pub turnover: f32,
@@ -34,6 +38,13 @@ pub struct Constants {
     pub hot: f32,
     /// Tokens an answer is expected to have, which need KV cache too.
     pub answer: f32,
+    /// Tokens that a pod could have computed by the time its first tokens arrive, and that count as waiting until then: the
+    /// step that was under way, and the step's own time. At 0, requests meet in one step while other pods have none.
+    pub lag: f32,
+    /// What a pod is believed to hold, by its capacity. A prompt just over the edge is there half of the time, and its pod is as
+    /// good as any other when it is not: in an overload with many prefixes, sending it there keeps those who share it together. At
+    /// 1.5, agents stay on pods that have no room for them.
+    pub held: f32,
     /// Two pods are as good as tied when their costs differ by no more than this share of the request's work.
     pub tie: f32,
 }
@@ -43,14 +54,17 @@ impl Default for Constants {
         Constants {
             alpha: 1.0,
             backlog: 1.0,
-            here: 0.0,
+            here: 0.3,
             delta: 100.0,
-            epsilon: 0.3,
+            epsilon: 0.6,
+            usage: 6_500.0,
             pressure: 8_000.0,
             turnover: 8_000.0,
             hot: 1.0,
             answer: 100.0,
-            tie: 0.05,
+            lag: 150.0,
+            held: 1.05,
+            tie: 0.2,
         }
     }
 }
@@ -74,6 +88,8 @@ pub struct View {
     pub fill: f32,
     /// Prompt tokens it is not believed to hold, but should: so many prompts start with them.
     pub hot: f32,
+    /// Share of its KV cache that running requests use, as scraped, 0 to 1.
+    pub usage: f32,
     /// Tokens of KV cache that the request would take which no other request there uses.
     pub need: f32,
     /// Tokens of KV cache that no request uses or will use before.
@@ -110,7 +126,7 @@ pub struct Terms {
     pub decode: f32,
     /// What the request's blocks would evict.
     pub evict: f32,
-    /// What a nearly full KV cache makes it wait.
+    /// What it takes of a KV cache that others need, and what a nearly full one makes it wait.
     pub pressure: f32,
     /// Prompt tokens a second.
     pub rate: f32,
@@ -130,7 +146,9 @@ pub fn cost(pod: &View, ask: &Ask, constants: &Constants) -> Terms {
     let evict = constants.epsilon * pod.fill * own;
     let short = (pod.need - pod.free).max(0.0);
     let turns = if pod.capacity > 0.0 { short / pod.capacity } else { 0.0 };
-    let pressure = constants.pressure * (short / pod.need.max(1.0)).min(1.0) + constants.turnover * turns;
+    let pressure = constants.usage * pod.usage
+        + constants.pressure * (short / pod.need.max(1.0)).min(1.0)
+        + constants.turnover * turns;
     let rate = pod.rate.max(1.0);
     let seconds = (wait + own + delay + decode + evict + pressure) / rate;
     Terms { work, own, wait, delay, decode, evict, pressure, rate, seconds }
@@ -171,8 +189,9 @@ mod tests {
             terms(View { in_flight: 2.0, foreign_running: 1.0, ..view() }, ASK).decode,
             3.0 * Constants::default().delta
         );
-        assert_eq!(terms(View { fill: 0.5, ..view() }, ASK).evict, 150.0);
+        assert_eq!(terms(View { fill: 0.5, ..view() }, ASK).evict, 300.0);
         assert_eq!(terms(View { waiting: 5.0, ..view() }, Ask { backlog: 3.0, ..ASK }).delay, 4000.0);
+        assert_eq!(terms(View { usage: 0.5, ..view() }, ASK).pressure, Constants::default().usage / 2.0);
         assert_eq!(terms(View { rate: 2000.0, ..view() }, ASK).seconds, 1.0);
         assert!(terms(View { rate: 0.0, ..view() }, ASK).seconds.is_finite());
     }
@@ -181,7 +200,7 @@ mod tests {
     fn a_hot_prefix_is_worth_a_copy() {
         let terms = terms(View { hot: 800.0, fill: 0.5, ..view() }, ASK);
         assert_eq!((terms.work, terms.own, terms.delay), (1000.0, 200.0, 200.0));
-        assert!((terms.evict - 30.0).abs() < 0.01);
+        assert!((terms.evict - 60.0).abs() < 0.01);
     }
 
     #[test]
@@ -228,6 +247,7 @@ mod tests {
             foreign_waiting: 2.0,
             fill: 0.4,
             hot: 100.0,
+            usage: 0.2,
             need: 1000.0,
             free: 300.0,
             capacity: 1000.0,

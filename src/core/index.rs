@@ -56,7 +56,8 @@ struct Node {
     parent: u32,
     children: u32,
     first_holding: u32,
-    /// Prompts that went through it, older ones counting less, as of `heated`.
+    /// Prompts that went through it, older ones counting less, as of `heated`; those that go on where the last one ended are
+    /// the same conversation, and do not count.
     heat: f32,
     heated: u32,
     hashes: Box<[u32]>,
@@ -93,7 +94,10 @@ struct Cache {
 /// About how many prompts back heat looks.
 const HEAT_PROMPTS: f32 = 200.0;
 /// Prompts that are no evidence yet: the first with a prefix says nothing of others.
-const HEAT_DOUBT: f32 = 2.0;
+const HEAT_DOUBT: f32 = 1.0;
+/// How near to its share of the pods a prefix must come to be worth the next copy: of 8 pods, one that all prompts start
+/// with has a copy on each after 7 prompts, and with 0 after 16, while all others wait.
+const HEAT_ROUND: f32 = 0.5;
 /// No node, no holding.
 const NONE: u32 = u32::MAX;
 /// The parent of all first nodes; stands in no table.
@@ -191,7 +195,7 @@ impl Index {
                 holders += f32::from(u8::from(usize::from(h.blocks) >= common));
                 holding = h.next_in_node;
             }
-            if share * pods > holders && hot == depth {
+            if share > 0.0 && share * pods + HEAT_ROUND > holders && hot == depth {
                 hot += common;
             }
             if share * in_flight >= holders && used == depth {
@@ -220,11 +224,13 @@ impl Index {
         done.turn = done.turn.wrapping_add(1);
         self.cache_mut(slot).turn = done.turn;
         let mut path = std::mem::take(&mut self.path);
-        self.walk(slot, chain, &mut path);
+        let grown = self.walk(slot, chain, &mut path);
         let mut depth = path.iter().map(|&(_, blocks)| blocks).sum::<u16>();
         // The last part first, so that the first part ends up as the most recent.
         for &(node, blocks) in path.iter().rev() {
-            self.warm(node);
+            if grown != Some(node) {
+                self.warm(node);
+            }
             depth -= blocks;
             let before = self.hold(slot, node, depth, blocks, done.turn);
             done.before = done.before.or(before);
@@ -327,24 +333,25 @@ impl Index {
         self.nodes.get(id).is_some_and(|n| n.parent == parent && n.hashes.first() == Some(&first))
     }
 
-    /// Finds the nodes of `chain`, makes what is missing, and writes them into `path` from the first to the last.
+    /// Finds the nodes of `chain`, makes what is missing, and writes them into `path` from the first to the last. Returns the
+    /// last one if the prompt goes on where another ended.
     ///
     /// A node of which the pod in `slot` holds more than the prompt uses is cut where the prompt ends: what follows was not
     /// used, and grows old.
-    fn walk(&mut self, slot: Slot, chain: &[u32], path: &mut Vec<(u32, u16)>) {
+    fn walk(&mut self, slot: Slot, chain: &[u32], path: &mut Vec<(u32, u16)>) -> Option<u32> {
         let (mut parent, mut depth) = (ROOT, 0);
         while let Some(rest) = chain.get(depth..).filter(|rest| !rest.is_empty()) {
             let Some(id) = self.child(parent, chain, depth) else {
                 let id = self.add_node(parent, rest.into());
                 path.push((id, rest.len() as u16));
-                return;
+                return None;
             };
-            let Some(node) = self.nodes.get_mut(id) else { return };
+            let node = self.nodes.get_mut(id)?;
             let common = common(&node.hashes, rest);
             if common == rest.len() {
                 let longer = common < node.hashes.len() && self.holds_more(id, slot, common);
                 path.push((if longer { self.split(id, common) } else { id }, common as u16));
-                return;
+                return None;
             }
             if common == node.hashes.len() {
                 if node.children == 0 {
@@ -356,7 +363,7 @@ impl Index {
                     node.hashes = hashes.into_boxed_slice();
                     self.hashes += new.len();
                     path.push((id, rest.len() as u16));
-                    return;
+                    return Some(id);
                 }
                 path.push((id, common as u16));
                 parent = id;
@@ -367,6 +374,7 @@ impl Index {
             }
             depth += common;
         }
+        None
     }
 
     fn add_node(&mut self, parent: u32, hashes: Box<[u32]>) -> u32 {

@@ -167,12 +167,12 @@ impl Entry {
     }
 
     /// Work that is still to be computed at `now` at `rate` tokens a second. What is booked of a prompt is taken off only at its
-    /// first token; until then the time that has passed counts, for one request of mean work at most: a pod that waits for
-    /// memory makes no progress at all.
-    pub fn remaining(&self, rate: f32, now: Micros) -> f32 {
+    /// first token; until then the time that has passed counts, but for `lag` tokens' worth of it, for one request of mean work
+    /// at most: a pod that waits for memory makes no progress at all.
+    pub fn remaining(&self, rate: f32, now: Micros, lag: f32) -> f32 {
         let work = self.work as f32;
         let passed = now.saturating_sub(self.since) as f32 / 1e6;
-        work - (rate * passed).min(work / self.waiting.max(1) as f32)
+        work - (rate * passed - lag).max(0.0).min(work / self.waiting.max(1) as f32)
     }
 
     /// Whether requests should go elsewhere. `recovered_at` is when scrapes last began to succeed after they had failed:

@@ -241,7 +241,7 @@ impl Router {
                 self.index.flush(slot);
             }
             if known.is_none_or(|before| (before.id, before.capacity) != (pod.id, pod.capacity)) {
-                self.index.set_capacity(slot, capacity_of(pod, self.bytes_per_token));
+                self.index.set_capacity(slot, capacity_of(pod, self.bytes_per_token * self.constants.held));
             }
         }
         Ok(())
@@ -583,7 +583,7 @@ impl Router {
             let fresh = freshness(pod, now);
             let matched = self.matches.get(usize::from(slot)).map_or(0, |&blocks| usize::from(blocks));
             let rate = rate_of(entry, mean_rate);
-            let work = entry.remaining(rate, now);
+            let work = entry.remaining(rate, now, self.constants.lag);
             let view = View {
                 matched: in_tokens(matched),
                 work,
@@ -593,6 +593,7 @@ impl Router {
                 foreign_waiting: pod.foreign_waiting * fresh,
                 fill: self.index.fill(slot),
                 hot: in_tokens(hot.max(matched)) - in_tokens(matched),
+                usage: pod.kv_usage * fresh,
                 need: tokens + self.constants.answer - in_tokens(used.min(matched)),
                 free: match pod.capacity {
                     0 => f32::MAX,
@@ -697,7 +698,7 @@ impl Router {
         }
         self.bytes_per_token = self.mean_ratio;
         for (slot, pod) in (0..).zip(&self.table.pods) {
-            self.index.set_capacity(slot, capacity_of(pod, self.bytes_per_token));
+            self.index.set_capacity(slot, capacity_of(pod, self.bytes_per_token * self.constants.held));
         }
     }
 
@@ -807,7 +808,7 @@ fn entry_of(ledger: &Ledger, slot: Slot, pod: &Pod) -> Entry {
     }
 }
 
-/// Canonical bytes that a pod can hold.
+/// Canonical bytes that a pod is believed to hold.
 fn capacity_of(pod: &Pod, bytes_per_token: f32) -> u64 {
     (pod.capacity as f64 * f64::from(bytes_per_token)) as u64
 }

@@ -252,7 +252,7 @@ impl Mind {
 
     /// A line on what the index takes, as it counts it itself.
     pub fn tell_index(&self) {
-        if host::logs(Level::Debug) {
+        if self.log_level >= LevelFilter::Debug {
             let index = self.router.index();
             log::debug!("warmpath: the index has {} holdings in {} bytes", index.holdings(), index.memory());
         }

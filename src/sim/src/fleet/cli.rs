@@ -58,7 +58,8 @@ pub struct FleetArgs {
     /// The trace of the workload `trace`: JSON lines of {"time", "segments": [["name", tokens], ...], "output_tokens"}
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Runs ours with other constants as well: alpha, backlog, delta, epsilon, pressure, hot, answer or tie, as in alpha=0,0.5,2
+    /// Runs ours with other constants as well: alpha, backlog, here, delta, epsilon, usage, pressure, turnover,
+    /// hot, answer, lag, held or tie, as in alpha=0,0.5,2
     #[arg(long, value_name = "CONSTANT=VALUES")]
     pub sweep: Vec<Sweep>,
     /// Answers do not report cached_tokens: vLLM without --enable-prompt-tokens-details

@@ -126,6 +126,9 @@ fn set(constants: &mut Constants, name: &str, value: &str) -> Result<f32, String
         "here" => &mut constants.here,
         "delta" => &mut constants.delta,
         "epsilon" => &mut constants.epsilon,
+        "usage" => &mut constants.usage,
+        "lag" => &mut constants.lag,
+        "held" => &mut constants.held,
         "pressure" => &mut constants.pressure,
         "turnover" => &mut constants.turnover,
         "hot" => &mut constants.hot,
@@ -133,7 +136,7 @@ fn set(constants: &mut Constants, name: &str, value: &str) -> Result<f32, String
         "tie" => &mut constants.tie,
         _ => {
             return Err(format!(
-                "{name:?} is no constant; use alpha, backlog, here, delta, epsilon, pressure, turnover, hot, answer or tie"
+                "{name:?} is no constant; use alpha, backlog, here, delta, epsilon, usage, pressure, turnover, hot, answer, lag, held or tie"
             ));
         }
     };
