@@ -104,6 +104,12 @@ impl Spread {
             p99: rank(0.99),
         }
     }
+
+    /// The mean of several runs, number by number.
+    fn over(runs: &[Spread]) -> Spread {
+        let mean = |of: fn(&Spread) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
+        Spread { mean: mean(|s| s.mean), p50: mean(|s| s.p50), p90: mean(|s| s.p90), p99: mean(|s| s.p99) }
+    }
 }
 
 /// The numbers of a run.
@@ -128,6 +134,26 @@ pub struct Summary {
     pub failed: usize,
     /// Times Envoy went on to another pod.
     pub retries: usize,
+}
+
+impl Summary {
+    /// Several runs as one, such as those of several seeds: the mean of each number, and the sum of each count.
+    pub fn over(runs: &[Summary]) -> Summary {
+        let mean = |of: fn(&Summary) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
+        let spread = |of: fn(&Summary) -> Spread| Spread::over(&runs.iter().map(of).collect::<Vec<_>>());
+        let sum = |of: fn(&Summary) -> usize| runs.iter().map(of).sum();
+        Summary {
+            ttft: spread(|s| s.ttft),
+            tpot: spread(|s| s.tpot),
+            hit_rate: mean(|s| s.hit_rate),
+            tokens_per_second: mean(|s| s.tokens_per_second),
+            imbalance: mean(|s| s.imbalance),
+            answered: sum(|s| s.answered),
+            broken: sum(|s| s.broken),
+            failed: sum(|s| s.failed),
+            retries: sum(|s| s.retries),
+        }
+    }
 }
 
 /// The numbers of a run.
