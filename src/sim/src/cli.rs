@@ -25,7 +25,7 @@ pub enum Command {
     Instant(instant::Options),
     /// Send chat requests in a closed loop, and measure how long their answers take.
     Load(load::Options),
-    /// Send the reference's benchmarks to a gateway, and print what their tools print.
+    /// Send the reference's benchmarks or a fleet's workload to a gateway, and print what the reference's tools print.
     // The many flags would make all commands large.
     Traffic(Box<traffic::Options>),
     /// Lay runs of `traffic` beside each other: a table, and a page with plots.

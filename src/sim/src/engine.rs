@@ -21,7 +21,7 @@ mod types;
 use std::collections::{HashMap, VecDeque};
 
 pub use chain::Chain;
-pub use config::{EngineConfig, Profile};
+pub use config::{EngineConfig, Hardware, Profile};
 use pool::BlockPool;
 pub use types::{Counters, Event, Load, Request, Step, SubmitError, What};
 

@@ -2,7 +2,7 @@
 //!
 //! [`engine`] is the model of one pod, without clock or I/O: what a fleet on virtual time steps through.
 //! [`pod`] puts that engine behind HTTP in real time, in the form a router sees of vLLM.
-//! [`traffic`] is what the reference's two benchmarks send, over real HTTP, and the comparison of such runs.
+//! [`traffic`] sends the reference's two benchmarks, workloads and traces over real HTTP, and compares such runs.
 //! [`instant`] and [`load`] measure the cost of gateways: a backend that answers at once, and a closed loop of requests.
 //! [`workload`] says what is asked of a fleet, [`fleet`] runs it with a routing policy (ours, or one of [`baselines`]),
 //! and [`report`] shows what came of it.

@@ -1,7 +1,8 @@
-//! The reference's two benchmarks over real HTTP: `multi-round-qa` and the `random` data set of vLLM's `benchmark_serving`,
-//! against any server that speaks OpenAI's API, simulated or not.
+//! Traffic over real HTTP, against any server that speaks OpenAI's API, simulated or not: the reference's two benchmarks
+//! (`multi-round-qa`, and the `random` data set of vLLM's `benchmark_serving`), and the workloads and traces of
+//! [`crate::workload`], which are also what a fleet on virtual time meets.
 //!
-//! A request's way: [`sessions`] or [`random`] says what is asked and when (no clock, no I/O), `drive` does it in time,
+//! A request's way: [`sessions`], [`random`] or [`dialogue`] says what is asked (no clock, no I/O), `drive` does it in time,
 //! `client` sends one request, `sse` and `answer` read its stream, `outcome` is what came of it. [`watch`] samples the pods
 //! meanwhile. [`Record`] holds a whole run: [`summary`] prints it as the reference's tools do, and [`compare`] lays several
 //! beside each other.
@@ -10,6 +11,7 @@ mod answer;
 mod client;
 mod clock;
 pub mod compare;
+mod dialogue;
 mod drive;
 mod options;
 mod outcome;

@@ -118,6 +118,51 @@ async fn so_many_prompts_at_a_time_are_counted() {
 }
 
 #[tokio::test]
+async fn conversations_of_the_fleet_are_counted() {
+    let began = Instant::now();
+    let flags = ["--workload", "chats", "--pods", "POD", "--requests", "40", "--rate", "4"];
+    let record = run(Faults::default(), &flags).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!((record.answered(), record.errors.len()), (40, 0), "{}", record.errors_line());
+    assert!(record.hit_rate.unwrap() > 0.5, "all prompts of a conversation but its first go on: {record:?}");
+    for user in 1..=4 {
+        let turns: Vec<_> = record.requests.iter().filter(|request| request.user == user).collect();
+        assert_eq!(turns.iter().map(|turn| turn.round).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
+        for (turn, next) in turns.iter().zip(&turns[1..]) {
+            // A second of thought at least, and the answer word for word: all blocks of a prompt and its answer are there.
+            assert!(next.launched > turn.launched + turn.latency + 1.0, "{next:?}");
+            assert!(next.prompt_tokens > turn.prompt_tokens + turn.output_tokens, "{next:?}");
+            let known = (turn.prompt_tokens + turn.output_tokens - 1) / 16 * 16;
+            assert_eq!(next.cached_tokens, Some(known), "{next:?} after {turn:?}");
+        }
+    }
+    let line = "Successful requests:                     40";
+    assert!(record.summary.iter().any(|summary| summary == line), "{:?}", record.summary);
+}
+
+#[tokio::test]
+async fn a_trace_is_sent_at_its_times() {
+    let file = format!("{}/traffic-trace.jsonl", env!("CARGO_TARGET_TMPDIR"));
+    let line = |time: f64, question: &str, answer: u32| {
+        let segments = format!(r#"[["tools:t", 160], ["system:s", 320], ["{question}", 20]]"#);
+        format!("{{\"time\": {time}, \"segments\": {segments}, \"output_tokens\": {answer}}}\n")
+    };
+    let trace = [line(1000.0, "q1", 10), line(1020.0, "q2", 0), line(1030.0, "q1", 200)].concat();
+    std::fs::write(&file, trace).unwrap();
+    let record = run(Faults::default(), &["--workload", "trace", "--trace", &file]).await.unwrap();
+    assert_eq!((record.answered(), record.errors.len()), (3, 0), "{}", record.errors_line());
+    let [first, second, third] = &record.requests[..] else { panic!("{record:?}") };
+    for (request, at, output_tokens) in [(first, 0.0, 10), (second, 20.0, 1), (third, 30.0, 200)] {
+        // A moment of a busy machine is seconds of the pod's.
+        assert!((at..at + 20.0).contains(&request.launched), "{request:?}");
+        assert_eq!(request.output_tokens, output_tokens, "{request:?}");
+    }
+    assert_eq!(first.cached_tokens, Some(0));
+    assert!(second.cached_tokens >= Some(480), "tools and system prompt are those of the first: {second:?}");
+    assert!(third.cached_tokens >= Some(500), "it is the first again: {third:?}");
+}
+
+#[tokio::test]
 async fn failures_are_counted_by_kind_and_the_rest_goes_on() {
     let (task, address) = pod(Faults::default()).await;
     let url = format!("http://{address}");

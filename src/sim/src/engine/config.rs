@@ -41,6 +41,30 @@ impl EngineConfig {
     }
 }
 
+/// What the pods of a fleet are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Hardware {
+    /// A10s.
+    A10,
+    /// H100s.
+    H100,
+    /// Every other pod an H100.
+    Mixed,
+}
+
+impl Hardware {
+    /// The engines of a fleet of `count` pods.
+    pub fn pods(self, count: usize) -> Vec<EngineConfig> {
+        let profile = |number: usize| match self {
+            Hardware::A10 => Profile::A10,
+            Hardware::H100 => Profile::H100,
+            Hardware::Mixed if number.is_multiple_of(2) => Profile::A10,
+            Hardware::Mixed => Profile::H100,
+        };
+        (0..count).map(|number| profile(number).config()).collect()
+    }
+}
+
 /// A GPU and a model that people run on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Profile {

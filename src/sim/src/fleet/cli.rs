@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::contender::{Contender, Sweep};
 use super::{Connections, Setup, run, summarize};
-use crate::engine::{EngineConfig, Profile};
+use crate::engine::{EngineConfig, Hardware};
 use crate::report::{self, Entry, Progress};
 use crate::workload::{self, Traffic, Workload, trace};
 
@@ -185,22 +185,15 @@ impl FleetArgs {
     }
 
     fn case(&self, name: &str, profile: &str, seed: u64) -> anyhow::Result<Case> {
-        let fleet = |pods: usize| {
-            (0..pods)
-                .map(|n| match profile {
-                    "a10" => Ok(Profile::A10.config()),
-                    "h100" => Ok(Profile::H100.config()),
-                    "mixed" => Ok(if n % 2 == 0 { Profile::A10 } else { Profile::H100 }.config()),
-                    other => bail!("--profile: no hardware is called {other:?}; use a10, h100, mixed or all"),
-                })
-                .collect::<anyhow::Result<Vec<EngineConfig>>>()
+        let Ok(hardware) = Hardware::from_str(profile, false) else {
+            bail!("--profile: no hardware is called {profile:?}; use a10, h100, mixed or all");
         };
         let (pods, workload) = if name == "trace" {
             let path = self.trace.as_ref().ok_or(workload::WorkloadError::NoTrace)?;
-            (fleet(self.pods.unwrap_or(4))?, trace::load(&path.to_string_lossy())?)
+            (hardware.pods(self.pods.unwrap_or(4)), trace::load(&path.to_string_lossy())?)
         } else {
             let spec = workload::find(name).context("--workload")?;
-            let pods = fleet(self.pods.unwrap_or(spec.pods))?;
+            let pods = hardware.pods(self.pods.unwrap_or(spec.pods));
             let traffic = Traffic {
                 pods: pods.clone(),
                 requests: self.requests.unwrap_or(spec.requests),

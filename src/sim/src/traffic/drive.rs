@@ -1,19 +1,24 @@
 //! The workloads in time.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::bail;
+use futures::future::join_all;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::client::{Ask, Client};
 use super::clock::Clock;
+use super::dialogue::Dialogue;
 use super::outcome::{Failure, Outcome};
 use super::random::Prompts;
 use super::sessions::{Message, Sessions, TICK};
 use super::watch::{Seen, Watch};
 use super::{Named, Options};
+use crate::engine::Hardware;
+use crate::workload::{Session, Traffic, Workload, WorkloadError, trace};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETION: &str = "/v1/completions";
@@ -33,28 +38,58 @@ pub(super) struct Ran {
     pub(super) seen: Seen,
 }
 
+/// What is to be sent.
+#[derive(Debug)]
+enum Plan {
+    MultiRoundQa,
+    Random,
+    /// One of the fleet's workloads, or a trace.
+    Sessions(Workload),
+}
+
+impl Plan {
+    fn new(options: &Options) -> Result<Plan, WorkloadError> {
+        if let Some(spec) = options.workload.spec() {
+            let pods = options.fleet_pods.unwrap_or(spec.pods);
+            return Ok(Plan::Sessions(spec.build(&Traffic {
+                pods: options.profile.unwrap_or(Hardware::A10).pods(pods),
+                requests: options.requests.unwrap_or(spec.requests),
+                rate: options.rate,
+                seed: options.seed,
+            })));
+        }
+        match (options.workload, &options.trace) {
+            (Named::MultiRoundQa, _) => Ok(Plan::MultiRoundQa),
+            (Named::Random, _) => Ok(Plan::Random),
+            (_, Some(file)) => Ok(Plan::Sessions(trace::load(&file.to_string_lossy())?)),
+            (_, None) => Err(WorkloadError::NoTrace),
+        }
+    }
+}
+
 /// Runs the workload to its end. Ctrl-C ends it without a summary: half a run compares with nothing.
 pub(super) async fn run(options: &Options) -> anyhow::Result<Ran> {
     let clock = Clock::new(options.speed_up);
     let client = Client::new(options.base()?, options.api_key.clone(), clock)?;
-    first_requests(options, &client).await?;
+    let plan = Plan::new(options)?;
+    first_requests(options, &plan, &client).await?;
     let watch = Watch::start(&options.pods, options.sample_interval, clock).await?;
     let began = clock.now();
     let began_unix = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64());
-    let (bar, total) = match options.workload {
-        Named::MultiRoundQa => ("{elapsed_precise} {wide_bar} {pos}/{len} s  {msg}", options.time as u64),
-        Named::Random => {
-            ("{elapsed_precise} {wide_bar} {pos}/{len} requests  {msg}", options.num_prompts.into())
-        }
+    let (unit, total) = match &plan {
+        Plan::MultiRoundQa => ("s", options.time as u64),
+        Plan::Random => ("requests", options.num_prompts.into()),
+        Plan::Sessions(workload) => ("requests", workload.requests() as u64),
     };
-    let bar = progress(total, bar)?;
+    let bar = progress(total, &format!("{{elapsed_precise}} {{wide_bar}} {{pos}}/{{len}} {unit}  {{msg}}"))?;
     let outcomes = tokio::select! {
         outcomes = async {
-            match options.workload {
-                Named::MultiRoundQa => multi_round_qa(options, &client, clock, &bar).await,
-                Named::Random => random(options, &client, &bar).await,
+            match &plan {
+                Plan::MultiRoundQa => multi_round_qa(options, &client, clock, &bar).await,
+                Plan::Random => random(options, &client, &bar).await,
+                Plan::Sessions(workload) => sessions(options, &workload.sessions, &client, clock, &bar).await,
             }
         } => outcomes,
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
@@ -69,10 +104,10 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Ran> {
 }
 
 /// What the originals send before they measure: it shows whether there is a server, and a request that fails ends the run.
-async fn first_requests(options: &Options, client: &Client) -> anyhow::Result<()> {
+async fn first_requests(options: &Options, plan: &Plan, client: &Client) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
-    match options.workload {
-        Named::MultiRoundQa => {
+    match plan {
+        Plan::MultiRoundQa => {
             for user in 0..WARM_UP {
                 let content =
                     format!("WARMUP: Hi, I'm user {user}. Here are some text: {}.", "hi ".repeat(100));
@@ -81,8 +116,15 @@ async fn first_requests(options: &Options, client: &Client) -> anyhow::Result<()
                 tasks.spawn(async move { client.send(ask).await });
             }
         }
-        Named::Random => {
+        Plan::Random => {
             let ask = completion(options, &Prompts::new(options), 0);
+            let client = client.clone();
+            tasks.spawn(async move { client.send(ask).await });
+        }
+        Plan::Sessions(_) => {
+            // Nothing of it is in the workload, whose first prompts must meet cold caches.
+            let content = "Hi, is anybody there?".to_owned();
+            let ask = chat(options, &[Message { role: "user", content }], 10);
             let client = client.clone();
             tasks.spawn(async move { client.send(ask).await });
         }
@@ -162,16 +204,73 @@ async fn random(options: &Options, client: &Client, bar: &ProgressBar) -> Vec<Ou
     }
 }
 
+/// An open loop: however late answers are, sessions start at their times. Within one, a turn waits for the answer before it.
+async fn sessions(
+    options: &Options,
+    sessions: &[Session],
+    client: &Client,
+    clock: Clock,
+    bar: &ProgressBar,
+) -> Vec<Outcome> {
+    let began = clock.now();
+    let failed = AtomicU64::new(0);
+    let ended = |outcome: &Outcome| {
+        bar.inc(1);
+        if outcome.failure.is_some() {
+            bar.set_message(format!("{} failed", failed.fetch_add(1, Ordering::Relaxed) + 1));
+        }
+    };
+    let ended = &ended;
+    let all = (1..).zip(sessions).map(|(user, session)| async move {
+        let mut outcomes = Vec::with_capacity(session.turns.len());
+        let mut dialogue = Dialogue::new(options.seed);
+        let mut due = began + session.starts;
+        for (round, turn) in (1..).zip(&session.turns) {
+            tokio::time::sleep_until(clock.when(due + turn.think)).await;
+            dialogue.add(&turn.adds);
+            let ask = Ask { user, round, ..turn_of(options, &dialogue, turn.output_tokens) };
+            let mut outcome = client.send(ask).await;
+            due = outcome.finished;
+            let text = std::mem::take(&mut outcome.text);
+            dialogue.answered(turn, outcome.failure.is_none().then_some(text));
+            ended(&outcome);
+            outcomes.push(outcome);
+        }
+        outcomes
+    });
+    let mut outcomes: Vec<Outcome> = join_all(all).await.into_iter().flatten().collect();
+    outcomes.sort_by(|a, b| a.finished.total_cmp(&b.finished));
+    outcomes
+}
+
 fn chat(options: &Options, messages: &[Message], max_tokens: u32) -> Ask {
-    let body = json!({
+    let body = chat_body(options, messages, max_tokens);
+    Ask { path: CHAT, body: body.to_string(), keep_text: true, user: 0, round: 0 }
+}
+
+/// What a dialogue sends next.
+fn turn_of(options: &Options, dialogue: &Dialogue, output_tokens: u32) -> Ask {
+    // vLLM refuses to answer with nothing, which a trace may ask for.
+    let mut body = chat_body(options, dialogue.messages(), output_tokens.max(1));
+    if let Some(fields) = body.as_object_mut() {
+        // How long answers are is part of the workload.
+        fields.insert("ignore_eos".to_owned(), true.into());
+        if !dialogue.tools().is_empty() {
+            fields.insert("tools".to_owned(), dialogue.tools().into());
+        }
+    }
+    Ask { path: CHAT, body: body.to_string(), keep_text: true, user: 0, round: 0 }
+}
+
+fn chat_body(options: &Options, messages: &[Message], max_tokens: u32) -> Value {
+    json!({
         "model": options.model,
         "messages": messages,
         "temperature": 0,
         "max_tokens": max_tokens,
         "stream": true,
         "stream_options": {"include_usage": true},
-    });
-    Ask { path: CHAT, body: body.to_string(), keep_text: true, user: 0, round: 0 }
+    })
 }
 
 fn completion(options: &Options, prompts: &Prompts, nth: u32) -> Ask {

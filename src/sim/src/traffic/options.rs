@@ -6,6 +6,9 @@ use anyhow::{bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Hardware;
+use crate::workload::{self, Spec, WorkloadError};
+
 /// The flags of `warmpath-sim traffic`. Defaults are the reference's commands.
 #[derive(Clone, Debug, clap::Args)]
 // A flag that is given again counts as given last, so that scripts can have defaults.
@@ -15,7 +18,9 @@ use serde::{Deserialize, Serialize};
 Examples:
   warmpath-sim traffic --url http://127.0.0.1:8080 --workload multi-round-qa            the reference's command, 10 minutes
   warmpath-sim traffic --url http://127.0.0.1:8081 --workload multi-round-qa --speed-up 10   on pods with --speed-up 10
-  warmpath-sim traffic --url http://127.0.0.1:8081 --workload random --pods 10.0.0.4:8000,10.0.0.5:8000 --json run.json"
+  warmpath-sim traffic --url http://127.0.0.1:8081 --workload random --pods 10.0.0.4:8000,10.0.0.5:8000 --json run.json
+  warmpath-sim traffic --url http://127.0.0.1:8081 --workload chats --fleet-pods 3      as much as three A10 pods can do
+  warmpath-sim traffic --url http://127.0.0.1:8081 --workload trace --trace FILE        JSON lines, as for `fleet`"
 )]
 pub struct Options {
     /// The gateway or the server: http://HOST:PORT
@@ -81,6 +86,23 @@ pub struct Options {
     #[arg(long)]
     pub ignore_eos: bool,
 
+    /// chats to churn: requests in all, about; each workload has its own number
+    #[arg(long, value_name = "N")]
+    pub requests: Option<usize>,
+    /// chats to churn: requests a second, mean; by default, each workload's own share of what the pods can do
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<f64>,
+    /// chats to churn: what the pods are, for the rate; by default, a10
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub profile: Option<Hardware>,
+    /// chats to churn: how many pods there are, for the rate; each workload has its own number
+    #[arg(long, value_name = "N")]
+    pub fleet_pods: Option<usize>,
+
+    /// trace: JSON lines of {"time", "segments": [["name", tokens], ...], "output_tokens"}
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+
     /// The server's time runs N times as fast as ours: send as much faster, and report its seconds
     #[arg(long, value_name = "N", default_value_t = 1.0)]
     pub speed_up: f64,
@@ -109,6 +131,24 @@ pub enum Named {
     MultiRoundQa,
     /// Prompts of random words, so many at a time (vLLM's benchmark_serving.py --dataset-name random).
     Random,
+    /// As in `fleet`: conversations of 10 rounds.
+    Chats,
+    /// As in `fleet`: questions about documents; simulated pods need --max-model-len 32752.
+    Documents,
+    /// As in `fleet`: every prompt starts with the same 6,000 tokens.
+    HotPrefix,
+    /// As in `fleet`: 150 prefixes of 6,000 tokens, more than the pods can serve.
+    Groups,
+    /// `random` in `fleet`: prompts that share nothing, at a rate.
+    FleetRandom,
+    /// As in `fleet`: tool loops whose prompt grows with every call; simulated pods need --max-model-len 32752.
+    Agents,
+    /// As in `fleet`: nothing for a while, then hundreds of requests at once.
+    Bursts,
+    /// As in `fleet`: conversations. What becomes of the pods meanwhile is yours to do.
+    Churn,
+    /// Requests at the times in the file of --trace.
+    Trace,
 }
 
 impl Named {
@@ -117,7 +157,26 @@ impl Named {
         match self {
             Named::MultiRoundQa => "multi-round-qa",
             Named::Random => "random",
+            Named::Chats => "chats",
+            Named::Documents => "documents",
+            Named::HotPrefix => "hot-prefix",
+            Named::Groups => "groups",
+            Named::FleetRandom => "fleet-random",
+            Named::Agents => "agents",
+            Named::Bursts => "bursts",
+            Named::Churn => "churn",
+            Named::Trace => "trace",
         }
+    }
+
+    /// The fleet's workload, where it is one that is built in there.
+    pub fn spec(self) -> Option<&'static Spec> {
+        let name = match self {
+            Named::MultiRoundQa | Named::Random | Named::Trace => return None,
+            Named::FleetRandom => "random",
+            other => other.name(),
+        };
+        workload::find(name).ok()
     }
 }
 
@@ -140,6 +199,7 @@ impl Options {
             });
             ensure!(whole, "--pods has `{pod}`; write HOST:PORT,HOST:PORT");
         }
+        self.check_fleet()?;
         match self.workload {
             Named::MultiRoundQa => {
                 positive("num-users", self.num_users.into())?;
@@ -160,7 +220,49 @@ impl Options {
                 );
                 Ok(())
             }
+            _ => Ok(()),
         }
+    }
+
+    /// The flags of the fleet's workloads and of traces: none may be given in vain.
+    fn check_fleet(&self) -> anyhow::Result<()> {
+        let name = self.workload.name();
+        for (flag, value, most) in [
+            ("requests", self.requests, 10_000_000),
+            ("fleet-pods", self.fleet_pods, warmpath::table::MAX_PODS),
+        ] {
+            ensure!(
+                value.is_none_or(|value| (1..=most).contains(&value)),
+                "--{flag} is {}; use 1 to {most}",
+                value.unwrap_or_default()
+            );
+        }
+        if let Some(rate) = self.rate {
+            ensure!(rate.is_finite() && rate > 0.0, "--rate is {rate}; it must be more than 0");
+        }
+        let for_the_rate = [("profile", self.profile.is_some()), ("fleet-pods", self.fleet_pods.is_some())];
+        let own = [("requests", self.requests.is_some()), ("rate", self.rate.is_some())];
+        let given =
+            |flags: &[(&'static str, bool)]| flags.iter().find(|(_, given)| *given).map(|(flag, _)| *flag);
+        let load = match self.workload {
+            Named::MultiRoundQa => Some("what --num-users, --qps and --time say"),
+            Named::Random => Some("what --num-prompts and --max-concurrency say"),
+            Named::Trace => Some("what the file says"),
+            _ => None,
+        };
+        if let Some((load, flag)) = load.zip(given(&for_the_rate).or(given(&own))) {
+            bail!("--{flag} does nothing with --workload {name}, whose load is {load}; leave it out");
+        }
+        if let Some(flag) = given(&for_the_rate).filter(|_| self.rate.is_some()) {
+            bail!("--{flag} does nothing with --rate, which it is there to find; leave one of them out");
+        }
+        let is_trace = self.workload == Named::Trace;
+        ensure!(self.trace.is_some() || !is_trace, WorkloadError::NoTrace);
+        ensure!(
+            self.trace.is_none() || is_trace,
+            "--trace does nothing with --workload {name}; leave it out, or say --workload trace"
+        );
+        Ok(())
     }
 
     /// The URL without a path: `http://host:port`. A trailing `/v1`, which other tools want, is taken off.
@@ -248,9 +350,55 @@ pub(super) mod tests {
             ("random", ["--random-range-ratio", "1"], "it must be 0 to below 1"),
             ("multi-round-qa", ["--qps", "0"], "--qps is 0"),
             ("multi-round-qa", ["--time", "nan"], "--time is NaN"),
+            (
+                "multi-round-qa",
+                ["--rate", "1"],
+                "--rate does nothing with --workload multi-round-qa, whose load is what --num-users, --qps and",
+            ),
+            (
+                "random",
+                ["--requests", "9"],
+                "whose load is what --num-prompts and --max-concurrency say; leave it out",
+            ),
+            ("random", ["--trace", "a"], "leave it out, or say --workload trace"),
+            ("chats", ["--trace", "a"], "--trace does nothing with --workload chats"),
+            ("chats", ["--rate", "0"], "--rate is 0; it must be more than 0"),
+            ("chats", ["--requests", "0"], "--requests is 0; use 1 to 10000000"),
+            ("chats", ["--fleet-pods", "0"], "--fleet-pods is 0; use 1 to"),
+            ("trace", ["--seed", "1"], "the workload `trace` needs --trace FILE"),
+            (
+                "trace",
+                ["--rate", "1"],
+                "--rate does nothing with --workload trace, whose load is what the file says; leave",
+            ),
         ] {
             let error = options(&[&["--workload", workload][..], &flags].concat()).check().unwrap_err();
             assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_rate_needs_no_pods() {
+        let flags = |more: &[&str]| options(&[&["--workload", "groups", "--rate", "2"][..], more].concat());
+        flags(&["--requests", "100"]).check().unwrap();
+        for (flag, value) in [("--profile", "h100"), ("--fleet-pods", "3")] {
+            let error = flags(&[flag, value]).check().unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("{flag} does nothing with --rate, which it is there to find; leave one of them out")
+            );
+            options(&["--workload", "groups", flag, value]).check().unwrap();
+        }
+    }
+
+    #[test]
+    fn every_workload_of_the_fleet_has_a_name() {
+        let known: Vec<&str> =
+            Named::value_variants().iter().filter_map(|named| named.spec()).map(|spec| spec.name).collect();
+        assert_eq!(known, workload::ALL.iter().map(|spec| spec.name).collect::<Vec<_>>());
+        for named in Named::value_variants() {
+            assert_eq!(named.to_possible_value().unwrap().get_name(), named.name());
+            assert_eq!(serde_json::to_value(named).unwrap(), named.name());
         }
     }
 

@@ -23,9 +23,9 @@ pub struct Outcome {
     pub text: String,
     /// Why there is no whole answer.
     pub failure: Option<Failure>,
-    /// The user (multi-round-qa) or the number of the prompt (random).
+    /// The user (multi-round-qa), the number of the prompt (random), or that of the session, from 1.
     pub user: u32,
-    /// The user's question, from 1.
+    /// The user's question or the session's turn, from 1.
     pub round: u32,
 }
 

@@ -67,9 +67,9 @@ pub struct RequestLine {
     pub cached_tokens: Option<u64>,
     /// Tokens of the answer.
     pub output_tokens: u64,
-    /// The user (multi-round-qa) or the number of the prompt (random).
+    /// The user (multi-round-qa), the number of the prompt (random), or that of the session, from 1.
     pub user: u32,
-    /// The user's question, from 1.
+    /// The user's question or the session's turn, from 1.
     pub round: u32,
 }
 
@@ -178,7 +178,7 @@ impl Record {
         };
         record.summary = match options.workload {
             Named::MultiRoundQa => summary::multi_round_qa(&record, options.qps, ran.began_unix),
-            Named::Random => summary::serving(&record),
+            _ => summary::serving(&record),
         };
         record
     }
