@@ -34,7 +34,8 @@ pub struct Constants {
     pub pressure: f32,
     /// Tokens of waiting for a whole KV cache to come free, when what is waiting there needs more than is free.
     pub turnover: f32,
-    /// How much of the work on a prefix that the pod should hold is left out of the count: those who come after it profit.
+    /// How much of the work on a prefix that the pod should hold is left out of the count: those who come after it profit. Not all,
+    /// so that of idle pods one that holds it already is better.
     pub hot: f32,
     /// Tokens an answer is expected to have, which need KV cache too.
     pub answer: f32,
@@ -54,13 +55,13 @@ impl Default for Constants {
         Constants {
             alpha: 1.0,
             backlog: 1.0,
-            here: 0.3,
-            delta: 100.0,
+            here: 0.2,
+            delta: 50.0,
             epsilon: 0.6,
             usage: 6_500.0,
             pressure: 8_000.0,
             turnover: 8_000.0,
-            hot: 1.0,
+            hot: 0.9,
             answer: 100.0,
             lag: 150.0,
             held: 1.05,
@@ -199,8 +200,8 @@ mod tests {
     #[test]
     fn a_hot_prefix_is_worth_a_copy() {
         let terms = terms(View { hot: 800.0, fill: 0.5, ..view() }, ASK);
-        assert_eq!((terms.work, terms.own, terms.delay), (1000.0, 200.0, 200.0));
-        assert!((terms.evict - 60.0).abs() < 0.01);
+        assert_eq!((terms.work, terms.own, terms.delay), (1000.0, 280.0, 280.0));
+        assert!((terms.evict - 84.0).abs() < 0.01);
     }
 
     #[test]
