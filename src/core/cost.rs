@@ -14,7 +14,7 @@
 /// The constants of the rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Constants {
-    /// Weight of a request's own work without a backlog: work on one pod delays those behind it. At 0, overloaded groups wait 6 %
+    /// Weight of a request's own work without a backlog: work on one pod delays those behind it. At 0, overloaded groups wait 4 %
     /// longer.
     pub alpha: f32,
     /// How much the weight grows with each request that waits, mean over the pool. At 0, overloaded groups wait 14 % longer.
@@ -27,7 +27,7 @@ pub struct Constants {
     /// Weight of evictions: a cold prompt goes where the cache has room.
     pub epsilon: f32,
     /// Tokens that a KV cache costs which running requests use whole: what they hold is lost to the prompts of those who will
-    /// come back. At 0, agents are put where others' contexts have to go, and their slowest percent takes five times as long.
+    /// come back. At 0, agents are put where others' contexts have to go, and their slowest percent takes four times as long.
     pub usage: f32,
     /// Tokens that a pod without room for the request costs: it waits there until another ends.
     pub pressure: f32,
@@ -57,14 +57,14 @@ impl Default for Constants {
             here: 0.2,
             delta: 50.0,
             epsilon: 0.6,
-            usage: 6_500.0,
+            usage: 7_500.0,
             pressure: 8_000.0,
             turnover: 8_000.0,
             hot: 0.9,
             answer: 100.0,
             lag: 150.0,
             held: 1.05,
-            tie: 0.2,
+            tie: 0.05,
         }
     }
 }
