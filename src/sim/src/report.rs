@@ -51,9 +51,60 @@ impl Entry {
         !self.is_ours() && self.policy != "oracle"
     }
 
+    /// The same with other numbers, and nothing to plot.
+    fn with(&self, summary: Summary) -> Entry {
+        let Entry { policy, workload, profile, pods, workers, gateways, seed, .. } = self;
+        Entry {
+            policy: policy.clone(),
+            workload: workload.clone(),
+            profile: profile.clone(),
+            pods: *pods,
+            workers: *workers,
+            gateways: *gateways,
+            seed: *seed,
+            summary,
+            run: None,
+        }
+    }
+
     fn case(&self) -> (&str, &str, usize, usize, usize, u64) {
         (&self.workload, &self.profile, self.pods, self.workers, self.gateways, self.seed)
     }
+}
+
+/// A workload on a fleet, with the seeds as one.
+struct Case {
+    title: String,
+    seeds: usize,
+    /// One a policy, in the order of the first seed; each number is its mean over seeds.
+    policies: Vec<Entry>,
+}
+
+/// The results by workload and fleet.
+fn over_seeds(entries: &[Entry]) -> Vec<Case> {
+    type Runs<'a> = Vec<(&'a Entry, Vec<Summary>)>;
+    let mut cases: Vec<(String, Runs<'_>)> = Vec::new();
+    for entry in entries {
+        let title = title(entry);
+        let case = match cases.iter().position(|(of, _)| *of == title) {
+            Some(nth) => nth,
+            None => {
+                cases.push((title, Vec::new()));
+                cases.len() - 1
+            }
+        };
+        let Some((_, policies)) = cases.get_mut(case) else { continue };
+        match policies.iter_mut().find(|(of, _)| of.policy == entry.policy) {
+            Some((_, runs)) => runs.push(entry.summary),
+            None => policies.push((entry, vec![entry.summary])),
+        }
+    }
+    let case = |(title, policies): (String, Runs<'_>)| Case {
+        title,
+        seeds: policies.first().map_or(0, |(_, runs)| runs.len()),
+        policies: policies.iter().map(|(entry, runs)| entry.with(Summary::over(runs))).collect(),
+    };
+    cases.into_iter().map(case).collect()
 }
 
 /// The results as one JSON array.
@@ -82,4 +133,26 @@ fn title(entry: &Entry) -> String {
         title.push_str(&format!(", {} gateways", entry.gateways));
     }
     title
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{Record, summarize};
+
+    /// A run of one request on four A10 pods behind one worker.
+    pub(super) fn entry(policy: &str, workload: &str, seed: u64, ttft: f64) -> Entry {
+        let record = Record { first_token: Some(ttft), finished: Some(ttft), ..Record::default() };
+        Entry {
+            policy: policy.into(),
+            workload: workload.into(),
+            profile: "a10".into(),
+            pods: 4,
+            workers: 1,
+            gateways: 1,
+            seed,
+            summary: summarize(&Run { records: vec![record], ..Run::default() }),
+            run: None,
+        }
+    }
 }

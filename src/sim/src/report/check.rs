@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Entry, title};
+use super::{Case, Entry, over_seeds};
 
 /// How far behind the best the mean may be: as a share, or in seconds.
 const MEAN: (f64, f64) = (0.05, 0.010);
@@ -10,6 +10,8 @@ const MEAN: (f64, f64) = (0.05, 0.010);
 const P99: (f64, f64) = (0.10, 0.050);
 /// By how much the mean must be less than a baseline's somewhere.
 const BETTER: f64 = 0.20;
+/// The policy that is judged.
+const OURS: &str = "warmpath";
 
 /// A time of ours beside the best baseline's.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,49 +65,25 @@ impl Check {
     }
 }
 
-/// The mean of a number over the seeds of each policy, for those that pass `of`.
-fn means(case: &[&Entry], of: fn(&Entry) -> f64) -> Vec<(String, f64)> {
-    let mut policies: Vec<(String, f64, f64)> = Vec::new();
-    for entry in case {
-        match policies.iter_mut().find(|(policy, ..)| *policy == entry.policy) {
-            Some((_, sum, count)) => {
-                *sum += of(entry);
-                *count += 1.0;
-            }
-            None => policies.push((entry.policy.clone(), of(entry), 1.0)),
-        }
-    }
-    policies.into_iter().map(|(policy, sum, count)| (policy, sum / count)).collect()
-}
-
 /// Judges `warmpath` against the baselines, the oracle aside.
 pub fn check(entries: &[Entry]) -> Check {
-    let mut cases: Vec<Vec<&Entry>> = Vec::new();
-    for entry in entries.iter().filter(|e| e.is_rival() || e.policy == "warmpath") {
-        match cases.iter_mut().find(|case| case.first().is_some_and(|e| title(e) == title(entry))) {
-            Some(case) => case.push(entry),
-            None => cases.push(vec![entry]),
-        }
-    }
     let mut check = Check { verdicts: Vec::new(), wins: Vec::new() };
-    for case in &cases {
-        let Some(title) = case.first().map(|first| title(first)) else { continue };
+    for Case { title, policies, .. } in over_seeds(entries) {
         let against = |of: fn(&Entry) -> f64, allowed| {
-            let all = means(case, of);
-            let ours = all.iter().find(|(policy, _)| policy == "warmpath")?.1;
-            let rivals = all.into_iter().filter(|(policy, time)| policy != "warmpath" && !time.is_nan());
-            let best = rivals.min_by(|a, b| a.1.total_cmp(&b.1))?;
-            Some(Against::new(ours, best, allowed))
+            let ours = policies.iter().find(|entry| entry.policy == OURS).map(of)?;
+            let rivals = policies.iter().filter(|entry| entry.is_rival() && !of(entry).is_nan());
+            let best = rivals.min_by(|a, b| of(a).total_cmp(&of(b)))?;
+            Some(Against::new(ours, (best.policy.clone(), of(best)), allowed))
         };
         let (Some(mean), Some(p99)) =
             (against(|e| e.summary.ttft.mean, MEAN), against(|e| e.summary.ttft.p99, P99))
         else {
             continue;
         };
-        for (rival, time) in means(case, |e| e.summary.ttft.mean) {
-            let win = Win { less: 1.0 - mean.ours / time, title: title.clone(), rival };
+        for entry in policies.iter().filter(|entry| entry.is_rival()) {
+            let less = 1.0 - mean.ours / entry.summary.ttft.mean;
+            let win = Win { less, title: title.clone(), rival: entry.policy.clone() };
             match check.wins.iter_mut().find(|w| w.rival == win.rival) {
-                _ if win.rival == "warmpath" => {}
                 Some(known) if known.less >= win.less => {}
                 Some(known) => *known = win,
                 None => check.wins.push(win),
@@ -167,23 +145,9 @@ fn percent(against: &Against) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::entry;
     use super::*;
-    use crate::fleet::{Record, Run, summarize};
-
-    fn entry(policy: &str, workload: &str, seed: u64, ttft: f64) -> Entry {
-        let record = Record { first_token: Some(ttft), finished: Some(ttft), ..Record::default() };
-        Entry {
-            policy: policy.into(),
-            workload: workload.into(),
-            profile: "a10".into(),
-            pods: 4,
-            workers: 1,
-            gateways: 1,
-            seed,
-            summary: summarize(&Run { records: vec![record], ..Run::default() }),
-            run: None,
-        }
-    }
+    use crate::fleet::{Run, summarize};
 
     #[test]
     fn a_case_passes_near_the_best_and_a_rival_is_beaten_somewhere() {

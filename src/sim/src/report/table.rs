@@ -2,47 +2,19 @@
 
 use std::fmt::Write;
 
-use super::{Entry, title};
-use crate::fleet::Summary;
+use super::{Case, Entry, over_seeds};
 
 /// All results as text. `>` marks ours, `*` the best of the others in a column of times.
 pub fn table(entries: &[Entry]) -> String {
-    let mut cases: Vec<(String, Vec<&Entry>)> = Vec::new();
-    for entry in entries {
-        let title = title(entry);
-        match cases.iter_mut().find(|(of, _)| *of == title) {
-            Some((_, case)) => case.push(entry),
-            None => cases.push((title, vec![entry])),
-        }
-    }
     let mut out = String::new();
-    for (title, case) in &cases {
-        let (policies, seeds) = over_seeds(case);
-        block(
-            &mut out,
-            &if seeds > 1 { format!("{title}, mean of {seeds} seeds") } else { title.clone() },
-            &policies,
-        );
+    for Case { title, seeds, policies } in over_seeds(entries) {
+        let title = if seeds > 1 { format!("{title}, mean of {seeds} seeds") } else { title };
+        block(&mut out, &title, &policies);
     }
     out.push_str(
         "> ours, * best of the others (the oracle, which no router can be, aside). Times in seconds.\n",
     );
     out
-}
-
-/// One entry a policy, in the order of the first seed, and the number of seeds.
-fn over_seeds(case: &[&Entry]) -> (Vec<Entry>, usize) {
-    let first = case.first().map_or(0, |entry| entry.seed);
-    let of = |policy: &str| -> Vec<Summary> {
-        case.iter().filter(|entry| entry.policy == policy).map(|entry| entry.summary).collect()
-    };
-    let policies: Vec<Entry> = case
-        .iter()
-        .filter(|entry| entry.seed == first)
-        .map(|entry| Entry { summary: Summary::over(&of(&entry.policy)), run: None, ..(*entry).clone() })
-        .collect();
-    let seeds = policies.first().map_or(0, |entry| of(&entry.policy).len());
-    (policies, seeds)
 }
 
 fn block(out: &mut String, title: &str, case: &[Entry]) {
@@ -86,33 +58,18 @@ fn block(out: &mut String, title: &str, case: &[Entry]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::entry;
     use super::*;
-    use crate::fleet::{Record, Run, summarize};
-
-    fn entry(policy: &str, seed: u64, ttft: f64) -> Entry {
-        let record = Record { first_token: Some(ttft), finished: Some(ttft), ..Record::default() };
-        Entry {
-            policy: policy.into(),
-            workload: "chats".into(),
-            profile: "a10".into(),
-            pods: 4,
-            workers: 1,
-            gateways: 1,
-            seed,
-            summary: summarize(&Run { records: vec![record], ..Run::default() }),
-            run: None,
-        }
-    }
 
     #[test]
     fn seeds_are_one_line_with_their_mean() {
-        let one = table(&[entry("warmpath", 1, 1.0), entry("gie", 1, 2.0)]);
+        let one = table(&[entry("warmpath", "chats", 1, 1.0), entry("gie", "chats", 1, 2.0)]);
         assert!(one.starts_with("chats on 4 A10 pods, 1 worker\n") && one.contains("*2.000"), "{one}");
         let two = table(&[
-            entry("warmpath", 1, 1.0),
-            entry("gie", 1, 2.0),
-            entry("warmpath", 2, 1.5),
-            entry("gie", 2, 4.0),
+            entry("warmpath", "chats", 1, 1.0),
+            entry("gie", "chats", 1, 2.0),
+            entry("warmpath", "chats", 2, 1.5),
+            entry("gie", "chats", 2, 4.0),
         ]);
         assert!(two.starts_with("chats on 4 A10 pods, 1 worker, mean of 2 seeds\n"), "{two}");
         assert!(two.contains("1.250") && two.contains("*3.000") && !two.contains("1.500"), "{two}");
