@@ -394,7 +394,10 @@ impl Mind {
                 self.router.failed_by_its_pod(&sent.ticket, &mut Host, host::now());
                 Answer::Refused
             }
-            500 | 502 | 504 => Answer::Erred,
+            500 | 502 | 504 => {
+                self.metrics.erred.count();
+                Answer::Erred
+            }
             _ if served => Answer::Served,
             _ => Answer::Refused,
         }

@@ -25,6 +25,8 @@ pub struct RouterMetrics {
     pub moved: Metric,
     /// Requests that no pod answered.
     pub failed: Metric,
+    /// Requests that a pod answered with an error of its own: 500, 502 or 504.
+    pub erred: Metric,
     /// Streams that ended without an answer.
     pub aborted: Metric,
     /// Tables that could not be read.
@@ -46,6 +48,7 @@ impl RouterMetrics {
             contended: counter("unrouted_total.reason=contended;"),
             moved: counter("moved_total"),
             failed: counter("failed_total"),
+            erred: counter("erred_total"),
             aborted: counter("aborted_total"),
             bad_table: counter("bad_table_total"),
         }

@@ -35,6 +35,17 @@ fn arrivals(pod: &TestPod, since: Instant) -> Vec<f64> {
     pod.received().into_iter().filter_map(after).map(|time| time.as_secs_f64()).collect()
 }
 
+/// Waits until a pod that is well since then has its share again.
+async fn served_again(pod: &TestPod, well: Instant) -> Vec<f64> {
+    let share = until("the pod served again", async || {
+        let since = arrivals(pod, well);
+        (since.len() > 30).then_some(since)
+    })
+    .await;
+    println!("well again: probed after {:.2} s, 30 requests after {:.2} s", share[0], share[30]);
+    share
+}
+
 /// Arrivals that lie close together, as (first, how many).
 fn waves(arrivals: &[f64]) -> Vec<(f64, usize)> {
     let mut waves: Vec<(f64, usize)> = Vec::new();
@@ -73,12 +84,7 @@ async fn pauses_grow_and_one_request_at_a_time_probes() {
     // Well again: the next probe finds out, and then it gets its share.
     pods[1].answer_all(model);
     let well = Instant::now();
-    let share = until("the pod served again", async || {
-        let since = arrivals(&pods[1], well);
-        (since.len() > 30).then_some(since)
-    })
-    .await;
-    println!("well again: probed after {:.2} s, 30 requests after {:.2} s", share[0], share[30]);
+    let share = served_again(&pods[1], well).await;
     assert!(share[0] < 8.5, "the last pause was 8 s: {share:?}");
     let account = load.stop().await;
     account.print("a pod that answers 503 for seven seconds", &envoy).await;
@@ -107,17 +113,14 @@ async fn a_pod_that_answers_500_at_once_gets_probes_alone() {
 
     pods[1].answer_all(model);
     let well = Instant::now();
-    let share = until("the pod served again", async || {
-        let since = arrivals(&pods[1], well);
-        (since.len() > 30).then_some(since)
-    })
-    .await;
-    println!("well again: probed after {:.2} s, 30 requests after {:.2} s", share[0], share[30]);
+    served_again(&pods[1], well).await;
     let account = load.stop().await;
     account.print("a pod that answers 500 for six seconds", &envoy).await;
     assert_eq!((account.lost().len(), account.broken(), account.resent()), (0, 0, 0), "{account}");
-    // Each went to a client, once, as the pod said it.
-    assert_eq!(account.errors().len(), waves.iter().map(|wave| wave.1).sum::<usize>());
+    // Each went to a client, once, as the pod said it, and is counted.
+    let erred = waves.iter().map(|wave| wave.1).sum::<usize>();
+    assert_eq!(account.errors().len(), erred);
+    assert_eq!(envoy.stat("wasmcustom.warmpath_erred_total.pool=default;").await, erred as i64);
     assert!(account.errors().iter().all(|sent| sent.ending == Ending::Error(500)), "{:?}", account.errors());
     envoy.accounts_for_nothing().await;
 }
