@@ -96,7 +96,7 @@ const HEAT_PROMPTS: f32 = 200.0;
 /// Prompts that are no evidence yet: the first with a prefix says nothing of others.
 const HEAT_DOUBT: f32 = 1.0;
 /// How near to its share of the pods a prefix must come to be worth the next copy: of 8 pods, one that all prompts start
-/// with has a copy on each after 7 prompts, and with 0 after 16, while all others wait.
+/// with has a copy on each after 13 prompts, and with 0 after 429, as older prompts count less.
 const HEAT_ROUND: f32 = 0.5;
 /// No node, no holding.
 const NONE: u32 = u32::MAX;

@@ -360,3 +360,26 @@ fn a_conversation_costs_about_two_hundred_bytes() {
     let each = index.memory() / 10_000;
     assert!(each < 280, "{each} bytes");
 }
+
+#[test]
+fn a_prefix_that_all_share_is_soon_on_every_pod_and_a_lone_conversation_stays() {
+    // Prompts of one prefix, each with an end of its own; a pod without the prefix gets one as soon as it is hot.
+    let mut index = Index::new(ROOMY);
+    let mut copies = 0;
+    let prompts = (1..100u32).find(|&n| {
+        let prompt: Vec<u32> = (0..20).chain([1000 + n]).collect();
+        let hot = copies == 0 || index.heat(&prompt, 8.0, 0.0).0 >= 20;
+        copies += u16::from(hot);
+        index.insert(if hot { copies - 1 } else { 0 }, &prompt);
+        copies == 8
+    });
+    assert_eq!(prompts, Some(13));
+
+    // A conversation that grows is all the traffic there is, and still no reason for a copy.
+    let mut index = Index::new(ROOMY);
+    for round in 1..30 {
+        let prompt: Vec<u32> = (0..20 * round).collect();
+        assert_eq!(index.heat(&prompt, 8.0, 0.0).0, 0, "round {round}");
+        index.insert(0, &prompt);
+    }
+}

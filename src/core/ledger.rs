@@ -147,7 +147,8 @@ impl Entry {
     ///
     /// A prompt that no pod can compute looks the same. Among many others it does nothing, for their answers end the row. A
     /// client that sends it faster than a pod answers others can make pod after pod pause, each until its next good answer or
-    /// for a second at first; when all of them do, the cost decides between them as if none did, and nobody is refused for it ([`Rank::Erring`](crate::pick::Rank::Erring)).
+    /// for a second at first; when all of them do, the cost decides between them as if none did, and nobody is refused for it
+    /// ([`Rank::Erring`](crate::pick::Rank::Erring)).
     pub fn err(&mut self, sent_at: Micros, now: Micros) {
         self.errors = self.errors.saturating_add(1);
         if self.failures > 0 || self.errors >= ERRORS {

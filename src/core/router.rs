@@ -241,7 +241,7 @@ impl Router {
                 self.index.flush(slot);
             }
             if known.is_none_or(|before| (before.id, before.capacity) != (pod.id, pod.capacity)) {
-                self.index.set_capacity(slot, capacity_of(pod, self.bytes_per_token * self.constants.held));
+                self.index.set_capacity(slot, self.holds(pod));
             }
         }
         Ok(())
@@ -698,8 +698,13 @@ impl Router {
         }
         self.bytes_per_token = self.mean_ratio;
         for (slot, pod) in (0..).zip(&self.table.pods) {
-            self.index.set_capacity(slot, capacity_of(pod, self.bytes_per_token * self.constants.held));
+            self.index.set_capacity(slot, self.holds(pod));
         }
+    }
+
+    /// Canonical bytes that a pod is believed to hold at most.
+    fn holds(&self, pod: &Pod) -> u64 {
+        (pod.capacity as f64 * f64::from(self.bytes_per_token * self.constants.held)) as u64
     }
 
     /// The decision is written: it holds for this replica too.
@@ -806,11 +811,6 @@ fn entry_of(ledger: &Ledger, slot: Slot, pod: &Pod) -> Entry {
     } else {
         Entry::new(pod.id)
     }
-}
-
-/// Canonical bytes that a pod is believed to hold.
-fn capacity_of(pod: &Pod, bytes_per_token: f32) -> u64 {
-    (pod.capacity as f64 * f64::from(bytes_per_token)) as u64
 }
 
 /// How much scraped load still says: all of it at first, nothing once it is stale.
