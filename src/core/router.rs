@@ -68,6 +68,25 @@ pub struct Router {
     lost_segments: u64,
     /// Counts decisions.
     turn: u64,
+    /// Whom to tell of each step of a decision, if anybody.
+    timed: Option<fn(Step)>,
+}
+
+/// A step of a decision that has just been done, for those who want to know how long each takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The prompt is a chain of hashes.
+    Hash,
+    /// The ledger is there, and what others wrote to the log is applied.
+    CatchUp,
+    /// It is known what each pod holds of the prompt.
+    LookUp,
+    /// The pods are chosen.
+    Choose,
+    /// The ledger has the request and the log its record; nothing is shared yet.
+    Book,
+    /// The index has the prompt.
+    Keep,
 }
 
 /// What a request asks of a pod.
@@ -214,12 +233,19 @@ impl Router {
             standings: Vec::new(),
             lost_segments: 0,
             turn: 0,
+            timed: None,
         }
     }
 
     /// The same with other constants, for experiments.
     pub fn with_constants(mut self, constants: Constants) -> Router {
         self.constants = constants;
+        self
+    }
+
+    /// The same, and `timed` is told of each step of a decision.
+    pub fn with_timer(mut self, timed: fn(Step)) -> Router {
+        self.timed = Some(timed);
         self
     }
 
@@ -278,6 +304,7 @@ impl Router {
         now: Micros,
     ) -> Result<Decision, NoPod> {
         self.read_prompt(job);
+        self.done(Step::Hash);
         if self.table.live().next().is_none() {
             return Err(NoPod::NoTable);
         }
@@ -288,16 +315,21 @@ impl Router {
         for _ in 0..TRIES {
             let (mut ledger, cas) = self.read_ledger(shared);
             self.catch_up(&ledger, shared, SEGMENTS_A_DECISION);
+            self.done(Step::CatchUp);
             let tokens = self.chain.bytes() as f32 / bytes_per_token(job, &ledger, model);
             self.look_up();
+            self.done(Step::LookUp);
             let picks = self.choose(&ledger, tokens, now)?;
+            self.done(Step::Choose);
             let mut ticket = self.book(&mut ledger, picks, job, model, now);
             let sealed = self.write_record(&mut ledger, &ticket);
+            self.done(Step::Book);
             if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_err() {
                 self.recall.refused();
                 continue;
             }
             self.commit(&mut ticket, ledger, sealed, shared);
+            self.done(Step::Keep);
             let matched_bytes = bytes_of(usize::from(ticket.matched)).min(self.chain.bytes());
             return Ok(Decision { picks, bytes: self.chain.bytes(), matched_bytes, ticket });
         }
@@ -438,6 +470,12 @@ impl Router {
     }
 
     // --- the steps of a decision ---
+
+    fn done(&self, step: Step) {
+        if let Some(timed) = self.timed {
+            timed(step);
+        }
+    }
 
     /// Turns the prompt into its chain of blocks; without a prompt, into an empty one.
     fn read_prompt(&mut self, job: Job<'_>) {

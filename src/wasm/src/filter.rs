@@ -20,6 +20,8 @@ use warmpath::{Micros, Slot};
 
 use crate::collect::QUIET;
 use crate::host::{self, Host};
+use crate::laps;
+use crate::lines::Lines;
 use crate::metrics::RouterMetrics;
 
 /// The headers that the clusters read, attempt by attempt.
@@ -45,6 +47,8 @@ pub struct Mind {
     untold: u64,
     /// What of the log is printed; an administrator may change it, so it is asked for each second.
     log_level: LevelFilter,
+    /// The lines of requests whose pod holds much of their prompt.
+    warm: Lines,
     /// The router's say in which pods there are, if its configuration lists any.
     announcer: Option<Announcer>,
 }
@@ -98,7 +102,7 @@ impl Mind {
     /// The mind of a VM, which `writer` names in the log.
     pub fn new(config: &Config, writer: u32, announcer: Option<Announcer>) -> Mind {
         let mut mind = Mind {
-            router: Router::new(config, writer),
+            router: router(config, writer),
             metrics: RouterMetrics::of(&config.pool),
             generation: 0,
             fail_open: config.fail_open,
@@ -106,6 +110,7 @@ impl Mind {
             told_no_pod: 0,
             untold: 0,
             log_level: host::log_level(),
+            warm: Lines::default(),
             announcer,
         };
         mind.refresh();
@@ -118,8 +123,10 @@ impl Mind {
         self.router.follow(&Host, segments);
     }
 
-    /// Looks what of the log is printed, and whether the configuration's list of pods still holds.
+    /// Prints what has waited for it, looks what of the log is printed, and whether the configuration's list of pods still holds.
     pub fn look_around(&mut self, now: Micros) {
+        self.warm.print(now);
+        laps::tell();
         self.log_level = host::log_level();
         if let Some(announcer) = &mut self.announcer {
             announcer.tick(&mut Host, now);
@@ -154,7 +161,7 @@ impl Mind {
         match &decision {
             Ok(decision) => {
                 self.name_pods(decision.picks);
-                self.tell(job, decision);
+                self.tell(job, decision, now);
             }
             Err(no_pod) => {
                 self.name_pods(Picks::default());
@@ -178,7 +185,7 @@ impl Mind {
         }
     }
 
-    fn tell(&self, job: Job<'_>, decision: &Decision) {
+    fn tell(&mut self, job: Job<'_>, decision: &Decision, now: Micros) {
         match job {
             Job::Prompt(_) if self.by_prefix => self.metrics.by_prefix.count(),
             Job::Prompt(_) | Job::Load => self.metrics.by_load.count(),
@@ -188,7 +195,8 @@ impl Mind {
             self.metrics.matched.count();
             if self.log_level >= LevelFilter::Info {
                 let request = host::request_header("x-request-id").unwrap_or_default();
-                host::info(&warm_line(&printable(&request), ratio, self.address(decision.ticket.slot())));
+                let pod = self.router.table().pod(decision.ticket.slot()).map_or("-", |pod| &pod.address);
+                self.warm.add(now, |line| push_warm(line, &printable(&request), ratio, pod));
             }
         }
         if self.log_level >= LevelFilter::Debug {
@@ -286,7 +294,9 @@ impl Filter {
         if body.is_empty() {
             return self.route_by_load();
         }
-        match body::parse(api, &body) {
+        let parsed = body::parse(api, &body);
+        laps::lap("parse");
+        match parsed {
             Ok(request) => self.route(Job::Prompt(&request)),
             // Asked only now: both are rare, and a header costs half a microsecond.
             Err(_) if is_encoded() || !is_post() => self.route_by_load(),
@@ -454,6 +464,7 @@ impl Context for Filter {}
 
 impl HttpContext for Filter {
     fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
+        let _lap = laps::Callback::begin();
         #[cfg(feature = "trap")]
         crate::trap::on_request();
         match host::request_header(":path").and_then(|path| Api::of(&path)) {
@@ -468,6 +479,7 @@ impl HttpContext for Filter {
     }
 
     fn on_http_request_body(&mut self, _size: usize, end_of_stream: bool) -> Action {
+        let _lap = laps::Callback::begin();
         match self.phase {
             Phase::Held(_) if !end_of_stream => Action::Pause,
             Phase::Held(api) => self.route_body(api),
@@ -476,6 +488,7 @@ impl HttpContext for Filter {
     }
 
     fn on_http_request_trailers(&mut self, _count: usize) -> Action {
+        let _lap = laps::Callback::begin();
         match self.phase {
             Phase::Held(api) => self.route_body(api),
             _ => Action::Continue,
@@ -486,12 +499,14 @@ impl HttpContext for Filter {
     // headers of a stream before it has computed anything. All they could tell, the first chunk tells.
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        let _lap = laps::Callback::begin();
         self.sent(|mind, sent| {
             if size > 0
                 && matches!(sent.answer, None | Some(Answer::Served))
                 && let Some(scanner) = &mut sent.scanner
             {
                 scanner.feed(&host::response_chunk(size));
+                laps::lap("scan answer");
             }
             let answer = match sent.answer {
                 Some(answer) => answer,
@@ -515,6 +530,7 @@ impl HttpContext for Filter {
     }
 
     fn on_http_response_trailers(&mut self, _count: usize) -> Action {
+        let _lap = laps::Callback::begin();
         self.sent(|mind, sent| {
             if sent.answer.is_none() {
                 sent.answer = Some(mind.see_answer(sent));
@@ -528,9 +544,16 @@ impl HttpContext for Filter {
 impl Drop for Filter {
     /// Envoy deletes the stream, whatever its end was: finished, aborted, reset, timed out. What is still open is closed.
     fn drop(&mut self) {
+        let _lap = laps::Callback::begin();
         self.sent(Mind::see_end);
         self.close();
     }
+}
+
+/// The router of a VM.
+fn router(config: &Config, writer: u32) -> Router {
+    let router = Router::new(config, writer);
+    if cfg!(feature = "laps") { router.with_timer(laps::step) } else { router }
 }
 
 /// Whether the body is compressed: then it is routed by load, for the module does not unpack.
@@ -582,18 +605,16 @@ fn printable(bytes: &[u8]) -> Cow<'_, str> {
 
 /// The line of a request whose pod holds much of its prompt, as the reference words it. There is one for nearly every request,
 /// so it is put together without the machinery that formats numbers with a fraction.
-fn warm_line(request: &str, ratio: f64, pod: &str) -> String {
-    let mut line = String::with_capacity(256);
+fn push_warm(line: &mut String, request: &str, ratio: f64, pod: &str) {
     line.push_str("Do prefix-aware routing! {\"request\": \"");
     line.push_str(request);
     line.push_str("\", \"matching ratio\": \"");
-    push_hundredths(&mut line, ratio);
+    push_hundredths(line, ratio);
     line.push_str(" > ");
-    push_hundredths(&mut line, WORTH_TELLING);
+    push_hundredths(line, WORTH_TELLING);
     line.push_str("\", \"pod\": \"");
     line.push_str(pod);
     line.push_str("\"}");
-    line
 }
 
 /// A share from 0 to 1 with two digits after the point.

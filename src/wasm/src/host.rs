@@ -9,8 +9,10 @@ use std::time::Duration;
 use log::LevelFilter;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, Bytes, LogLevel, MapType, MetricType};
-use warmpath::Micros;
 use warmpath::shared::{Conflict, SharedData};
+use warmpath::{Micros, Nanos};
+
+use crate::laps;
 
 /// Envoy's shared data; keyed by the plugins' `vm_id`, one mutex for all.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,7 +21,7 @@ pub struct Host;
 impl SharedData for Host {
     /// 750 ns, and 0.04 ns a byte.
     fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
-        match hostcalls::get_shared_data(key) {
+        match laps::call("get shared data", || hostcalls::get_shared_data(key)) {
             Ok((Some(value), Some(cas))) => Some((value, cas)),
             _ => None,
         }
@@ -27,7 +29,8 @@ impl SharedData for Host {
 
     /// 155 ns, and 0.02 ns a byte.
     fn set(&mut self, key: &str, value: &[u8], cas: Option<u32>) -> Result<(), Conflict> {
-        hostcalls::set_shared_data(key, Some(value), cas).map_err(|_| Conflict)
+        laps::call("set shared data", || hostcalls::set_shared_data(key, Some(value), cas))
+            .map_err(|_| Conflict)
     }
 }
 
@@ -35,13 +38,13 @@ impl SharedData for Host {
 /// leased or cooling would be so for ever or never. All VMs of an Envoy are in one process and read the same clock, so what
 /// one writes down means the same to the others. 210 to 250 ns.
 pub fn now() -> Micros {
-    monotonic_nanoseconds() / 1_000
+    laps::call("clock", nanoseconds) / 1_000
 }
 
 /// WASI's monotonic clock. `std::time::Instant` reads it too, but keeps to itself since when it counts.
 #[cfg(target_arch = "wasm32")]
 #[expect(unsafe_code, reason = "the call has no safe wrapper")]
-fn monotonic_nanoseconds() -> u64 {
+pub fn nanoseconds() -> Nanos {
     #[link(wasm_import_module = "wasi_snapshot_preview1")]
     unsafe extern "C" {
         fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
@@ -56,7 +59,7 @@ fn monotonic_nanoseconds() -> u64 {
 
 /// Nothing runs outside Envoy; this is for tools that look at the workspace.
 #[cfg(not(target_arch = "wasm32"))]
-fn monotonic_nanoseconds() -> u64 {
+pub fn nanoseconds() -> Nanos {
     0
 }
 
@@ -74,7 +77,7 @@ pub fn log_level() -> LevelFilter {
 
 /// Prints a line at the level info. Without the ceremony of `log::info!`, which formats into a string of its own.
 pub fn info(line: &str) {
-    let _ = hostcalls::log(LogLevel::Info, line);
+    let _ = laps::call("log", || hostcalls::log(LogLevel::Info, line));
 }
 
 /// Lets `on_tick` be called with this period.
@@ -94,7 +97,7 @@ pub fn root_id() -> Bytes {
 
 /// A property of the stream or the plugin. A microsecond: the host looks it up by its path, part by part.
 pub fn property(path: &[&str]) -> Option<Bytes> {
-    hostcalls::get_property(path.to_vec()).ok().flatten()
+    laps::call("property", || hostcalls::get_property(path.to_vec())).ok().flatten()
 }
 
 /// A property that is a number.
@@ -103,26 +106,28 @@ pub fn number(path: &[&str]) -> Option<u64> {
 }
 
 /// A request header, as bytes: a client may send what is no UTF-8.
-pub fn request_header(name: &str) -> Option<Bytes> {
-    hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
+pub fn request_header(name: &'static str) -> Option<Bytes> {
+    laps::call(name, || hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name)).ok().flatten()
 }
 
 /// Sets a request header, or removes it.
-pub fn set_request_header(name: &str, value: Option<&[u8]>) {
-    let _ = match value {
+pub fn set_request_header(name: &'static str, value: Option<&[u8]>) {
+    let _ = laps::call(name, || match value {
         Some(value) => hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value)),
         None => hostcalls::remove_map_value(MapType::HttpRequestHeaders, name),
-    };
+    });
 }
 
 /// The request body as far as it is buffered.
 pub fn request_body() -> Bytes {
-    hostcalls::get_buffer(BufferType::HttpRequestBody, 0, usize::MAX).ok().flatten().unwrap_or_default()
+    let body = || hostcalls::get_buffer(BufferType::HttpRequestBody, 0, usize::MAX);
+    laps::call("read body", body).ok().flatten().unwrap_or_default()
 }
 
 /// The chunk of the response body that is passing.
 pub fn response_chunk(size: usize) -> Bytes {
-    hostcalls::get_buffer(BufferType::HttpResponseBody, 0, size).ok().flatten().unwrap_or_default()
+    let chunk = || hostcalls::get_buffer(BufferType::HttpResponseBody, 0, size);
+    laps::call("read answer", chunk).ok().flatten().unwrap_or_default()
 }
 
 /// Answers the request without a pod.
@@ -178,7 +183,7 @@ impl Metric {
     /// Adds so many; Envoy takes no 0.
     pub fn add(&self, amount: u64) {
         if let Some(id) = self.0.filter(|_| amount > 0) {
-            let _ = hostcalls::increment_metric(id, amount as i64);
+            let _ = laps::call("count", || hostcalls::increment_metric(id, amount as i64));
         }
     }
 
@@ -191,6 +196,6 @@ impl Metric {
 
     /// Reads it.
     pub fn get(&self) -> u64 {
-        self.0.and_then(|id| hostcalls::get_metric(id).ok()).unwrap_or(0)
+        self.0.and_then(|id| laps::call("read gauge", || hostcalls::get_metric(id)).ok()).unwrap_or(0)
     }
 }

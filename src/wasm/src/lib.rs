@@ -8,6 +8,8 @@
 mod collect;
 mod filter;
 mod host;
+mod laps;
+mod lines;
 mod metrics;
 mod root;
 #[cfg(feature = "trap")]

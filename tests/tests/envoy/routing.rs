@@ -107,6 +107,37 @@ async fn a_match_above_half_is_logged_with_request_ratio_and_pod() {
 }
 
 #[tokio::test]
+async fn the_lines_of_a_burst_are_printed_together_and_none_is_lost() {
+    const BURST: usize = 200;
+    let pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    let conversation = Conversation::about("tides");
+    conversation.request().send(envoy.routed).await;
+
+    let mut burst = tokio::task::JoinSet::new();
+    for nth in 0..BURST {
+        let (request, routed) = (conversation.request(), envoy.routed);
+        burst.spawn(async move { request.header("x-request-id", format!("burst-{nth}")).send(routed).await });
+    }
+    assert!(burst.join_all().await.iter().all(|reply| reply.status == 200));
+
+    // Of those that went to a pod without the prompt, as a burst makes some, there is none.
+    let matched = envoy.stats("warmpath_matched_total").await.values().sum::<i64>() as usize;
+    assert!(matched > BURST / 2, "{matched}");
+    // What the last print did not have comes with the router's tick, a second later at most.
+    let (first, others) = until("each match had its line", async || {
+        let log = envoy.log();
+        let lines =
+            log.lines().filter(|line| line.contains("Do prefix-aware routing! {\"request\": \"burst-"));
+        let (first, others): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with('['));
+        (first.len() + others.len() >= matched).then_some((first.len(), others.len()))
+    })
+    .await;
+    assert_eq!(first + others, matched, "one line a match");
+    assert!(first <= matched / 2, "{first} prints of {matched} lines");
+}
+
+#[tokio::test]
 async fn the_example_conversation_of_the_demo_stays_on_its_pod() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;

@@ -1,0 +1,135 @@
+//! Where a request's time goes, step by step on a real Envoy: only in the builds of `scripts/account` (feature `laps`). In others
+//! all of this is empty.
+//!
+//! A lap ends where the next begins, and each reads the clock twice, so that its own bookkeeping is in none. What a reading
+//! puts into a lap is measured beside them, as the lap `empty`.
+
+#[cfg(feature = "laps")]
+pub use timed::{Callback, call, lap, step, tell};
+
+#[cfg(not(feature = "laps"))]
+pub use untimed::{Callback, call, lap, step, tell};
+
+#[cfg(feature = "laps")]
+mod timed {
+    use std::cell::RefCell;
+    use std::fmt::Write;
+
+    use warmpath::Nanos;
+    use warmpath::router::Step;
+
+    use crate::host;
+
+    /// The module's own code that no other lap has.
+    const REST: &str = "rest";
+
+    /// Laps by name, each with their number and their sum, since they were last told.
+    #[derive(Default)]
+    struct Laps {
+        sums: Vec<(&'static str, u64, Nanos)>,
+        /// When the current one began; `None` outside the callbacks of a request.
+        began: Option<Nanos>,
+    }
+
+    thread_local! {
+        static LAPS: RefCell<Laps> = RefCell::default();
+    }
+
+    /// Time that Envoy spends in a callback of a request.
+    pub struct Callback;
+
+    impl Callback {
+        /// It begins.
+        pub fn begin() -> Callback {
+            LAPS.with_borrow_mut(|laps| laps.began = Some(host::nanoseconds()));
+            lap("empty");
+            Callback
+        }
+    }
+
+    impl Drop for Callback {
+        fn drop(&mut self) {
+            lap(REST);
+            LAPS.with_borrow_mut(|laps| laps.began = None);
+        }
+    }
+
+    /// Ends the lap of what has just been done.
+    pub fn lap(name: &'static str) {
+        LAPS.with_borrow_mut(|laps| {
+            let Some(began) = laps.began else { return };
+            let took = host::nanoseconds().saturating_sub(began);
+            match laps.sums.iter_mut().find(|(known, ..)| *known == name) {
+                Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + took),
+                None => laps.sums.push((name, 1, took)),
+            }
+            laps.began = Some(host::nanoseconds());
+        });
+    }
+
+    /// The lap of a call of the host.
+    pub fn call<T>(name: &'static str, run: impl FnOnce() -> T) -> T {
+        lap(REST);
+        let result = run();
+        lap(name);
+        result
+    }
+
+    /// The lap of a step of a decision.
+    pub fn step(step: Step) {
+        lap(match step {
+            Step::Hash => "hash",
+            Step::CatchUp => "catch up",
+            Step::LookUp => "look up",
+            Step::Choose => "choose",
+            Step::Book => "book",
+            Step::Keep => "keep",
+        });
+    }
+
+    /// Prints all laps since the last time, and begins anew.
+    pub fn tell() {
+        let mut line = String::from("laps {");
+        LAPS.with_borrow_mut(|laps| {
+            for (nth, (name, count, sum)) in laps.sums.drain(..).enumerate() {
+                let _ = write!(line, "{}\"{name}\": [{count}, {sum}]", if nth > 0 { ", " } else { "" });
+            }
+        });
+        line.push('}');
+        host::info(&line);
+    }
+}
+
+#[cfg(not(feature = "laps"))]
+mod untimed {
+    use warmpath::router::Step;
+
+    /// Time that Envoy spends in a callback of a request.
+    pub struct Callback;
+
+    impl Callback {
+        /// It begins.
+        #[inline(always)]
+        pub fn begin() -> Callback {
+            Callback
+        }
+    }
+
+    /// Ends the lap of what has just been done.
+    #[inline(always)]
+    pub fn lap(_name: &'static str) {}
+
+    /// The lap of a call of the host.
+    #[inline(always)]
+    pub fn call<T>(_name: &'static str, run: impl FnOnce() -> T) -> T {
+        run()
+    }
+
+    /// The lap of a step of a decision.
+    #[inline(always)]
+    pub fn step(_step: Step) {}
+
+    /// Prints all laps since the last time, and begins anew.
+    #[inline(always)]
+    pub fn tell() {}
+}
