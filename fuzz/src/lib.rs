@@ -241,7 +241,7 @@ pub fn shared(bytes: &[u8]) {
         1 => &keys.ledger,
         2 => &keys.lease,
         3 => &keys.pods,
-        _ => keys.segment(u64::from(which) / 5 % 2),
+        _ => &keys.segment(u64::from(which) / 5 % 2),
     };
     map.set(key, bytes, None).unwrap();
 

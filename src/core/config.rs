@@ -63,7 +63,7 @@ pub struct IndexBounds {
     pub memory: usize,
     /// Shares of prompts that pods hold, over all pods.
     pub holdings: usize,
-    /// Sealed log segments that are kept for workers that start or fall behind, 8 KiB each.
+    /// Sealed log segments that are kept for workers that start or fall behind, 1 KiB each.
     pub log_segments: usize,
 }
 
@@ -148,8 +148,8 @@ impl Default for RawScrape {
 
 impl Default for RawIndex {
     fn default() -> Self {
-        // 48 MiB leave room for the rest of the VM under 64 MiB; a thousand segments replay about 60,000 prompts of 2 KB.
-        RawIndex { max_mib: 48, max_holdings: 1_000_000, log_segments: 1024 }
+        // 48 MiB leave room for the rest of the VM under 64 MiB; so many segments replay about 60,000 prompts of 2 KB.
+        RawIndex { max_mib: 48, max_holdings: 1_000_000, log_segments: 8192 }
     }
 }
 

@@ -1,15 +1,16 @@
 //! The log of the prefix index: who computed which prompt, for the replicas in the other workers.
 //!
 //! The open segment travels inside the ledger, which every decision reads and writes anyway; a full segment is sealed
-//! into a ring of fixed keys. So a decision costs no call beyond the ledger's two, and a worker that lags reads dozens of
+//! into a ring of fixed keys. So a decision costs no call beyond the ledger's two, and a worker that lags reads several
 //! records with one call. A [`Cursor`] says how far a replica has read.
 
 use crate::Slot;
 use crate::wire::{Reader, WireError};
 
-/// Bytes of records in a segment. The open one is copied with every decision (about 0.05 ns a byte each way); a sealed one
-/// holds 60 records of 2 KB prompts.
-pub const SEGMENT_BYTES: usize = 8 * 1024;
+/// Bytes of records in a segment: seven of 2 KB prompts. The open one is copied twice with every request, and drives what else
+/// a request needs out of the CPU's caches: with segments of 8 KiB all host calls and steps of a request took 48 us, where they
+/// take 39 us (`scripts/bench-gateway --account`). A smaller one is sealed after every few requests, a call each time.
+pub const SEGMENT_BYTES: usize = 1024;
 
 /// Marks a sealed segment.
 const SEGMENT_MARK: u32 = u32::from_le_bytes(*b"WPS1");

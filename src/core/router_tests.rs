@@ -522,9 +522,9 @@ fn no_key_is_added_whatever_comes_and_goes() {
         }
     }
     assert!(gateway.ledger().segment() > 16, "{}", gateway.ledger().segment());
-    let Keys { table, pods, ledger, lease, log } = Keys::of(&first.pool, first.index.log_segments);
-    let all: std::collections::BTreeSet<String> =
-        [table, pods, ledger, lease].into_iter().chain(log).collect();
+    let keys = Keys::of(&first.pool, first.index.log_segments);
+    let mut all: std::collections::BTreeSet<String> = (0..keys.segments).map(|n| keys.segment(n)).collect();
+    all.extend([keys.table, keys.pods, keys.ledger, keys.lease]);
     let more: Vec<&str> = gateway.shared.keys().into_iter().filter(|&key| !all.contains(key)).collect();
     assert!(more.is_empty(), "{more:?}");
 }
@@ -546,7 +546,7 @@ fn without_a_pod_nothing_is_booked() {
 
 #[test]
 fn a_worker_that_comes_late_reads_the_ring() {
-    let config = config(4, r#","index":{"log_segments":64}"#);
+    let config = config(4, r#","index":{"log_segments":512}"#);
     let mut gateway = Gateway::new(&config, 1);
     let prompts: Vec<String> = (0..300).map(|n| text(n, 2000)).collect();
     let homes: Vec<Slot> = prompts
@@ -561,7 +561,7 @@ fn a_worker_that_comes_late_reads_the_ring() {
     assert!(gateway.ledger().segment() > 3);
     let mut late = Router::new(&config, 99);
     late.refresh(&gateway.shared).unwrap();
-    late.follow(&gateway.shared, 64);
+    late.follow(&gateway.shared, 512);
     gateway.workers.push(late);
     for (prompt, home) in prompts.iter().zip(homes) {
         let decision = gateway.decide(1, prompt, 0);

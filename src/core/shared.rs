@@ -34,8 +34,9 @@ pub struct Keys {
     pub ledger: String,
     /// Who collects when the collector is dead.
     pub lease: String,
-    /// The sealed segments of the log, a ring.
-    pub log: Vec<String>,
+    /// How many sealed segments of the log there are, a ring.
+    pub segments: u64,
+    log: String,
 }
 
 impl Keys {
@@ -47,14 +48,14 @@ impl Keys {
             pods: key("pods"),
             ledger: key("ledger"),
             lease: key("lease"),
-            log: (0..segments).map(|n| key(&format!("log/{n}"))).collect(),
+            segments: segments.max(1) as u64,
+            log: key("log"),
         }
     }
 
     /// The key of the log segment with number `segment`.
-    pub fn segment(&self, segment: u64) -> &str {
-        let at = segment % self.log.len().max(1) as u64;
-        self.log.get(at as usize).map_or("", String::as_str)
+    pub fn segment(&self, segment: u64) -> String {
+        format!("{}/{}", self.log, segment % self.segments)
     }
 }
 

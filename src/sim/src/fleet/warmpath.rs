@@ -24,7 +24,7 @@ const SCRAPE_SECONDS: f64 = 0.003;
 const PAGE_COST: Micros = 60;
 /// As the module does each second: log segments that a worker reads without a request.
 const FOLLOW_SECONDS: f64 = 1.0;
-const SEGMENTS_A_FOLLOW: usize = 64;
+const SEGMENTS_A_FOLLOW: usize = 512;
 
 /// What can be set about ours.
 #[derive(Clone, Debug)]
