@@ -150,52 +150,60 @@ impl<'a> Scanner<'a> {
     }
 
     /// Passes over a string; whether it is in its canonical spelling.
+    ///
+    /// Prompts have an escape a line or so, and each takes some 25 instructions: inside a block it is shifted out together with the
+    /// letter behind it, and the next one is a count of zeros away.
     fn skip_string(&mut self) -> Step<bool> {
         if self.peek() != Some(b'"') {
             return self.wrong();
         }
         let (mut at, mut canonical) = (self.at + 1, true);
-        loop {
-            at = self.next_special(at);
-            match self.bytes.get(at) {
-                Some(b'"') => break,
-                Some(b'\\') => {}
-                _ => return self.wrong_at(at),
-            }
-            match self.bytes.get(at + 1) {
-                Some(b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't') => at += 2,
-                Some(b'/') => {
-                    canonical = false;
-                    at += 2;
+        while at < self.bytes.len() {
+            let (end, mut specials) = self.specials_from(at);
+            while specials != 0 {
+                let before = specials.trailing_zeros();
+                at += before as usize;
+                match self.bytes.get(at) {
+                    Some(b'"') => {
+                        self.at = at + 1;
+                        return Ok(canonical);
+                    }
+                    Some(b'\\') => {}
+                    _ => return self.wrong_at(at),
                 }
-                Some(b'u') => {
-                    canonical = false;
-                    at += self.code_point(at)?.1;
+                let width = match self.bytes.get(at + 1) {
+                    Some(b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
+                    Some(b'/') => {
+                        canonical = false;
+                        2
+                    }
+                    Some(b'u') => {
+                        canonical = false;
+                        self.code_point(at)?.1
+                    }
+                    _ => return self.wrong_at(at + 1),
+                };
+                at += width;
+                if at >= end {
+                    break;
                 }
-                _ => return self.wrong_at(at + 1),
+                // Both together are less than the block, for `at` is still in it.
+                specials = specials >> before >> width;
             }
+            at = at.max(end);
         }
-        self.at = at + 1;
-        Ok(canonical)
+        self.wrong_at(self.bytes.len())
     }
 
-    /// The next place from `at` on with a quote, a backslash or a control character; the end if there is none.
-    fn next_special(&mut self, mut at: usize) -> usize {
-        loop {
-            let block = at & !(BLOCK - 1);
-            if block != self.block {
-                if at >= self.bytes.len() {
-                    return self.bytes.len();
-                }
-                self.block = block;
-                self.specials = self.look_at(block);
-            }
-            let left = self.specials >> (at - block);
-            if left != 0 {
-                return at + left.trailing_zeros() as usize;
-            }
-            at = block + BLOCK;
+    /// Where the block ends that has the byte at `at`, and where it has a quote, a backslash or a control character: bit n is the
+    /// byte at `at + n`.
+    fn specials_from(&mut self, at: usize) -> (usize, u64) {
+        let block = at & !(BLOCK - 1);
+        if block != self.block {
+            self.block = block;
+            self.specials = self.look_at(block);
         }
+        (block + BLOCK, self.specials >> (at - block))
     }
 
     fn look_at(&mut self, block: usize) -> u64 {

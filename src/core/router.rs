@@ -329,7 +329,6 @@ impl Router {
                 continue;
             }
             self.commit(&mut ticket, ledger, sealed, shared);
-            self.done(Step::Keep);
             let matched_bytes = bytes_of(usize::from(ticket.matched)).min(self.chain.bytes());
             return Ok(Decision { picks, bytes: self.chain.bytes(), matched_bytes, ticket });
         }
@@ -754,6 +753,7 @@ impl Router {
         shared: &mut impl SharedData,
     ) {
         ticket.used = self.index.insert(ticket.slot, self.chain.hashes());
+        self.done(Step::Keep);
         let caught_up = match &sealed {
             None => self.cursor.segment == ledger.segment(),
             Some((number, _)) => self.cursor.segment == *number,
