@@ -45,9 +45,6 @@ pub mod wire;
 /// A point in time: microseconds since the Unix epoch, or since the start of a simulation.
 pub type Micros = u64;
 
-/// A span of time in nanoseconds, or a point in time on a clock that nothing else is read from.
-pub type Nanos = u64;
-
 /// The position of a pod in the table and in the ledger.
 pub type Slot = u16;
 

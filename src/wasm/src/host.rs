@@ -9,8 +9,8 @@ use std::time::Duration;
 use log::LevelFilter;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, Bytes, LogLevel, MapType, MetricType};
+use warmpath::Micros;
 use warmpath::shared::{Conflict, SharedData};
-use warmpath::{Micros, Nanos};
 
 use crate::laps;
 
@@ -44,7 +44,7 @@ pub fn now() -> Micros {
 /// WASI's monotonic clock. `std::time::Instant` reads it too, but keeps to itself since when it counts.
 #[cfg(target_arch = "wasm32")]
 #[expect(unsafe_code, reason = "the call has no safe wrapper")]
-pub fn nanoseconds() -> Nanos {
+pub fn nanoseconds() -> u64 {
     #[link(wasm_import_module = "wasi_snapshot_preview1")]
     unsafe extern "C" {
         fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
@@ -59,7 +59,7 @@ pub fn nanoseconds() -> Nanos {
 
 /// Nothing runs outside Envoy; this is for tools that look at the workspace.
 #[cfg(not(target_arch = "wasm32"))]
-pub fn nanoseconds() -> Nanos {
+pub fn nanoseconds() -> u64 {
     0
 }
 

@@ -1,5 +1,5 @@
-//! Where a request's time goes, step by step on a real Envoy: only in the builds of `scripts/account` (feature `laps`). In others
-//! all of this is empty.
+//! Where a request's time goes, step by step on a real Envoy: only in the build of `scripts/bench-gateway --account` (feature
+//! `laps`). In others all of this is empty.
 //!
 //! A lap ends where the next begins, and each reads the clock twice, so that its own bookkeeping is in none. What a reading
 //! puts into a lap is measured beside them, as the lap `empty`.
@@ -15,7 +15,6 @@ mod timed {
     use std::cell::RefCell;
     use std::fmt::Write;
 
-    use warmpath::Nanos;
     use warmpath::router::Step;
 
     use crate::host;
@@ -23,12 +22,12 @@ mod timed {
     /// The module's own code that no other lap has.
     const REST: &str = "rest";
 
-    /// Laps by name, each with their number and their sum, since they were last told.
+    /// Laps by name, each with their number and their sum in nanoseconds, since they were last told.
     #[derive(Default)]
     struct Laps {
-        sums: Vec<(&'static str, u64, Nanos)>,
+        sums: Vec<(&'static str, u64, u64)>,
         /// When the current one began; `None` outside the callbacks of a request.
-        began: Option<Nanos>,
+        began: Option<u64>,
     }
 
     thread_local! {
@@ -87,8 +86,11 @@ mod timed {
         });
     }
 
-    /// Prints all laps since the last time, and begins anew.
+    /// Prints all laps since the last time, if there are any, and begins anew.
     pub fn tell() {
+        if LAPS.with_borrow(|laps| laps.sums.is_empty()) {
+            return;
+        }
         let mut line = String::from("laps {");
         LAPS.with_borrow_mut(|laps| {
             for (nth, (name, count, sum)) in laps.sums.drain(..).enumerate() {
