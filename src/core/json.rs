@@ -1,7 +1,7 @@
 //! A scanner over JSON that looks at each byte once or twice and copies nothing.
 //!
 //! It exists because the prompt is nearly all of a body, and a general parser decodes every string: with `serde_json` a body
-//! of 256 KB takes seven instructions a byte, with this scanner two. It checks the whole grammar of RFC 8259 all the same, and
+//! of 256 KB takes seven instructions a byte, with this scanner three and a half. It checks the whole grammar of RFC 8259 all the same, and
 //! its naive twin in the tests is `serde_json`.
 //!
 //! Text is kept in its *canonical spelling*: as JSON writes it, with the short escapes (`\n`, `\"`, `\\`, ...) as they are,
@@ -57,10 +57,19 @@ pub struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: u32,
-    /// The block that was looked at last: where it begins, and where it has specials.
+    /// The block that was looked at last: where it begins, and what it has.
     block: usize,
-    specials: u64,
+    specials: Specials,
     utf8: Utf8,
+}
+
+/// What a string has that its canonical spelling has not.
+#[derive(Debug, Default)]
+struct Strange {
+    /// Whether there is any: `\u` or `\/`.
+    found: bool,
+    /// Up to where code points were read: a pair of surrogates is one, of two escapes.
+    passed: usize,
 }
 
 /// Whether strings are UTF-8, as far as they were looked at.
@@ -75,7 +84,14 @@ struct Utf8 {
 impl<'a> Scanner<'a> {
     /// A scanner at the start of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Scanner<'a> {
-        Scanner { bytes, at: 0, depth: 0, block: usize::MAX, specials: 0, utf8: Utf8::default() }
+        Scanner {
+            bytes,
+            at: 0,
+            depth: 0,
+            block: usize::MAX,
+            specials: Specials::default(),
+            utf8: Utf8::default(),
+        }
     }
 
     /// Offset of the next byte.
@@ -150,87 +166,72 @@ impl<'a> Scanner<'a> {
     }
 
     /// Passes over a string; whether it is in its canonical spelling.
-    ///
-    /// Prompts have an escape a line or so, and each takes some 25 instructions: inside a block it is shifted out together with the
-    /// letter behind it, and the next one is a count of zeros away.
     fn skip_string(&mut self) -> Step<bool> {
         if self.peek() != Some(b'"') {
             return self.wrong();
         }
-        let (mut at, mut canonical) = (self.at + 1, true);
-        while at < self.bytes.len() {
-            let (end, mut specials) = self.specials_from(at);
-            while specials != 0 {
-                let before = specials.trailing_zeros();
-                at += before as usize;
-                match self.bytes.get(at) {
-                    Some(b'"') => {
-                        self.at = at + 1;
-                        return Ok(canonical);
-                    }
-                    Some(b'\\') => {}
-                    _ => return self.wrong_at(at),
+        let bytes = self.bytes;
+        let mut at = self.at + 1;
+        // The block that was looked at last is known still, for short strings share one. It stays out of memory in between.
+        let (mut block, mut whole) = (self.block, self.specials);
+        let mut strange = Strange::default();
+        let mut behind_backslash = false;
+        while at < bytes.len() {
+            if block != at & !(BLOCK - 1) {
+                block = at & !(BLOCK - 1);
+                whole = look_at(bytes.get(block..).unwrap_or_default());
+                if whole.wide != 0 || self.utf8.cut.is_some() {
+                    self.check_utf8(block, whole.wide);
                 }
-                let width = match self.bytes.get(at + 1) {
-                    Some(b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
-                    Some(b'/') => {
-                        canonical = false;
-                        2
-                    }
-                    Some(b'u') => {
-                        canonical = false;
-                        self.code_point(at)?.1
-                    }
-                    _ => return self.wrong_at(at + 1),
-                };
-                at += width;
-                if at >= end {
-                    break;
-                }
-                // Both together are less than the block, for `at` is still in it.
-                specials = specials >> before >> width;
             }
-            at = at.max(end);
+            let specials = whole.from(at - block);
+            let (escaped, escapes) = specials.escapes(behind_backslash);
+            let ends = specials.quotes & !escaped;
+            // All below the quote, or all that is left of the block: what its last byte escapes is in the next one.
+            let inside = ends.wrapping_sub(1) & !ends & u64::MAX >> (at - block);
+            let odd = (escaped & !specials.letters | specials.controls) & inside;
+            if odd != 0 {
+                self.look_closer(at, odd, &mut strange)?;
+            }
+            if ends != 0 {
+                (self.block, self.specials) = (block, whole);
+                self.at = at + ends.trailing_zeros() as usize + 1;
+                return Ok(!strange.found);
+            }
+            behind_backslash = escapes >> (block + BLOCK - at - 1) != 0;
+            at = block + BLOCK;
         }
-        self.wrong_at(self.bytes.len())
+        self.wrong_at(bytes.len())
     }
 
-    /// Where the block ends that has the byte at `at`, and where it has a quote, a backslash or a control character: bit n is the
-    /// byte at `at + n`.
-    fn specials_from(&mut self, at: usize) -> (usize, u64) {
-        let block = at & !(BLOCK - 1);
-        if block != self.block {
-            self.block = block;
-            self.specials = self.look_at(block);
-        }
-        (block + BLOCK, self.specials >> (at - block))
-    }
-
-    fn look_at(&mut self, block: usize) -> u64 {
-        let rest = self.bytes.get(block..).unwrap_or_default();
-        let Specials { at, wide } = match rest.first_chunk() {
-            Some(whole) => specials(whole),
-            None => {
-                let mut last = [b' '; BLOCK];
-                last.iter_mut().zip(rest).for_each(|(place, &byte)| *place = byte);
-                specials(&last)
+    /// Looks at the bytes of a string that are no text and no common escape: bit n of `odd` is the byte at `at + n`.
+    #[cold]
+    fn look_closer(&self, at: usize, mut odd: u64, strange: &mut Strange) -> Step<()> {
+        while odd != 0 {
+            let place = at + odd.trailing_zeros() as usize;
+            odd &= odd - 1;
+            match self.bytes.get(place) {
+                // The second half of a pair.
+                Some(b'u') if place < strange.passed => {}
+                Some(b'u') => strange.passed = place - 1 + self.code_point(place - 1)?.1,
+                Some(b'/') => {}
+                _ => return self.wrong_at(place),
             }
-        };
-        if wide || self.utf8.cut.is_some() {
-            self.check_utf8(block);
+            strange.found = true;
         }
-        at
+        Ok(())
     }
 
     /// Looks at a block that has more than ASCII, or follows one that ends inside a character. Most blocks of most bodies have
     /// only ASCII, which shows with the specials; with a pass of its own for that, a body of 256 KB took a fifth more instructions.
     #[cold]
-    fn check_utf8(&mut self, block: usize) {
-        let start = self.utf8.cut.take().unwrap_or(block);
-        let end = self.bytes.len().min(block + BLOCK);
+    fn check_utf8(&mut self, block: usize, wide: u64) {
+        // From the first such byte to the last: most often there are two in a block.
+        let start = self.utf8.cut.take().unwrap_or(block + wide.trailing_zeros() as usize);
+        let end = block + BLOCK - wide.leading_zeros() as usize;
         let Err(error) = std::str::from_utf8(self.bytes.get(start..end).unwrap_or_default()) else { return };
         let at = start + error.valid_up_to();
-        if error.error_len().is_none() && end < self.bytes.len() {
+        if error.error_len().is_none() && end == block + BLOCK && end < self.bytes.len() {
             self.utf8.cut = Some(at);
         } else {
             self.utf8.wrong.get_or_insert(at);
@@ -419,6 +420,26 @@ impl<'a> Scanner<'a> {
     fn wrong_at<T>(&self, at: usize) -> Step<T> {
         Err(JsonError::Syntax { at: at.min(self.bytes.len()) })
     }
+}
+
+/// What the first block of `rest` has; one that the document does not fill is padded with what is not special.
+#[inline]
+fn look_at(rest: &[u8]) -> Specials {
+    let last;
+    specials(match rest.first_chunk() {
+        Some(whole) => whole,
+        None => {
+            last = padded(rest);
+            &last
+        }
+    })
+}
+
+#[cold]
+fn padded(rest: &[u8]) -> [u8; BLOCK] {
+    let mut last = [b' '; BLOCK];
+    last.iter_mut().zip(rest).for_each(|(place, &byte)| *place = byte);
+    last
 }
 
 /// Writes a character that was spelled `\u....` as a common serializer would.

@@ -81,7 +81,42 @@ fn text_is_borrowed_in_its_canonical_spelling() {
     assert_eq!(&*text(r#""\u00e9\u000a\/\u0001\ud83d\ude00\u0022""#), "é\\n/\\u0001😀\\\"".as_bytes());
 }
 
+/// Where the string ends that begins at the start of `bytes`, and whether its spelling is canonical; byte by byte.
+fn naive_string(bytes: &[u8]) -> Step<(usize, bool)> {
+    let wrong = |at: usize| Err(JsonError::Syntax { at: at.min(bytes.len()) });
+    let scanner = Scanner::new(bytes);
+    let (mut at, mut canonical) = (1, true);
+    loop {
+        match bytes.get(at) {
+            Some(b'"') => return Ok((at + 1, canonical)),
+            Some(b'\\') => match bytes.get(at + 1) {
+                Some(b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't') => at += 2,
+                Some(b'/') => (at, canonical) = (at + 2, false),
+                Some(b'u') => (at, canonical) = (at + scanner.code_point(at)?.1, false),
+                _ => return wrong(at + 1),
+            },
+            Some(0x20..) => at += 1,
+            _ => return wrong(at),
+        }
+    }
+}
+
 proptest! {
+    /// Escapes of every kind and runs of backslashes, at every place of a block, whole and broken.
+    #[test]
+    fn strings_end_where_the_twin_says(before in 0usize..70, pieces in prop::collection::vec(prop::sample::select(vec!["a", "a long text of no escapes at all, longer than half of a block is", "\\", "\\\\", "\\\\\\\\\\\\", "\"", "\\\"", "\\n", "n", "u", "/", "\\/", "\\u00e9", "\\ud83d\\ude00", "\\ud83d", "\\u12", "\\x", "\t", "é"]), 0..40)) {
+        let json = format!("{}\"{}", " ".repeat(before), pieces.concat());
+        let mut scanner = Scanner::new(json.as_bytes());
+        scanner.kind().unwrap();
+        let found = scanner.skip_string().map(|canonical| (scanner.at(), canonical));
+        let twin = match naive_string(&json.as_bytes()[before..]) {
+            Ok((end, canonical)) => Ok((before + end, canonical)),
+            Err(JsonError::Syntax { at }) => Err(JsonError::Syntax { at: before + at }),
+            Err(other) => Err(other),
+        };
+        prop_assert_eq!(found, twin, "{:?}", json);
+    }
+
     /// Characters of every length, at every place of a block, cut and broken; in two strings with something between them.
     #[test]
     fn utf8_is_told_as_by_the_library(parts in prop::collection::vec(("[a-z]{0,150}", "[é€😀]{0,3}"), 0..6), gap in 0usize..200, at in 0usize..900, byte in prop::option::of(0x80u8..)) {

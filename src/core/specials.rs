@@ -1,96 +1,285 @@
 //! Where in 64 bytes the ones are that end or interrupt a JSON string: `"`, `\` and control characters.
 //!
-//! One bit a byte, found 16 bytes at a time. A string with an escape each line, as prompts have them, then costs a shift and
-//! a count for each, where a search for the next one would have to set out anew.
+//! One bit a byte, found 16 bytes at a time. What is escaped then comes from arithmetic over the whole block, as in simdjson
+//! (Langdale and Lemire, "Parsing Gigabytes of JSON per Second", section 3.1.1). Prompts have an escape a line or so, at places
+//! that no processor guesses: a branch for each took fewer instructions, and in V8 half as much time again (12.5 us for a body of
+//! 32 KiB instead of 8.4).
 
 /// The bytes that are looked at together.
 pub const BLOCK: usize = 64;
+/// Every other byte, the second first.
+const ODD: u64 = 0xAAAA_AAAA_AAAA_AAAA;
 
-/// What 64 bytes have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What 64 bytes have: bit n tells of byte n.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Specials {
-    /// Bit n is set where byte n is `"`, `\` or below a space.
-    pub at: u64,
-    /// Whether a byte is not ASCII.
-    pub wide: bool,
+    /// `"`
+    pub quotes: u64,
+    /// `\`
+    pub backslashes: u64,
+    /// What may follow a backslash in the canonical spelling: one of `"\bfnrt`.
+    pub letters: u64,
+    /// Below a space.
+    pub controls: u64,
+    /// Not ASCII.
+    pub wide: u64,
 }
 
 /// Looks at a block.
-#[inline]
+#[inline(always)]
 pub fn specials(block: &[u8; BLOCK]) -> Specials {
-    let (mut at, mut wide) = (0, 0);
-    for (nth, sixteen) in block.as_chunks::<16>().0.iter().enumerate() {
-        let lanes = lanes(sixteen);
-        at |= u64::from(lanes.0) << (nth * 16);
-        wide |= lanes.1;
+    let lanes = block.as_chunks::<LANES>().0;
+    let mut found = Specials::default();
+    let (mut controls, mut wide) = (splat(0), splat(0));
+    for (nth, lane) in lanes.iter().enumerate() {
+        let bytes = load(lane);
+        found.quotes |= mask(equal(bytes, b'"')) << (nth * LANES);
+        found.backslashes |= mask(equal(bytes, b'\\')) << (nth * LANES);
+        controls = or(controls, at_most(bytes, 0x1F));
+        wide = or(wide, bytes);
     }
-    Specials { at, wide: wide != 0 }
+    // Few blocks have any: where they are is looked for only then.
+    if mask(wide) != 0 {
+        found.wide = each(lanes, |bytes| bytes);
+    }
+    if mask(controls) != 0 {
+        found.controls = each(lanes, |bytes| at_most(bytes, 0x1F));
+    }
+    // `b` and `f` are one bit apart.
+    let letters = each(lanes, |bytes| {
+        let b_or_f = equal(and(bytes, !(b'b' ^ b'f')), b'b' & b'f');
+        or(or(b_or_f, equal(bytes, b'n')), or(equal(bytes, b'r'), equal(bytes, b't')))
+    });
+    found.letters = found.quotes | found.backslashes | letters;
+    found
 }
 
-/// Two halves of 16 bytes, as a vector register takes them.
-#[cfg(any(target_arch = "wasm32", target_arch = "x86_64"))]
-fn halves(bytes: &[u8; 16]) -> (u64, u64) {
-    let whole = u128::from_le_bytes(*bytes);
-    (whole as u64, (whole >> 64) as u64)
-}
-
-/// Where 16 bytes have specials, and where they are not ASCII.
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+/// Where `what` holds.
 #[inline]
-fn lanes(bytes: &[u8; 16]) -> (u16, u16) {
-    use std::arch::wasm32::{u8x16_bitmask, u8x16_eq, u8x16_lt, u8x16_splat, u64x2, v128_or};
-    let (low, high) = halves(bytes);
-    let bytes = u64x2(low, high);
-    let quotes = u8x16_eq(bytes, u8x16_splat(b'"'));
-    let escapes = u8x16_eq(bytes, u8x16_splat(b'\\'));
-    let controls = u8x16_lt(bytes, u8x16_splat(b' '));
-    (u8x16_bitmask(v128_or(v128_or(quotes, escapes), controls)), u8x16_bitmask(bytes))
+fn each(lanes: &[[u8; LANES]], what: impl Fn(Lane) -> Lane) -> u64 {
+    lanes.iter().enumerate().fold(0, |found, (nth, lane)| found | mask(what(load(lane))) << (nth * LANES))
+}
+
+impl Specials {
+    /// What there is from byte `n` of the block on, at bit 0 and up.
+    #[inline]
+    pub fn from(self, n: usize) -> Specials {
+        Specials {
+            quotes: self.quotes >> n,
+            backslashes: self.backslashes >> n,
+            letters: self.letters >> n,
+            controls: self.controls >> n,
+            wide: self.wide,
+        }
+    }
+
+    /// The bytes behind a backslash that is not escaped itself, and those backslashes; `first` is whether byte 0 is behind one.
+    ///
+    /// A run of backslashes escapes every other byte from its second on, and the byte behind it if it is odd. The subtraction
+    /// borrows through a run that begins at an odd place and stops at one that begins at an even place, which tells them apart.
+    #[inline]
+    pub fn escapes(&self, first: bool) -> (u64, u64) {
+        let first = u64::from(first);
+        let begins = self.backslashes & !first;
+        let ends = ((begins << 1) | ODD).wrapping_sub(begins) ^ ODD;
+        (ends ^ (self.backslashes | first), ends & self.backslashes)
+    }
+}
+
+// What there is to do to 16 bytes at once: a comparison sets all bits of the bytes where it holds.
+
+const LANES: usize = 16;
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use wasm::*;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm {
+    use super::LANES;
+    use std::arch::wasm32 as simd;
+
+    pub(super) type Lane = simd::v128;
+
+    #[inline]
+    pub(super) fn load(bytes: &[u8; LANES]) -> Lane {
+        let whole = u128::from_le_bytes(*bytes);
+        simd::u64x2(whole as u64, (whole >> 64) as u64)
+    }
+
+    #[inline]
+    pub(super) fn splat(byte: u8) -> Lane {
+        simd::u8x16_splat(byte)
+    }
+
+    #[inline]
+    pub(super) fn equal(bytes: Lane, byte: u8) -> Lane {
+        simd::u8x16_eq(bytes, splat(byte))
+    }
+
+    /// With a minimum and an equality, as x86-64 has no such comparison without a sign.
+    #[inline]
+    pub(super) fn at_most(bytes: Lane, byte: u8) -> Lane {
+        simd::u8x16_eq(simd::u8x16_min(bytes, splat(byte)), bytes)
+    }
+
+    #[inline]
+    pub(super) fn and(bytes: Lane, byte: u8) -> Lane {
+        simd::v128_and(bytes, splat(byte))
+    }
+
+    #[inline]
+    pub(super) fn or(a: Lane, b: Lane) -> Lane {
+        simd::v128_or(a, b)
+    }
+
+    /// The highest bit of each byte.
+    #[inline]
+    pub(super) fn mask(bytes: Lane) -> u64 {
+        u64::from(simd::u8x16_bitmask(bytes))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[inline]
-#[expect(unsafe_code, reason = "the compiler wants to be told that an x86-64 has SSE2")]
-fn lanes(bytes: &[u8; 16]) -> (u16, u16) {
-    use std::arch::x86_64::{
-        _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x, _mm_set1_epi8,
-    };
-    let (low, high) = halves(bytes);
-    // SAFETY: SSE2 is part of x86-64, and none of these touches memory.
-    unsafe {
-        let bytes = _mm_set_epi64x(high as i64, low as i64);
-        let quotes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'"' as i8));
-        let escapes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'\\' as i8));
-        let controls = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(0x1F)), bytes);
-        let specials = _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quotes, escapes), controls));
-        (specials as u16, _mm_movemask_epi8(bytes) as u16)
+use x86_64::*;
+#[cfg(target_arch = "x86_64")]
+#[expect(
+    unsafe_code,
+    reason = "the compiler wants to be told that an x86-64 has SSE2; none of these touches memory"
+)]
+mod x86_64 {
+    use super::LANES;
+    use std::arch::x86_64 as simd;
+
+    pub(super) type Lane = simd::__m128i;
+
+    #[inline]
+    pub(super) fn load(bytes: &[u8; LANES]) -> Lane {
+        let whole = u128::from_le_bytes(*bytes);
+        // SAFETY: SSE2 is part of x86-64.
+        unsafe { simd::_mm_set_epi64x((whole >> 64) as i64, whole as i64) }
+    }
+
+    #[inline]
+    pub(super) fn splat(byte: u8) -> Lane {
+        // SAFETY: as above.
+        unsafe { simd::_mm_set1_epi8(byte as i8) }
+    }
+
+    #[inline]
+    pub(super) fn equal(bytes: Lane, byte: u8) -> Lane {
+        // SAFETY: as above.
+        unsafe { simd::_mm_cmpeq_epi8(bytes, splat(byte)) }
+    }
+
+    #[inline]
+    pub(super) fn at_most(bytes: Lane, byte: u8) -> Lane {
+        // SAFETY: as above.
+        unsafe { simd::_mm_cmpeq_epi8(simd::_mm_min_epu8(bytes, splat(byte)), bytes) }
+    }
+
+    #[inline]
+    pub(super) fn and(bytes: Lane, byte: u8) -> Lane {
+        // SAFETY: as above.
+        unsafe { simd::_mm_and_si128(bytes, splat(byte)) }
+    }
+
+    #[inline]
+    pub(super) fn or(a: Lane, b: Lane) -> Lane {
+        // SAFETY: as above.
+        unsafe { simd::_mm_or_si128(a, b) }
+    }
+
+    /// The highest bit of each byte.
+    #[inline]
+    pub(super) fn mask(bytes: Lane) -> u64 {
+        // SAFETY: as above.
+        unsafe { u64::from(simd::_mm_movemask_epi8(bytes) as u16) }
     }
 }
 
 #[cfg(not(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128"))))]
-fn lanes(bytes: &[u8; 16]) -> (u16, u16) {
-    (naive(bytes) as u16, bytes.iter().any(|byte| !byte.is_ascii()).into())
-}
+use plain::*;
+#[cfg(not(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128"))))]
+mod plain {
+    use super::LANES;
 
-/// The same byte by byte: the twin in the tests, and the way of other machines.
-#[cfg(any(test, not(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))))]
-fn naive(bytes: &[u8]) -> u64 {
-    let special = |byte: u8| byte == b'"' || byte == b'\\' || byte < b' ';
-    bytes.iter().enumerate().fold(0, |mask, (nth, &byte)| mask | u64::from(special(byte)) << nth)
+    pub(super) type Lane = [u8; LANES];
+
+    pub(super) fn load(bytes: &[u8; LANES]) -> Lane {
+        *bytes
+    }
+
+    pub(super) fn splat(byte: u8) -> Lane {
+        [byte; LANES]
+    }
+
+    pub(super) fn equal(bytes: Lane, byte: u8) -> Lane {
+        bytes.map(|b| if b == byte { 0xFF } else { 0 })
+    }
+
+    pub(super) fn at_most(bytes: Lane, byte: u8) -> Lane {
+        bytes.map(|b| if b <= byte { 0xFF } else { 0 })
+    }
+
+    pub(super) fn and(bytes: Lane, byte: u8) -> Lane {
+        bytes.map(|b| b & byte)
+    }
+
+    pub(super) fn or(a: Lane, b: Lane) -> Lane {
+        (u128::from_le_bytes(a) | u128::from_le_bytes(b)).to_le_bytes()
+    }
+
+    /// The highest bit of each byte.
+    pub(super) fn mask(bytes: Lane) -> u64 {
+        bytes.iter().enumerate().fold(0, |mask, (nth, byte)| mask | u64::from(byte >> 7) << nth)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn naive(block: &[u8]) -> Specials {
+        let each = |what: &dyn Fn(u8) -> bool| {
+            block.iter().enumerate().fold(0, |mask, (nth, &byte)| mask | u64::from(what(byte)) << nth)
+        };
+        Specials {
+            quotes: each(&|byte| byte == b'"'),
+            backslashes: each(&|byte| byte == b'\\'),
+            letters: each(&|byte| b"\"\\bfnrt".contains(&byte)),
+            controls: each(&|byte| byte < b' '),
+            wide: each(&|byte| byte >= 0x80),
+        }
+    }
 
     #[test]
     fn every_byte_in_every_place_is_told_as_by_the_twin() {
         for byte in 0..=255 {
             for place in 0..BLOCK {
-                let mut block = [b'x'; BLOCK];
-                block[place] = byte;
-                block[(place * 7 + 3) % BLOCK] = b'\\';
-                let expected = Specials { at: naive(&block), wide: byte >= 0x80 && block[place] == byte };
-                assert_eq!(specials(&block), expected, "{byte:#x} at {place}");
+                for other in [b'\\', b'x'] {
+                    let mut block = [b'x'; BLOCK];
+                    block[place] = byte;
+                    block[(place * 7 + 3) % BLOCK] = other;
+                    assert_eq!(specials(&block), naive(&block), "{byte:#x} at {place}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn escapes_are_told_as_by_going_from_byte_to_byte(backslashes: u64, runs: u64, from in 0usize..BLOCK, first: bool) {
+            // Long runs, as well as bits by chance.
+            for backslashes in [backslashes, backslashes | runs, !(backslashes & runs)] {
+                let specials = Specials { backslashes, ..Specials::default() }.from(from);
+                let (mut escaped, mut escapes, mut behind) = (0u64, 0u64, first);
+                for n in 0..BLOCK {
+                    let backslash = specials.backslashes >> n & 1 == 1;
+                    escaped |= u64::from(behind) << n;
+                    escapes |= u64::from(backslash && !behind) << n;
+                    behind = backslash && !behind;
+                }
+                prop_assert_eq!(specials.escapes(first), (escaped, escapes));
             }
         }
     }
