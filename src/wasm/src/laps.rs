@@ -22,10 +22,18 @@ mod timed {
     /// The module's own code that no other lap has.
     const REST: &str = "rest";
 
+    /// Whose time a lap is.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Whose {
+        Host,
+        Module,
+        Nobody,
+    }
+
     /// Laps by name, each with their number and their sum in nanoseconds, since they were last told.
     #[derive(Default)]
     struct Laps {
-        sums: Vec<(&'static str, u64, u64)>,
+        sums: Vec<(Whose, &'static str, u64, u64)>,
         /// When the current one began; `None` outside the callbacks of a request.
         began: Option<u64>,
     }
@@ -41,7 +49,7 @@ mod timed {
         /// It begins.
         pub fn begin() -> Callback {
             LAPS.with_borrow_mut(|laps| laps.began = Some(host::nanoseconds()));
-            lap("empty");
+            end(Whose::Nobody, "empty");
             Callback
         }
     }
@@ -53,25 +61,29 @@ mod timed {
         }
     }
 
-    /// Ends the lap of what has just been done.
+    /// Ends the lap of what the module has just done.
     pub fn lap(name: &'static str) {
-        LAPS.with_borrow_mut(|laps| {
-            let Some(began) = laps.began else { return };
-            let took = host::nanoseconds().saturating_sub(began);
-            match laps.sums.iter_mut().find(|(known, ..)| *known == name) {
-                Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + took),
-                None => laps.sums.push((name, 1, took)),
-            }
-            laps.began = Some(host::nanoseconds());
-        });
+        end(Whose::Module, name);
     }
 
     /// The lap of a call of the host.
     pub fn call<T>(name: &'static str, run: impl FnOnce() -> T) -> T {
         lap(REST);
         let result = run();
-        lap(name);
+        end(Whose::Host, name);
         result
+    }
+
+    fn end(whose: Whose, name: &'static str) {
+        LAPS.with_borrow_mut(|laps| {
+            let Some(began) = laps.began else { return };
+            let took = host::nanoseconds().saturating_sub(began);
+            match laps.sums.iter_mut().find(|(of, known, ..)| (*of, *known) == (whose, name)) {
+                Some((.., count, sum)) => (*count, *sum) = (*count + 1, *sum + took),
+                None => laps.sums.push((whose, name, 1, took)),
+            }
+            laps.began = Some(host::nanoseconds());
+        });
     }
 
     /// The lap of a step of a decision.
@@ -92,11 +104,14 @@ mod timed {
             return;
         }
         let mut line = String::from("laps {");
-        LAPS.with_borrow_mut(|laps| {
-            for (nth, (name, count, sum)) in laps.sums.drain(..).enumerate() {
+        let mut laps = LAPS.with_borrow_mut(|laps| std::mem::take(&mut laps.sums));
+        for (whose, title) in [(Whose::Host, "host"), (Whose::Module, "module"), (Whose::Nobody, "nobody")] {
+            let _ = write!(line, "{}\"{title}\": {{", if whose == Whose::Host { "" } else { ", " });
+            for (nth, (_, name, count, sum)) in laps.extract_if(.., |lap| lap.0 == whose).enumerate() {
                 let _ = write!(line, "{}\"{name}\": [{count}, {sum}]", if nth > 0 { ", " } else { "" });
             }
-        });
+            line.push('}');
+        }
         line.push('}');
         host::info(&line);
     }
