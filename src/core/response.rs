@@ -3,12 +3,16 @@
 //! Looks for the `usage` object as chunks go by, without holding or parsing the rest. The key cannot be forged by generated
 //! text: inside a JSON string its quotes are escaped.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::{self, Finder};
 
 use crate::json::{JsonError, Kind, Scanner, Step, natural};
 
 /// The key to look for.
 const KEY: &[u8] = b"\"usage\"";
+/// Prepared once: to prepare the search takes longer than to search an answer.
+static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(KEY));
 /// Longest `usage` object that is read; vLLM's has some 400 bytes.
 const LONGEST: usize = 4096;
 
@@ -71,13 +75,15 @@ impl UsageScanner {
     }
 
     fn find_key<'a>(&mut self, chunk: &'a [u8]) -> Option<&'a [u8]> {
-        let reach = chunk.len().min(KEY.len() - 1);
         let before = self.kept.len();
-        self.kept.extend_from_slice(chunk.get(..reach).unwrap_or_default());
         // A key that began in the chunk before, else one inside this chunk.
-        let end = match memmem::find(&self.kept, KEY) {
-            Some(at) if at < before => Some(at + KEY.len() - before),
-            _ => memmem::find(chunk, KEY).map(|at| at + KEY.len()),
+        let across = (before > 0).then(|| {
+            self.kept.extend_from_slice(chunk.get(..chunk.len().min(KEY.len() - 1)).unwrap_or_default());
+            memmem::find(&self.kept, KEY).filter(|&at| at < before)
+        });
+        let end = match across.flatten() {
+            Some(at) => Some(at + KEY.len() - before),
+            None => FINDER.find(chunk).map(|at| at + KEY.len()),
         };
         match end {
             Some(end) => {
@@ -90,6 +96,9 @@ impl UsageScanner {
                     self.kept.clear();
                     self.kept.extend_from_slice(chunk.get(chunk.len() + 1 - KEY.len()..).unwrap_or_default());
                 } else {
+                    if before == 0 {
+                        self.kept.extend_from_slice(chunk);
+                    }
                     let excess = self.kept.len().saturating_sub(KEY.len() - 1);
                     self.kept.drain(..excess);
                 }
@@ -106,9 +115,13 @@ impl UsageScanner {
             depth += step;
             if depth == 0 {
                 let (object, rest) = chunk.split_at_checked(at + 1)?;
-                self.kept.extend_from_slice(object);
-                self.read();
-                self.kept.clear();
+                if self.kept.is_empty() {
+                    self.read(object);
+                } else {
+                    let mut whole = std::mem::take(&mut self.kept);
+                    whole.extend_from_slice(object);
+                    self.read(&whole);
+                }
                 self.state = State::Key;
                 return Some(rest);
             }
@@ -123,8 +136,8 @@ impl UsageScanner {
         None
     }
 
-    fn read(&mut self) {
-        let Ok(raw) = RawUsage::parse(&self.kept) else { return };
+    fn read(&mut self, object: &[u8]) {
+        let Ok(raw) = RawUsage::parse(object) else { return };
         let before = self.usage.unwrap_or_default();
         let cached_tokens = raw.cached_tokens.or(raw.cache_read_input_tokens).or(before.cached_tokens);
         let mut prompt_tokens = raw.prompt_tokens.unwrap_or(before.prompt_tokens);
