@@ -45,10 +45,11 @@ pub fn specials(block: &[u8; BLOCK]) -> Specials {
     if mask(controls) != 0 {
         found.controls = each(lanes, |bytes| at_most(bytes, 0x1F));
     }
-    // `b` and `f` are one bit apart.
+    // `b` and `r` are one bit apart, and so are `f` and `n`.
     let letters = each(lanes, |bytes| {
-        let b_or_f = equal(and(bytes, !(b'b' ^ b'f')), b'b' & b'f');
-        or(or(b_or_f, equal(bytes, b'n')), or(equal(bytes, b'r'), equal(bytes, b't')))
+        let b_or_r = equal(and(bytes, !(b'b' ^ b'r')), b'b' & b'r');
+        let f_or_n = equal(and(bytes, !(b'f' ^ b'n')), b'f' & b'n');
+        or(or(b_or_r, f_or_n), equal(bytes, b't'))
     });
     found.letters = found.quotes | found.backslashes | letters;
     found
