@@ -1,8 +1,8 @@
 //! A scanner over JSON that looks at each byte once or twice and copies nothing.
 //!
 //! It exists because the prompt is nearly all of a body, and a general parser decodes every string: with `serde_json` a body
-//! of 256 KB takes seven instructions a byte, with this scanner three and a half. It checks the whole grammar of RFC 8259 all the same, and
-//! its naive twin in the tests is `serde_json`.
+//! of 256 KB takes seven instructions a byte, with this scanner three and a half. It checks the whole grammar of RFC 8259
+//! all the same, and its naive twin in the tests is `serde_json`.
 //!
 //! Text is kept in its *canonical spelling*: as JSON writes it, with the short escapes (`\n`, `\"`, `\\`, ...) as they are,
 //! and everything else as UTF-8. Common serializers write that spelling, so text is borrowed; only `\u` and `\/` are

@@ -11,6 +11,8 @@ use crate::json::{JsonError, Kind, Scanner, Step, natural};
 
 /// The key to look for.
 const KEY: &[u8] = b"\"usage\"";
+/// Bytes at the end of a chunk in which a key may have begun that goes on in the next.
+const TAIL: usize = KEY.len() - 1;
 /// Prepared once: to prepare the search takes longer than to search an answer.
 static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(KEY));
 /// Longest `usage` object that is read; vLLM's has some 400 bytes.
@@ -78,7 +80,7 @@ impl UsageScanner {
         let before = self.kept.len();
         // A key that began in the chunk before, else one inside this chunk.
         let across = (before > 0).then(|| {
-            self.kept.extend_from_slice(chunk.get(..chunk.len().min(KEY.len() - 1)).unwrap_or_default());
+            self.kept.extend_from_slice(chunk.get(..TAIL).unwrap_or(chunk));
             memmem::find(&self.kept, KEY).filter(|&at| at < before)
         });
         let end = match across.flatten() {
@@ -92,15 +94,13 @@ impl UsageScanner {
                 chunk.get(end..)
             }
             None => {
-                if chunk.len() >= KEY.len() - 1 {
+                if before == 0 || chunk.len() >= TAIL {
                     self.kept.clear();
-                    self.kept.extend_from_slice(chunk.get(chunk.len() + 1 - KEY.len()..).unwrap_or_default());
+                    self.kept
+                        .extend_from_slice(chunk.get(chunk.len().saturating_sub(TAIL)..).unwrap_or_default());
                 } else {
-                    if before == 0 {
-                        self.kept.extend_from_slice(chunk);
-                    }
-                    let excess = self.kept.len().saturating_sub(KEY.len() - 1);
-                    self.kept.drain(..excess);
+                    // The chunk is there already.
+                    self.kept.drain(..self.kept.len().saturating_sub(TAIL));
                 }
                 None
             }

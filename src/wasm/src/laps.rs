@@ -23,7 +23,7 @@ mod timed {
     const REST: &str = "rest";
 
     /// Whose time a lap is.
-    #[derive(Clone, Copy, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Whose {
         Host,
         Module,
@@ -103,16 +103,17 @@ mod timed {
         if LAPS.with_borrow(|laps| laps.sums.is_empty()) {
             return;
         }
-        let mut line = String::from("laps {");
-        let mut laps = LAPS.with_borrow_mut(|laps| std::mem::take(&mut laps.sums));
-        for (whose, title) in [(Whose::Host, "host"), (Whose::Module, "module"), (Whose::Nobody, "nobody")] {
-            let _ = write!(line, "{}\"{title}\": {{", if whose == Whose::Host { "" } else { ", " });
-            for (nth, (_, name, count, sum)) in laps.extract_if(.., |lap| lap.0 == whose).enumerate() {
-                let _ = write!(line, "{}\"{name}\": [{count}, {sum}]", if nth > 0 { ", " } else { "" });
+        let mut line = String::from("laps [");
+        LAPS.with_borrow_mut(|laps| {
+            for (nth, (whose, name, count, sum)) in laps.sums.drain(..).enumerate() {
+                let _ = write!(
+                    line,
+                    "{}[\"{whose:?}\", \"{name}\", {count}, {sum}]",
+                    if nth > 0 { ", " } else { "" }
+                );
             }
-            line.push('}');
-        }
-        line.push('}');
+        });
+        line.push(']');
         host::info(&line);
     }
 }
