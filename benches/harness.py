@@ -77,9 +77,17 @@ class Process:
                 return int(line.split()[1]) * 1024
         raise Failure(f"{self.name} has no VmRSS")
 
+    def pause(self):
+        """Lets it do nothing at all until it is resumed or ended."""
+        self.child.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.child.send_signal(signal.SIGCONT)
+
     def end(self):
         if self.alive():
             self.child.send_signal(signal.SIGTERM)
+            self.resume()
             try:
                 self.child.wait(timeout=5)
             except subprocess.TimeoutExpired:
