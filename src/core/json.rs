@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use crate::specials::{BLOCK, Specials, specials};
+use crate::specials::{BLOCK, Specials, pass, specials};
 
 /// Deepest nesting that is taken, as deep as `serde_json` goes. Tool schemas nest some ten deep.
 pub const MAX_DEPTH: u32 = 127;
@@ -178,8 +178,24 @@ impl<'a> Scanner<'a> {
         let (mut behind_backslash, mut cut) = (false, self.utf8.cut.is_some());
         while at < bytes.len() {
             if block != at & !(BLOCK - 1) {
+                let rest = bytes.get(at & !(BLOCK - 1)..).unwrap_or_default();
+                if at & (BLOCK - 1) == 0 && !cut {
+                    let blocks = rest.as_chunks().0;
+                    let passed = pass(blocks, behind_backslash);
+                    at += passed.blocks * BLOCK;
+                    (whole, behind_backslash, cut) = (passed.found, passed.behind_backslash, passed.cut);
+                    if cut {
+                        self.utf8.cut = Some(character_before(bytes, at));
+                    }
+                    match blocks.get(passed.blocks) {
+                        Some(block) if whole.rare => whole.look_for_rare(block),
+                        Some(_) => {}
+                        None => whole = look_at(rest.get(passed.blocks * BLOCK..).unwrap_or_default()),
+                    }
+                } else {
+                    whole = look_at(rest);
+                }
                 block = at & !(BLOCK - 1);
-                whole = look_at(bytes.get(block..).unwrap_or_default());
                 if whole.wide != 0 || cut {
                     cut = self.check_utf8(block, whole.wide);
                 }
@@ -437,6 +453,13 @@ fn look_at(rest: &[u8]) -> Specials {
             &last
         }
     })
+}
+
+/// Where the character begins that goes on at `at`.
+#[cold]
+fn character_before(bytes: &[u8], at: usize) -> usize {
+    let before = bytes.get(..at).unwrap_or_default();
+    before.iter().rposition(|&byte| byte >= 0xC0).unwrap_or(at)
 }
 
 #[cold]
