@@ -1,7 +1,7 @@
 //! A scanner over JSON that looks at each byte once or twice and copies nothing.
 //!
 //! It exists because the prompt is nearly all of a body, and a general parser decodes every string: with `serde_json` a body
-//! of 256 KB takes seven instructions a byte, with this scanner three and a half. It checks the whole grammar of RFC 8259
+//! of 256 KB takes seven instructions a byte, with this scanner two and a half. It checks the whole grammar of RFC 8259
 //! all the same, and its naive twin in the tests is `serde_json`.
 //!
 //! Text is kept in its *canonical spelling*: as JSON writes it, with the short escapes (`\n`, `\"`, `\\`, ...) as they are,
@@ -175,30 +175,11 @@ impl<'a> Scanner<'a> {
         // The block that was looked at last is known still, for short strings share one. It stays out of memory in between.
         let (mut block, mut whole) = (self.block, self.specials);
         let mut strange = Strange::default();
-        let (mut behind_backslash, mut cut) = (false, self.utf8.cut.is_some());
+        let mut behind_backslash = false;
         while at < bytes.len() {
             if block != at & !(BLOCK - 1) {
-                let rest = bytes.get(at & !(BLOCK - 1)..).unwrap_or_default();
-                if at & (BLOCK - 1) == 0 && !cut {
-                    let blocks = rest.as_chunks().0;
-                    let passed = pass(blocks, behind_backslash);
-                    at += passed.blocks * BLOCK;
-                    (whole, behind_backslash, cut) = (passed.found, passed.behind_backslash, passed.cut);
-                    if cut {
-                        self.utf8.cut = Some(character_before(bytes, at));
-                    }
-                    match blocks.get(passed.blocks) {
-                        Some(block) if whole.rare => whole.look_for_rare(block),
-                        Some(_) => {}
-                        None => whole = look_at(rest.get(passed.blocks * BLOCK..).unwrap_or_default()),
-                    }
-                } else {
-                    whole = look_at(rest);
-                }
+                whole = self.look(&mut at, &mut behind_backslash);
                 block = at & !(BLOCK - 1);
-                if whole.wide != 0 || cut {
-                    cut = self.check_utf8(block, whole.wide);
-                }
             }
             let specials = whole.from(at - block);
             let (escaped, escapes) = specials.escapes(behind_backslash);
@@ -218,6 +199,30 @@ impl<'a> Scanner<'a> {
             at = block + BLOCK;
         }
         self.wrong_at(bytes.len())
+    }
+
+    /// Looks at the block that a string goes on in `at`; from the start of a block on, at the first with more than text and common
+    /// escapes, and `at` is then there.
+    fn look(&mut self, at: &mut usize, behind_backslash: &mut bool) -> Specials {
+        let rest = self.bytes.get(*at & !(BLOCK - 1)..).unwrap_or_default();
+        let found = if *at & (BLOCK - 1) == 0 && self.utf8.cut.is_none() {
+            let blocks = rest.as_chunks().0;
+            let passed = pass(blocks, *behind_backslash);
+            (*at, *behind_backslash) = (*at + passed.blocks * BLOCK, passed.behind_backslash);
+            if passed.cut {
+                self.utf8.cut = Some(character_before(self.bytes, *at));
+            }
+            match blocks.get(passed.blocks) {
+                Some(block) => passed.found.with_rare(block),
+                None => look_at(rest.get(passed.blocks * BLOCK..).unwrap_or_default()),
+            }
+        } else {
+            look_at(rest)
+        };
+        if found.wide != 0 || self.utf8.cut.is_some() {
+            self.check_utf8(*at & !(BLOCK - 1), found.wide);
+        }
+        found
     }
 
     /// Looks at the bytes of a string that are no text and no common escape: bit n of `odd` is the byte at `at + n`.
@@ -240,14 +245,13 @@ impl<'a> Scanner<'a> {
 
     /// Looks at a block that has more than ASCII, or follows one that ends inside a character. Most blocks of most bodies have
     /// only ASCII, which shows with the specials; with a pass of its own for that, a body of 256 KB took a fifth more instructions.
-    /// Whether this one ends inside a character too.
     #[cold]
-    fn check_utf8(&mut self, block: usize, wide: u64) -> bool {
+    fn check_utf8(&mut self, block: usize, wide: u64) {
         // From the first such byte to the last: most often there are two in a block.
         let start = self.utf8.cut.take().unwrap_or(block + wide.trailing_zeros() as usize);
         let end = block + BLOCK - wide.leading_zeros() as usize;
         let Err(error) = std::str::from_utf8(self.bytes.get(start..end).unwrap_or_default()) else {
-            return false;
+            return;
         };
         let at = start + error.valid_up_to();
         if error.error_len().is_none() && end == block + BLOCK && end < self.bytes.len() {
@@ -255,7 +259,6 @@ impl<'a> Scanner<'a> {
         } else {
             self.utf8.wrong.get_or_insert(at);
         }
-        self.utf8.cut.is_some()
     }
 
     /// Where strings stop being UTF-8; what is no string is ASCII. Call it at the end.

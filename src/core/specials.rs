@@ -87,12 +87,7 @@ fn characters(lanes: &Lanes, open: u64) -> Option<u64> {
 /// Looks at a block.
 #[inline(never)]
 pub fn specials(block: &[u8; BLOCK]) -> Specials {
-    let lanes = lanes(block);
-    let mut found = common(&lanes);
-    if found.rare {
-        found.look_for_rare(block);
-    }
-    found
+    common(&lanes(block)).with_rare(block)
 }
 
 #[inline(always)]
@@ -117,11 +112,15 @@ fn each(lanes: &Lanes, what: impl Fn(Lane) -> Lane) -> u64 {
 }
 
 impl Specials {
-    /// Says where what is rare is.
-    pub fn look_for_rare(&mut self, block: &[u8; BLOCK]) {
-        let lanes = &lanes(block);
-        self.wide = each(lanes, |bytes| bytes);
-        self.controls = each(lanes, |bytes| at_most(bytes, 0x1F));
+    /// The same of this block, and where what is rare is.
+    #[inline]
+    pub fn with_rare(mut self, block: &[u8; BLOCK]) -> Specials {
+        if self.rare {
+            let lanes = &lanes(block);
+            self.wide = each(lanes, |bytes| bytes);
+            self.controls = each(lanes, |bytes| at_most(bytes, 0x1F));
+        }
+        self
     }
 
     /// What there is from byte `n` of the block on, at bit 0 and up.
@@ -378,7 +377,7 @@ mod tests {
         let each = |what: &dyn Fn(u8) -> bool| {
             block.iter().enumerate().fold(0, |mask, (nth, &byte)| mask | u64::from(what(byte)) << nth)
         };
-        let rare = block.iter().any(|&byte| byte < b' ' || byte >= 0x80);
+        let rare = block.iter().any(|&byte| !(b' '..0x80).contains(&byte));
         Specials {
             rare,
             quotes: each(&|byte| byte == b'"'),
