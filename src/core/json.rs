@@ -458,18 +458,18 @@ fn look_at(rest: &[u8]) -> Specials {
     })
 }
 
-/// Where the character begins that goes on at `at`.
-#[cold]
-fn character_before(bytes: &[u8], at: usize) -> usize {
-    let before = bytes.get(..at).unwrap_or_default();
-    before.iter().rposition(|&byte| byte >= 0xC0).unwrap_or(at)
-}
-
 #[cold]
 fn padded(rest: &[u8]) -> [u8; BLOCK] {
     let mut last = [b' '; BLOCK];
     last.iter_mut().zip(rest).for_each(|(place, &byte)| *place = byte);
     last
+}
+
+/// Where the character begins that goes on at `at`.
+#[cold]
+fn character_before(bytes: &[u8], at: usize) -> usize {
+    let before = bytes.get(..at).unwrap_or_default();
+    before.iter().rposition(|&byte| byte >= 0xC0).unwrap_or(at)
 }
 
 /// Writes a character that was spelled `\u....` as a common serializer would.

@@ -274,7 +274,7 @@ mod x86_64 {
         unsafe { simd::_mm_cmpeq_epi8(simd::_mm_min_epu8(bytes, splat(byte)), bytes) }
     }
 
-    /// By comparing numbers without a sign, of which those with the highest bit turned are in the order of those with one.
+    /// By a comparison and a choice, as SSE2 has a minimum of bytes without a sign only.
     #[inline]
     pub(super) fn least_signed(a: Lane, b: Lane) -> Lane {
         // SAFETY: as above.

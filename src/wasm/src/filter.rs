@@ -29,7 +29,7 @@ const DESTINATIONS: [&str; 3] =
     ["x-warmpath-destination-0", "x-warmpath-destination-1", "x-warmpath-destination-2"];
 /// Envoy's word for a request that its own limits (`circuit_breakers`) have refused.
 const OVERFLOW: &[u8] = b"upstream_reset_before_response_started{overflow}";
-/// How often a busy worker looks whether there is a new table; it is scraped a hundred times less often. To look takes 0.3 us.
+/// How often a busy worker looks whether there is a new table; a pod is scraped a hundred times less often. To look takes 0.3 us.
 const LOOKS_EVERY: Micros = MILLISECOND;
 /// Bytes of a client's header that a line of the log shows.
 const LONGEST_SHOWN: usize = 128;
@@ -44,10 +44,8 @@ pub struct Mind {
     fail_open: bool,
     /// Whether prompts are routed by what the pods hold of them.
     by_prefix: bool,
-    /// When it was last looked whether there is a new table.
+    /// When a request last had it looked whether there is a new table; 0 before the first.
     looked_at: Micros,
-    /// Whether it has routed anything: the VM of Envoy's main thread never does.
-    routes: bool,
     /// When it was last said that no pod could be named, and how many requests have met that since.
     told_no_pod: Micros,
     untold: u64,
@@ -112,7 +110,6 @@ impl Mind {
             metrics: RouterMetrics::of(&config.pool),
             generation: 0,
             looked_at: 0,
-            routes: false,
             fail_open: config.fail_open,
             by_prefix: config.strategy == Strategy::PrefixCache,
             told_no_pod: 0,
@@ -125,9 +122,9 @@ impl Mind {
         mind
     }
 
-    /// Whether it has routed anything yet.
+    /// Whether it has routed anything yet: the VM of Envoy's main thread never does.
     pub fn routes(&self) -> bool {
-        self.routes
+        self.looked_at > 0
     }
 
     /// Reads what other workers wrote to the log, at most `segments` segments.
@@ -165,7 +162,6 @@ impl Mind {
 
     /// Decides, names the pods to Envoy, and says so where that is wanted.
     fn route(&mut self, job: Job<'_>) -> Result<Decision, NoPod> {
-        self.routes = true;
         let now = host::now();
         if now.saturating_sub(self.looked_at) >= LOOKS_EVERY {
             self.looked_at = now;
