@@ -1,6 +1,7 @@
 //! What is measured, and what it is measured on: bodies, pools, an index that is full. Shared by the benchmarks, which take
 //! time, and the budget, which counts instructions.
 
+use warmpath::beginnings::Beginnings;
 use warmpath::blocks::{Chain, mix};
 use warmpath::body::{self, Api, Request};
 use warmpath::config::Config;
@@ -100,6 +101,47 @@ pub fn hash(request: &Request<'_>, chain: &mut Chain) {
     chain.finish();
 }
 
+/// A conversation that comes again with another last message each time, a quarter of the body; what is before it is known.
+pub struct Rounds {
+    beginnings: Beginnings,
+    chain: Chain,
+    body: Vec<u8>,
+    /// Where the last message has its number.
+    at: usize,
+    next: u64,
+}
+
+impl Rounds {
+    /// A conversation with bodies of about `bytes` bytes.
+    pub fn new(bytes: usize) -> Rounds {
+        let mut body = chat(bytes, 1);
+        let last = br#",{"role":"user","content":""#;
+        let end = body.windows(last.len()).rposition(|part| part == last).expect("a last message");
+        let before = [&body[..end], br#"],"max_tokens":64}"#].concat();
+        let at = end + last.len();
+        body[at..at + 8].fill(b'0');
+        let mut rounds =
+            Rounds { beginnings: Beginnings::default(), chain: Chain::default(), body, at, next: 0 };
+        rounds.read(&before);
+        rounds
+    }
+
+    /// The next body, from its bytes to the chain of its prompt.
+    pub fn next(&mut self) -> u64 {
+        self.next += 1;
+        let mut body = std::mem::take(&mut self.body);
+        body[self.at..self.at + 8].copy_from_slice(format!("{:08}", self.next % 100_000_000).as_bytes());
+        self.read(&body);
+        self.body = body;
+        self.chain.bytes()
+    }
+
+    fn read(&mut self, body: &[u8]) {
+        let reading = self.beginnings.read(Api::Chat, body).expect("a chat");
+        self.beginnings.chain(&reading, &mut self.chain, Chain::push);
+    }
+}
+
 /// A page of metrics that was recorded from a vLLM.
 pub fn page(name: &str) -> &'static [u8] {
     match name {
@@ -182,8 +224,8 @@ impl Worker {
         let Worker { router, map, bodies, next, now } = self;
         *now += 100;
         *next = (*next + 1) % bodies.len();
-        let request = parse(&bodies[*next]);
-        router.decide(Job::Prompt(&request), map, *now).expect("a pod").ticket
+        let reading = parse(&bodies[*next]).into();
+        router.decide(Job::Prompt(&reading), map, *now).expect("a pod").ticket
     }
 
     /// From the answer, which is here at once, to the end.

@@ -12,7 +12,7 @@ use warmpath::engine;
 use warmpath::ledger::{Entry, Ledger};
 use warmpath::table::Table;
 
-use cases::{BODIES, Full, PODS, Worker};
+use cases::{BODIES, Full, PODS, Rounds, Worker};
 
 fn main() {
     divan::main();
@@ -59,6 +59,13 @@ fn hash(bencher: Bencher, bytes: usize) {
         cases::hash(black_box(&request), &mut chain);
         chain.head()
     });
+}
+
+/// Both, of a body that is known but for its last quarter.
+#[divan::bench(args = BODIES[1..].iter().copied())]
+fn parse_and_hash_the_next_round(bencher: Bencher, bytes: usize) {
+    let mut rounds = Rounds::new(bytes);
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| rounds.next());
 }
 
 #[divan::bench(args = [1_000, 100_000])]

@@ -12,7 +12,7 @@ use warmpath::engine;
 use warmpath::ledger::{Entry, Ledger};
 use warmpath::table::Table;
 
-use cases::{BODIES, Full, PODS, Worker};
+use cases::{BODIES, Full, PODS, Rounds, Worker};
 
 /// Calls of a step that are counted together, so that a rare event (a log segment is sealed, a table grows) has the share that
 /// it has in the long run.
@@ -43,6 +43,10 @@ fn main() {
         let request = cases::parse(&body);
         let mut chain = Chain::default();
         step(&format!("hash/{kib}KiB"), || cases::hash(black_box(&request), &mut chain));
+        if kib > 4 {
+            let mut rounds = Rounds::new(bytes);
+            step(&format!("next-round/{kib}KiB"), || rounds.next());
+        }
         let mut worker = Worker::new(3, bytes);
         step(&format!("request/3-pods/{kib}KiB"), || worker.request());
         step(&format!("decide/3-pods/{kib}KiB"), || worker.decide());

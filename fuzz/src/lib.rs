@@ -115,7 +115,10 @@ pub fn body(bytes: &[u8]) {
     let mut router = Router::new(&config, 7);
     router.refresh(&shared).unwrap();
     for _ in 0..2 {
-        let mut decision = router.decide(Job::Prompt(&request), &mut shared, NOW).unwrap();
+        // The second time the body is known.
+        let reading = router.read(api, body).unwrap();
+        let mut decision = router.decide(Job::Prompt(&reading), &mut shared, NOW).unwrap();
+        assert_eq!(decision.bytes, whole.len() as u64);
         assert!(decision.matched_bytes <= decision.bytes);
         router.start(&mut decision.ticket, &mut shared, NOW + 1000);
         let usage =
@@ -291,7 +294,7 @@ pub fn shared(bytes: &[u8]) {
     router.follow(&map, 4);
     let request =
         parse(Api::Completions, br#"{"model":"m","prompt":"Once upon a time, and so on and on"}"#).unwrap();
-    for job in [Job::Prompt(&request), Job::Load] {
+    for job in [Job::Prompt(&request.into()), Job::Load] {
         if let Ok(mut decision) = router.decide(job, &mut map, NOW) {
             router.start(&mut decision.ticket, &mut map, NOW);
             router.moved(&mut decision.ticket, 1, Some(2), &mut map, NOW);

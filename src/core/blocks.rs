@@ -81,6 +81,18 @@ impl Chain {
         self.head = self.link;
     }
 
+    /// Goes on where another chain was before it was finished.
+    pub fn resume(&mut self, from: &Chain) {
+        self.hashes.clone_from(&from.hashes);
+        self.pending.clone_from(&from.pending);
+        (self.head, self.link, self.bytes) = (from.head, from.link, from.bytes);
+    }
+
+    /// Bytes of memory that its clone takes.
+    pub fn memory(&self) -> usize {
+        size_of::<Chain>() + self.hashes.len() * size_of::<u32>() + self.pending.len()
+    }
+
     /// Adds the next piece of the prompt.
     pub fn push(&mut self, mut piece: &[u8]) {
         self.bytes += piece.len() as u64;
@@ -152,7 +164,7 @@ impl Chain {
 }
 
 /// The hash of a block behind the one with the hash `before`.
-fn chained(block: &[u8], before: u64) -> u64 {
+pub(crate) fn chained(block: &[u8], before: u64) -> u64 {
     if block.len() <= SEEDED_BYTES {
         xxh3_64_with_seed(block, before)
     } else {

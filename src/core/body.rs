@@ -76,8 +76,8 @@ pub enum Prompt<'a> {
         tools: Option<&'a [u8]>,
         /// Parts of the system text or instructions, where an API has them beside the messages.
         system: Vec<Part<'a>>,
-        /// Parts of all messages, each message beginning with [`Part::Item`].
-        messages: Vec<Part<'a>>,
+        /// The messages.
+        messages: Messages<'a>,
     },
     /// Plain text; several texts are one request to the router.
     Texts(Vec<Text<'a>>),
@@ -91,11 +91,48 @@ impl Prompt<'_> {
     /// Whether its canonical bytes are text, so that bytes and tokens stand in a ratio that a model's tokenizer decides.
     pub fn is_text(&self) -> bool {
         match self {
-            Prompt::Chat { system, messages, .. } => !system.iter().chain(messages).any(Part::is_media),
+            Prompt::Chat { system, messages, .. } => {
+                !system.iter().any(Part::is_media)
+                    && !messages
+                        .all
+                        .map_or_else(|| messages.parts.iter().any(Part::is_media), |all| all.media)
+            }
             Prompt::Texts(_) => true,
             Prompt::Tokens(_) | Prompt::Opaque(_) => false,
         }
     }
+}
+
+/// The messages of a chat.
+#[derive(Debug, Default, PartialEq)]
+pub struct Messages<'a> {
+    /// Those in front that were known already, and so were not read.
+    pub skipped: Option<Span>,
+    /// Parts of those that were read, each message beginning with [`Part::Item`].
+    pub parts: Vec<Part<'a>>,
+    /// Where the first one stands, if it was read and there are others.
+    pub first: Option<Span>,
+    /// Where all of them stand, if they are one array of the body.
+    pub all: Option<Span>,
+}
+
+impl<'a> From<Vec<Part<'a>>> for Messages<'a> {
+    fn from(parts: Vec<Part<'a>>) -> Self {
+        Messages { parts, ..Messages::default() }
+    }
+}
+
+/// Messages from the first one on, and where they stand in a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Offset of the bracket before them.
+    pub start: usize,
+    /// Offset behind the last of them.
+    pub end: usize,
+    /// Their parts.
+    pub parts: usize,
+    /// Whether any of those is media.
+    pub media: bool,
 }
 
 /// A part of a chat.
@@ -189,7 +226,16 @@ impl std::error::Error for BodyError {}
 /// # Errors
 /// [`BodyError`] when it is not a JSON object or names no model. Anything else is for the pod to judge.
 pub fn parse(api: Api, body: &[u8]) -> Result<Request<'_>, BodyError> {
-    let mut fields = Fields::default();
+    parse_behind(api, body, None)
+}
+
+/// Reads a request body up to whose byte `known.end` another one is the same, in which [`parse`] has found these messages. They
+/// are skipped, unless others count.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_behind(api: Api, body: &[u8], known: Option<Span>) -> Result<Request<'_>, BodyError> {
+    let mut fields = Fields { known, ..Fields::default() };
     let mut scanner = Scanner::new(body);
     let scanned = match scanner.kind() {
         Ok(Kind::Object) => scanner.object(|scanner, key| fields.read(api, scanner, &key)),
@@ -227,6 +273,8 @@ fn located(error: JsonError, body: &[u8]) -> BodyError {
 /// counts, as it does for vLLM.
 #[derive(Default)]
 struct Fields<'a> {
+    /// Messages that need not be read.
+    known: Option<Span>,
     model: Option<Text<'a>>,
     cache_salt: Option<Text<'a>>,
     stream: bool,
@@ -234,7 +282,7 @@ struct Fields<'a> {
     tools: Option<&'a [u8]>,
     /// `system` of the Messages API, `instructions` of the Responses API.
     system: Vec<Part<'a>>,
-    messages: Option<Vec<Part<'a>>>,
+    messages: Option<Messages<'a>>,
     input: Input<'a>,
     /// Something that matters has a shape that is not known, or too many parts.
     odd: bool,
@@ -278,11 +326,7 @@ impl<'a> Fields<'a> {
                 self.system = system;
             }
             b"messages" if api.takes_messages() => match scanner.kind()? {
-                Kind::Array => {
-                    let mut parts = Vec::with_capacity(COMMON_PARTS);
-                    scanner.array(|scanner| self.read_item(scanner, &mut parts))?;
-                    self.messages = Some(parts);
-                }
+                Kind::Array => self.messages = Some(self.read_messages(scanner)?),
                 _ => self.messages = self.unless_null(scanner)?,
             },
             b"prompt" if api == Api::Completions => self.input = self.read_input(scanner)?,
@@ -333,6 +377,34 @@ impl<'a> Fields<'a> {
                 self.include_usage = value == b"true";
             }
             Ok(())
+        })
+    }
+
+    fn read_messages(&mut self, scanner: &mut Scanner<'a>) -> Step<Messages<'a>> {
+        let start = scanner.at();
+        // A second `messages` counts instead of the first.
+        let skipped = self.known.filter(|known| known.start == start);
+        let known = skipped.unwrap_or(Span { start, end: start, parts: 0, media: false });
+        let mut parts = Vec::with_capacity(COMMON_PARTS);
+        let (mut first, mut end) = (None, known.end);
+        scanner.array_behind(skipped.map(|skipped| skipped.end), |scanner| {
+            self.read_item(scanner, &mut parts)?;
+            end = scanner.at();
+            first.get_or_insert((end, parts.len()));
+            Ok(())
+        })?;
+        self.odd |= known.parts + parts.len() > MAX_PARTS;
+        let media = |parts: &[Part<'_>]| known.media || parts.iter().any(Part::is_media);
+        Ok(Messages {
+            skipped,
+            first: first.filter(|&(behind, _)| skipped.is_none() && behind < end).map(|(end, count)| Span {
+                start,
+                end,
+                parts: count,
+                media: media(parts.get(..count).unwrap_or_default()),
+            }),
+            all: Some(Span { start, end, parts: known.parts + parts.len(), media: media(&parts) }),
+            parts,
         })
     }
 
@@ -460,13 +532,13 @@ impl<'a> Fields<'a> {
             (Api::Embeddings, Some(messages), _) => chat(Vec::new(), messages),
             (_, _, Input::Tokens(ids)) => Prompt::Tokens(ids),
             (Api::Completions | Api::Embeddings, _, Input::Texts(texts)) => Prompt::Texts(texts),
-            (Api::Responses, _, Input::Items(items)) => chat(system, items),
+            (Api::Responses, _, Input::Items(items)) => chat(system, items.into()),
             (Api::Responses, _, Input::Texts(texts)) => {
                 let user = std::iter::once(Part::Item(Text::Borrowed(b"user")));
-                chat(system, user.chain(texts.into_iter().map(Part::Text)).collect())
+                chat(system, user.chain(texts.into_iter().map(Part::Text)).collect::<Vec<_>>().into())
             }
-            (Api::Responses, _, Input::Nothing) => chat(system, Vec::new()),
-            (Api::Completions | Api::Embeddings, _, Input::Items(items)) => chat(Vec::new(), items),
+            (Api::Responses, _, Input::Nothing) => chat(system, Messages::default()),
+            (Api::Completions | Api::Embeddings, _, Input::Items(items)) => chat(Vec::new(), items.into()),
             (Api::Completions | Api::Embeddings, _, Input::Nothing) => Prompt::Texts(Vec::new()),
         };
         Ok(Request {
@@ -497,7 +569,7 @@ mod tests {
 
     fn messages<'a>(request: &'a Request<'a>) -> &'a [Part<'a>] {
         match &request.prompt {
-            Prompt::Chat { messages, .. } => messages,
+            Prompt::Chat { messages, .. } => &messages.parts,
             other => panic!("not a chat: {other:?}"),
         }
     }
@@ -549,7 +621,7 @@ mod tests {
             item("assistant"),
             Part::Json(br#"[{"id":"1"}]"#),
         ];
-        assert_eq!(messages, &expected);
+        assert_eq!(messages.parts, expected);
     }
 
     #[test]
@@ -579,7 +651,10 @@ mod tests {
         let body = br#"{"model":"m","input":"hi","instructions":"be brief"}"#;
         let request = parse(Api::Responses, body).unwrap();
         let Prompt::Chat { system, messages, .. } = &request.prompt else { panic!("{request:?}") };
-        assert_eq!((&system[..], &messages[..]), (&[text("be brief")][..], &[item("user"), text("hi")][..]));
+        assert_eq!(
+            (&system[..], &messages.parts[..]),
+            (&[text("be brief")][..], &[item("user"), text("hi")][..])
+        );
 
         let body = br#"{"model":"m","messages":[{"role":"user","content":"hi"}],"system":[{"type":"text","text":"s","cache_control":{"type":"ephemeral"}}]}"#;
         let request = parse(Api::Messages, body).unwrap();

@@ -140,17 +140,40 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// [`JsonError`] where it is none.
-    pub fn array(&mut self, mut value: impl FnMut(&mut Self) -> Step<()>) -> Step<()> {
+    pub fn array(&mut self, value: impl FnMut(&mut Self) -> Step<()>) -> Step<()> {
+        self.array_behind(None, value)
+    }
+
+    /// The same of an array whose first elements are known already, up to the offset `known` behind one of them.
+    ///
+    /// # Errors
+    /// [`JsonError`] where what is not known is no array.
+    pub fn array_behind(
+        &mut self,
+        known: Option<usize>,
+        mut value: impl FnMut(&mut Self) -> Step<()>,
+    ) -> Step<()> {
         self.open(b'[')?;
-        if self.close(b']') {
-            return Ok(());
+        match known {
+            Some(behind) => self.jump(behind),
+            None if self.close(b']') => return Ok(()),
+            None => value(self)?,
         }
-        loop {
-            value(self)?;
-            if self.close(b']') {
-                return Ok(());
-            }
+        while !self.close(b']') {
             self.byte(b',')?;
+            value(self)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on at an offset in no string, up to which all is known to be JSON and UTF-8.
+    fn jump(&mut self, at: usize) {
+        self.at = at;
+        let block = at & !(BLOCK - 1);
+        if block != self.block {
+            // The block before, where a character may have begun that goes on in this one, is not looked at.
+            let goes_on = matches!(self.bytes.get(block), Some(0x80..0xC0));
+            self.utf8.cut = goes_on.then(|| character_before(self.bytes, block));
         }
     }
 

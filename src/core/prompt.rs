@@ -22,37 +22,12 @@ const MEDIA_BYTES: usize = 4096;
 /// Bytes of one token id.
 const TOKEN_BYTES: usize = 4;
 
-/// Hands the canonical bytes of `prompt` to `sink`, piece by piece and in order.
+/// Hands the canonical bytes of `prompt` to `sink`, piece by piece and in order, but for messages that were skipped.
 pub fn canonical(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
     match prompt {
-        Prompt::Chat { tools, system, messages } => {
-            if let Some(tools) = tools {
-                sink(tools);
-                sink(END_OF_TOOLS);
-            }
-            for part in system.iter().chain(messages) {
-                match part {
-                    Part::Item(role) => {
-                        sink(START_OF_ITEM);
-                        sink(role);
-                        sink(END_OF_ROLE);
-                    }
-                    Part::Text(text) => {
-                        sink(text);
-                        sink(END_OF_PART);
-                    }
-                    Part::Json(json) if part.is_media() => {
-                        let mut bytes = [0; 64];
-                        bytes.as_chunks_mut().0.fill(xxh3_64(json).to_le_bytes());
-                        (0..MEDIA_BYTES / bytes.len()).for_each(|_| sink(&bytes));
-                        sink(END_OF_PART);
-                    }
-                    Part::Json(json) => {
-                        sink(json);
-                        sink(END_OF_PART);
-                    }
-                }
-            }
+        Prompt::Chat { messages, .. } => {
+            before_messages(prompt, &mut sink);
+            parts(&messages.parts, &mut sink);
         }
         Prompt::Texts(texts) => {
             for text in texts {
@@ -70,6 +45,43 @@ pub fn canonical(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
             }
         }
         Prompt::Opaque(body) => sink(body),
+    }
+}
+
+/// The same of what stands before the messages of a chat.
+pub fn before_messages(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
+    let Prompt::Chat { tools, system, .. } = prompt else { return };
+    if let Some(tools) = tools {
+        sink(tools);
+        sink(END_OF_TOOLS);
+    }
+    parts(system, sink);
+}
+
+/// The same of some parts of a chat.
+pub fn parts(parts: &[Part<'_>], mut sink: impl FnMut(&[u8])) {
+    for part in parts {
+        match part {
+            Part::Item(role) => {
+                sink(START_OF_ITEM);
+                sink(role);
+                sink(END_OF_ROLE);
+            }
+            Part::Text(text) => {
+                sink(text);
+                sink(END_OF_PART);
+            }
+            Part::Json(json) if part.is_media() => {
+                let mut bytes = [0; 64];
+                bytes.as_chunks_mut().0.fill(xxh3_64(json).to_le_bytes());
+                (0..MEDIA_BYTES / bytes.len()).for_each(|_| sink(&bytes));
+                sink(END_OF_PART);
+            }
+            Part::Json(json) => {
+                sink(json);
+                sink(END_OF_PART);
+            }
+        }
     }
 }
 

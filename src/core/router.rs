@@ -3,8 +3,9 @@
 //! [`Router`] is the mind of one worker. What it must share goes through [`SharedData`]; what it keeps are replicas: the
 //! table as last fetched, and the prefix index as far as the log was read.
 
+use crate::beginnings::{Beginnings, Reading};
 use crate::blocks::{Chain, bytes_of, mix};
-use crate::body::Request;
+use crate::body::{Api, BodyError};
 use crate::config::{Config, Strategy};
 use crate::cost::{Ask, Constants, View, cost};
 use crate::feedback;
@@ -12,7 +13,6 @@ use crate::index::{Index, Limits, Use};
 use crate::ledger::{DEFAULT_BYTES_PER_TOKEN, DEFAULT_RATE, Entry, Ledger};
 use crate::log::{Cursor, Keep, Record, seal, unseal};
 use crate::pick::{Picks, Rank, Standing, pick};
-use crate::prompt::canonical;
 use crate::recall::Recall;
 use crate::response::Usage;
 use crate::shared::{Keys, NEVER_WRITTEN, SharedData};
@@ -59,6 +59,8 @@ pub struct Router {
     recall: Recall,
     /// Names this replica in the log.
     writer: u32,
+    /// What it has read before.
+    beginnings: Beginnings,
     /// The prompt of the request that is being decided.
     chain: Chain,
     hash_bytes: Vec<u8>,
@@ -93,7 +95,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug)]
 pub enum Job<'a> {
     /// An inference request.
-    Prompt(&'a Request<'a>),
+    Prompt(&'a Reading<'a>),
     /// Anything else: only load counts.
     Load,
 }
@@ -226,6 +228,7 @@ impl Router {
             cursor: Cursor::default(),
             recall: Recall::default(),
             writer,
+            beginnings: Beginnings::default(),
             chain: Chain::default(),
             hash_bytes: Vec::new(),
             matches: Vec::new(),
@@ -293,6 +296,14 @@ impl Router {
         self.lost_segments
     }
 
+    /// Reads the body of a request.
+    ///
+    /// # Errors
+    /// [`BodyError`] when it is no request to this API.
+    pub fn read<'a>(&mut self, api: Api, body: &'a [u8]) -> Result<Reading<'a>, BodyError> {
+        self.beginnings.read(api, body)
+    }
+
     /// Decides where a request goes and books it there.
     ///
     /// # Errors
@@ -309,7 +320,7 @@ impl Router {
             return Err(NoPod::NoTable);
         }
         let model = match job {
-            Job::Prompt(request) => xxhash_rust::xxh3::xxh3_64(&request.model) as u32,
+            Job::Prompt(reading) => xxhash_rust::xxh3::xxh3_64(&reading.request.model) as u32,
             Job::Load => 0,
         };
         for _ in 0..TRIES {
@@ -478,16 +489,14 @@ impl Router {
 
     /// Turns the prompt into its chain of blocks; without a prompt, into an empty one.
     fn read_prompt(&mut self, job: Job<'_>) {
-        let Job::Prompt(request) = job else {
+        let Job::Prompt(reading) = job else {
             self.chain.start(b"", None);
             return self.chain.finish();
         };
-        self.chain.start(&request.model, request.cache_salt.as_deref());
         match self.strategy {
-            Strategy::PrefixCache => canonical(&request.prompt, |piece| self.chain.push(piece)),
-            Strategy::Default => canonical(&request.prompt, |piece| self.chain.count(piece)),
+            Strategy::PrefixCache => self.beginnings.chain(reading, &mut self.chain, Chain::push),
+            Strategy::Default => self.beginnings.chain(reading, &mut self.chain, Chain::count),
         }
-        self.chain.finish();
     }
 
     /// The ledger, and the version to write over: out of memory where that is most probably the last one.
@@ -682,7 +691,7 @@ impl Router {
             hashes: self.chain.hashes().into(),
             ahead,
             used: Use::default(),
-            learns: matches!(job, Job::Prompt(request) if request.prompt.is_text()),
+            learns: matches!(job, Job::Prompt(reading) if reading.request.prompt.is_text()),
         }
     }
 
@@ -874,7 +883,7 @@ fn rate_of(entry: &Entry, mean: f32) -> f32 {
 
 fn bytes_per_token(job: Job<'_>, ledger: &Ledger, model: u32) -> f32 {
     match job {
-        Job::Prompt(request) if request.prompt.is_text() => ledger.bytes_per_token(model),
+        Job::Prompt(reading) if reading.request.prompt.is_text() => ledger.bytes_per_token(model),
         _ => DEFAULT_BYTES_PER_TOKEN,
     }
 }

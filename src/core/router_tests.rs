@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use super::*;
 use crate::MILLISECOND;
-use crate::body::{Api, parse};
+use crate::body::parse;
 use crate::collector::Collector;
 use crate::shared::{Conflict, Map};
 use proptest::prelude::{ProptestConfig, Strategy, prop, prop_assert_eq, prop_oneof, proptest};
@@ -74,9 +74,9 @@ impl Gateway {
     }
 }
 
-fn with_request<T>(text: &str, with: impl FnOnce(&Request<'_>) -> T) -> T {
+fn with_request<T>(text: &str, with: impl FnOnce(&Reading<'_>) -> T) -> T {
     let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#);
-    with(&parse(Api::Chat, body.as_bytes()).unwrap())
+    with(&parse(Api::Chat, body.as_bytes()).unwrap().into())
 }
 
 fn page(running: u32, waiting: u32, started: f64) -> String {

@@ -9,7 +9,7 @@ use log::LevelFilter;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, Bytes};
 use warmpath::announce::Announcer;
-use warmpath::body::{self, Api, BodyError};
+use warmpath::body::{Api, BodyError};
 use warmpath::config::{Config, Strategy};
 use warmpath::pick::Picks;
 use warmpath::refusal::Refusal;
@@ -307,10 +307,15 @@ impl Filter {
         if body.is_empty() {
             return self.route_by_load();
         }
-        let parsed = body::parse(api, &body);
+        let Some(mut mind) = self.mind.as_ref().and_then(|mind| mind.try_borrow_mut().ok()) else {
+            self.phase = Phase::Done;
+            return Action::Continue;
+        };
+        let read = mind.router.read(api, &body);
+        drop(mind);
         laps::lap("parse");
-        match parsed {
-            Ok(request) => self.route(Job::Prompt(&request)),
+        match read {
+            Ok(reading) => self.route(Job::Prompt(&reading)),
             // Asked only now: both are rare, and a header costs half a microsecond.
             Err(_) if is_encoded() || !is_post() => self.route_by_load(),
             Err(error) => self.reject(&error),
@@ -319,7 +324,7 @@ impl Filter {
 
     fn route(&mut self, job: Job<'_>) -> Action {
         let (streams, reports_usage) = match job {
-            Job::Prompt(request) => (request.stream, request.reports_usage),
+            Job::Prompt(reading) => (reading.request.stream, reading.request.reports_usage),
             // Nobody has looked: it may be either.
             Job::Load => (true, false),
         };

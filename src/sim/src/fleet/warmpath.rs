@@ -170,10 +170,10 @@ impl Warmpath {
 impl Policy for Warmpath {
     fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
         let texts: Vec<Arc<str>> = ask.spans.iter().map(|span| self.texts.get(span)).collect();
-        let request = request(ask.spans, &texts);
+        let reading = request(ask.spans, &texts).into();
         let Some(worker) = self.routers.get_mut(ask.worker) else { return Vec::new() };
         worker.refresh(self.generation, &self.map);
-        let decision = worker.router.decide(Job::Prompt(&request), &mut self.map, micros(world.now));
+        let decision = worker.router.decide(Job::Prompt(&reading), &mut self.map, micros(world.now));
         let Ok(decision) = decision else {
             return self.fallback.choose(world, ask);
         };
@@ -293,6 +293,6 @@ fn request<'a>(spans: &[Span], texts: &'a [Arc<str>]) -> Request<'a> {
         cache_salt: None,
         stream: true,
         reports_usage: true,
-        prompt: Prompt::Chat { tools, system: Vec::new(), messages },
+        prompt: Prompt::Chat { tools, system: Vec::new(), messages: messages.into() },
     }
 }
