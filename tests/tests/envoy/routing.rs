@@ -24,8 +24,12 @@ struct Conversation(Vec<Value>);
 
 impl Conversation {
     fn about(topic: &str) -> Self {
+        Self::with_system_prompt(topic, 3000)
+    }
+
+    fn with_system_prompt(topic: &str, size: usize) -> Self {
         Self(vec![
-            json!({"role": "system", "content": prompt(topic, 3000)}),
+            json!({"role": "system", "content": prompt(topic, size)}),
             json!({"role": "user", "content": "Go on."}),
         ])
     }
@@ -36,7 +40,12 @@ impl Conversation {
     }
 
     fn request(&self) -> Request {
-        Request::post("/v1/chat/completions", &json!({"model": "/model/qwen", "messages": self.0}))
+        self.request_of("/model/qwen")
+    }
+
+    /// The model stands behind the messages.
+    fn request_of(&self, model: &str) -> Request {
+        Request::post("/v1/chat/completions", &json!({"messages": self.0, "model": model}))
     }
 }
 
@@ -79,6 +88,29 @@ async fn a_conversation_stays_on_the_pod_of_its_first_round_on_every_worker() {
         }
     }
     assert!(used.len() > 1, "six conversations all went to {used:?}");
+}
+
+#[tokio::test]
+async fn what_a_worker_has_read_before_of_a_long_conversation_changes_nothing() {
+    let pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    let matched = async || envoy.stats("warmpath_matched_total").await.values().sum::<i64>();
+
+    let mut conversation = Conversation::with_system_prompt("canals", 20_000);
+    let first = conversation.request().send(envoy.routed).await;
+    for round in 1..=3 {
+        conversation.next_round();
+        assert_eq!(conversation.request().send(envoy.routed).await.pod(), first.pod());
+        assert_eq!(matched().await, round);
+    }
+    // The bytes up to the last message are known, and the prompt is another one.
+    for round in 0..2 {
+        let reply = conversation.request_of("another").send(envoy.routed).await;
+        assert_eq!((reply.status.as_u16(), matched().await), (200, 3 + round));
+    }
+    let cut = json!({"messages": conversation.0, "model": "m"}).to_string();
+    let reply = conversation.request().body(cut.trim_end_matches('}').to_owned()).send(envoy.routed).await;
+    assert_eq!(reply.status, 400, "what is not JSON behind it is seen");
 }
 
 #[tokio::test]
