@@ -9,6 +9,7 @@ use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use warmpath::blocks::Chain;
 use warmpath::engine;
+use warmpath::index::Found;
 use warmpath::ledger::{Entry, Ledger};
 use warmpath::table::Table;
 
@@ -71,22 +72,22 @@ fn parse_and_hash_the_next_round(bencher: Bencher, bytes: usize) {
 #[divan::bench(args = [1_000, 100_000])]
 fn look_up_hit_among(bencher: Bencher, conversations: u64) {
     let mut full = Full::new(conversations);
+    let mut found = Found::default();
     bencher.bench_local(|| {
-        let mut matches = [0; 3];
         let chain = full.known();
-        full.index.matches(&chain, &mut matches);
-        matches
+        full.index.look_up(&chain, 3, &mut found);
+        found.blocks(0)
     });
 }
 
 #[divan::bench(args = [1_000, 100_000])]
 fn look_up_miss_among(bencher: Bencher, conversations: u64) {
     let mut full = Full::new(conversations);
+    let mut found = Found::default();
     bencher.bench_local(|| {
-        let mut matches = [0; 3];
         let chain = full.unknown();
-        full.index.matches(&chain, &mut matches);
-        matches
+        full.index.look_up(&chain, 3, &mut found);
+        found.blocks(0)
     });
 }
 

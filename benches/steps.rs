@@ -9,6 +9,7 @@ use std::hint::black_box;
 
 use warmpath::blocks::Chain;
 use warmpath::engine;
+use warmpath::index::Found;
 use warmpath::ledger::{Entry, Ledger};
 use warmpath::table::Table;
 
@@ -81,11 +82,10 @@ fn main() {
     let known: Vec<_> = (0..=CALLS).map(|_| full.known()).collect();
     let unknown: Vec<_> = (0..=CALLS).map(|_| full.unknown()).collect();
     for (name, chains) in [("hit", &known), ("miss", &unknown)] {
-        let mut chains = chains.iter();
+        let (mut chains, mut found) = (chains.iter(), Found::default());
         step(&format!("look-up/{name}"), || {
-            let mut matches = [0; 3];
-            full.index.matches(chains.next().expect("enough"), &mut matches);
-            matches
+            full.index.look_up(chains.next().expect("enough"), 3, &mut found);
+            found.blocks(0)
         });
     }
     for (name, chains) in [("known", &known), ("new", &unknown)] {

@@ -38,7 +38,24 @@ pub struct Index {
     /// Ticks once a prompt; orders uses over all pods.
     clock: u32,
     /// The nodes of the prompt that is being put in, and how many blocks of each; kept for its memory.
-    path: Vec<(u32, u16)>,
+    path: Path,
+}
+
+/// The way of a chain through the tree: nodes from the first on, and how many blocks of each are the chain's.
+type Path = Vec<(u32, u16)>;
+
+/// What [`Index::look_up`] has found of a chain; kept for its memory.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    path: Path,
+    matches: Vec<u16>,
+}
+
+impl Found {
+    /// How many leading blocks the pod in `slot` holds.
+    pub fn blocks(&self, slot: Slot) -> u16 {
+        self.matches.get(usize::from(slot)).copied().unwrap_or(0)
+    }
 }
 
 /// When a pod used a prompt, counted in the prompts of that pod.
@@ -153,59 +170,59 @@ impl Index {
         }
     }
 
-    /// Puts into `matches[slot]` how many leading blocks of `chain` each pod holds; pods that hold none, and slots past
-    /// the end of `matches`, are left as they are (0).
-    pub fn matches(&self, chain: &[u32], matches: &mut [u16]) {
-        let (mut parent, mut depth) = (ROOT, 0);
-        while let Some(id) = self.child(parent, chain, depth) {
+    /// Looks up how many leading blocks of `chain` each of so many pods holds.
+    pub fn look_up(&self, chain: &[u32], pods: usize, found: &mut Found) {
+        self.find(chain, &mut found.path);
+        let matches = &mut found.matches;
+        matches.clear();
+        matches.resize(pods, 0);
+        let mut depth = 0;
+        for &(id, common) in &found.path {
             let Some(node) = self.nodes.get(id) else { return };
-            let common = common(&node.hashes, chain.get(depth..).unwrap_or_default());
             let (mut holding, mut goes_on) = (node.first_holding, false);
             while let Some(h) = self.holdings.get(holding) {
                 if let Some(m) = matches.get_mut(usize::from(h.slot))
-                    && usize::from(*m) == depth
+                    && *m == depth
                 {
-                    *m += h.blocks.min(common as u16);
-                    goes_on |= usize::from(h.blocks) == node.hashes.len();
+                    *m += h.blocks.min(common);
+                    goes_on |= h.blocks >= common;
                 }
                 holding = h.next_in_node;
             }
-            if common < node.hashes.len() || !goes_on {
+            if !goes_on {
                 return;
             }
-            parent = id;
             depth += common;
         }
     }
 
-    /// How many leading blocks of `chain` are hot: so large a share of all prompts starts with them that the pods which hold
-    /// them are fewer than their share of `pods`. Then how many are in use: of `in_flight` requests each pod that holds them
-    /// has at least one.
-    pub fn heat(&self, chain: &[u32], pods: f32, in_flight: f32) -> (usize, usize) {
-        let (mut parent, mut depth) = (ROOT, 0);
-        let (mut hot, mut used) = (0, 0);
+    /// How many leading blocks of a chain that was looked up are hot: so large a share of all prompts starts with them that the
+    /// pods which hold them are fewer than their share of `pods`. Then how many are in use: of `in_flight` requests each pod
+    /// that holds them has at least one.
+    pub fn heat(&self, found: &Found, pods: f32, in_flight: f32) -> (usize, usize) {
+        let (mut hot, mut used, mut depth) = (0, 0, 0);
         let all = self.aged(HEAT_PROMPTS, 0).min(self.clock as f32) + HEAT_DOUBT;
-        while let Some(id) = self.child(parent, chain, depth) {
+        for &(id, common) in &found.path {
             let Some(node) = self.nodes.get(id) else { break };
-            let common = common(&node.hashes, chain.get(depth..).unwrap_or_default());
             let share =
                 (self.aged(node.heat, self.clock.wrapping_sub(node.heated)) - HEAT_DOUBT).max(0.0) / all;
             let (mut holding, mut holders) = (node.first_holding, 0.0);
             while let Some(h) = self.holdings.get(holding) {
-                holders += f32::from(u8::from(usize::from(h.blocks) >= common));
+                holders += f32::from(u8::from(h.blocks >= common));
                 holding = h.next_in_node;
             }
-            if share > 0.0 && share * pods + HEAT_ROUND > holders && hot == depth {
-                hot += common;
+            let goes_on_hot = hot == depth && share > 0.0 && share * pods + HEAT_ROUND > holders;
+            let goes_on_used = used == depth && share * in_flight >= holders;
+            depth += usize::from(common);
+            if goes_on_hot {
+                hot = depth;
             }
-            if share * in_flight >= holders && used == depth {
-                used += common;
+            if goes_on_used {
+                used = depth;
             }
-            if common < node.hashes.len() || (hot < depth + common && used < depth + common) {
+            if !goes_on_hot && !goes_on_used {
                 break;
             }
-            parent = id;
-            depth += common;
         }
         (hot, used)
     }
@@ -249,25 +266,18 @@ impl Index {
     /// The pod in `slot` did not compute in its `turn` what it was sent then: beyond the first `keep` blocks of `chain` it
     /// holds only what another prompt has used since.
     pub fn trim(&mut self, slot: Slot, chain: &[u32], keep: usize, turn: u32) {
-        let mut path = Vec::new();
-        let (mut parent, mut depth) = (ROOT, 0);
-        while let Some(id) = self.child(parent, chain, depth) {
-            let Some(node) = self.nodes.get(id) else { break };
-            let common = common(&node.hashes, chain.get(depth..).unwrap_or_default());
-            if keep < depth + common {
-                path.push((id, keep.saturating_sub(depth)));
-            }
-            if common < node.hashes.len() {
+        let mut path = Path::new();
+        self.find(chain, &mut path);
+        let mut depth = path.iter().map(|&(_, common)| usize::from(common)).sum::<usize>();
+        for (id, common) in path.into_iter().rev() {
+            depth -= usize::from(common);
+            if keep >= depth + usize::from(common) {
                 break;
             }
-            depth += common;
-            parent = id;
-        }
-        for (id, keep) in path.into_iter().rev() {
             if let Some(holding) = self.holding_of(id, slot)
                 && self.holdings.get(holding).is_some_and(|h| h.turn == turn)
             {
-                self.shorten(holding, keep);
+                self.shorten(holding, keep.saturating_sub(depth));
             }
         }
     }
@@ -324,6 +334,23 @@ impl Index {
 
     // --- the tree ---
 
+    /// Finds the way of `chain` as far as the tree knows it.
+    fn find(&self, chain: &[u32], path: &mut Path) {
+        path.clear();
+        let (mut parent, mut depth) = (ROOT, 0);
+        while let Some(id) = self.child(parent, chain, depth)
+            && let Some(node) = self.nodes.get(id)
+        {
+            let common = common(&node.hashes, chain.get(depth..).unwrap_or_default());
+            path.push((id, common as u16));
+            if common < node.hashes.len() {
+                break;
+            }
+            parent = id;
+            depth += common;
+        }
+    }
+
     fn child(&self, parent: u32, chain: &[u32], depth: usize) -> Option<u32> {
         let first = *chain.get(depth)?;
         self.children.find(key(parent, first), |&id| self.is(id, parent, first)).copied()
@@ -338,7 +365,7 @@ impl Index {
     ///
     /// A node of which the pod in `slot` holds more than the prompt uses is cut where the prompt ends: what follows was not
     /// used, and grows old.
-    fn walk(&mut self, slot: Slot, chain: &[u32], path: &mut Vec<(u32, u16)>) -> Option<u32> {
+    fn walk(&mut self, slot: Slot, chain: &[u32], path: &mut Path) -> Option<u32> {
         let (mut parent, mut depth) = (ROOT, 0);
         while let Some(rest) = chain.get(depth..).filter(|rest| !rest.is_empty()) {
             let Some(id) = self.child(parent, chain, depth) else {

@@ -6,9 +6,18 @@ use proptest::prelude::*;
 const ROOMY: Limits = Limits { memory: usize::MAX, holdings: usize::MAX };
 
 fn matches(index: &Index, pods: usize, chain: &[u32]) -> Vec<u16> {
-    let mut out = vec![0; pods];
-    index.matches(chain, &mut out);
-    out
+    found(index, pods, chain).matches
+}
+
+fn found(index: &Index, pods: usize, chain: &[u32]) -> Found {
+    let mut found = Found::default();
+    index.look_up(chain, pods, &mut found);
+    found
+}
+
+/// Hot blocks among eight pods.
+fn hot(index: &Index, chain: &[u32]) -> usize {
+    index.heat(&found(index, 8, chain), 8.0, 0.0).0
 }
 
 /// Too simple to be wrong: every block of every prompt by its whole prefix, with the time of its last use.
@@ -368,7 +377,7 @@ fn a_prefix_that_all_share_is_soon_on_every_pod_and_a_lone_conversation_stays() 
     let mut copies = 0;
     let prompts = (1..100u32).find(|&n| {
         let prompt: Vec<u32> = (0..20).chain([1000 + n]).collect();
-        let hot = copies == 0 || index.heat(&prompt, 8.0, 0.0).0 >= 20;
+        let hot = copies == 0 || hot(&index, &prompt) >= 20;
         copies += u16::from(hot);
         index.insert(if hot { copies - 1 } else { 0 }, &prompt);
         copies == 8
@@ -379,7 +388,7 @@ fn a_prefix_that_all_share_is_soon_on_every_pod_and_a_lone_conversation_stays() 
     let mut index = Index::new(ROOMY);
     for round in 1..30 {
         let prompt: Vec<u32> = (0..20 * round).collect();
-        assert_eq!(index.heat(&prompt, 8.0, 0.0).0, 0, "round {round}");
+        assert_eq!(hot(&index, &prompt), 0, "round {round}");
         index.insert(0, &prompt);
     }
 }

@@ -9,7 +9,7 @@ use crate::body::{Api, BodyError};
 use crate::config::{Config, Strategy};
 use crate::cost::{Ask, Constants, View, cost};
 use crate::feedback;
-use crate::index::{Index, Limits, Use};
+use crate::index::{Found, Index, Limits, Use};
 use crate::ledger::{DEFAULT_BYTES_PER_TOKEN, DEFAULT_RATE, Entry, Ledger};
 use crate::log::{Cursor, Keep, Record, seal, unseal};
 use crate::pick::{Picks, Rank, Standing, pick};
@@ -64,7 +64,8 @@ pub struct Router {
     /// The prompt of the request that is being decided.
     chain: Chain,
     hash_bytes: Vec<u8>,
-    matches: Vec<u16>,
+    /// What the index knows of it.
+    found: Found,
     entries: Vec<(Slot, Entry)>,
     standings: Vec<Standing>,
     lost_segments: u64,
@@ -231,7 +232,7 @@ impl Router {
             beginnings: Beginnings::default(),
             chain: Chain::default(),
             hash_bytes: Vec::new(),
-            matches: Vec::new(),
+            found: Found::default(),
             entries: Vec::new(),
             standings: Vec::new(),
             lost_segments: 0,
@@ -397,10 +398,8 @@ impl Router {
             (ticket.slot, ticket.id) = to.unwrap_or(NOWHERE);
             (ticket.ahead, ticket.used, ticket.matched) = (ahead, Use::default(), 0);
             if to.is_some() && !ticket.hashes.is_empty() {
-                self.matches.clear();
-                self.matches.resize(self.table.pods.len(), 0);
-                self.index.matches(&ticket.hashes, &mut self.matches);
-                ticket.matched = self.matches.get(usize::from(ticket.slot)).copied().unwrap_or(0);
+                self.index.look_up(&ticket.hashes, self.table.pods.len(), &mut self.found);
+                ticket.matched = self.found.blocks(ticket.slot);
                 ticket.used = self.index.insert(ticket.slot, &ticket.hashes);
             }
         }
@@ -587,9 +586,7 @@ impl Router {
     }
 
     fn look_up(&mut self) {
-        self.matches.clear();
-        self.matches.resize(self.table.pods.len(), 0);
-        self.index.matches(self.chain.hashes(), &mut self.matches);
+        self.index.look_up(self.chain.hashes(), self.table.pods.len(), &mut self.found);
     }
 
     /// Chooses; changes nothing but the scratch that [`Router::standings`] shows.
@@ -621,13 +618,13 @@ impl Router {
             in_flight += entry.in_flight as f32;
         }
         let ask = Ask { tokens, backlog: waiting / pods, mean_work: ledger.mean_work() };
-        let (hot, used) = self.index.heat(self.chain.hashes(), pods, in_flight);
+        let (hot, used) = self.index.heat(&self.found, pods, in_flight);
         let tokens_a_byte = tokens / self.chain.bytes().max(1) as f32;
         let in_tokens = |blocks: usize| bytes_of(blocks) as f32 * tokens_a_byte;
         self.standings.clear();
         for (&(slot, ref entry), (_, pod)) in self.entries.iter().zip(self.table.live()) {
             let fresh = freshness(pod, now);
-            let matched = self.matches.get(usize::from(slot)).map_or(0, |&blocks| usize::from(blocks));
+            let matched = usize::from(self.found.blocks(slot));
             let rate = rate_of(entry, mean_rate);
             let work = entry.remaining(rate, now, self.constants.lag);
             let view = View {
@@ -677,7 +674,7 @@ impl Router {
         if matches!(job, Job::Prompt(_)) {
             ledger.count_opened(work);
         }
-        let matched = self.matches.get(usize::from(slot)).copied().unwrap_or(0);
+        let matched = self.found.blocks(slot);
         Ticket {
             slot,
             id,

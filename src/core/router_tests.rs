@@ -52,7 +52,9 @@ impl Gateway {
         router.follow(&self.shared, 64);
         with_request(text, |r| router.read_prompt(Job::Prompt(r)));
         router.look_up();
-        router.matches.iter().map(|&blocks| bytes_of(usize::from(blocks))).collect()
+        (0..router.table.pods.len())
+            .map(|slot| bytes_of(usize::from(router.found.blocks(slot as Slot))))
+            .collect()
     }
 
     /// Scrapes every pod: `page` gives each one's metrics.
@@ -829,7 +831,7 @@ impl World {
         let of = |nth| {
             with_request(prompt_of(nth), |r| router.read_prompt(Job::Prompt(r)));
             router.look_up();
-            router.matches.clone()
+            (0..router.table.pods.len()).map(|slot| router.found.blocks(slot as Slot)).collect::<Vec<u16>>()
         };
         (0..PROMPTS).map(of).collect()
     }
