@@ -101,44 +101,39 @@ pub fn hash(request: &Request<'_>, chain: &mut Chain) {
     chain.finish();
 }
 
-/// A conversation that comes again with another last message each time, a quarter of the body; what is before it is known.
-pub struct Rounds {
+/// Conversations behind a system prompt that is known, three quarters of the body.
+pub struct Known {
     beginnings: Beginnings,
     chain: Chain,
     body: Vec<u8>,
-    /// Where the last message has its number.
+    /// Where the number of the conversation stands.
     at: usize,
     next: u64,
 }
 
-impl Rounds {
-    /// A conversation with bodies of about `bytes` bytes.
-    pub fn new(bytes: usize) -> Rounds {
-        let mut body = chat(bytes, 1);
-        let last = br#",{"role":"user","content":""#;
-        let end = body.windows(last.len()).rposition(|part| part == last).expect("a last message");
-        let before = [&body[..end], br#"],"max_tokens":64}"#].concat();
-        let at = end + last.len();
-        body[at..at + 8].fill(b'0');
-        let mut rounds =
-            Rounds { beginnings: Beginnings::default(), chain: Chain::default(), body, at, next: 0 };
-        rounds.read(&before);
-        rounds
+impl Known {
+    /// Bodies of about `bytes` bytes.
+    pub fn new(bytes: usize) -> Known {
+        let mut body = String::from(r#"{"model":"llama-3-8b","messages":[{"role":"system","content":""#);
+        words(&mut body, &mut Chance(1), bytes / 4 * 3);
+        body.push_str(r#""},{"role":"user","content":""#);
+        let at = body.len();
+        body.push_str("00000000 ");
+        words(&mut body, &mut Chance(2), bytes);
+        body.push_str(r#""}],"max_tokens":64}"#);
+        let (beginnings, chain) = (Beginnings::default(), Chain::default());
+        let mut known = Known { beginnings, chain, body: body.into_bytes(), at, next: 0 };
+        known.read();
+        known
     }
 
-    /// The next body, from its bytes to the chain of its prompt.
-    pub fn next(&mut self) -> u64 {
+    /// The next conversation, from its bytes to the chain of its prompt.
+    pub fn read(&mut self) -> u64 {
         self.next += 1;
-        let mut body = std::mem::take(&mut self.body);
-        body[self.at..self.at + 8].copy_from_slice(format!("{:08}", self.next % 100_000_000).as_bytes());
-        self.read(&body);
-        self.body = body;
-        self.chain.bytes()
-    }
-
-    fn read(&mut self, body: &[u8]) {
-        let reading = self.beginnings.read(Api::Chat, body).expect("a chat");
+        self.body[self.at..self.at + 8].copy_from_slice(format!("{:08}", self.next % 100_000_000).as_bytes());
+        let reading = self.beginnings.read(Api::Chat, &self.body).expect("a chat");
         self.beginnings.chain(&reading, &mut self.chain, Chain::push);
+        self.chain.bytes()
     }
 }
 

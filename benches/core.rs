@@ -13,7 +13,7 @@ use warmpath::index::Found;
 use warmpath::ledger::{Entry, Ledger};
 use warmpath::table::Table;
 
-use cases::{BODIES, Full, PODS, Rounds, Worker};
+use cases::{BODIES, Full, Known, PODS, Worker};
 
 fn main() {
     divan::main();
@@ -64,9 +64,9 @@ fn hash(bencher: Bencher, bytes: usize) {
 
 /// Both, of a body that is known but for its last quarter.
 #[divan::bench(args = BODIES[1..].iter().copied())]
-fn parse_and_hash_the_next_round(bencher: Bencher, bytes: usize) {
-    let mut rounds = Rounds::new(bytes);
-    bencher.counter(BytesCount::new(bytes)).bench_local(|| rounds.next());
+fn parse_and_hash_known(bencher: Bencher, bytes: usize) {
+    let mut known = Known::new(bytes);
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| known.read());
 }
 
 #[divan::bench(args = [1_000, 100_000])]

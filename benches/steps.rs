@@ -13,7 +13,7 @@ use warmpath::index::Found;
 use warmpath::ledger::{Entry, Ledger};
 use warmpath::table::Table;
 
-use cases::{BODIES, Full, PODS, Rounds, Worker};
+use cases::{BODIES, Full, Known, PODS, Worker};
 
 /// Calls of a step that are counted together, so that a rare event (a log segment is sealed, a table grows) has the share that
 /// it has in the long run.
@@ -45,8 +45,8 @@ fn main() {
         let mut chain = Chain::default();
         step(&format!("hash/{kib}KiB"), || cases::hash(black_box(&request), &mut chain));
         if kib > 4 {
-            let mut rounds = Rounds::new(bytes);
-            step(&format!("next-round/{kib}KiB"), || rounds.next());
+            let mut known = Known::new(bytes);
+            step(&format!("parse-and-hash/known/{kib}KiB"), || known.read());
         }
         let mut worker = Worker::new(3, bytes);
         step(&format!("request/3-pods/{kib}KiB"), || worker.request());

@@ -1,8 +1,8 @@
 //! Beginnings of bodies that were read before. A conversation comes again with each of its rounds, and up to its last messages
 //! a body has the bytes of the one before it: those need not be scanned and hashed once more.
 //!
-//! A beginning ends with the last message of a body, or with the first, which may be a system prompt that many share. Kept of
-//! it are its name, how it was taken apart, and the chain of the prompt up to there. The name is a hash of all its bytes: it
+//! A beginning ends with the last message of a body, and goes when the conversation goes on; or with the first message, which
+//! may be a system prompt that many share. Kept of it are its name, how it was taken apart, and the chain of the prompt up to there. The name is a hash of all its bytes: it
 //! takes 1.8 us of 32 KiB, where scanning takes 4 and the hashes of blocks 5. Who else had the prompt before does not matter
 //! here, and which pod holds it is the index' business: this only saves time, and what it finds is what [`body::parse`] and
 //! the chain would have found, which its twin in the tests checks.
@@ -43,6 +43,8 @@ struct Lesson {
     name: Name,
     messages: Span,
     preamble: u64,
+    /// Whether it ends with the first of several messages.
+    shared: bool,
 }
 
 /// Names the first bytes of a body.
@@ -132,9 +134,12 @@ impl Beginnings {
                 for lesson in teaches.iter().flatten() {
                     let done = skipped + messages.parts.len() - rest.len();
                     let count = lesson.messages.parts.saturating_sub(done);
-                    let (new, behind) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+                    let (new, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
                     parts(new, |piece| add(chain, piece));
-                    rest = behind;
+                    rest = others;
+                    if let Some(known) = behind.as_ref().filter(|known| !known.lesson.shared) {
+                        self.forget(known.lesson.name);
+                    }
                     self.keep(Beginning { lesson: *lesson, chain: chain.clone() });
                 }
                 parts(rest, |piece| add(chain, piece));
@@ -159,6 +164,20 @@ impl Beginnings {
             set.get_mut(..=at)?.rotate_right(1);
             set.first()?.as_ref().map(|(_, known)| Arc::clone(known))
         })
+    }
+
+    fn forget(&mut self, name: Name) {
+        let set = self.sets.get_mut(set_of(name.steps)).map_or(&mut [][..], |set| set);
+        let named = |way: &Option<(u64, Arc<Beginning>)>| {
+            way.as_ref().is_some_and(|(key, known)| *key == name.steps && known.lesson.name == name)
+        };
+        if let Some(at) = set.iter().position(named)
+            && let Some(places) = set.get_mut(at..)
+        {
+            let gone = places.first_mut().and_then(Option::take);
+            places.rotate_left(1);
+            self.memory -= gone.map_or(0, |(_, known)| known.memory());
+        }
     }
 
     fn keep(&mut self, beginning: Beginning) {
@@ -200,11 +219,12 @@ impl<'a> Reading<'a> {
         body: &[u8],
     ) -> Reading<'a> {
         let known = behind.as_ref().map_or(0, |known| known.lesson.messages.end);
-        let lesson = |messages: Option<Span>| {
+        let lesson = |messages: Option<Span>, shared| {
             let messages = messages.filter(|messages| messages.end > known)?;
-            Some(Lesson { name: Name::of(trail, body, messages.end)?, messages, preamble })
+            Some(Lesson { name: Name::of(trail, body, messages.end)?, messages, preamble, shared })
         };
-        let teaches = messages(&request).map_or([None, None], |m| [lesson(m.first), lesson(m.all)]);
+        let teaches =
+            messages(&request).map_or([None, None], |m| [lesson(m.first, true), lesson(m.all, false)]);
         Reading { request, behind, teaches }
     }
 }

@@ -92,6 +92,20 @@ fn each_round_is_read_from_where_the_one_before_ended() {
 }
 
 #[test]
+fn a_conversation_that_goes_on_is_remembered_once() {
+    let mut beginnings = Beginnings::default();
+    let all = rounds(1);
+    for body in &all {
+        skipped(&mut beginnings, body.as_bytes());
+        let known = beginnings.sets.iter().flatten().flatten().count();
+        assert_eq!(known, 2, "it and its system prompt");
+    }
+    // One that goes back begins anew behind the system prompt.
+    let system = message("system", &text(6000, 0)).len() + 1;
+    assert_eq!(skipped(&mut beginnings, all[1].as_bytes()), system);
+}
+
+#[test]
 fn many_short_conversations_leave_their_system_prompt_known() {
     let mut beginnings = Beginnings::default();
     let system = message("system", &text(4500, 0));
