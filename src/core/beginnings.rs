@@ -5,7 +5,8 @@
 //! may be a system prompt that many share. Kept of it are its name, how it was taken apart, and the chain of the prompt up to there. The name is a hash of all its bytes: it
 //! takes 1.8 us of 32 KiB, where scanning takes 4 and the hashes of blocks 5. Who else had the prompt before does not matter
 //! here, and which pod holds it is the index' business: this only saves time, and what it finds is what [`body::parse`] and
-//! the chain would have found, which its twin in the tests checks.
+//! the chain would have found, which its twin in the tests checks. Who makes two beginnings of one name makes the router
+//! believe that a prompt is where it is not, as with two blocks of one hash: its answer is the pod's all the same.
 //!
 //! [`body::parse`]: crate::body::parse
 
@@ -64,7 +65,8 @@ struct Beginning {
 }
 
 /// Beginnings with the hashes of their steps, the most recently used one first. It is one line of the CPU's cache.
-type Set = [Option<(u64, Arc<Beginning>)>; WAYS];
+type Set = [Way; WAYS];
+type Way = Option<(u64, Arc<Beginning>)>;
 
 /// The beginnings that a worker knows.
 #[derive(Debug)]
@@ -168,10 +170,7 @@ impl Beginnings {
 
     fn forget(&mut self, name: Name) {
         let set = self.sets.get_mut(set_of(name.steps)).map_or(&mut [][..], |set| set);
-        let named = |way: &Option<(u64, Arc<Beginning>)>| {
-            way.as_ref().is_some_and(|(key, known)| *key == name.steps && known.lesson.name == name)
-        };
-        if let Some(at) = set.iter().position(named)
+        if let Some(at) = set.iter().position(|way| is(way, name))
             && let Some(places) = set.get_mut(at..)
         {
             let gone = places.first_mut().and_then(Option::take);
@@ -191,10 +190,7 @@ impl Beginnings {
         let name = beginning.lesson.name;
         let Some(set) = self.sets.get_mut(set_of(name.steps)) else { return };
         // The same bytes for another model are the same beginning; else the least recently used one makes room.
-        let same = |way: &Option<(u64, Arc<Beginning>)>| {
-            way.as_ref().is_none_or(|(key, known)| *key == name.steps && known.lesson.name == name)
-        };
-        let at = set.iter().position(same).unwrap_or(WAYS - 1);
+        let at = set.iter().position(|way| way.is_none() || is(way, name)).unwrap_or(WAYS - 1);
         if let Some(places) = set.get_mut(..=at) {
             places.rotate_right(1);
         }
@@ -272,6 +268,10 @@ fn messages<'r, 'a>(request: &'r Request<'a>) -> Option<&'r Messages<'a>> {
         Prompt::Chat { messages, .. } => Some(messages),
         _ => None,
     }
+}
+
+fn is(way: &Way, name: Name) -> bool {
+    way.as_ref().is_some_and(|(_, known)| known.lesson.name == name)
 }
 
 fn set_of(steps: u64) -> usize {
