@@ -2,11 +2,13 @@
 //! a body has the bytes of the one before it: those need not be scanned and hashed once more.
 //!
 //! A beginning ends with the last message of a body, and goes when the conversation goes on; or with the first message, which
-//! may be a system prompt that many share. Kept of it are its name, how it was taken apart, and the chain of the prompt up to there. The name is a hash of all its bytes: it
-//! takes 1.8 us of 32 KiB, where scanning takes 4 and the hashes of blocks 5. Who else had the prompt before does not matter
-//! here, and which pod holds it is the index' business: this only saves time, and what it finds is what [`body::parse`] and
-//! the chain would have found, which its twin in the tests checks. Who makes two beginnings of one name makes the router
-//! believe that a prompt is where it is not, as with two blocks of one hash: its answer is the pod's all the same.
+//! may be a system prompt that many share. Kept of it are its name, how it was taken apart, and the chain of the prompt up to
+//! there. The name is a hash of all its bytes: in V8 that takes 1.8 us of 32 KiB, where scanning takes 4 and the hashes of
+//! blocks 5.
+//!
+//! Which pod holds a prompt is the index' business: this only saves time, and what it finds is what [`body::parse`] and the
+//! chain would have found, which its twin in the tests checks. Who makes two beginnings of one name makes the router believe
+//! that a prompt is where it is not, as with two blocks of one hash: its answer is the pod's all the same.
 //!
 //! [`body::parse`]: crate::body::parse
 
@@ -64,7 +66,8 @@ struct Beginning {
     chain: Chain,
 }
 
-/// Beginnings with the hashes of their steps, the most recently used one first. It is one line of the CPU's cache.
+/// Beginnings with the hashes of their steps, the most recently used one first: as large as a line of the CPU's cache, so that
+/// looking for one that is not there costs no more than that.
 type Set = [Way; WAYS];
 type Way = Option<(u64, Arc<Beginning>)>;
 
@@ -131,14 +134,13 @@ impl Beginnings {
                 if behind.is_none() {
                     before_messages(&request.prompt, |piece| add(chain, piece));
                 }
-                let skipped = messages.skipped.map_or(0, |skipped| skipped.parts);
-                let mut rest = &messages.parts[..];
+                let mut done = messages.skipped.map_or(0, |skipped| skipped.parts);
+                let mut rest = messages.parts.as_slice();
                 for lesson in teaches.iter().flatten() {
-                    let done = skipped + messages.parts.len() - rest.len();
                     let count = lesson.messages.parts.saturating_sub(done);
                     let (new, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
                     parts(new, |piece| add(chain, piece));
-                    rest = others;
+                    (done, rest) = (lesson.messages.parts, others);
                     if let Some(known) = behind.as_ref().filter(|known| !known.lesson.shared) {
                         self.forget(known.lesson.name);
                     }
@@ -152,9 +154,6 @@ impl Beginnings {
 
     /// The longest beginning of `body` that is known.
     fn find(&mut self, trail: &[u64], body: &[u8]) -> Option<Arc<Beginning>> {
-        if self.sets.is_empty() {
-            return None;
-        }
         trail.iter().rev().find_map(|&steps| {
             let set = self.sets.get_mut(set_of(steps))?;
             let found = set.iter().enumerate().filter_map(|(at, way)| {
@@ -169,7 +168,7 @@ impl Beginnings {
     }
 
     fn forget(&mut self, name: Name) {
-        let set = self.sets.get_mut(set_of(name.steps)).map_or(&mut [][..], |set| set);
+        let Some(set) = self.sets.get_mut(set_of(name.steps)) else { return };
         if let Some(at) = set.iter().position(|way| is(way, name))
             && let Some(places) = set.get_mut(at..)
         {

@@ -394,18 +394,15 @@ impl<'a> Fields<'a> {
             Ok(())
         })?;
         self.odd |= known.parts + parts.len() > MAX_PARTS;
-        let media = |parts: &[Part<'_>]| known.media || parts.iter().any(Part::is_media);
-        Ok(Messages {
-            skipped,
-            first: first.filter(|&(behind, _)| skipped.is_none() && behind < end).map(|(end, count)| Span {
-                start,
-                end,
-                parts: count,
-                media: media(parts.get(..count).unwrap_or_default()),
-            }),
-            all: Some(Span { start, end, parts: known.parts + parts.len(), media: media(&parts) }),
-            parts,
-        })
+        let span = |(end, count): (usize, usize)| Span {
+            start,
+            end,
+            parts: known.parts + count,
+            media: known.media || parts.iter().take(count).any(Part::is_media),
+        };
+        let first = first.filter(|&(behind, _)| skipped.is_none() && behind < end).map(span);
+        let all = Some(span((end, parts.len())));
+        Ok(Messages { skipped, parts, first, all })
     }
 
     /// Content: text, or parts.

@@ -308,8 +308,7 @@ impl Filter {
             return self.route_by_load();
         }
         let Some(mut mind) = self.mind.as_ref().and_then(|mind| mind.try_borrow_mut().ok()) else {
-            self.phase = Phase::Done;
-            return Action::Continue;
+            return self.route_by_load();
         };
         let read = mind.router.read(api, &body);
         drop(mind);
