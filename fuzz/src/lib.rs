@@ -11,9 +11,12 @@
     clippy::string_slice
 )]
 
+use std::fmt::Debug;
+
 use serde_json::Value;
 use serde_json::value::RawValue;
 use warmpath::announce::{Announcer, announced};
+use warmpath::beginnings::{Beginnings, Reading};
 use warmpath::blocks::{Chain, blocks_in};
 use warmpath::body::{Api, BodyError, Prompt, Request, parse};
 use warmpath::collector::{Collector, Due};
@@ -33,9 +36,10 @@ use warmpath::{SECOND, Slot, engine, exposition, lease};
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("body", body),
     ("config", config),
+    ("conversation", conversation),
     ("json", json),
     ("metrics", metrics),
     ("shared", shared),
@@ -141,6 +145,39 @@ fn chain_of(request: &Request<'_>, push: &mut dyn FnMut(&mut Chain)) -> Chain {
     push(&mut chain);
     chain.finish();
     chain
+}
+
+/// Pieces between zeros, the rounds of a conversation behind a system prompt that is long enough to be remembered: whatever came
+/// before, each body is read as if it were the first.
+pub fn conversation(bytes: &[u8]) {
+    let Some((&[first, filler], pieces)) = bytes.split_first_chunk::<2>() else { return };
+    let api = [Api::Chat, Api::Messages, Api::Embeddings][usize::from(first) % 3];
+    // It ends anywhere in what the scanner looks at at once.
+    let system = "s".repeat(4096 + usize::from(filler));
+    let mut history =
+        format!(r#"{{"model":"m","messages":[{{"role":"system","content":"{system}"}}"#).into_bytes();
+    let mut beginnings = Beginnings::default();
+    for piece in pieces.split(|&byte| byte == 0) {
+        history.extend_from_slice(piece);
+        for end in [&b""[..], b"]}"] {
+            let body = [&history, end].concat();
+            let naive = parse(api, &body).map(|request| seen(&mut Beginnings::default(), &request.into()));
+            let read = beginnings.read(api, &body);
+            assert_eq!(read.map(|reading| seen(&mut beginnings, &reading)), naive);
+        }
+    }
+}
+
+/// What a router gets of a body, the messages aside: they are in the chain.
+fn seen(beginnings: &mut Beginnings, reading: &Reading<'_>) -> impl PartialEq + Debug + use<> {
+    let (mut chain, request) = (Chain::default(), &reading.request);
+    beginnings.chain(reading, &mut chain, Chain::push);
+    (
+        (chain.hashes().to_vec(), chain.bytes(), chain.head()),
+        request.model.to_vec(),
+        request.cache_salt.as_deref().map(<[u8]>::to_vec),
+        (request.stream, request.reports_usage, request.prompt.is_text()),
+    )
 }
 
 /// Any JSON: the scanner takes what `serde_json` takes, and hands it out as it is written.

@@ -15,7 +15,7 @@ use warmpath_fuzz::{TARGETS, Target};
 const LONGEST: usize = 8192;
 
 /// What the formats are made of, to be put in between.
-const TOKENS: [&[u8]; 44] = [
+const TOKENS: [&[u8]; 45] = [
     b"{",
     b"}",
     b"[",
@@ -38,6 +38,7 @@ const TOKENS: [&[u8]; 44] = [
     b"\0",
     b"\"model\":\"m\"",
     b"\"messages\":[",
+    b"\0,{\"role\":\"user\",\"content\":\"more\"}",
     b"\"content\":",
     b"\"prompt\":",
     b"\"input\":",
@@ -178,6 +179,11 @@ fn body() {
 #[test]
 fn config() {
     replay_and_mutate("config");
+}
+
+#[test]
+fn conversation() {
+    replay_and_mutate("conversation");
 }
 
 #[test]

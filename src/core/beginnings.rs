@@ -8,7 +8,8 @@
 //!
 //! Which pod holds a prompt is the index' business: this only saves time, and what it finds is what [`body::parse`] and the
 //! chain would have found, which its twin in the tests checks. Who makes two beginnings of one name makes the router believe
-//! that a prompt is where it is not, as with two blocks of one hash: its answer is the pod's all the same.
+//! that a prompt is where it is not, as with two blocks of one hash. The request goes to a pod all the same: a body that is
+//! not JSON behind what was known is read once more as a whole.
 //!
 //! [`body::parse`]: crate::body::parse
 
@@ -108,7 +109,12 @@ impl Beginnings {
     pub fn read<'a>(&mut self, api: Api, body: &'a [u8]) -> Result<Reading<'a>, BodyError> {
         let trail = trail(api, body);
         let behind = self.find(&trail, body);
-        let request = parse_behind(api, body, behind.as_ref().map(|known| known.lesson.messages))?;
+        let request = match &behind {
+            Some(known) => {
+                parse_behind(api, body, Some(known.lesson.messages)).or_else(|_| parse(api, body))?
+            }
+            None => parse(api, body)?,
+        };
         if trail.is_empty() {
             return Ok(request.into());
         }

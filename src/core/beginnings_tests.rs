@@ -128,6 +128,24 @@ fn short_bodies_are_not_looked_up() {
     assert!(beginnings.sets.is_empty());
 }
 
+/// Two beginnings of one name: what is known ends amid a text of this body.
+#[test]
+fn a_body_is_read_though_what_is_known_was_never_in_it() {
+    let body = chat(&[message("system", &text(6000, 0)), message("user", "hello")]);
+    let body = body.as_bytes();
+    let trail = trail(Api::Chat, body);
+    let messages = Span { end: 5000, ..messages(&parse(Api::Chat, body).unwrap()).unwrap().first.unwrap() };
+    let name = Name::of(&trail, body, messages.end).unwrap();
+    let preamble = preamble(&parse(Api::Chat, body).unwrap());
+    let mut beginnings = Beginnings::default();
+    beginnings.keep(Beginning {
+        lesson: Lesson { name, messages, preamble, shared: true },
+        chain: Chain::default(),
+    });
+    assert!(beginnings.find(&trail, body).is_some());
+    assert_eq!(read(&mut beginnings, Api::Chat, body), naive(Api::Chat, body));
+}
+
 #[test]
 fn what_stands_behind_the_messages_counts() {
     let mut beginnings = Beginnings::default();

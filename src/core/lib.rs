@@ -12,8 +12,9 @@
 //! router's snapshot.
 //! [`collector`] tells that one.
 //!
-//! [`json`] is how a body is scanned, [`beginnings`] spares it what was read before, [`shared`] says what workers share and under which keys, `recall` which reads of it are
-//! spared, [`wire`] how numbers become bytes, and [`config`] what a user may set.
+//! [`json`] is how a body is scanned, [`beginnings`] spares it what was read before, [`shared`] says what workers share and
+//! under which keys, `recall` which reads of it are spared, [`wire`] how numbers become bytes, and [`config`] what a user may
+//! set.
 
 pub mod announce;
 pub mod beginnings;
