@@ -108,23 +108,16 @@ impl Beginnings {
     /// As [`parse`].
     pub fn read<'a>(&mut self, api: Api, body: &'a [u8]) -> Result<Reading<'a>, BodyError> {
         let trail = trail(api, body);
-        let behind = self.find(&trail, body);
-        let request = match &behind {
-            Some(known) => {
-                parse_behind(api, body, Some(known.lesson.messages)).or_else(|_| parse(api, body))?
-            }
-            None => parse(api, body)?,
-        };
         if trail.is_empty() {
-            return Ok(request.into());
+            return parse(api, body).map(Reading::from);
         }
+        let known = self.find(&trail, body);
+        if let Some(reading) = known.and_then(|known| Reading::behind(known, api, &trail, body)) {
+            return Ok(reading);
+        }
+        let request = parse(api, body)?;
         let preamble = preamble(&request);
-        let behind = behind.filter(|_| messages(&request).is_some_and(|messages| messages.skipped.is_some()));
-        if behind.as_ref().is_some_and(|known| known.lesson.preamble != preamble) {
-            // The same messages for another model, or with other tools behind them.
-            return Ok(Reading::of(parse(api, body)?, None, preamble, &trail, body));
-        }
-        Ok(Reading::of(request, behind, preamble, &trail, body))
+        Ok(Reading::of(request, None, preamble, &trail, body))
     }
 
     /// Makes the chain of a prompt, for which `add` adds pieces, and keeps the beginnings that it teaches.
@@ -212,6 +205,15 @@ impl Beginnings {
 }
 
 impl<'a> Reading<'a> {
+    /// The reading of a body from where it is no longer known. None where what is known does not count: other messages come
+    /// behind it, or they are for another model, or with other tools; or the body is not JSON there, of which its start decides.
+    fn behind(known: Arc<Beginning>, api: Api, trail: &[u64], body: &'a [u8]) -> Option<Reading<'a>> {
+        let request = parse_behind(api, body, Some(known.lesson.messages)).ok()?;
+        let preamble = preamble(&request);
+        let counts = messages(&request)?.skipped.is_some() && known.lesson.preamble == preamble;
+        counts.then(|| Reading::of(request, Some(known), preamble, trail, body))
+    }
+
     fn of(
         request: Request<'a>,
         behind: Option<Arc<Beginning>>,
