@@ -15,22 +15,24 @@ use std::fmt::Debug;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
-use warmpath::announce::{Announcer, announced};
-use warmpath::beginnings::{Beginnings, Reading};
-use warmpath::blocks::{Chain, blocks_in};
-use warmpath::body::{Api, BodyError, Prompt, Request, parse};
+use warmpath::account::ledger::Ledger;
+use warmpath::answer::usage::{Usage, UsageScanner};
 use warmpath::collector::{Collector, Due};
 use warmpath::config::Config;
-use warmpath::json::{JsonError, MAX_DEPTH, Scanner};
-use warmpath::ledger::Ledger;
-use warmpath::log::{Record, unseal};
-use warmpath::prompt::canonical;
-use warmpath::response::{Usage, UsageScanner};
+use warmpath::prefix::log::{Record, unseal};
+use warmpath::request::blocks::{Chain, blocks_in};
+use warmpath::request::body::{Api, BodyError, Prompt, Request, parse};
+use warmpath::request::json::{JsonError, MAX_DEPTH, Scanner};
+use warmpath::request::parse_cache::{Beginnings, Reading};
+use warmpath::request::prompt::canonical;
 use warmpath::router::{End, Job, Router};
-use warmpath::shared::{Keys, Map, SharedData};
-use warmpath::table::{MAX_PODS, Table};
-use warmpath::wire::Reader;
-use warmpath::{SECOND, Slot, engine, exposition, lease};
+use warmpath::scrape::{exposition, vllm};
+use warmpath::shared::codec::Reader;
+use warmpath::shared::lease;
+use warmpath::shared::membership::{Announcer, announced};
+use warmpath::shared::pod_table::{MAX_PODS, Table};
+use warmpath::shared::store::{Keys, Map, SharedData};
+use warmpath::{SECOND, Slot};
 
 /// A door for bytes: what is to hold behind it.
 pub type Target = fn(&[u8]);
@@ -250,7 +252,7 @@ pub fn metrics(page: &[u8]) {
             }
         },
     );
-    if let Ok(load) = engine::load(page) {
+    if let Ok(load) = vllm::load(page) {
         for amount in [load.running, load.waiting, load.kv_usage] {
             assert!(amount.is_finite() && amount >= 0.0, "{load:?}");
         }

@@ -112,7 +112,7 @@ pub const ALL: &[Baseline] = &[
 /// Candidates by score, best first, equals by chance: what `max-score-picker` does (shuffle, stable sort).
 fn by_score(candidates: &[usize], dice: &mut Dice, score: impl Fn(usize) -> f64) -> Vec<usize> {
     let mut pods = ranked(candidates, dice, score);
-    pods.truncate(warmpath::pick::PICKS);
+    pods.truncate(warmpath::decide::pick::PICKS);
     pods
 }
 

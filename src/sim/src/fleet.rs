@@ -27,7 +27,7 @@ pub use policy::{Answer, Ask, Outcome, Pod, Policy, World};
 pub use stats::{Record, Run, Sample, Spread, Summary, summarize};
 pub use warmpath::{Options, Warmpath};
 
-use ::warmpath::blocks::mix;
+use ::warmpath::request::blocks::mix;
 
 use crate::engine::{self, Chain, Engine, EngineConfig, What};
 use crate::workload::{Dice, Fate, Role, Span, Workload};

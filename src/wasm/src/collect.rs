@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use warmpath::collector::{Collector, Due, Trouble};
 use warmpath::config::Config;
-use warmpath::table::State;
+use warmpath::shared::pod_table::State;
 use warmpath::{MILLISECOND, Micros, SECOND};
 
 use crate::host::{self, Host};

@@ -10,7 +10,7 @@ use log::LevelFilter;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, Bytes, LogLevel, MapType, MetricType};
 use warmpath::Micros;
-use warmpath::shared::{Conflict, SharedData};
+use warmpath::shared::store::{Conflict, SharedData};
 
 use crate::laps;
 

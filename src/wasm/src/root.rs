@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
-use warmpath::announce::Announcer;
 use warmpath::config::Config;
-use warmpath::lease;
-use warmpath::shared::Keys;
+use warmpath::shared::lease;
+use warmpath::shared::membership::Announcer;
+use warmpath::shared::store::Keys;
 
 use crate::collect::Collecting;
 use crate::filter::{Filter, Mind};
@@ -85,7 +85,7 @@ impl RootContext for Root {
         let seed = now ^ ((&raw const *self as u64) << 32);
         match host::root_id().as_slice() {
             b"router" => {
-                let holder = warmpath::blocks::mix(seed) as u32;
+                let holder = warmpath::request::blocks::mix(seed) as u32;
                 let keys = Keys::of(&config.pool, config.index.log_segments);
                 let announcer =
                     config.pods.as_ref().map(|pods| Announcer::configured(&keys.pods, pods, &mut Host, now));

@@ -70,7 +70,7 @@ impl Policy for CacheAware {
         self.open(ask.id, best);
         pods.retain(|&pod| pod != best);
         pods.insert(0, best);
-        pods.truncate(warmpath::pick::PICKS);
+        pods.truncate(warmpath::decide::pick::PICKS);
         pods
     }
 

@@ -81,7 +81,7 @@ impl Policy for Dynamo {
             let new = ask.blocks.iter().filter(|hash| !active.blocks.contains_key(hash)).count();
             -(SCALE * prefill + (active.blocks.len() + new) as f64)
         });
-        picks.truncate(warmpath::pick::PICKS);
+        picks.truncate(warmpath::decide::pick::PICKS);
         if let Some(&pod) = picks.first() {
             let prefill_tokens = incoming(pod);
             self.open(ask.id, Booked { pod, prefill_tokens, blocks: ask.blocks.to_vec() });

@@ -28,6 +28,6 @@ impl Policy for Oracle {
         let mut times: Vec<(f64, usize)> =
             candidates.into_iter().map(|pod| (predicted(&world.pods[pod], ask), pod)).collect();
         times.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        times.into_iter().map(|(_, pod)| pod).take(warmpath::pick::PICKS).collect()
+        times.into_iter().map(|(_, pod)| pod).take(warmpath::decide::pick::PICKS).collect()
     }
 }

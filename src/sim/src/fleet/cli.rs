@@ -147,7 +147,7 @@ impl FleetArgs {
             Some(value) if value == 0 || value > most => bail!("--{name} is {value}; use 1 to {most}"),
             _ => Ok(()),
         };
-        positive("pods", self.pods, warmpath::table::MAX_PODS)?;
+        positive("pods", self.pods, warmpath::shared::pod_table::MAX_PODS)?;
         positive("gateways", Some(self.gateways), 64)?;
         positive("requests", self.requests, 10_000_000)?;
         positive("jobs", Some(self.jobs), 256)?;

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use anyhow::bail;
-use warmpath::cost::Constants;
+use warmpath::decide::cost::Constants;
 
 use super::{Options, Pod, Policy, Warmpath};
 use crate::baselines::{self, Place};

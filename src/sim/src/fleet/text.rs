@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use warmpath::blocks::mix;
+use warmpath::request::blocks::mix;
 
 use crate::workload::Span;
 

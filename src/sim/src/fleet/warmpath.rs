@@ -3,14 +3,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use warmpath::body::{Part, Prompt, Request};
+use warmpath::answer::usage::Usage;
 use warmpath::collector::{Collector, Due, Trouble};
 use warmpath::config::Config;
-use warmpath::cost::Constants;
-use warmpath::pick::Picks;
-use warmpath::response::Usage;
+use warmpath::decide::cost::Constants;
+use warmpath::decide::pick::Picks;
+use warmpath::request::body::{Part, Prompt, Request};
 use warmpath::router::{End, Job, Router, Ticket};
-use warmpath::shared::Map;
+use warmpath::shared::store::Map;
 use warmpath::{MILLISECOND, Micros};
 
 use super::policy::{Ask, Outcome, Pod, Policy, World};

@@ -137,7 +137,7 @@ mod tests {
     use crate::traffic::sse::Events;
 
     fn read(file: &str, keep_text: bool) -> Answer {
-        let path = format!("{}/tests/fixtures/vllm-0.32/{file}", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{}/../../tests/fixtures/vllm-0.32/{file}", env!("CARGO_MANIFEST_DIR"));
         let stream = std::fs::read(path).unwrap();
         let (mut events, mut answer, mut now) = (Events::default(), Answer::new(keep_text), 0.0);
         for piece in stream.chunks(50) {

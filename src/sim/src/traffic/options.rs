@@ -229,7 +229,7 @@ impl Options {
         let name = self.workload.name();
         for (flag, value, most) in [
             ("requests", self.requests, 10_000_000),
-            ("fleet-pods", self.fleet_pods, warmpath::table::MAX_PODS),
+            ("fleet-pods", self.fleet_pods, warmpath::shared::pod_table::MAX_PODS),
         ] {
             ensure!(
                 value.is_none_or(|value| (1..=most).contains(&value)),

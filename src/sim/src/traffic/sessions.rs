@@ -192,5 +192,4 @@ fn context(user: u32, plan: &Plan) -> String {
 }
 
 #[cfg(test)]
-#[path = "sessions_tests.rs"]
 mod tests;

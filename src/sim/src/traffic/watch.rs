@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::task::JoinHandle;
-use warmpath::{engine, exposition};
+use warmpath::scrape::{exposition, vllm};
 
 use super::clock::Clock;
 use super::record::{PodSample, Sample};
@@ -89,7 +89,7 @@ impl Watch {
         let reader = Arc::new(Reader { http, urls, clock, samples: Mutex::default() });
         let pages = reader.pages().await;
         for (pod, page) in pods.iter().zip(&pages) {
-            let load = page.as_ref().and_then(|page| engine::load(page).ok());
+            let load = page.as_ref().and_then(|page| vllm::load(page).ok());
             anyhow::ensure!(
                 load.is_some(),
                 "--pods has {pod}, but http://{pod}/metrics is no page of a vLLM pod"
@@ -134,7 +134,7 @@ impl Reader {
         let at = self.clock.now();
         let pages = self.pages().await;
         let pods = pages.iter().map(|page| {
-            let load = engine::load(page.as_ref()?).ok()?;
+            let load = vllm::load(page.as_ref()?).ok()?;
             Some(PodSample {
                 cache_usage: load.kv_usage.into(),
                 running: load.running.into(),
@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn counters_are_read_from_vllms_page() {
-        let path = format!("{}/tests/fixtures/vllm-0.32/metrics-loaded.txt", env!("CARGO_MANIFEST_DIR"));
+        let path =
+            format!("{}/../../tests/fixtures/vllm-0.32/metrics-loaded.txt", env!("CARGO_MANIFEST_DIR"));
         let page = std::fs::read(path).unwrap();
         let mut totals = Totals::default();
         totals.add(&page);

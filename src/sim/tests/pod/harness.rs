@@ -82,6 +82,6 @@ pub fn chat(content: &str, max_tokens: u32) -> Value {
 
 /// A recorded answer.
 pub fn fixture(file: &str) -> String {
-    let path = format!("{}/tests/fixtures/vllm-0.32/{file}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../../tests/fixtures/vllm-0.32/{file}", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }

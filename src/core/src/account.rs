@@ -1,0 +1,5 @@
+//! Work in flight and the health of each pod, as all workers of one Envoy see them; and what answers teach of a pod.
+
+pub(crate) mod cached;
+pub mod learning;
+pub mod ledger;

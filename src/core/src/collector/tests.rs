@@ -1,0 +1,252 @@
+use super::*;
+use crate::shared::membership::Announcer;
+use crate::shared::store::Map;
+
+const PODS: &[u8] = br#"{"pods":["10.0.0.1:8000","10.0.0.2:8000"]}"#;
+
+fn page(running: u32, waiting: u32, started: f64) -> Vec<u8> {
+    format!("vllm:num_requests_running {running}\nvllm:num_requests_waiting {waiting}\nprocess_start_time_seconds {started}\n")
+        .into_bytes()
+}
+
+fn start() -> (Collector, Map) {
+    let shared = Map::default();
+    let collector = Collector::new(&Config::parse(PODS).unwrap(), &shared, 7, 0);
+    (collector, shared)
+}
+
+/// Scrapes everything that is due, and gives every pod the same page.
+fn round(collector: &mut Collector, shared: &mut Map, page: &[u8], now: Micros) -> usize {
+    let due = collector.due(shared, now);
+    for due in &due {
+        collector.take(due, page, shared, now);
+        collector.done(due, Some(30), now);
+    }
+    due.len()
+}
+
+#[test]
+fn pods_are_published_before_the_first_scrape() {
+    let (mut collector, mut shared) = start();
+    assert_eq!(collector.publish(&mut shared, 5), Some(1));
+    let table = Table::decode(&shared.get("warmpath/default/table").unwrap().0).unwrap();
+    assert_eq!(
+        table.live().map(|(_, p)| (p.address.as_str(), p.state)).collect::<Vec<_>>(),
+        [("10.0.0.1:8000", State::Unknown), ("10.0.0.2:8000", State::Unknown)]
+    );
+    assert_eq!(collector.publish(&mut shared, 6), None, "nothing has moved");
+    assert_eq!(collector.publish(&mut shared, 5 + SECOND), Some(2), "a sign of life");
+}
+
+#[test]
+fn a_failed_scrape_marks_and_does_not_drop() {
+    let (mut collector, mut shared) = start();
+    assert_eq!(round(&mut collector, &mut shared, &page(3, 1, 9.0), 0), 2);
+    let due = collector.due(&shared, 2 * SECOND);
+    collector.fail(&due[0], Trouble::Unreachable);
+    collector.fail(&due[1], Trouble::Unreadable);
+    due.iter().for_each(|d| collector.done(d, None, 2 * SECOND));
+    let states: Vec<State> = collector.table().live().map(|(_, p)| p.state).collect();
+    assert_eq!(states, [State::Unreachable, State::Unreadable]);
+    assert_eq!(collector.table().pods[0].running, 3.0, "what is known ages, it is not forgotten");
+    round(&mut collector, &mut shared, &page(0, 0, 9.0), 4 * SECOND);
+    assert_eq!(collector.table().pods[0].recovered_at, 4 * SECOND);
+    assert_eq!(collector.table().pods[1].recovered_at, 0);
+    let due = collector.due(&shared, 6 * SECOND);
+    collector.take(&due[0], b"<html>", &mut shared, 6 * SECOND);
+    assert_eq!(collector.table().pods[0].state, State::Unreadable);
+}
+
+#[test]
+fn a_restart_is_another_pod_to_everyone() {
+    let (mut collector, mut shared) = start();
+    round(&mut collector, &mut shared, &page(0, 0, 100.0), 0);
+    let ids: Vec<u32> = collector.table().pods.iter().map(|p| p.id).collect();
+    round(&mut collector, &mut shared, &page(0, 0, 100.4), 2 * SECOND);
+    assert_eq!(collector.table().pods.iter().map(|p| p.id).collect::<Vec<_>>(), ids);
+    round(&mut collector, &mut shared, &page(0, 0, 150.0), 4 * SECOND);
+    assert!(collector.table().pods.iter().all(|p| !ids.contains(&p.id)));
+}
+
+#[test]
+fn pods_come_and_go_and_keep_their_slots() {
+    let (mut collector, mut shared) = start();
+    let late = collector.due(&shared, 0);
+    collector.set_pods(&["10.0.0.2:8000".into(), "10.0.0.3:8000".into()], 0);
+    let table = collector.table();
+    assert_eq!(
+        table.pods.iter().map(|p| p.address.as_str()).collect::<Vec<_>>(),
+        ["10.0.0.3:8000", "10.0.0.2:8000"]
+    );
+    // The answer of the pod that has gone is not taken for the new one's.
+    collector.take(&late[0], &page(9, 9, 1.0), &mut shared, 1);
+    assert_eq!(collector.table().pods[0].state, State::Unknown);
+}
+
+#[test]
+fn the_next_collector_goes_on_from_the_table() {
+    let (mut collector, mut shared) = start();
+    round(&mut collector, &mut shared, &page(1, 0, 1.0), 0);
+    collector.publish(&mut shared, 0);
+    let next = Collector::new(&Config::parse(PODS).unwrap(), &shared, 8, SECOND);
+    assert_eq!(next.table().pods, collector.table().pods);
+    assert_eq!(next.table().generation, 1);
+}
+
+#[test]
+fn what_the_ledger_counts_is_not_foreign() {
+    let (mut collector, mut shared) = start();
+    let mut ledger = Ledger::default();
+    ledger.grow(2);
+    let mut entry = Entry::of(collector.table().pods[0].id, ledger.entry(0));
+    (0..4).for_each(|_| entry.open(10, 0));
+    entry.start(10, 0, 0);
+    ledger.write(0, &entry);
+    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    for n in 0..2 {
+        round(&mut collector, &mut shared, &page(3, 5, 1.0), n * 2 * SECOND);
+    }
+    let pods = &collector.table().pods;
+    // Eight requests there, four of them ours, three of ours waiting.
+    assert_eq!((pods[0].foreign_running, pods[0].foreign_waiting), (2.0, 2.0));
+    assert_eq!((pods[1].foreign_running, pods[1].foreign_waiting), (3.0, 5.0));
+}
+
+#[test]
+fn leaked_requests_are_taken_out_when_scrapes_contradict_long_enough() {
+    let (mut collector, mut shared) = start();
+    let mut ledger = Ledger::default();
+    ledger.grow(2);
+    let mut entry = Entry::of(collector.table().pods[0].id, ledger.entry(0));
+    (0..5).for_each(|_| entry.open(100, 0));
+    ledger.write(0, &entry);
+    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    let entry =
+        |shared: &Map| Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().entry(0);
+    let mut now = 0;
+    while now < HEAL_AFTER {
+        assert_eq!(entry(&shared).in_flight, 5, "not before, at {now}");
+        round(&mut collector, &mut shared, &page(2, 0, 1.0), now);
+        now += 2 * SECOND;
+    }
+    round(&mut collector, &mut shared, &page(2, 0, 1.0), now);
+    let healed = entry(&shared);
+    assert_eq!((healed.in_flight, healed.waiting, healed.work), (2, 2, 200));
+    for n in 1..20 {
+        round(&mut collector, &mut shared, &page(2, 0, 1.0), now + n * 2 * SECOND);
+    }
+    assert_eq!(entry(&shared).in_flight, 2, "and no further");
+}
+
+#[test]
+fn pods_that_routers_announce_are_followed() {
+    let (mut collector, mut shared) = start();
+    let pods = ["10.0.0.2:8000".into(), "10.0.0.9:8000".into()];
+    Announcer::configured("warmpath/default/pods", &pods, &mut shared, 0);
+    let due = collector.due(&shared, 0);
+    let mut addresses: Vec<&str> = due.iter().map(|d| d.address.as_str()).collect();
+    addresses.sort_unstable();
+    assert_eq!(addresses, ["10.0.0.2:8000", "10.0.0.9:8000"]);
+}
+
+#[test]
+fn a_restart_while_nobody_collected_is_seen_by_the_next_collector() {
+    let (mut collector, mut shared) = start();
+    round(&mut collector, &mut shared, &page(0, 0, 100.0), 0);
+    collector.publish(&mut shared, 0);
+    let ids: Vec<u32> = collector.table().pods.iter().map(|p| p.id).collect();
+    let mut next = Collector::new(&Config::parse(PODS).unwrap(), &shared, 8, 10 * SECOND);
+    round(&mut next, &mut shared, &page(0, 0, 150.0), 10 * SECOND);
+    assert!(next.table().pods.iter().all(|p| !ids.contains(&p.id)));
+    // A page without the time of the start says nothing, and forgets nothing.
+    let ids: Vec<u32> = next.table().pods.iter().map(|p| p.id).collect();
+    let silent = b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n";
+    round(&mut next, &mut shared, silent, 12 * SECOND);
+    round(&mut next, &mut shared, &page(0, 0, 150.0), 14 * SECOND);
+    assert_eq!(next.table().pods.iter().map(|p| p.id).collect::<Vec<_>>(), ids);
+}
+
+#[test]
+fn the_identity_of_a_pod_that_has_gone_is_not_given_again() {
+    let (mut collector, mut shared) = start();
+    let gone = collector.table().pods[1].id;
+    collector.set_pods(&["10.0.0.1:8000".into()], 0);
+    collector.publish(&mut shared, 0);
+    let mut next = Collector::new(&Config::parse(b"{}").unwrap(), &shared, 8, SECOND);
+    next.set_pods(&["10.0.0.1:8000".into(), "10.0.0.3:8000".into()], SECOND);
+    assert!(next.table().pods[1].id > gone);
+    // Not even when the table is lost.
+    let mut ledger = Ledger::default();
+    ledger.grow(1);
+    ledger.write(0, &Entry::new(70));
+    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    shared.set("warmpath/default/table", b"garbage", None).unwrap();
+    let next = Collector::new(&Config::parse(PODS).unwrap(), &shared, 8, SECOND);
+    assert_eq!(next.table().pods.iter().map(|p| p.id).collect::<Vec<_>>(), [71, 72]);
+}
+
+#[test]
+fn identities_tell_a_restart_from_another_address() {
+    let (mut collector, mut shared) = start();
+    round(&mut collector, &mut shared, &page(0, 0, 100.0), 0);
+    round(&mut collector, &mut shared, &page(0, 0, 150.0), 2 * SECOND);
+    let pod = &collector.table().pods[0];
+    assert!(pod.first_id < pod.id);
+    collector.set_pods(&["10.0.0.2:8000".into(), "10.0.0.3:8000".into()], 3 * SECOND);
+    let pod = &collector.table().pods[0];
+    assert_eq!(pod.first_id, pod.id);
+}
+
+#[test]
+fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
+    let (mut collector, mut shared) = start();
+    let id = collector.table().pods[0].id;
+    let mut entry = Entry::new(id);
+    // 200 requests a second, 20 of them at any time between Envoy and the pod, 50 in the pod; and 5 leaked ones.
+    (0..75).for_each(|_| entry.open(100, 0));
+    let mut ledger = Ledger::default();
+    ledger.grow(2);
+    let mut healed = 0;
+    for tick in 0..400 {
+        let now = tick * SECOND / 10;
+        for _ in 0..20 {
+            entry.open(100, now);
+            entry.start(100, now, now);
+            entry.close(None);
+        }
+        ledger.write(0, &entry);
+        shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+        round(&mut collector, &mut shared, &page(50, 0, 1.0), now);
+        ledger = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap();
+        healed += entry.in_flight - ledger.entry(0).in_flight;
+        entry = ledger.entry(0);
+    }
+    assert_eq!((healed, entry.in_flight), (0, 75), "5 are within what the stream may hold");
+    // The stream ends, the leak stays behind.
+    (0..20).for_each(|_| entry.close(None));
+    ledger.write(0, &entry);
+    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    for tick in 40..60 {
+        round(&mut collector, &mut shared, &page(50, 0, 1.0), tick * SECOND);
+    }
+    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().entry(0);
+    assert_eq!(entry.in_flight, 50);
+}
+
+#[test]
+fn leaked_requests_take_what_they_wait_for_with_them() {
+    let (mut collector, mut shared) = start();
+    let mut entry = Entry::new(collector.table().pods[0].id);
+    (0..9).for_each(|_| entry.open(100, 0));
+    (0..6).for_each(|_| entry.start(100, 0, 0));
+    let mut ledger = Ledger::default();
+    ledger.grow(2);
+    ledger.write(0, &entry);
+    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    // Six decode; the three that wait are nowhere.
+    for tick in 0..8 {
+        round(&mut collector, &mut shared, &page(6, 0, 1.0), tick * 2 * SECOND);
+    }
+    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().entry(0);
+    assert_eq!((entry.in_flight, entry.waiting, entry.work), (6, 0, 0));
+}

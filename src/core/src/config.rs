@@ -1,0 +1,304 @@
+//! What a user may set: the plugin configuration, JSON, the same document for both roles.
+//!
+//! Read once into values that cannot be wrong; an unknown key, a wrong unit or a number out of range is an error that names
+//! the key.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::Deserialize;
+
+use crate::shared::pod_table::MAX_PODS;
+use crate::{MILLISECOND, Micros};
+
+/// How pods are chosen, by the names that users of the reference know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Strategy {
+    /// Load only.
+    #[serde(rename = "DEFAULT")]
+    Default,
+    /// Load and the prefix each pod holds.
+    #[default]
+    #[serde(rename = "PREFIX_CACHE")]
+    PrefixCache,
+}
+
+/// The checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Names the pool; gateways of one Envoy that route to the same pods share it.
+    pub pool: String,
+    /// The pods, `ip:port`. A router's list replaces the collector's; `None` leaves it as it is. A collector must have some
+    /// ([`Config::pods_to_scrape`]).
+    pub pods: Option<Vec<String>>,
+    /// How pods are chosen.
+    pub strategy: Strategy,
+    /// Without any pod to name: `true` leaves the request to the fallback cluster, `false` answers 503.
+    pub fail_open: bool,
+    /// How load is collected.
+    pub scrape: Scrape,
+    /// Bounds of the prefix index.
+    pub index: IndexBounds,
+}
+
+/// How load is collected.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scrape {
+    /// The Envoy cluster through which pods are scraped: ORIGINAL_DST by header `x-warmpath-scrape`.
+    pub cluster: String,
+    /// The path of the metrics page.
+    pub path: String,
+    /// Time between two scrapes of a pod while there is traffic.
+    pub interval: Micros,
+    /// The same without traffic.
+    pub idle_interval: Micros,
+    /// How long a scrape may take.
+    pub timeout: Micros,
+}
+
+/// Bounds of the prefix index of one worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexBounds {
+    /// Memory of the index in bytes.
+    pub memory: usize,
+    /// Shares of prompts that pods hold, over all pods.
+    pub holdings: usize,
+    /// Sealed log segments that are kept for workers that start or fall behind, 1 KiB each.
+    pub log_segments: usize,
+}
+
+/// Why a configuration is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// Not JSON, or a key or value of the wrong kind; the text names it.
+    Json(String),
+    /// A value that is out of its range.
+    Value {
+        /// The key, with dots.
+        key: &'static str,
+        /// What is wrong and how to mend it.
+        reason: String,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::Json(reason) => write!(f, "configuration: {reason}"),
+            ConfigError::Value { key, reason } => write!(f, "configuration: `{key}` {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Raw {
+    pool: String,
+    pods: Option<Vec<String>>,
+    strategy: Strategy,
+    fail_open: bool,
+    scrape: RawScrape,
+    index: RawIndex,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawScrape {
+    cluster: String,
+    path: String,
+    interval_ms: u64,
+    idle_interval_ms: u64,
+    timeout_ms: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawIndex {
+    max_mib: usize,
+    max_holdings: usize,
+    log_segments: usize,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Raw {
+            pool: "default".into(),
+            pods: None,
+            strategy: Strategy::PrefixCache,
+            fail_open: true,
+            scrape: RawScrape::default(),
+            index: RawIndex::default(),
+        }
+    }
+}
+
+impl Default for RawScrape {
+    fn default() -> Self {
+        RawScrape {
+            cluster: "warmpath-scrape".into(),
+            path: "/metrics".into(),
+            interval_ms: 100,
+            idle_interval_ms: 1000,
+            timeout_ms: 1000,
+        }
+    }
+}
+
+impl Default for RawIndex {
+    fn default() -> Self {
+        // 48 MiB leave room for the rest of the VM under 64 MiB; so many segments replay about 60,000 prompts of 2 KB.
+        RawIndex { max_mib: 48, max_holdings: 1_000_000, log_segments: 8192 }
+    }
+}
+
+impl Config {
+    /// Reads a plugin configuration.
+    ///
+    /// # Errors
+    /// [`ConfigError`] that names the key and the mend.
+    pub fn parse(json: &[u8]) -> Result<Config, ConfigError> {
+        let raw: Raw = serde_json::from_slice(json).map_err(|e| ConfigError::Json(e.to_string()))?;
+        if raw.pool.is_empty()
+            || raw.pool.len() > 64
+            || !raw.pool.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        {
+            return value("pool", format!("is {:?}; use 1 to 64 letters, digits, '-', '_' or '.'", raw.pool));
+        }
+        let pods = raw.pods.as_deref().map(pods).transpose()?;
+        within("scrape.interval_ms", raw.scrape.interval_ms, 10, 60_000)?;
+        within("scrape.idle_interval_ms", raw.scrape.idle_interval_ms, raw.scrape.interval_ms, 600_000)?;
+        within("scrape.timeout_ms", raw.scrape.timeout_ms, 10, 60_000)?;
+        within("index.max_mib", raw.index.max_mib as u64, 1, 1024)?;
+        within("index.max_holdings", raw.index.max_holdings as u64, 100, 100_000_000)?;
+        within("index.log_segments", raw.index.log_segments as u64, 2, 65_536)?;
+        if raw.scrape.cluster.is_empty() {
+            return value(
+                "scrape.cluster",
+                "is empty; name the Envoy cluster that reaches pods for their metrics".into(),
+            );
+        }
+        if !raw.scrape.path.starts_with('/') {
+            return value("scrape.path", format!("is {:?}; start it with '/'", raw.scrape.path));
+        }
+        Ok(Config {
+            pool: raw.pool,
+            pods,
+            strategy: raw.strategy,
+            fail_open: raw.fail_open,
+            scrape: Scrape {
+                cluster: raw.scrape.cluster,
+                path: raw.scrape.path,
+                interval: raw.scrape.interval_ms * MILLISECOND,
+                idle_interval: raw.scrape.idle_interval_ms * MILLISECOND,
+                timeout: raw.scrape.timeout_ms * MILLISECOND,
+            },
+            index: IndexBounds {
+                memory: raw.index.max_mib << 20,
+                holdings: raw.index.max_holdings,
+                log_segments: raw.index.log_segments,
+            },
+        })
+    }
+
+    /// The pods that a collector begins with. Without any it would publish an empty table, and every request would quietly
+    /// go elsewhere.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the list is missing or empty.
+    pub fn pods_to_scrape(&self) -> Result<&[String], ConfigError> {
+        match self.pods.as_deref() {
+            Some(pods) if !pods.is_empty() => Ok(pods),
+            found => {
+                let found = if found.is_none() { "is missing" } else { "is empty" };
+                value("pods", format!("{found}; list the pods' addresses, like [\"10.0.0.4:8000\"]"))
+            }
+        }
+    }
+}
+
+fn value<T>(key: &'static str, reason: String) -> Result<T, ConfigError> {
+    Err(ConfigError::Value { key, reason })
+}
+
+fn within(key: &'static str, found: u64, least: u64, most: u64) -> Result<(), ConfigError> {
+    if (least..=most).contains(&found) {
+        return Ok(());
+    }
+    value(key, format!("is {found}; use {least} to {most}"))
+}
+
+/// Checks the list of pods: addresses only, for a destination must never depend on a name that others resolve.
+fn pods(raw: &[String]) -> Result<Vec<String>, ConfigError> {
+    if raw.len() > MAX_PODS {
+        return value("pods", format!("lists {}; a pool has at most {MAX_PODS}", raw.len()));
+    }
+    let mut pods: Vec<String> = Vec::with_capacity(raw.len());
+    for pod in raw {
+        let Ok(address) = pod.parse::<SocketAddr>() else {
+            return value(
+                "pods",
+                format!(
+                    "has {pod:?}; write an address as 10.0.0.1:8000 or [fd00::1]:8000, names are not resolved"
+                ),
+            );
+        };
+        if address.port() == 0 {
+            return value("pods", format!("has {pod:?}; port 0 cannot be reached"));
+        }
+        let address = address.to_string();
+        if pods.contains(&address) {
+            return value("pods", format!("has {pod:?} twice; list each pod once"));
+        }
+        pods.push(address);
+    }
+    Ok(pods)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(json: &str) -> String {
+        Config::parse(json.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn all_keys_have_defaults_but_pods() {
+        let config = Config::parse(br#"{"pods":["127.0.0.1:8000","[::1]:8001"]}"#).unwrap();
+        assert_eq!(config.pods.unwrap(), ["127.0.0.1:8000", "[::1]:8001"]);
+        assert_eq!(config.strategy, Strategy::PrefixCache);
+        assert!(config.fail_open);
+        assert_eq!(config.scrape.interval, 100 * MILLISECOND);
+    }
+
+    #[test]
+    fn a_collector_needs_pods_and_a_router_does_not() {
+        let needs = |json: &str| Config::parse(json.as_bytes()).unwrap().pods_to_scrape().map(<[_]>::len);
+        assert_eq!(needs(r#"{"pods":["127.0.0.1:8000"]}"#), Ok(1));
+        for (json, found) in [("{}", "is missing"), (r#"{"pods":[]}"#, "is empty")] {
+            let error = needs(json).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("configuration: `pods` {found}; list the pods' addresses, like [\"10.0.0.4:8000\"]")
+            );
+        }
+    }
+
+    #[test]
+    fn every_error_names_its_key() {
+        assert!(error("{").starts_with("configuration: EOF"));
+        assert!(error(r#"{"podz":[]}"#).contains("unknown field `podz`"));
+        assert!(error(r#"{"strategy":"FAST"}"#).contains("`DEFAULT` or `PREFIX_CACHE`"));
+        assert!(error(r#"{"pods":["vllm:8000"]}"#).contains("`pods` has \"vllm:8000\""));
+        assert!(error(r#"{"pods":["1.2.3.4:0"]}"#).contains("port 0"));
+        assert!(error(r#"{"pods":["1.2.3.4:5","1.2.3.4:5"]}"#).contains("twice"));
+        assert!(error(r#"{"pool":"a b"}"#).contains("`pool`"));
+        assert!(
+            error(r#"{"scrape":{"interval_ms":1}}"#).contains("`scrape.interval_ms` is 1; use 10 to 60000")
+        );
+        assert!(error(r#"{"scrape":{"path":"metrics"}}"#).contains("`scrape.path`"));
+        assert!(error(r#"{"index":{"max_mib":0}}"#).contains("`index.max_mib`"));
+    }
+}

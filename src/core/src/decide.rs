@@ -1,0 +1,4 @@
+//! From what is known of each pod to the pods that a request tries, best first.
+
+pub mod cost;
+pub mod pick;

@@ -1,0 +1,140 @@
+//! The best pod, and who takes over when it fails.
+
+use crate::Slot;
+use crate::decide::cost::Terms;
+use crate::prefix::tree::rendezvous;
+
+/// Pods that a decision names: the best and two runners-up, one a destination header.
+pub const PICKS: usize = 3;
+
+/// How willingly a pod is sent to, before any cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Nothing speaks against it.
+    Ready,
+    /// Its last scrape got no answer.
+    Unreachable,
+    /// It answered errors of its own, and its pause is not over. Its answer would be the client's: better one that is not
+    /// known to be there than that, but better that than none.
+    Erring,
+    /// It failed a request, and its pause is not over.
+    Cooling,
+}
+
+/// Where a pod stands in a decision.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Standing {
+    /// The pod.
+    pub slot: Slot,
+    /// Its rank; a better one wins whatever the cost.
+    pub rank: Rank,
+    /// Prompt tokens it is believed to hold.
+    pub matched: f32,
+    /// Its cost.
+    pub terms: Terms,
+}
+
+/// The chosen pods, best first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Picks([Option<Slot>; PICKS]);
+
+impl Picks {
+    /// The pods in order.
+    pub fn iter(&self) -> impl Iterator<Item = Slot> {
+        self.0.iter().flatten().copied()
+    }
+
+    /// The best pod.
+    pub fn best(&self) -> Option<Slot> {
+        self.iter().next()
+    }
+}
+
+/// Chooses by rank, then cost. Pods that are as good as the best, within `tie` of the request's work, are told apart by
+/// rendezvous hash of the prompt's `head` and the pod's address, so that gateways which share nothing agree. Runners-up
+/// follow by rank and cost alone.
+pub fn pick<'a>(standings: &[Standing], tie: f32, head: u64, address: impl Fn(Slot) -> &'a [u8]) -> Picks {
+    let Some(least) = standings.iter().min_by(|a, b| order(a, b)) else { return Picks::default() };
+    let band = least.terms.seconds + tie * least.terms.work / least.terms.rate.max(1.0);
+    let best = standings
+        .iter()
+        .filter(|s| s.rank == least.rank && s.terms.seconds <= band)
+        .max_by_key(|s| rendezvous(head, address(s.slot)))
+        .map(|s| s.slot);
+    let mut picks = [best, None, None];
+    for nth in 1..PICKS {
+        let next = standings
+            .iter()
+            .filter(|s| !picks.contains(&Some(s.slot)))
+            .min_by(|a, b| order(a, b))
+            .map(|s| s.slot);
+        if let Some(place) = picks.get_mut(nth) {
+            *place = next;
+        }
+    }
+    Picks(picks)
+}
+
+fn order(a: &Standing, b: &Standing) -> std::cmp::Ordering {
+    a.rank.cmp(&b.rank).then(a.terms.seconds.total_cmp(&b.terms.seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(slot: Slot, rank: Rank, seconds: f32) -> Standing {
+        Standing {
+            slot,
+            rank,
+            matched: 0.0,
+            terms: Terms { seconds, work: 100.0, rate: 1000.0, ..Terms::default() },
+        }
+    }
+
+    fn picks(standings: &[Standing], head: u64) -> Vec<Slot> {
+        const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
+        pick(standings, 0.05, head, |slot| NAMES[usize::from(slot)]).iter().collect()
+    }
+
+    #[test]
+    fn least_cost_first() {
+        let all = [
+            standing(0, Rank::Ready, 3.0),
+            standing(1, Rank::Ready, 1.0),
+            standing(2, Rank::Ready, 2.0),
+            standing(3, Rank::Ready, 9.0),
+        ];
+        assert_eq!(picks(&all, 1), [1, 2, 0]);
+        assert_eq!(picks(&all[..1], 1), [0]);
+        assert!(picks(&[], 1).is_empty());
+    }
+
+    #[test]
+    fn rank_comes_before_cost() {
+        let all = [
+            standing(0, Rank::Cooling, 0.1),
+            standing(1, Rank::Erring, 0.2),
+            standing(2, Rank::Unreachable, 0.3),
+            standing(3, Rank::Ready, 5.0),
+        ];
+        assert_eq!(picks(&all, 1), [3, 2, 1]);
+        assert_eq!(picks(&all[..2], 1), [1, 0]);
+    }
+
+    #[test]
+    fn near_ties_go_by_the_prompt_and_are_spread() {
+        let all: Vec<Standing> =
+            (0..5).map(|slot| standing(slot, Rank::Ready, 1.0 + f32::from(slot) * 0.001)).collect();
+        let mut counts = [0; 5];
+        for head in 0..5000u64 {
+            let best = picks(&all, head)[0];
+            assert_eq!(best, picks(&all, head)[0], "the same prompt, the same pod");
+            counts[usize::from(best)] += 1;
+        }
+        assert!(counts.iter().all(|&c| (850..1150).contains(&c)), "{counts:?}");
+        // Beyond the band (5 ms here) there is no tie.
+        let apart = [standing(0, Rank::Ready, 1.0), standing(1, Rank::Ready, 1.006)];
+        assert!((0..100).all(|head| picks(&apart, head)[0] == 0));
+    }
+}

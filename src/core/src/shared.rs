@@ -1,0 +1,7 @@
+//! What the workers of one Envoy share: the store, the values that lie there, and how numbers become bytes.
+
+pub mod codec;
+pub mod lease;
+pub mod membership;
+pub mod pod_table;
+pub mod store;

@@ -1,0 +1,218 @@
+//! The table of a pool: its pods and their load, as the collector last saw them. One versioned value in shared data; a
+//! router keeps it as its snapshot until the generation moves.
+
+use crate::shared::codec::{Reader, WireError};
+use crate::{Micros, Slot};
+
+/// Marks a table, and its version.
+const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT2");
+
+/// Most pods in a pool. The ledger is copied with every decision, 56 bytes a pod; a fleet beyond this wants several pools.
+pub const MAX_PODS: usize = 1024;
+
+/// What the last scrape of a pod came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Not scraped yet.
+    #[default]
+    Unknown,
+    /// It answered with its load.
+    Ready,
+    /// It answers, but not with vLLM's metrics: it may serve all the same.
+    Unreadable,
+    /// No answer: refused, reset or timed out.
+    Unreachable,
+}
+
+/// One pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pod {
+    /// Identity: another one for another address in this slot, and after a restart. 0 is an empty slot.
+    pub id: u32,
+    /// The first identity that this address had in this slot; identities between it and `id` are of the same machine.
+    pub first_id: u32,
+    /// `ip:port`, IPv6 in brackets.
+    pub address: String,
+    /// The last scrape.
+    pub state: State,
+    /// When its process started, in milliseconds since 1970; 0 when it has not said.
+    pub started: u64,
+    /// When the last scrape that brought a load was answered; 0 for never.
+    pub scraped_at: Micros,
+    /// When scrapes last began to succeed after they had failed; 0 for never.
+    pub recovered_at: Micros,
+    /// Requests in the running batch.
+    pub running: f32,
+    /// Requests in the queue.
+    pub waiting: f32,
+    /// Share of the KV cache that running requests use, 0 to 1.
+    pub kv_usage: f32,
+    /// Running requests that no worker of this Envoy sent.
+    pub foreign_running: f32,
+    /// Waiting requests that no worker of this Envoy sent.
+    pub foreign_waiting: f32,
+    /// Tokens its KV cache can hold; 0 when it caches no prefixes.
+    pub capacity: u64,
+}
+
+/// The pods of a pool; the place in the list is the slot.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    /// When it was written.
+    pub published_at: Micros,
+    /// Counts the tables of this pool.
+    pub generation: u64,
+    /// The last identity that was given to a pod, gone or not: the next collector goes on from it.
+    pub last_id: u32,
+    /// The pods by slot; empty slots have id 0.
+    pub pods: Vec<Pod>,
+}
+
+impl Table {
+    /// The pods that are there, with their slots.
+    pub fn live(&self) -> impl Iterator<Item = (Slot, &Pod)> {
+        (0..).zip(&self.pods).filter(|(_, pod)| pod.id != 0)
+    }
+
+    /// The pod in a slot, if one is there.
+    pub fn pod(&self, slot: Slot) -> Option<&Pod> {
+        self.pods.get(usize::from(slot)).filter(|pod| pod.id != 0)
+    }
+
+    /// The bytes to share.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32 + self.pods.len() * 96);
+        out.extend_from_slice(&TABLE_MARK.to_le_bytes());
+        out.extend_from_slice(&self.published_at.to_le_bytes());
+        out.extend_from_slice(&self.generation.to_le_bytes());
+        out.extend_from_slice(&self.last_id.to_le_bytes());
+        out.extend_from_slice(&(self.pods.len() as u16).to_le_bytes());
+        for pod in &self.pods {
+            out.extend_from_slice(&pod.id.to_le_bytes());
+            out.extend_from_slice(&pod.first_id.to_le_bytes());
+            out.push(pod.address.len() as u8);
+            out.extend_from_slice(pod.address.as_bytes());
+            out.push(match pod.state {
+                State::Unknown => 0,
+                State::Ready => 1,
+                State::Unreadable => 2,
+                State::Unreachable => 3,
+            });
+            out.extend_from_slice(&pod.started.to_le_bytes());
+            out.extend_from_slice(&pod.scraped_at.to_le_bytes());
+            out.extend_from_slice(&pod.recovered_at.to_le_bytes());
+            for amount in [pod.running, pod.waiting, pod.kv_usage, pod.foreign_running, pod.foreign_waiting] {
+                out.extend_from_slice(&amount.to_le_bytes());
+            }
+            out.extend_from_slice(&pod.capacity.to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads a table.
+    ///
+    /// # Errors
+    /// [`WireError`] when the bytes are not one.
+    pub fn decode(bytes: &[u8]) -> Result<Table, WireError> {
+        let mut from = Reader(bytes);
+        from.mark(TABLE_MARK)?;
+        let published_at = from.u64()?;
+        let generation = from.u64()?;
+        let last_id = from.u32()?;
+        let count = usize::from(from.u16()?);
+        if count > MAX_PODS {
+            return Err(WireError::Range);
+        }
+        let pods = (0..count).map(|_| decode_pod(&mut from)).collect::<Result<_, _>>()?;
+        Ok(Table { published_at, generation, last_id, pods })
+    }
+}
+
+fn decode_pod(from: &mut Reader<'_>) -> Result<Pod, WireError> {
+    let id = from.u32()?;
+    let first_id = from.u32()?;
+    let length = usize::from(from.u8()?);
+    let address = std::str::from_utf8(from.bytes(length)?).map_err(|_| WireError::Range)?.to_owned();
+    Ok(Pod {
+        id,
+        first_id,
+        address,
+        state: match from.u8()? {
+            0 => State::Unknown,
+            1 => State::Ready,
+            2 => State::Unreadable,
+            3 => State::Unreachable,
+            _ => return Err(WireError::Range),
+        },
+        started: from.u64()?,
+        scraped_at: from.u64()?,
+        recovered_at: from.u64()?,
+        running: from.amount()?,
+        waiting: from.amount()?,
+        kv_usage: from.amount()?,
+        foreign_running: from.amount()?,
+        foreign_waiting: from.amount()?,
+        capacity: from.u64()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pods() -> impl Strategy<Value = Pod> {
+        (any::<[u32; 2]>(), "[0-9.:]{0,40}", 0u8..4, any::<[u64; 4]>(), prop::array::uniform5(0.0f32..1e6))
+            .prop_map(
+                |(
+                    [id, first_id],
+                    address,
+                    state,
+                    [started, scraped_at, recovered_at, capacity],
+                    [running, waiting, kv_usage, foreign_running, foreign_waiting],
+                )| Pod {
+                    id,
+                    first_id,
+                    address,
+                    state: [State::Unknown, State::Ready, State::Unreadable, State::Unreachable]
+                        [usize::from(state)],
+                    started,
+                    scraped_at,
+                    recovered_at,
+                    running,
+                    waiting,
+                    kv_usage,
+                    foreign_running,
+                    foreign_waiting,
+                    capacity,
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn tables_round_trip_and_truncations_are_errors(published_at: u64, generation: u64, last_id: u32, pods in prop::collection::vec(pods(), 0..6)) {
+            let table = Table { published_at, generation, last_id, pods };
+            let bytes = table.encode();
+            prop_assert_eq!(Table::decode(&bytes), Ok(table));
+            for end in 0..bytes.len() {
+                prop_assert_eq!(Table::decode(&bytes[..end]), Err(WireError::Truncated));
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mark = TABLE_MARK.to_le_bytes();
+            let marked = bytes.len().min(4);
+            bytes[..marked].copy_from_slice(&mark[..marked]);
+            let _ = Table::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn empty_slots_are_not_live() {
+        let table = Table { pods: vec![Pod::default(), Pod { id: 3, ..Pod::default() }], ..Table::default() };
+        assert_eq!(table.live().map(|(slot, pod)| (slot, pod.id)).collect::<Vec<_>>(), [(1, 3)]);
+        assert_eq!(table.pod(0), None);
+    }
+}
