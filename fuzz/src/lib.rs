@@ -23,7 +23,7 @@ use warmpath::prefix::log::{Record, unseal};
 use warmpath::request::blocks::{Chain, blocks_in};
 use warmpath::request::body::{Api, BodyError, Prompt, Request, parse};
 use warmpath::request::json::{JsonError, MAX_DEPTH, Scanner};
-use warmpath::request::parse_cache::{Beginnings, Reading};
+use warmpath::request::parse_cache::{ParseCache, ParsedRequest};
 use warmpath::request::prompt::canonical;
 use warmpath::router::{End, Job, Router};
 use warmpath::scrape::{exposition, vllm};
@@ -167,22 +167,22 @@ pub fn conversation(bytes: &[u8]) {
     let system = "s".repeat(4096 + usize::from(filler));
     let mut history =
         format!(r#"{{"model":"m","messages":[{{"role":"system","content":"{system}"}}"#).into_bytes();
-    let mut beginnings = Beginnings::default();
+    let mut parse_cache = ParseCache::default();
     for piece in pieces.split(|&byte| byte == 0) {
         history.extend_from_slice(piece);
         for end in [&b""[..], b"]}"] {
             let body = [&history, end].concat();
-            let naive = parse(api, &body).map(|request| seen(&mut Beginnings::default(), &request.into()));
-            let read = beginnings.read(api, &body);
-            assert_eq!(read.map(|reading| seen(&mut beginnings, &reading)), naive);
+            let naive = parse(api, &body).map(|request| seen(&mut ParseCache::default(), &request.into()));
+            let read = parse_cache.read(api, &body);
+            assert_eq!(read.map(|reading| seen(&mut parse_cache, &reading)), naive);
         }
     }
 }
 
 /// What a router gets of a body, the messages aside: they are in the chain.
-fn seen(beginnings: &mut Beginnings, reading: &Reading<'_>) -> impl PartialEq + Debug + use<> {
+fn seen(parse_cache: &mut ParseCache, reading: &ParsedRequest<'_>) -> impl PartialEq + Debug + use<> {
     let (mut chain, request) = (Chain::default(), &reading.request);
-    beginnings.chain(reading, &mut chain, Chain::push);
+    parse_cache.chain(reading, &mut chain, Chain::push);
     (
         (chain.hashes().to_vec(), chain.bytes(), chain.head()),
         request.model.to_vec(),

@@ -3,10 +3,10 @@
 
 use warmpath::answer::usage::{Usage, UsageScanner};
 use warmpath::config::Config;
-use warmpath::prefix::tree::{Index, Limits};
+use warmpath::prefix::tree::{IndexLimits, PrefixIndex};
 use warmpath::request::blocks::{Chain, mix};
 use warmpath::request::body::{self, Api, Request};
-use warmpath::request::parse_cache::Beginnings;
+use warmpath::request::parse_cache::ParseCache;
 use warmpath::request::prompt::canonical;
 use warmpath::router::{End, Job, Router, Ticket};
 use warmpath::shared::pod_table::{Pod, State, Table};
@@ -103,7 +103,7 @@ pub fn hash(request: &Request<'_>, chain: &mut Chain) {
 
 /// Conversations behind a system prompt that is known, three quarters of the body.
 pub struct Known {
-    beginnings: Beginnings,
+    parse_cache: ParseCache,
     chain: Chain,
     body: Vec<u8>,
     /// Where the number of the conversation stands.
@@ -121,8 +121,8 @@ impl Known {
         body.push_str("00000000 ");
         words(&mut body, &mut Chance(2), bytes);
         body.push_str(r#""}],"max_tokens":64}"#);
-        let (beginnings, chain) = (Beginnings::default(), Chain::default());
-        let mut known = Known { beginnings, chain, body: body.into_bytes(), at, next: 0 };
+        let (parse_cache, chain) = (ParseCache::default(), Chain::default());
+        let mut known = Known { parse_cache, chain, body: body.into_bytes(), at, next: 0 };
         known.read();
         known
     }
@@ -131,8 +131,8 @@ impl Known {
     pub fn read(&mut self) -> u64 {
         self.next += 1;
         self.body[self.at..self.at + 8].copy_from_slice(format!("{:08}", self.next % 100_000_000).as_bytes());
-        let reading = self.beginnings.read(Api::Chat, &self.body).expect("a chat");
-        self.beginnings.chain(&reading, &mut self.chain, Chain::push);
+        let reading = self.parse_cache.read(Api::Chat, &self.body).expect("a chat");
+        self.parse_cache.chain(&reading, &mut self.chain, Chain::push);
         self.chain.bytes()
     }
 }
@@ -233,7 +233,7 @@ impl Worker {
 
 /// An index of a worker in which `conversations` of 32 blocks are held by three pods; all begin with the same eight blocks.
 pub struct Full {
-    pub index: Index,
+    pub index: PrefixIndex,
     conversations: u64,
     next: u64,
 }
@@ -241,7 +241,7 @@ pub struct Full {
 impl Full {
     /// Puts all in.
     pub fn new(conversations: u64) -> Full {
-        let mut index = Index::new(Limits { memory: 256 << 20, holdings: 10_000_000 });
+        let mut index = PrefixIndex::new(IndexLimits { memory: 256 << 20, holdings: 10_000_000 });
         for nth in 0..conversations {
             index.insert((nth % 3) as Slot, &Full::chain(nth));
         }

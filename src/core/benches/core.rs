@@ -8,7 +8,7 @@ mod cases;
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use warmpath::account::ledger::{Entry, Ledger};
-use warmpath::prefix::tree::Found;
+use warmpath::prefix::tree::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
 use warmpath::shared::pod_table::Table;
@@ -72,7 +72,7 @@ fn parse_and_hash_known(bencher: Bencher, bytes: usize) {
 #[divan::bench(args = [1_000, 100_000])]
 fn look_up_hit_among(bencher: Bencher, conversations: u64) {
     let mut full = Full::new(conversations);
-    let mut found = Found::default();
+    let mut found = PrefixMatch::default();
     bencher.bench_local(|| {
         let chain = full.known();
         full.index.look_up(&chain, 3, &mut found);
@@ -83,7 +83,7 @@ fn look_up_hit_among(bencher: Bencher, conversations: u64) {
 #[divan::bench(args = [1_000, 100_000])]
 fn look_up_miss_among(bencher: Bencher, conversations: u64) {
     let mut full = Full::new(conversations);
-    let mut found = Found::default();
+    let mut found = PrefixMatch::default();
     bencher.bench_local(|| {
         let chain = full.unknown();
         full.index.look_up(&chain, 3, &mut found);

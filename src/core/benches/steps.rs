@@ -8,7 +8,7 @@ mod cases;
 use std::hint::black_box;
 
 use warmpath::account::ledger::{Entry, Ledger};
-use warmpath::prefix::tree::Found;
+use warmpath::prefix::tree::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
 use warmpath::shared::pod_table::Table;
@@ -82,7 +82,7 @@ fn main() {
     let known: Vec<_> = (0..=CALLS).map(|_| full.known()).collect();
     let unknown: Vec<_> = (0..=CALLS).map(|_| full.unknown()).collect();
     for (name, chains) in [("hit", &known), ("miss", &unknown)] {
-        let (mut chains, mut found) = (chains.iter(), Found::default());
+        let (mut chains, mut found) = (chains.iter(), PrefixMatch::default());
         step(&format!("look-up/{name}"), || {
             full.index.look_up(chains.next().expect("enough"), 3, &mut found);
             found.blocks(0)

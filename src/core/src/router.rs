@@ -11,10 +11,10 @@ use crate::config::{Config, Strategy};
 use crate::decide::cost::{Ask, Constants, View, cost};
 use crate::decide::pick::{Picks, Rank, Standing, pick};
 use crate::prefix::log::{Cursor, Keep, Record, seal, unseal};
-use crate::prefix::tree::{Found, Index, Limits, Use};
+use crate::prefix::tree::{IndexLimits, PrefixIndex, PrefixMatch, UseStamp};
 use crate::request::blocks::{Chain, bytes_of, mix};
 use crate::request::body::{Api, BodyError};
-use crate::request::parse_cache::{Beginnings, Reading};
+use crate::request::parse_cache::{ParseCache, ParsedRequest};
 use crate::shared::codec::{Reader, WireError};
 use crate::shared::pod_table::{Pod, State, Table};
 use crate::shared::store::{Keys, NEVER_WRITTEN, SharedData};
@@ -47,7 +47,7 @@ pub struct Router {
     strategy: Strategy,
     constants: Constants,
     table: Table,
-    index: Index,
+    index: PrefixIndex,
     /// Version of the shared value that the table was read from.
     table_version: u32,
     /// Canonical bytes a token that the pods' capacities were reckoned with.
@@ -60,12 +60,12 @@ pub struct Router {
     /// Names this replica in the log.
     writer: u32,
     /// What it has read before.
-    beginnings: Beginnings,
+    parse_cache: ParseCache,
     /// The prompt of the request that is being decided.
     chain: Chain,
     hash_bytes: Vec<u8>,
     /// What the index knows of it.
-    found: Found,
+    found: PrefixMatch,
     entries: Vec<(Slot, Entry)>,
     standings: Vec<Standing>,
     lost_segments: u64,
@@ -96,7 +96,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug)]
 pub enum Job<'a> {
     /// An inference request.
-    Prompt(&'a Reading<'a>),
+    Prompt(&'a ParsedRequest<'a>),
     /// Anything else: only load counts.
     Load,
 }
@@ -152,7 +152,7 @@ pub struct Ticket {
     /// Requests that waited for a first token on the pod when this one was sent.
     ahead: u32,
     /// When the pod used the prompt, and what it held of it, by the count of the index.
-    used: Use,
+    used: UseStamp,
     /// Whether bytes a token can be learned from the answer: not from token ids or shapes that are not known.
     learns: bool,
 }
@@ -180,10 +180,10 @@ impl Ticket {
     /// the prompt that was to put the blocks there was not computed yet. vLLM computes first what came first, so that can
     /// only be one of as many as waited there when this request was sent; what has been used before those was there.
     fn lost(&self, usage: &Usage) -> Option<u32> {
-        let before = self.used.before?;
-        (self.used.turn.wrapping_sub(before) > self.ahead
+        let previous = self.used.previous?;
+        (self.used.at.wrapping_sub(previous) > self.ahead
             && learning::missed(usage, self.bytes, usize::from(self.matched)))
-        .then_some(before)
+        .then_some(previous)
     }
 
     /// Releases the work, and learns how long it took.
@@ -222,17 +222,20 @@ impl Router {
             strategy: config.strategy,
             constants: Constants::default(),
             table: Table::default(),
-            index: Index::new(Limits { memory: config.index.memory, holdings: config.index.holdings }),
+            index: PrefixIndex::new(IndexLimits {
+                memory: config.index.memory,
+                holdings: config.index.holdings,
+            }),
             table_version: NEVER_WRITTEN,
             bytes_per_token: DEFAULT_BYTES_PER_TOKEN,
             mean_ratio: DEFAULT_BYTES_PER_TOKEN,
             cursor: Cursor::default(),
             recall: Recall::default(),
             writer,
-            beginnings: Beginnings::default(),
+            parse_cache: ParseCache::default(),
             chain: Chain::default(),
             hash_bytes: Vec::new(),
-            found: Found::default(),
+            found: PrefixMatch::default(),
             entries: Vec::new(),
             standings: Vec::new(),
             lost_segments: 0,
@@ -283,7 +286,7 @@ impl Router {
     }
 
     /// The replica of the prefix index.
-    pub fn index(&self) -> &Index {
+    pub fn index(&self) -> &PrefixIndex {
         &self.index
     }
 
@@ -301,8 +304,8 @@ impl Router {
     ///
     /// # Errors
     /// [`BodyError`] when it is no request to this API.
-    pub fn read<'a>(&mut self, api: Api, body: &'a [u8]) -> Result<Reading<'a>, BodyError> {
-        self.beginnings.read(api, body)
+    pub fn read<'a>(&mut self, api: Api, body: &'a [u8]) -> Result<ParsedRequest<'a>, BodyError> {
+        self.parse_cache.read(api, body)
     }
 
     /// Decides where a request goes and books it there.
@@ -396,7 +399,7 @@ impl Router {
         ticket.opened_at = now;
         if to != Some(from) {
             (ticket.slot, ticket.id) = to.unwrap_or(NOWHERE);
-            (ticket.ahead, ticket.used, ticket.matched) = (ahead, Use::default(), 0);
+            (ticket.ahead, ticket.used, ticket.matched) = (ahead, UseStamp::default(), 0);
             if to.is_some() && !ticket.hashes.is_empty() {
                 self.index.look_up(&ticket.hashes, self.table.pods.len(), &mut self.found);
                 ticket.matched = self.found.blocks(ticket.slot);
@@ -493,8 +496,8 @@ impl Router {
             return self.chain.finish();
         };
         match self.strategy {
-            Strategy::PrefixCache => self.beginnings.chain(reading, &mut self.chain, Chain::push),
-            Strategy::Default => self.beginnings.chain(reading, &mut self.chain, Chain::count),
+            Strategy::PrefixCache => self.parse_cache.chain(reading, &mut self.chain, Chain::push),
+            Strategy::Default => self.parse_cache.chain(reading, &mut self.chain, Chain::count),
         }
     }
 
@@ -567,7 +570,7 @@ impl Router {
             }
             hashes.clear();
             hashes.extend(record.hashes.as_chunks().0.iter().map(|&h| u32::from_le_bytes(h)));
-            let turn = |ago| self.index.turn(record.slot).wrapping_sub(ago);
+            let turn = |ago| self.index.pod_clock(record.slot).wrapping_sub(ago);
             match record.keep {
                 None => {
                     self.index.insert(record.slot, &hashes);
@@ -618,7 +621,7 @@ impl Router {
             in_flight += entry.in_flight as f32;
         }
         let ask = Ask { tokens, backlog: waiting / pods, mean_work: ledger.mean_work() };
-        let (hot, used) = self.index.heat(&self.found, pods, in_flight);
+        let (hot, used) = self.index.popularity(&self.found, pods, in_flight);
         let tokens_a_byte = tokens / self.chain.bytes().max(1) as f32;
         let in_tokens = |blocks: usize| bytes_of(blocks) as f32 * tokens_a_byte;
         self.standings.clear();
@@ -687,7 +690,7 @@ impl Router {
             matched,
             hashes: self.chain.hashes().into(),
             ahead,
-            used: Use::default(),
+            used: UseStamp::default(),
             learns: matches!(job, Job::Prompt(reading) if reading.request.prompt.is_text()),
         }
     }
@@ -720,15 +723,15 @@ impl Router {
             return None;
         }
         let Ticket { slot, id, matched, used, .. } = *ticket;
-        self.index.trim(slot, &ticket.hashes, usize::from(matched), used.turn);
-        let ago = self.index.turn(slot).wrapping_sub(used.turn);
+        self.index.trim(slot, &ticket.hashes, usize::from(matched), used.at);
+        let ago = self.index.pod_clock(slot).wrapping_sub(used.at);
         self.tell(ledger, slot, id, Some(Keep::Blocks { blocks: matched, ago }), &ticket.hashes)
     }
 
     /// The booked pod has lost all that it used last in `turn` or before: here and in the log.
     fn evict(&mut self, ledger: &mut Ledger, ticket: &Ticket, turn: u32) -> Option<(u64, Vec<u8>)> {
         self.index.evict(ticket.slot, turn);
-        let ago = self.index.turn(ticket.slot).wrapping_sub(turn);
+        let ago = self.index.pod_clock(ticket.slot).wrapping_sub(turn);
         self.tell(ledger, ticket.slot, ticket.id, Some(Keep::Recent { ago }), &[])
     }
 

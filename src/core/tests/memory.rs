@@ -5,7 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use warmpath::prefix::tree::{Index, Limits};
+use warmpath::prefix::tree::{IndexLimits, PrefixIndex};
 use warmpath::request::blocks::mix;
 
 /// What an allocation costs beside its bytes, at most: its head, and what rounding takes.
@@ -40,10 +40,10 @@ fn chain(conversation: u64, round: u64) -> Vec<u32> {
 
 #[test]
 fn the_index_takes_what_it_says_and_never_more_than_its_limit() {
-    let limits = Limits { memory: 4 << 20, holdings: 1_000_000 };
+    let limits = IndexLimits { memory: 4 << 20, holdings: 1_000_000 };
     let before = TAKEN.load(Relaxed);
     let taken = || TAKEN.load(Relaxed) - before;
-    let mut index = Index::new(limits);
+    let mut index = PrefixIndex::new(limits);
     // Conversations on eight pods, three times as many as there is room for; then prompts of one block; then restarts.
     for n in 0..60_000 {
         index.insert((n % 8) as u16, &chain(n / 3, n % 3));

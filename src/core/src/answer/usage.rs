@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use memchr::memmem::{self, Finder};
 
-use crate::request::json::{JsonError, Kind, Scanner, Step, natural};
+use crate::request::json::{JsonError, JsonResult, Kind, Scanner, natural};
 
 /// The key to look for.
 const KEY: &[u8] = b"\"usage\"";
@@ -167,7 +167,7 @@ struct RawUsage {
 
 impl RawUsage {
     /// Every whole answer has one; one of vLLM's takes 8,500 instructions in all with the scanner, 9,100 with `serde_json`.
-    fn parse(json: &[u8]) -> Step<RawUsage> {
+    fn parse(json: &[u8]) -> JsonResult<RawUsage> {
         let mut usage = RawUsage::default();
         let mut scanner = Scanner::new(json);
         scanner.object(|scanner, key| match &*key {
@@ -186,7 +186,7 @@ impl RawUsage {
 }
 
 /// Reads a number of tokens; `null` is none, and anything else makes the report one that is not understood.
-fn count(scanner: &mut Scanner<'_>, place: &mut Option<u32>) -> Step<()> {
+fn count(scanner: &mut Scanner<'_>, place: &mut Option<u32>) -> JsonResult<()> {
     let at = scanner.at();
     match scanner.skip()? {
         b"null" => Ok(()),

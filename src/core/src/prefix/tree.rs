@@ -15,10 +15,10 @@ use crate::Slot;
 use crate::prefix::slab::Slab;
 use crate::request::blocks::bytes_of;
 
-/// How large an [`Index`] may grow.
+/// How large an [`PrefixIndex`] may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Memory in bytes, as [`Index::memory`] counts it.
+pub struct IndexLimits {
+    /// Memory in bytes, as [`PrefixIndex::memory`] counts it.
     pub memory: usize,
     /// Holdings, over all pods.
     pub holdings: usize,
@@ -26,13 +26,13 @@ pub struct Limits {
 
 /// The index of one worker.
 #[derive(Debug)]
-pub struct Index {
-    limits: Limits,
+pub struct PrefixIndex {
+    limits: IndexLimits,
     nodes: Slab<Node>,
     holdings: Slab<Holding>,
     /// From (parent, first hash) to the node.
     children: HashTable<u32>,
-    pods: Vec<Cache>,
+    pods: Vec<PodHoldings>,
     /// Hashes in all nodes.
     hashes: usize,
     /// Ticks once a prompt; orders uses over all pods.
@@ -44,14 +44,14 @@ pub struct Index {
 /// The way of a chain through the tree: nodes from the first on, and how many blocks of each are the chain's.
 type Path = Vec<(u32, u16)>;
 
-/// What [`Index::look_up`] has found of a chain; kept for its memory.
+/// What [`PrefixIndex::look_up`] has found of a chain; kept for its memory.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
+pub struct PrefixMatch {
     path: Path,
     matches: Vec<u16>,
 }
 
-impl Found {
+impl PrefixMatch {
     /// How many leading blocks the pod in `slot` holds.
     pub fn blocks(&self, slot: Slot) -> u16 {
         self.matches.get(usize::from(slot)).copied().unwrap_or(0)
@@ -60,11 +60,11 @@ impl Found {
 
 /// When a pod used a prompt, counted in the prompts of that pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Use {
+pub struct UseStamp {
     /// This use.
-    pub turn: u32,
+    pub at: u32,
     /// The use before it of the last block that the pod held of the prompt; `None` when it held nothing.
-    pub before: Option<u32>,
+    pub previous: Option<u32>,
 }
 
 /// A run of blocks: what follows its parent's last block.
@@ -73,10 +73,10 @@ struct Node {
     parent: u32,
     children: u32,
     first_holding: u32,
-    /// Prompts that went through it, older ones counting less, as of `heated`; those that go on where the last one ended are
+    /// Prompts that went through it, older ones counting less, as of `counted_at`; those that go on where the last one ended are
     /// the same conversation, and do not count.
-    heat: f32,
-    heated: u32,
+    popularity: f32,
+    counted_at: u32,
     hashes: Box<[u32]>,
 }
 
@@ -89,8 +89,8 @@ struct Holding {
     /// Blocks before the node, so that bytes can be told without walking up.
     depth: u16,
     /// When it was used last: in prompts of all pods, to compare pods, and in prompts of its own pod.
-    used: u32,
-    turn: u32,
+    index_clock: u32,
+    pod_clock: u32,
     newer: u32,
     older: u32,
     next_in_node: u32,
@@ -98,31 +98,31 @@ struct Holding {
 
 /// What one pod is believed to hold.
 #[derive(Clone, Debug)]
-struct Cache {
+struct PodHoldings {
     newest: u32,
     oldest: u32,
     bytes: u64,
     capacity: u64,
     /// Ticks once a prompt of this pod. All replicas count the same prompts in the order of the log, so that the time between
     /// two uses is the same number in each.
-    turn: u32,
+    pod_clock: u32,
 }
 
-/// About how many prompts back heat looks.
-const HEAT_PROMPTS: f32 = 200.0;
+/// About how many prompts back popularity looks.
+const POPULARITY_WINDOW: f32 = 200.0;
 /// Prompts that are no evidence yet: the first with a prefix says nothing of others.
-const HEAT_DOUBT: f32 = 1.0;
+const POPULARITY_DOUBT: f32 = 1.0;
 /// How near to its share of the pods a prefix must come to be worth the next copy: of 8 pods, one that all prompts start
 /// with has a copy on each after 13 prompts, and with 0 after 429, as older prompts count less.
-const HEAT_ROUND: f32 = 0.5;
+const POPULARITY_SLACK: f32 = 0.5;
 /// No node, no holding.
 const NONE: u32 = u32::MAX;
 /// The parent of all first nodes; stands in no table.
 const ROOT: u32 = u32::MAX - 1;
 
-impl Default for Cache {
+impl Default for PodHoldings {
     fn default() -> Self {
-        Cache { newest: NONE, oldest: NONE, bytes: 0, capacity: u64::MAX, turn: 0 }
+        PodHoldings { newest: NONE, oldest: NONE, bytes: 0, capacity: u64::MAX, pod_clock: 0 }
     }
 }
 
@@ -134,8 +134,8 @@ impl Default for Holding {
             slot: 0,
             blocks: 0,
             depth: 0,
-            used: 0,
-            turn: 0,
+            index_clock: 0,
+            pod_clock: 0,
             newer: NONE,
             older: NONE,
             next_in_node: NONE,
@@ -146,7 +146,14 @@ impl Default for Holding {
 impl Default for Node {
     /// A node that is free: nobody holds it.
     fn default() -> Self {
-        Node { parent: NONE, children: 0, first_holding: NONE, heat: 0.0, heated: 0, hashes: Box::default() }
+        Node {
+            parent: NONE,
+            children: 0,
+            first_holding: NONE,
+            popularity: 0.0,
+            counted_at: 0,
+            hashes: Box::default(),
+        }
     }
 }
 
@@ -155,10 +162,10 @@ fn key(parent: u32, first: u32) -> u64 {
     (u64::from(parent) << 32 | u64::from(first)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
 }
 
-impl Index {
+impl PrefixIndex {
     /// An empty index.
-    pub fn new(limits: Limits) -> Index {
-        Index {
+    pub fn new(limits: IndexLimits) -> PrefixIndex {
+        PrefixIndex {
             limits,
             nodes: Slab::default(),
             holdings: Slab::default(),
@@ -171,7 +178,7 @@ impl Index {
     }
 
     /// Looks up how many leading blocks of `chain` each of so many pods holds.
-    pub fn look_up(&self, chain: &[u32], pods: usize, found: &mut Found) {
+    pub fn look_up(&self, chain: &[u32], pods: usize, found: &mut PrefixMatch) {
         self.find(chain, &mut found.path);
         let matches = &mut found.matches;
         matches.clear();
@@ -196,26 +203,28 @@ impl Index {
         }
     }
 
-    /// How many leading blocks of a chain that was looked up are hot: so large a share of all prompts starts with them that the
+    /// How many leading blocks of a chain that was looked up are popular: so large a share of all prompts starts with them that the
     /// pods which hold them are fewer than their share of `pods`. Then how many are in use: of `in_flight` requests each pod
     /// that holds them has at least one.
-    pub fn heat(&self, found: &Found, pods: f32, in_flight: f32) -> (usize, usize) {
-        let (mut hot, mut used, mut depth) = (0, 0, 0);
-        let all = self.aged(HEAT_PROMPTS, 0).min(self.clock as f32) + HEAT_DOUBT;
+    pub fn popularity(&self, found: &PrefixMatch, pods: f32, in_flight: f32) -> (usize, usize) {
+        let (mut popular, mut used, mut depth) = (0, 0, 0);
+        let all = self.aged(POPULARITY_WINDOW, 0).min(self.clock as f32) + POPULARITY_DOUBT;
         for &(id, common) in &found.path {
             let Some(node) = self.nodes.get(id) else { break };
-            let share =
-                (self.aged(node.heat, self.clock.wrapping_sub(node.heated)) - HEAT_DOUBT).max(0.0) / all;
+            let share = (self.aged(node.popularity, self.clock.wrapping_sub(node.counted_at))
+                - POPULARITY_DOUBT)
+                .max(0.0)
+                / all;
             let (mut holding, mut holders) = (node.first_holding, 0.0);
             while let Some(h) = self.holdings.get(holding) {
                 holders += f32::from(u8::from(h.blocks >= common));
                 holding = h.next_in_node;
             }
-            let goes_on_hot = hot == depth && share > 0.0 && share * pods + HEAT_ROUND > holders;
+            let goes_on_hot = popular == depth && share > 0.0 && share * pods + POPULARITY_SLACK > holders;
             let goes_on_used = used == depth && share * in_flight >= holders;
             depth += usize::from(common);
             if goes_on_hot {
-                hot = depth;
+                popular = depth;
             }
             if goes_on_used {
                 used = depth;
@@ -224,33 +233,33 @@ impl Index {
                 break;
             }
         }
-        (hot, used)
+        (popular, used)
     }
 
-    fn aged(&self, heat: f32, prompts: u32) -> f32 {
-        heat * (-(prompts as f32) / HEAT_PROMPTS).exp()
+    fn aged(&self, popularity: f32, prompts: u32) -> f32 {
+        popularity * (-(prompts as f32) / POPULARITY_WINDOW).exp()
     }
 
     /// The pod in `slot` has computed the prompt `chain`: it holds all of it now, and used it last.
-    pub fn insert(&mut self, slot: Slot, chain: &[u32]) -> Use {
-        let mut done = Use { turn: self.turn(slot), before: None };
+    pub fn insert(&mut self, slot: Slot, chain: &[u32]) -> UseStamp {
+        let mut done = UseStamp { at: self.pod_clock(slot), previous: None };
         if chain.is_empty() {
             return done;
         }
         self.clock = self.clock.wrapping_add(1);
-        done.turn = done.turn.wrapping_add(1);
-        self.cache_mut(slot).turn = done.turn;
+        done.at = done.at.wrapping_add(1);
+        self.holdings_of_pod(slot).pod_clock = done.at;
         let mut path = std::mem::take(&mut self.path);
         let grown = self.walk(slot, chain, &mut path);
         let mut depth = path.iter().map(|&(_, blocks)| blocks).sum::<u16>();
         // The last part first, so that the first part ends up as the most recent.
         for &(node, blocks) in path.iter().rev() {
             if grown != Some(node) {
-                self.warm(node);
+                self.count_prompt(node);
             }
             depth -= blocks;
-            let before = self.hold(slot, node, depth, blocks, done.turn);
-            done.before = done.before.or(before);
+            let before = self.hold(slot, node, depth, blocks, done.at);
+            done.previous = done.previous.or(before);
         }
         path.clear();
         self.path = path;
@@ -259,13 +268,13 @@ impl Index {
     }
 
     /// The pod's count of prompts.
-    pub fn turn(&self, slot: Slot) -> u32 {
-        self.pods.get(usize::from(slot)).map_or(0, |pod| pod.turn)
+    pub fn pod_clock(&self, slot: Slot) -> u32 {
+        self.pods.get(usize::from(slot)).map_or(0, |pod| pod.pod_clock)
     }
 
     /// The pod in `slot` did not compute in its `turn` what it was sent then: beyond the first `keep` blocks of `chain` it
     /// holds only what another prompt has used since.
-    pub fn trim(&mut self, slot: Slot, chain: &[u32], keep: usize, turn: u32) {
+    pub fn trim(&mut self, slot: Slot, chain: &[u32], keep: usize, at: u32) {
         let mut path = Path::new();
         self.find(chain, &mut path);
         let mut depth = path.iter().map(|&(_, common)| usize::from(common)).sum::<usize>();
@@ -275,7 +284,7 @@ impl Index {
                 break;
             }
             if let Some(holding) = self.holding_of(id, slot)
-                && self.holdings.get(holding).is_some_and(|h| h.turn == turn)
+                && self.holdings.get(holding).is_some_and(|h| h.pod_clock == at)
             {
                 self.shorten(holding, keep.saturating_sub(depth));
             }
@@ -284,11 +293,11 @@ impl Index {
 
     /// The pod in `slot` has lost something that it used last in its `turn`: with it went all that it used no later, for the
     /// least recently used goes first.
-    pub fn evict(&mut self, slot: Slot, turn: u32) {
-        let Some(now) = self.pods.get(usize::from(slot)).map(|pod| pod.turn) else { return };
+    pub fn evict(&mut self, slot: Slot, up_to: u32) {
+        let Some(now) = self.pods.get(usize::from(slot)).map(|pod| pod.pod_clock) else { return };
         while let Some(oldest) = self.pods.get(usize::from(slot)).map(|pod| pod.oldest)
             && let Some(holding) = self.holdings.get(oldest)
-            && now.wrapping_sub(holding.turn) >= now.wrapping_sub(turn)
+            && now.wrapping_sub(holding.pod_clock) >= now.wrapping_sub(up_to)
         {
             self.shorten(oldest, 0);
         }
@@ -303,7 +312,7 @@ impl Index {
 
     /// Sets how many canonical bytes the pod in `slot` can hold.
     pub fn set_capacity(&mut self, slot: Slot, bytes: u64) {
-        self.cache_mut(slot).capacity = bytes;
+        self.holdings_of_pod(slot).capacity = bytes;
         self.fit(slot);
     }
 
@@ -409,7 +418,14 @@ impl Index {
         if let Some(parent) = self.nodes.get_mut(parent) {
             parent.children += 1;
         }
-        let node = Node { parent, children: 0, first_holding: NONE, heat: 0.0, heated: self.clock, hashes };
+        let node = Node {
+            parent,
+            children: 0,
+            first_holding: NONE,
+            popularity: 0.0,
+            counted_at: self.clock,
+            hashes,
+        };
         let id = self.nodes.insert(node);
         self.enter(id);
         id
@@ -440,7 +456,7 @@ impl Index {
         let Some(node) = self.nodes.get_mut(id) else { return NONE };
         let mut hashes = std::mem::take(&mut node.hashes).into_vec();
         let lower = hashes.split_off(at);
-        let (parent, heat, heated) = (node.parent, node.heat, node.heated);
+        let (parent, popularity, counted_at) = (node.parent, node.popularity, node.counted_at);
         node.hashes = lower.into_boxed_slice();
         self.hashes -= hashes.len();
         // `add_node` counts a child that the parent has already.
@@ -450,7 +466,7 @@ impl Index {
         }
         if let Some(upper) = self.nodes.get_mut(upper) {
             upper.children = 1;
-            (upper.heat, upper.heated) = (heat, heated);
+            (upper.popularity, upper.counted_at) = (popularity, counted_at);
         }
         if let Some(node) = self.nodes.get_mut(id) {
             node.parent = upper;
@@ -466,7 +482,8 @@ impl Index {
     fn split_holdings(&mut self, lower: u32, upper: u32, at: u16) {
         let mut next = self.nodes.get(lower).map_or(NONE, |n| n.first_holding);
         while let Some(h) = self.holdings.get_mut(next) {
-            let (id, slot, depth, used, turn, newer) = (next, h.slot, h.depth, h.used, h.turn, h.newer);
+            let (id, slot, depth, newer) = (next, h.slot, h.depth, h.newer);
+            let (index_clock, pod_clock) = (h.index_clock, h.pod_clock);
             next = h.next_in_node;
             let taken = h.blocks.min(at);
             h.blocks -= taken;
@@ -478,8 +495,8 @@ impl Index {
                 slot,
                 blocks: taken,
                 depth,
-                used,
-                turn,
+                index_clock,
+                pod_clock,
                 newer: NONE,
                 older: NONE,
                 next_in_node: NONE,
@@ -510,12 +527,12 @@ impl Index {
     }
 
     /// A prompt goes through a node.
-    fn warm(&mut self, id: u32) {
+    fn count_prompt(&mut self, id: u32) {
         let clock = self.clock;
         let Some(node) = self.nodes.get(id) else { return };
-        let heat = self.aged(node.heat, clock.wrapping_sub(node.heated)) + 1.0;
+        let popularity = self.aged(node.popularity, clock.wrapping_sub(node.counted_at)) + 1.0;
         if let Some(node) = self.nodes.get_mut(id) {
-            (node.heat, node.heated) = (heat, clock);
+            (node.popularity, node.counted_at) = (popularity, clock);
         }
     }
 
@@ -539,10 +556,10 @@ impl Index {
     }
 
     /// The pod holds the first `blocks` blocks of `node`, and used them just now, in its `turn`; returns when before.
-    fn hold(&mut self, slot: Slot, node: u32, depth: u16, blocks: u16, turn: u32) -> Option<u32> {
-        let used = self.clock;
+    fn hold(&mut self, slot: Slot, node: u32, depth: u16, blocks: u16, pod_clock: u32) -> Option<u32> {
+        let index_clock = self.clock;
         let known = self.holding_of(node, slot);
-        let before = known.and_then(|id| self.holdings.get(id)).map(|holding| holding.turn);
+        let before = known.and_then(|id| self.holdings.get(id)).map(|holding| holding.pod_clock);
         let id = match known {
             Some(id) => {
                 self.unlink(id);
@@ -553,21 +570,21 @@ impl Index {
                 slot,
                 blocks: 0,
                 depth,
-                used,
-                turn,
+                index_clock,
+                pod_clock,
                 newer: NONE,
                 older: NONE,
                 next_in_node: NONE,
             }),
         };
-        let newest = self.cache_mut(slot).newest;
+        let newest = self.holdings_of_pod(slot).newest;
         self.link(id, NONE, newest);
         if let Some(holding) = self.holdings.get_mut(id) {
-            (holding.used, holding.turn) = (used, turn);
+            (holding.index_clock, holding.pod_clock) = (index_clock, pod_clock);
             let held = span(holding);
             holding.blocks = holding.blocks.max(blocks);
             let grown = span(holding) - held;
-            self.cache_mut(slot).bytes += grown;
+            self.holdings_of_pod(slot).bytes += grown;
         }
         before
     }
@@ -611,7 +628,7 @@ impl Index {
         holding.blocks = holding.blocks.min(keep as u16);
         let freed = before - span(holding);
         let (node, slot, emptied) = (holding.node, holding.slot, holding.blocks == 0);
-        self.cache_mut(slot).bytes -= freed;
+        self.holdings_of_pod(slot).bytes -= freed;
         if emptied {
             self.drop_holding(id);
             self.prune(node);
@@ -659,7 +676,7 @@ impl Index {
             let Some(oldest) = self
                 .pods
                 .iter()
-                .filter_map(|pod| Some((pod.oldest, self.holdings.get(pod.oldest)?.used)))
+                .filter_map(|pod| Some((pod.oldest, self.holdings.get(pod.oldest)?.index_clock)))
                 .max_by_key(|&(_, used)| clock.wrapping_sub(used))
             else {
                 return;
@@ -700,10 +717,10 @@ impl Index {
 
     // --- each pod's list, from the most to the least recently used ---
 
-    fn cache_mut(&mut self, slot: Slot) -> &mut Cache {
+    fn holdings_of_pod(&mut self, slot: Slot) -> &mut PodHoldings {
         let at = usize::from(slot);
         if self.pods.len() <= at {
-            self.pods.resize(at + 1, Cache::default());
+            self.pods.resize(at + 1, PodHoldings::default());
         }
         #[expect(clippy::indexing_slicing, reason = "made long enough just above")]
         &mut self.pods[at]
@@ -729,14 +746,14 @@ impl Index {
     fn set_older(&mut self, slot: Slot, of: u32, to: u32) {
         match self.holdings.get_mut(of) {
             Some(holding) => holding.older = to,
-            None => self.cache_mut(slot).newest = to,
+            None => self.holdings_of_pod(slot).newest = to,
         }
     }
 
     fn set_newer(&mut self, slot: Slot, of: u32, to: u32) {
         match self.holdings.get_mut(of) {
             Some(holding) => holding.newer = to,
-            None => self.cache_mut(slot).oldest = to,
+            None => self.holdings_of_pod(slot).oldest = to,
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::request::json::{JsonError, Kind, MAX_DEPTH, Scanner, Step, Text, natural};
+use crate::request::json::{JsonError, JsonResult, Kind, MAX_DEPTH, Scanner, Text, natural};
 
 /// An inference API of vLLM whose prompt decides where a request is best served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,7 +226,7 @@ impl std::error::Error for BodyError {}
 /// # Errors
 /// [`BodyError`] when it is not a JSON object or names no model. Anything else is for the pod to judge.
 pub fn parse(api: Api, body: &[u8]) -> Result<Request<'_>, BodyError> {
-    parse_behind(api, body, None)
+    parse_after(api, body, None)
 }
 
 /// Reads a request body up to whose byte `known.end` another one is the same, in which [`parse`] has found these messages. They
@@ -234,7 +234,7 @@ pub fn parse(api: Api, body: &[u8]) -> Result<Request<'_>, BodyError> {
 ///
 /// # Errors
 /// As [`parse`].
-pub fn parse_behind(api: Api, body: &[u8], known: Option<Span>) -> Result<Request<'_>, BodyError> {
+pub fn parse_after(api: Api, body: &[u8], known: Option<Span>) -> Result<Request<'_>, BodyError> {
     let mut fields = Fields { known, ..Fields::default() };
     let mut scanner = Scanner::new(body);
     let scanned = match scanner.kind() {
@@ -299,7 +299,7 @@ enum Input<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn read(&mut self, api: Api, scanner: &mut Scanner<'a>, key: &[u8]) -> Step<()> {
+    fn read(&mut self, api: Api, scanner: &mut Scanner<'a>, key: &[u8]) -> JsonResult<()> {
         match key {
             b"model" => {
                 self.model = match scanner.kind()? {
@@ -339,7 +339,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Passes over a value that is not what it should be: `null` is as good as nothing, anything else is odd.
-    fn unless_null<T>(&mut self, scanner: &mut Scanner<'a>) -> Step<Option<T>> {
+    fn unless_null<T>(&mut self, scanner: &mut Scanner<'a>) -> JsonResult<Option<T>> {
         self.odd |= scanner.skip()? != b"null";
         Ok(None)
     }
@@ -353,7 +353,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn push_json(&mut self, scanner: &mut Scanner<'a>, parts: &mut Vec<Part<'a>>) -> Step<()> {
+    fn push_json(&mut self, scanner: &mut Scanner<'a>, parts: &mut Vec<Part<'a>>) -> JsonResult<()> {
         let json = scanner.skip()?;
         if json != b"null" {
             self.push(parts, Part::Json(json), MAX_PARTS);
@@ -361,13 +361,13 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn push_text(&mut self, scanner: &mut Scanner<'a>, parts: &mut Vec<Part<'a>>) -> Step<()> {
+    fn push_text(&mut self, scanner: &mut Scanner<'a>, parts: &mut Vec<Part<'a>>) -> JsonResult<()> {
         let text = scanner.string()?;
         self.push(parts, Part::Text(text), MAX_PARTS);
         Ok(())
     }
 
-    fn read_stream_options(&mut self, scanner: &mut Scanner<'a>) -> Step<()> {
+    fn read_stream_options(&mut self, scanner: &mut Scanner<'a>) -> JsonResult<()> {
         if scanner.kind()? != Kind::Object {
             return self.unless_null::<()>(scanner).map(drop);
         }
@@ -380,14 +380,14 @@ impl<'a> Fields<'a> {
         })
     }
 
-    fn read_messages(&mut self, scanner: &mut Scanner<'a>) -> Step<Messages<'a>> {
+    fn read_messages(&mut self, scanner: &mut Scanner<'a>) -> JsonResult<Messages<'a>> {
         let start = scanner.at();
         // A second `messages` counts instead of the first.
         let skipped = self.known.filter(|known| known.start == start);
         let known = skipped.unwrap_or(Span { start, end: start, parts: 0, media: false });
         let mut parts = Vec::with_capacity(COMMON_PARTS);
         let (mut first, mut end) = (None, known.end);
-        scanner.array_behind(skipped.map(|skipped| skipped.end), |scanner| {
+        scanner.array_after(skipped.map(|skipped| skipped.end), |scanner| {
             self.read_item(scanner, &mut parts)?;
             end = scanner.at();
             first.get_or_insert((end, parts.len()));
@@ -406,7 +406,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Content: text, or parts.
-    fn read_content(&mut self, scanner: &mut Scanner<'a>, parts: &mut Vec<Part<'a>>) -> Step<()> {
+    fn read_content(&mut self, scanner: &mut Scanner<'a>, parts: &mut Vec<Part<'a>>) -> JsonResult<()> {
         match scanner.kind()? {
             Kind::String => self.push_text(scanner, parts)?,
             Kind::Array => scanner.array(|scanner| self.read_part(scanner, parts))?,
@@ -416,7 +416,7 @@ impl<'a> Fields<'a> {
     }
 
     /// One element of a list of content parts: an object, or a bare string.
-    fn read_part(&mut self, scanner: &mut Scanner<'a>, parts: &mut Vec<Part<'a>>) -> Step<()> {
+    fn read_part(&mut self, scanner: &mut Scanner<'a>, parts: &mut Vec<Part<'a>>) -> JsonResult<()> {
         match scanner.kind()? {
             Kind::String => self.push_text(scanner, parts)?,
             Kind::Object => scanner.object(|scanner, key| match &*key {
@@ -435,7 +435,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A message, or what stands in its place: a tool call, its result, a reasoning item.
-    fn read_item(&mut self, scanner: &mut Scanner<'a>, parts: &mut Vec<Part<'a>>) -> Step<()> {
+    fn read_item(&mut self, scanner: &mut Scanner<'a>, parts: &mut Vec<Part<'a>>) -> JsonResult<()> {
         if scanner.kind()? != Kind::Object {
             self.odd = true;
             return scanner.skip().map(drop);
@@ -463,7 +463,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The first element decides what a list is made of.
-    fn read_input(&mut self, scanner: &mut Scanner<'a>) -> Step<Input<'a>> {
+    fn read_input(&mut self, scanner: &mut Scanner<'a>) -> JsonResult<Input<'a>> {
         match scanner.kind()? {
             Kind::String => return Ok(Input::Texts(vec![scanner.string()?])),
             Kind::Array => {}
@@ -500,14 +500,14 @@ impl<'a> Fields<'a> {
     }
 
     /// A token id, or a list of them.
-    fn read_tokens(&mut self, scanner: &mut Scanner<'a>, ids: &mut Vec<u32>) -> Step<()> {
+    fn read_tokens(&mut self, scanner: &mut Scanner<'a>, ids: &mut Vec<u32>) -> JsonResult<()> {
         if scanner.kind()? == Kind::Array {
             return scanner.array(|scanner| self.read_token(scanner, ids));
         }
         self.read_token(scanner, ids)
     }
 
-    fn read_token(&mut self, scanner: &mut Scanner<'a>, ids: &mut Vec<u32>) -> Step<()> {
+    fn read_token(&mut self, scanner: &mut Scanner<'a>, ids: &mut Vec<u32>) -> JsonResult<()> {
         match natural(scanner.skip()?) {
             Some(id) => self.push(ids, id, MAX_TOKENS),
             None => self.odd = true,

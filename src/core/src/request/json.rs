@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use crate::request::structural::{BLOCK, Specials, pass, specials};
+use crate::request::structural::{BLOCK, BlockBitmaps, block_bitmaps, skip_plain_blocks};
 
 /// Deepest nesting that is taken, as deep as `serde_json` goes. Tool schemas nest some ten deep.
 pub const MAX_DEPTH: u32 = 127;
@@ -34,7 +34,7 @@ pub enum JsonError {
 }
 
 /// Result of a step over JSON.
-pub type Step<T> = Result<T, JsonError>;
+pub type JsonResult<T> = Result<T, JsonError>;
 
 /// What a value is, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +59,13 @@ pub struct Scanner<'a> {
     depth: u32,
     /// The block that was looked at last: where it begins, and what it has.
     block: usize,
-    specials: Specials,
+    bitmaps: BlockBitmaps,
     utf8: Utf8,
 }
 
 /// What a string has that its canonical spelling has not.
 #[derive(Debug, Default)]
-struct Strange {
+struct NonCanonical {
     /// Whether there is any: `\u` or `\/`.
     found: bool,
     /// Up to where code points were read: a pair of surrogates is one, of two escapes.
@@ -89,7 +89,7 @@ impl<'a> Scanner<'a> {
             at: 0,
             depth: 0,
             block: usize::MAX,
-            specials: Specials::default(),
+            bitmaps: BlockBitmaps::default(),
             utf8: Utf8::default(),
         }
     }
@@ -103,7 +103,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// [`JsonError`] when no value begins here.
-    pub fn kind(&mut self) -> Step<Kind> {
+    pub fn kind(&mut self) -> JsonResult<Kind> {
         self.skip_space();
         match self.peek() {
             Some(b'{') => Ok(Kind::Object),
@@ -119,7 +119,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// [`JsonError`] where it is none.
-    pub fn object(&mut self, mut value: impl FnMut(&mut Self, Text<'a>) -> Step<()>) -> Step<()> {
+    pub fn object(&mut self, mut value: impl FnMut(&mut Self, Text<'a>) -> JsonResult<()>) -> JsonResult<()> {
         self.open(b'{')?;
         if self.close(b'}') {
             return Ok(());
@@ -140,22 +140,22 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// [`JsonError`] where it is none.
-    pub fn array(&mut self, value: impl FnMut(&mut Self) -> Step<()>) -> Step<()> {
-        self.array_behind(None, value)
+    pub fn array(&mut self, value: impl FnMut(&mut Self) -> JsonResult<()>) -> JsonResult<()> {
+        self.array_after(None, value)
     }
 
     /// The same of an array whose first elements are known already, up to the offset `known` behind one of them.
     ///
     /// # Errors
     /// [`JsonError`] where what is not known is no array.
-    pub fn array_behind(
+    pub fn array_after(
         &mut self,
         known: Option<usize>,
-        mut value: impl FnMut(&mut Self) -> Step<()>,
-    ) -> Step<()> {
+        mut value: impl FnMut(&mut Self) -> JsonResult<()>,
+    ) -> JsonResult<()> {
         self.open(b'[')?;
         match known {
-            Some(behind) => self.jump(behind),
+            Some(after) => self.jump(after),
             None if self.close(b']') => return Ok(()),
             None => value(self)?,
         }
@@ -181,7 +181,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// [`JsonError`] where it is none.
-    pub fn string(&mut self) -> Step<Text<'a>> {
+    pub fn string(&mut self) -> JsonResult<Text<'a>> {
         let start = self.at + 1;
         let canonical = self.skip_string()?;
         let text = self.bytes.get(start..self.at - 1).unwrap_or_default();
@@ -189,36 +189,36 @@ impl<'a> Scanner<'a> {
     }
 
     /// Passes over a string; whether it is in its canonical spelling.
-    fn skip_string(&mut self) -> Step<bool> {
+    fn skip_string(&mut self) -> JsonResult<bool> {
         if self.peek() != Some(b'"') {
             return self.wrong();
         }
         let bytes = self.bytes;
         let mut at = self.at + 1;
         // The block that was looked at last is known still, for short strings share one. It stays out of memory in between.
-        let (mut block, mut whole) = (self.block, self.specials);
-        let mut strange = Strange::default();
-        let mut behind_backslash = false;
+        let (mut block, mut whole) = (self.block, self.bitmaps);
+        let mut other = NonCanonical::default();
+        let mut after_backslash = false;
         while at < bytes.len() {
             if block != at & !(BLOCK - 1) {
-                whole = self.look(&mut at, &mut behind_backslash);
+                whole = self.look(&mut at, &mut after_backslash);
                 block = at & !(BLOCK - 1);
             }
-            let specials = whole.from(at - block);
-            let (escaped, escapes) = specials.escapes(behind_backslash);
-            let ends = specials.quotes & !escaped;
+            let bitmaps = whole.from(at - block);
+            let (escaped, escapes) = bitmaps.escapes(after_backslash);
+            let ends = bitmaps.quotes & !escaped;
             // All below the quote, or all that is left of the block: what its last byte escapes is in the next one.
             let inside = ends.wrapping_sub(1) & !ends & u64::MAX >> (at - block);
-            let odd = (escaped & !specials.letters | specials.controls) & inside;
+            let odd = (escaped & !bitmaps.escapable | bitmaps.controls) & inside;
             if odd != 0 {
-                self.look_closer(at, odd, &mut strange)?;
+                self.look_closer(at, odd, &mut other)?;
             }
             if ends != 0 {
-                (self.block, self.specials) = (block, whole);
+                (self.block, self.bitmaps) = (block, whole);
                 self.at = at + ends.trailing_zeros() as usize + 1;
-                return Ok(!strange.found);
+                return Ok(!other.found);
             }
-            behind_backslash = escapes >> (block + BLOCK - at - 1) != 0;
+            after_backslash = escapes >> (block + BLOCK - at - 1) != 0;
             at = block + BLOCK;
         }
         self.wrong_at(bytes.len())
@@ -226,53 +226,53 @@ impl<'a> Scanner<'a> {
 
     /// Looks at the block that a string goes on in `at`; from the start of a block on, at the first with more than text and common
     /// escapes, and `at` is then there.
-    fn look(&mut self, at: &mut usize, behind_backslash: &mut bool) -> Specials {
+    fn look(&mut self, at: &mut usize, after_backslash: &mut bool) -> BlockBitmaps {
         let rest = self.bytes.get(*at & !(BLOCK - 1)..).unwrap_or_default();
         let found = if *at & (BLOCK - 1) == 0 && self.utf8.cut.is_none() {
             let blocks = rest.as_chunks().0;
-            let passed = pass(blocks, *behind_backslash);
-            (*at, *behind_backslash) = (*at + passed.blocks * BLOCK, passed.behind_backslash);
-            if passed.cut {
+            let skipped = skip_plain_blocks(blocks, *after_backslash);
+            (*at, *after_backslash) = (*at + skipped.blocks * BLOCK, skipped.after_backslash);
+            if skipped.cut {
                 self.utf8.cut = Some(character_before(self.bytes, *at));
             }
-            match blocks.get(passed.blocks) {
-                Some(block) => passed.found.with_rare(block),
-                None => look_at(rest.get(passed.blocks * BLOCK..).unwrap_or_default()),
+            match blocks.get(skipped.blocks) {
+                Some(block) => skipped.found.with_rare(block),
+                None => look_at(rest.get(skipped.blocks * BLOCK..).unwrap_or_default()),
             }
         } else {
             look_at(rest)
         };
-        if found.wide != 0 || self.utf8.cut.is_some() {
-            self.check_utf8(*at & !(BLOCK - 1), found.wide);
+        if found.non_ascii != 0 || self.utf8.cut.is_some() {
+            self.check_utf8(*at & !(BLOCK - 1), found.non_ascii);
         }
         found
     }
 
     /// Looks at the bytes of a string that are no text and no common escape: bit n of `odd` is the byte at `at + n`.
     #[cold]
-    fn look_closer(&self, at: usize, mut odd: u64, strange: &mut Strange) -> Step<()> {
+    fn look_closer(&self, at: usize, mut odd: u64, other: &mut NonCanonical) -> JsonResult<()> {
         while odd != 0 {
             let place = at + odd.trailing_zeros() as usize;
             odd &= odd - 1;
             match self.bytes.get(place) {
                 // The second half of a pair.
-                Some(b'u') if place < strange.passed => {}
-                Some(b'u') => strange.passed = place - 1 + self.code_point(place - 1)?.1,
+                Some(b'u') if place < other.passed => {}
+                Some(b'u') => other.passed = place - 1 + self.code_point(place - 1)?.1,
                 Some(b'/') => {}
                 _ => return self.wrong_at(place),
             }
-            strange.found = true;
+            other.found = true;
         }
         Ok(())
     }
 
     /// Looks at a block that has more than ASCII, or follows one that ends inside a character. Most blocks of most bodies have
-    /// only ASCII, which shows with the specials; with a pass of its own for that, a body of 256 KB took a fifth more instructions.
+    /// only ASCII, which shows with the bitmaps; with a pass of its own for that, a body of 256 KB took a fifth more instructions.
     #[cold]
-    fn check_utf8(&mut self, block: usize, wide: u64) {
+    fn check_utf8(&mut self, block: usize, non_ascii: u64) {
         // From the first such byte to the last: most often there are two in a block.
-        let start = self.utf8.cut.take().unwrap_or(block + wide.trailing_zeros() as usize);
-        let end = block + BLOCK - wide.leading_zeros() as usize;
+        let start = self.utf8.cut.take().unwrap_or(block + non_ascii.trailing_zeros() as usize);
+        let end = block + BLOCK - non_ascii.leading_zeros() as usize;
         let Err(error) = std::str::from_utf8(self.bytes.get(start..end).unwrap_or_default()) else {
             return;
         };
@@ -293,7 +293,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// [`JsonError`] where it is none.
-    pub fn skip(&mut self) -> Step<&'a [u8]> {
+    pub fn skip(&mut self) -> JsonResult<&'a [u8]> {
         let kind = self.kind()?;
         let start = self.at;
         match kind {
@@ -312,7 +312,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// [`JsonError`] when there is.
-    pub fn end(&mut self) -> Step<()> {
+    pub fn end(&mut self) -> JsonResult<()> {
         self.skip_space();
         if self.at < self.bytes.len() { self.wrong() } else { Ok(()) }
     }
@@ -331,7 +331,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn byte(&mut self, expected: u8) -> Step<()> {
+    fn byte(&mut self, expected: u8) -> JsonResult<()> {
         self.skip_space();
         if self.peek() != Some(expected) {
             return self.wrong();
@@ -340,7 +340,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn open(&mut self, bracket: u8) -> Step<()> {
+    fn open(&mut self, bracket: u8) -> JsonResult<()> {
         self.byte(bracket)?;
         self.depth += 1;
         if self.depth > MAX_DEPTH { Err(JsonError::Depth { at: self.at - 1 }) } else { Ok(()) }
@@ -356,7 +356,7 @@ impl<'a> Scanner<'a> {
         closes
     }
 
-    fn word(&mut self) -> Step<()> {
+    fn word(&mut self) -> JsonResult<()> {
         for word in [&b"true"[..], b"false", b"null"] {
             if self.rest().starts_with(word) {
                 self.at += word.len();
@@ -366,7 +366,7 @@ impl<'a> Scanner<'a> {
         self.wrong()
     }
 
-    fn number(&mut self) -> Step<()> {
+    fn number(&mut self) -> JsonResult<()> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -388,7 +388,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn digits(&mut self) -> Step<()> {
+    fn digits(&mut self) -> JsonResult<()> {
         if !self.peek().is_some_and(|b| b.is_ascii_digit()) {
             return self.wrong();
         }
@@ -399,7 +399,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Four hexadecimal digits.
-    fn hex(&self, at: usize) -> Step<u32> {
+    fn hex(&self, at: usize) -> JsonResult<u32> {
         let mut value = 0;
         for nth in at..at + 4 {
             let digit = match self.bytes.get(nth) {
@@ -415,7 +415,7 @@ impl<'a> Scanner<'a> {
     /// The canonical spelling of `text`, which begins at the offset `start`. Not for inlining: short strings took a quarter more
     /// instructions with it in the way.
     #[inline(never)]
-    fn rewrite(&self, text: &[u8], start: usize) -> Step<Vec<u8>> {
+    fn rewrite(&self, text: &[u8], start: usize) -> JsonResult<Vec<u8>> {
         let mut out = Vec::with_capacity(text.len());
         let mut rest = text;
         while let Some(escape) = memchr::memchr(b'\\', rest) {
@@ -445,7 +445,7 @@ impl<'a> Scanner<'a> {
 
     /// The character of a `\u` escape at the offset `at`, and the bytes it takes: two escapes for a surrogate pair.
     #[inline(never)]
-    fn code_point(&self, at: usize) -> Step<(char, usize)> {
+    fn code_point(&self, at: usize) -> JsonResult<(char, usize)> {
         let first = self.hex(at + 2)?;
         if let Some(single) = char::from_u32(first) {
             return Ok((single, 6));
@@ -459,20 +459,20 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn wrong<T>(&self) -> Step<T> {
+    fn wrong<T>(&self) -> JsonResult<T> {
         self.wrong_at(self.at)
     }
 
-    fn wrong_at<T>(&self, at: usize) -> Step<T> {
+    fn wrong_at<T>(&self, at: usize) -> JsonResult<T> {
         Err(JsonError::Syntax { at: at.min(self.bytes.len()) })
     }
 }
 
 /// What the first block of `rest` has; one that the document does not fill is padded with what is not special.
 #[inline]
-fn look_at(rest: &[u8]) -> Specials {
+fn look_at(rest: &[u8]) -> BlockBitmaps {
     let last;
-    specials(match rest.first_chunk() {
+    block_bitmaps(match rest.first_chunk() {
         Some(whole) => whole,
         None => {
             last = padded(rest);

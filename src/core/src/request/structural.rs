@@ -12,32 +12,32 @@ const ODD: u64 = 0xAAAA_AAAA_AAAA_AAAA;
 
 /// What 64 bytes have: bit n tells of byte n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Specials {
+pub struct BlockBitmaps {
     /// `"`
     pub quotes: u64,
     /// `\`
     pub backslashes: u64,
     /// What may follow a backslash in the canonical spelling: one of `"\bfnrt`.
-    pub letters: u64,
+    pub escapable: u64,
     /// Whether there is any of the following.
-    pub rare: bool,
+    pub has_rare: bool,
     /// Below a space.
     pub controls: u64,
     /// Not ASCII.
-    pub wide: u64,
+    pub non_ascii: u64,
 }
 
-/// Where [`pass`] has stopped.
+/// Where [`skip_plain_blocks`] has stopped.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Passed {
+pub struct Skipped {
     /// Blocks that it passed over.
     pub blocks: usize,
     /// Whether the last byte of them is a backslash that escapes.
-    pub behind_backslash: bool,
+    pub after_backslash: bool,
     /// Whether they end inside a character.
     pub cut: bool,
     /// What the block behind them has, if there is one; not yet where what is rare is.
-    pub found: Specials,
+    pub found: BlockBitmaps,
 }
 
 /// Passes over blocks of a string up to one that has more than text and common escapes: its end, say. The first begins with a
@@ -46,21 +46,21 @@ pub struct Passed {
 /// It calls nothing and knows little, so that V8 keeps all of it in registers: with it a body takes 5.0 us, where one loop that
 /// did everything took 6.7.
 #[inline(never)]
-pub fn pass(blocks: &[[u8; BLOCK]], behind_backslash: bool) -> Passed {
-    let (mut behind_backslash, mut open) = (behind_backslash, 0);
+pub fn skip_plain_blocks(blocks: &[[u8; BLOCK]], after_backslash: bool) -> Skipped {
+    let (mut after_backslash, mut open) = (after_backslash, 0);
     for (nth, block) in blocks.iter().enumerate() {
         let lanes = lanes(block);
         let found = common(&lanes);
-        let (escaped, escapes) = found.escapes(behind_backslash);
-        let ends = found.quotes & !escaped | escaped & !found.letters != 0;
-        let next = if found.rare || open != 0 { characters(&lanes, open) } else { Some(0) };
+        let (escaped, escapes) = found.escapes(after_backslash);
+        let ends = found.quotes & !escaped | escaped & !found.escapable != 0;
+        let next = if found.has_rare || open != 0 { characters(&lanes, open) } else { Some(0) };
         match next {
             Some(next) if !ends => open = next,
-            _ => return Passed { blocks: nth, behind_backslash, cut: open != 0, found },
+            _ => return Skipped { blocks: nth, after_backslash, cut: open != 0, found },
         }
-        behind_backslash = escapes >> (BLOCK - 1) != 0;
+        after_backslash = escapes >> (BLOCK - 1) != 0;
     }
-    Passed { blocks: blocks.len(), behind_backslash, cut: open != 0, found: Specials::default() }
+    Skipped { blocks: blocks.len(), after_backslash, cut: open != 0, found: BlockBitmaps::default() }
 }
 
 /// Whether a block is text of characters of up to three bytes each. `open` has the places of the bytes that the last character
@@ -86,23 +86,30 @@ fn characters(lanes: &Lanes, open: u64) -> Option<u64> {
 
 /// Looks at a block.
 #[inline(never)]
-pub fn specials(block: &[u8; BLOCK]) -> Specials {
+pub fn block_bitmaps(block: &[u8; BLOCK]) -> BlockBitmaps {
     common(&lanes(block)).with_rare(block)
 }
 
 #[inline(always)]
-fn common(lanes: &Lanes) -> Specials {
+fn common(lanes: &Lanes) -> BlockBitmaps {
     let quotes = each(lanes, |bytes| equal(bytes, b'"'));
     let backslashes = each(lanes, |bytes| equal(bytes, b'\\'));
     // `b` and `r` are one bit apart, and so are `f` and `n`.
-    let letters = each(lanes, |bytes| {
+    let escapable = each(lanes, |bytes| {
         let b_or_r = equal(and(bytes, !(b'b' ^ b'r')), b'b' & b'r');
         let f_or_n = equal(and(bytes, !(b'f' ^ b'n')), b'f' & b'n');
         or(or(b_or_r, f_or_n), equal(bytes, b't'))
     });
     let least = lanes.iter().fold(splat(i8::MAX as u8), |least, &bytes| least_signed(least, bytes));
-    let rare = mask(below(least, b' ')) != 0;
-    Specials { quotes, backslashes, letters: quotes | backslashes | letters, rare, controls: 0, wide: 0 }
+    let has_rare = mask(below(least, b' ')) != 0;
+    BlockBitmaps {
+        quotes,
+        backslashes,
+        escapable: quotes | backslashes | escapable,
+        has_rare,
+        controls: 0,
+        non_ascii: 0,
+    }
 }
 
 /// Where `what` holds.
@@ -111,13 +118,13 @@ fn each(lanes: &Lanes, what: impl Fn(Lane) -> Lane) -> u64 {
     lanes.iter().enumerate().fold(0, |found, (nth, &bytes)| found | mask(what(bytes)) << (nth * LANES))
 }
 
-impl Specials {
+impl BlockBitmaps {
     /// The same of this block, and where what is rare is.
     #[inline]
-    pub fn with_rare(mut self, block: &[u8; BLOCK]) -> Specials {
-        if self.rare {
+    pub fn with_rare(mut self, block: &[u8; BLOCK]) -> BlockBitmaps {
+        if self.has_rare {
             let lanes = &lanes(block);
-            self.wide = each(lanes, |bytes| bytes);
+            self.non_ascii = each(lanes, |bytes| bytes);
             self.controls = each(lanes, |bytes| at_most(bytes, 0x1F));
         }
         self
@@ -125,14 +132,14 @@ impl Specials {
 
     /// What there is from byte `n` of the block on, at bit 0 and up.
     #[inline]
-    pub fn from(self, n: usize) -> Specials {
-        Specials {
+    pub fn from(self, n: usize) -> BlockBitmaps {
+        BlockBitmaps {
             quotes: self.quotes >> n,
             backslashes: self.backslashes >> n,
-            letters: self.letters >> n,
-            rare: self.rare,
+            escapable: self.escapable >> n,
+            has_rare: self.has_rare,
             controls: self.controls >> n,
-            wide: self.wide,
+            non_ascii: self.non_ascii,
         }
     }
 
@@ -373,22 +380,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn naive(block: &[u8]) -> Specials {
+    fn naive(block: &[u8]) -> BlockBitmaps {
         let each = |what: &dyn Fn(u8) -> bool| {
             block.iter().enumerate().fold(0, |mask, (nth, &byte)| mask | u64::from(what(byte)) << nth)
         };
-        let rare = block.iter().any(|&byte| !(b' '..0x80).contains(&byte));
-        Specials {
-            rare,
+        let has_rare = block.iter().any(|&byte| !(b' '..0x80).contains(&byte));
+        BlockBitmaps {
+            has_rare,
             quotes: each(&|byte| byte == b'"'),
             backslashes: each(&|byte| byte == b'\\'),
-            letters: each(&|byte| b"\"\\bfnrt".contains(&byte)),
+            escapable: each(&|byte| b"\"\\bfnrt".contains(&byte)),
             controls: each(&|byte| byte < b' '),
-            wide: each(&|byte| byte >= 0x80),
+            non_ascii: each(&|byte| byte >= 0x80),
         }
     }
 
-    /// Characters that [`pass`] leaves to others: their second byte must be looked at, or there are four.
+    /// Characters that [`skip_plain_blocks`] leaves to others: their second byte must be looked at, or there are four.
     const UNCOMMON: &str = "\u{939}\u{d7ff}😀";
 
     #[test]
@@ -399,7 +406,7 @@ mod tests {
                     let mut block = [b'x'; BLOCK];
                     block[place] = byte;
                     block[(place * 7 + 3) % BLOCK] = other;
-                    assert_eq!(specials(&block), naive(&block), "{byte:#x} at {place}");
+                    assert_eq!(block_bitmaps(&block), naive(&block), "{byte:#x} at {place}");
                 }
             }
         }
@@ -414,39 +421,39 @@ mod tests {
                 *place = byte;
             }
             let blocks = text.as_chunks().0;
-            let passed = pass(blocks, false);
-            match blocks.get(passed.blocks) {
-                Some(next) => prop_assert_eq!(passed.found, Specials { wide: 0, controls: 0, ..naive(next) }),
-                None => prop_assert_eq!(passed.blocks, blocks.len()),
+            let skipped = skip_plain_blocks(blocks, false);
+            match blocks.get(skipped.blocks) {
+                Some(next) => prop_assert_eq!(skipped.found, BlockBitmaps { non_ascii: 0, controls: 0, ..naive(next) }),
+                None => prop_assert_eq!(skipped.blocks, blocks.len()),
             }
-            let before = &text[..passed.blocks * BLOCK];
+            let before = &text[..skipped.blocks * BLOCK];
             let error = std::str::from_utf8(before).err();
-            prop_assert_eq!(passed.cut, error.is_some());
+            prop_assert_eq!(skipped.cut, error.is_some());
             prop_assert!(error.is_none_or(|error| error.error_len().is_none()), "only cut off, if anything");
-            let mut behind_backslash = false;
+            let mut after_backslash = false;
             for &byte in before {
-                prop_assert!(byte >= b' ' && (byte != b'"' || behind_backslash));
-                prop_assert!(!behind_backslash || b"\"\\bfnrt".contains(&byte));
-                behind_backslash = byte == b'\\' && !behind_backslash;
+                prop_assert!(byte >= b' ' && (byte != b'"' || after_backslash));
+                prop_assert!(!after_backslash || b"\"\\bfnrt".contains(&byte));
+                after_backslash = byte == b'\\' && !after_backslash;
             }
-            prop_assert_eq!(passed.behind_backslash, behind_backslash);
+            prop_assert_eq!(skipped.after_backslash, after_backslash);
             let common = byte.is_none() && words.iter().all(|word| ![UNCOMMON, "\""].contains(word));
-            prop_assert!(passed.blocks == blocks.len() || !common);
+            prop_assert!(skipped.blocks == blocks.len() || !common);
         }
 
         #[test]
         fn escapes_are_told_as_by_going_from_byte_to_byte(backslashes: u64, runs: u64, from in 0usize..BLOCK, first: bool) {
             // Long runs, as well as bits by chance.
             for backslashes in [backslashes, backslashes | runs, !(backslashes & runs)] {
-                let specials = Specials { backslashes, ..Specials::default() }.from(from);
+                let bitmaps = BlockBitmaps { backslashes, ..BlockBitmaps::default() }.from(from);
                 let (mut escaped, mut escapes, mut behind) = (0u64, 0u64, first);
                 for n in 0..BLOCK {
-                    let backslash = specials.backslashes >> n & 1 == 1;
+                    let backslash = bitmaps.backslashes >> n & 1 == 1;
                     escaped |= u64::from(behind) << n;
                     escapes |= u64::from(backslash && !behind) << n;
                     behind = backslash && !behind;
                 }
-                prop_assert_eq!(specials.escapes(first), (escaped, escapes));
+                prop_assert_eq!(bitmaps.escapes(first), (escaped, escapes));
             }
         }
     }

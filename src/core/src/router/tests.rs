@@ -76,7 +76,7 @@ impl Gateway {
     }
 }
 
-fn with_request<T>(text: &str, with: impl FnOnce(&Reading<'_>) -> T) -> T {
+fn with_request<T>(text: &str, with: impl FnOnce(&ParsedRequest<'_>) -> T) -> T {
     let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#);
     with(&parse(Api::Chat, body.as_bytes()).unwrap().into())
 }

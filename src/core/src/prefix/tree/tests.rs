@@ -3,50 +3,55 @@
 use super::*;
 use proptest::prelude::*;
 
-const ROOMY: Limits = Limits { memory: usize::MAX, holdings: usize::MAX };
+const ROOMY: IndexLimits = IndexLimits { memory: usize::MAX, holdings: usize::MAX };
 
-fn matches(index: &Index, pods: usize, chain: &[u32]) -> Vec<u16> {
+fn matches(index: &PrefixIndex, pods: usize, chain: &[u32]) -> Vec<u16> {
     found(index, pods, chain).matches
 }
 
-fn found(index: &Index, pods: usize, chain: &[u32]) -> Found {
-    let mut found = Found::default();
+fn found(index: &PrefixIndex, pods: usize, chain: &[u32]) -> PrefixMatch {
+    let mut found = PrefixMatch::default();
     index.look_up(chain, pods, &mut found);
     found
 }
 
 /// Hot blocks among eight pods.
-fn hot(index: &Index, chain: &[u32]) -> usize {
-    index.heat(&found(index, 8, chain), 8.0, 0.0).0
+fn popular(index: &PrefixIndex, chain: &[u32]) -> usize {
+    index.popularity(&found(index, 8, chain), 8.0, 0.0).0
 }
 
 /// Too simple to be wrong: every block of every prompt by its whole prefix, with the time of its last use.
 #[derive(Default)]
 struct Naive {
-    /// Pod -> (prefix, used, turn).
+    /// Pod -> (prefix, used, pod clock).
     pods: Vec<Vec<(Vec<u32>, u64, u32)>>,
-    turns: Vec<u32>,
+    clocks: Vec<u32>,
     capacity: Vec<u64>,
     clock: u64,
 }
 
 impl Naive {
     fn new(pods: usize) -> Naive {
-        Naive { pods: vec![Vec::new(); pods], turns: vec![0; pods], capacity: vec![u64::MAX; pods], clock: 0 }
+        Naive {
+            pods: vec![Vec::new(); pods],
+            clocks: vec![0; pods],
+            capacity: vec![u64::MAX; pods],
+            clock: 0,
+        }
     }
 
-    fn insert(&mut self, slot: usize, chain: &[u32]) -> Use {
+    fn insert(&mut self, slot: usize, chain: &[u32]) -> UseStamp {
         let held = self.pods[slot].iter().filter(|(p, ..)| chain.starts_with(p));
-        let before = held.max_by_key(|(p, ..)| p.len()).map(|&(_, _, turn)| turn);
-        self.turns[slot] += 1;
+        let previous = held.max_by_key(|(p, ..)| p.len()).map(|&(_, _, at)| at);
+        self.clocks[slot] += 1;
         for depth in (1..=chain.len()).rev() {
             self.clock += 1;
             let prefix = chain[..depth].to_vec();
             self.pods[slot].retain(|(p, ..)| *p != prefix);
-            self.pods[slot].push((prefix, self.clock, self.turns[slot]));
+            self.pods[slot].push((prefix, self.clock, self.clocks[slot]));
         }
         self.fit(slot);
-        Use { turn: self.turns[slot], before }
+        UseStamp { at: self.clocks[slot], previous }
     }
 
     fn bytes(&self, slot: usize) -> u64 {
@@ -60,12 +65,12 @@ impl Naive {
         }
     }
 
-    fn trim(&mut self, slot: usize, chain: &[u32], keep: usize, turn: u32) {
-        self.pods[slot].retain(|(p, _, used)| !(p.len() > keep && chain.starts_with(p) && *used == turn));
+    fn trim(&mut self, slot: usize, chain: &[u32], keep: usize, at: u32) {
+        self.pods[slot].retain(|(p, _, used)| !(p.len() > keep && chain.starts_with(p) && *used == at));
     }
 
-    fn evict(&mut self, slot: usize, turn: u32) {
-        self.pods[slot].retain(|&(_, _, used)| used > turn);
+    fn evict(&mut self, slot: usize, at: u32) {
+        self.pods[slot].retain(|&(_, _, used)| used > at);
     }
 
     fn matches(&self, chain: &[u32]) -> Vec<u16> {
@@ -114,7 +119,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
 }
 
 /// Checks every link, count and size against a walk over the whole structure.
-fn check(index: &Index) {
+fn check(index: &PrefixIndex) {
     let live = index.nodes.live();
     let mut holdings = 0;
     for &id in &live {
@@ -161,26 +166,26 @@ proptest! {
 
     #[test]
     fn agrees_with_its_naive_twin(operations in operations(), probes in prop::collection::vec(chains(), 1..10)) {
-        let (mut index, mut naive) = (Index::new(ROOMY), Naive::new(3));
+        let (mut index, mut naive) = (PrefixIndex::new(ROOMY), Naive::new(3));
         let (mut trimmed, mut done) = (false, Vec::new());
         for operation in operations {
             match operation {
                 Operation::Insert(slot, chain) => {
                     let (used, expected) = (index.insert(slot, &chain), naive.insert(slot.into(), &chain));
-                    prop_assert_eq!(used.turn, expected.turn);
+                    prop_assert_eq!(used.at, expected.at);
                     prop_assert!(trimmed || used == expected, "{used:?} {expected:?}");
-                    done.push((slot, chain, used.turn));
+                    done.push((slot, chain, used.at));
                 }
                 Operation::Trim(nth, keep) => {
-                    let Some((slot, chain, turn)) = done.get(nth % done.len().max(1)) else { continue };
-                    index.trim(*slot, chain, keep, *turn);
-                    naive.trim(usize::from(*slot), chain, keep, *turn);
+                    let Some((slot, chain, at)) = done.get(nth % done.len().max(1)) else { continue };
+                    index.trim(*slot, chain, keep, *at);
+                    naive.trim(usize::from(*slot), chain, keep, *at);
                     trimmed = true;
                 }
                 Operation::Evict(nth) => {
-                    let Some((slot, _, turn)) = done.get(nth % done.len().max(1)) else { continue };
-                    index.evict(*slot, *turn);
-                    naive.evict(usize::from(*slot), *turn);
+                    let Some((slot, _, at)) = done.get(nth % done.len().max(1)) else { continue };
+                    index.evict(*slot, *at);
+                    naive.evict(usize::from(*slot), *at);
                 }
                 Operation::Flush(slot) => {
                     index.flush(slot);
@@ -204,7 +209,7 @@ proptest! {
     /// may, the latest prompt stays as far as it fits, and what both believe is mostly the same.
     #[test]
     fn a_full_pod_keeps_what_it_used_last(chains in prop::collection::vec(chains(), 1..60), blocks in 1usize..20) {
-        let (mut index, mut naive) = (Index::new(ROOMY), Naive::new(1));
+        let (mut index, mut naive) = (PrefixIndex::new(ROOMY), Naive::new(1));
         let capacity = bytes_of(blocks);
         index.set_capacity(0, capacity);
         naive.capacity[0] = capacity;
@@ -221,8 +226,8 @@ proptest! {
 
     #[test]
     fn limits_hold_whatever_comes(chains in prop::collection::vec((0u16..4, prop::collection::vec(any::<u32>(), 1..40)), 1..200)) {
-        let limits = Limits { memory: 60_000, holdings: 20 };
-        let mut index = Index::new(limits);
+        let limits = IndexLimits { memory: 60_000, holdings: 20 };
+        let mut index = PrefixIndex::new(limits);
         for (slot, chain) in &chains {
             index.insert(*slot, chain);
             check(&index);
@@ -234,8 +239,8 @@ proptest! {
 
 #[test]
 fn no_change_of_load_passes_the_limit_or_leaves_the_index_useless() {
-    let limits = Limits { memory: 128 << 10, holdings: usize::MAX };
-    let mut index = Index::new(limits);
+    let limits = IndexLimits { memory: 128 << 10, holdings: usize::MAX };
+    let mut index = PrefixIndex::new(limits);
     let chain = |n: u32, blocks: u32| (0..blocks).map(|at| n << 8 | at).collect::<Vec<u32>>();
     let mut n = 0;
     // Many pods that hold the same few prompts, then many short prompts, then few long ones: first one table fills the
@@ -260,7 +265,7 @@ fn no_change_of_load_passes_the_limit_or_leaves_the_index_useless() {
 
 #[test]
 fn a_match_is_contiguous_from_the_start_for_each_pod() {
-    let mut index = Index::new(ROOMY);
+    let mut index = PrefixIndex::new(ROOMY);
     index.insert(0, &[1, 2, 3, 4]);
     index.insert(1, &[1, 2]);
     index.insert(1, &[1, 2, 9]);
@@ -273,7 +278,7 @@ fn a_match_is_contiguous_from_the_start_for_each_pod() {
 
 #[test]
 fn heads_outlive_tails() {
-    let mut index = Index::new(ROOMY);
+    let mut index = PrefixIndex::new(ROOMY);
     index.set_capacity(0, bytes_of(6));
     index.insert(0, &[1, 2, 3, 4]);
     index.insert(0, &[1, 2, 7, 8, 9]);
@@ -284,13 +289,13 @@ fn heads_outlive_tails() {
 
 #[test]
 fn what_is_trimmed_twice_is_dropped_once() {
-    let mut index = Index::new(ROOMY);
+    let mut index = PrefixIndex::new(ROOMY);
     let (one, two) = (index.insert(0, &[1, 2]), index.insert(0, &[1, 3]));
-    index.trim(0, &[1, 3], 0, two.turn);
-    index.trim(0, &[1, 2], 0, one.turn);
+    index.trim(0, &[1, 3], 0, two.at);
+    index.trim(0, &[1, 2], 0, one.at);
     check(&index);
-    index.trim(0, &[1, 2], 0, one.turn);
-    index.trim(0, &[1, 3], 0, two.turn);
+    index.trim(0, &[1, 2], 0, one.at);
+    index.trim(0, &[1, 3], 0, two.at);
     check(&index);
     assert_eq!((index.holdings(), index.held(0), index.hashes), (0, 0, 0));
     index.insert(1, &[5, 6]);
@@ -301,11 +306,11 @@ fn what_is_trimmed_twice_is_dropped_once() {
 
 #[test]
 fn what_another_prompt_used_since_is_not_taken_back() {
-    let mut index = Index::new(ROOMY);
+    let mut index = PrefixIndex::new(ROOMY);
     let first = index.insert(0, &[1, 2, 3]);
     let second = index.insert(0, &[1, 2, 4]);
-    assert_eq!(second, Use { turn: 2, before: Some(1) });
-    index.trim(0, &[1, 2, 3], 0, first.turn);
+    assert_eq!(second, UseStamp { at: 2, previous: Some(1) });
+    index.trim(0, &[1, 2, 3], 0, first.at);
     check(&index);
     assert_eq!(matches(&index, 1, &[1, 2, 3]), [2]);
     assert_eq!(matches(&index, 1, &[1, 2, 4]), [3]);
@@ -313,13 +318,13 @@ fn what_another_prompt_used_since_is_not_taken_back() {
 
 #[test]
 fn with_a_lost_block_goes_all_that_is_older() {
-    let mut index = Index::new(ROOMY);
+    let mut index = PrefixIndex::new(ROOMY);
     for chain in [[1, 2, 3], [4, 5, 6], [7, 8, 9]] {
         index.insert(0, &chain);
         index.insert(1, &chain);
     }
     let again = index.insert(0, &[4, 5, 6]);
-    index.evict(0, again.before.unwrap());
+    index.evict(0, again.previous.unwrap());
     check(&index);
     assert_eq!(matches(&index, 2, &[1, 2, 3]), [0, 3]);
     assert_eq!(matches(&index, 2, &[4, 5, 6]), [3, 3], "the pod has just computed it");
@@ -328,7 +333,7 @@ fn with_a_lost_block_goes_all_that_is_older() {
 
 #[test]
 fn a_tail_that_nobody_holds_is_freed_when_its_node_is_cut() {
-    let mut index = Index::new(ROOMY);
+    let mut index = PrefixIndex::new(ROOMY);
     let long: Vec<u32> = (1..=20).collect();
     index.set_capacity(0, bytes_of(19));
     index.insert(0, &long);
@@ -342,7 +347,7 @@ fn a_tail_that_nobody_holds_is_freed_when_its_node_is_cut() {
 
 #[test]
 fn the_tail_that_a_shorter_prompt_does_not_use_grows_old() {
-    let mut index = Index::new(ROOMY);
+    let mut index = PrefixIndex::new(ROOMY);
     index.set_capacity(0, bytes_of(8));
     index.insert(0, &[1, 2, 3, 4]);
     index.insert(0, &[5, 6]);
@@ -355,7 +360,7 @@ fn the_tail_that_a_shorter_prompt_does_not_use_grows_old() {
 
 #[test]
 fn a_conversation_costs_about_two_hundred_bytes() {
-    let mut index = Index::new(ROOMY);
+    let mut index = PrefixIndex::new(ROOMY);
     let mut hash = 1u32;
     for conversation in 0..10_000u32 {
         let chain: Vec<u32> = (0..32)
@@ -372,23 +377,23 @@ fn a_conversation_costs_about_two_hundred_bytes() {
 
 #[test]
 fn a_prefix_that_all_share_is_soon_on_every_pod_and_a_lone_conversation_stays() {
-    // Prompts of one prefix, each with an end of its own; a pod without the prefix gets one as soon as it is hot.
-    let mut index = Index::new(ROOMY);
+    // Prompts of one prefix, each with an end of its own; a pod without the prefix gets one as soon as it is popular.
+    let mut index = PrefixIndex::new(ROOMY);
     let mut copies = 0;
     let prompts = (1..100u32).find(|&n| {
         let prompt: Vec<u32> = (0..20).chain([1000 + n]).collect();
-        let hot = copies == 0 || hot(&index, &prompt) >= 20;
-        copies += u16::from(hot);
-        index.insert(if hot { copies - 1 } else { 0 }, &prompt);
+        let popular = copies == 0 || popular(&index, &prompt) >= 20;
+        copies += u16::from(popular);
+        index.insert(if popular { copies - 1 } else { 0 }, &prompt);
         copies == 8
     });
     assert_eq!(prompts, Some(13));
 
     // A conversation that grows is all the traffic there is, and still no reason for a copy.
-    let mut index = Index::new(ROOMY);
+    let mut index = PrefixIndex::new(ROOMY);
     for round in 1..30 {
         let prompt: Vec<u32> = (0..20 * round).collect();
-        assert_eq!(hot(&index, &prompt), 0, "round {round}");
+        assert_eq!(popular(&index, &prompt), 0, "round {round}");
         index.insert(0, &prompt);
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-fn skip(bytes: &[u8]) -> Step<&[u8]> {
+fn skip(bytes: &[u8]) -> JsonResult<&[u8]> {
     let mut scanner = Scanner::new(bytes);
     let value = scanner.skip()?;
     scanner.end()?;
@@ -82,7 +82,7 @@ fn text_is_borrowed_in_its_canonical_spelling() {
 }
 
 /// Where the string ends that begins at the start of `bytes`, and whether its spelling is canonical; byte by byte.
-fn naive_string(bytes: &[u8]) -> Step<(usize, bool)> {
+fn naive_string(bytes: &[u8]) -> JsonResult<(usize, bool)> {
     let wrong = |at: usize| Err(JsonError::Syntax { at: at.min(bytes.len()) });
     let scanner = Scanner::new(bytes);
     let (mut at, mut canonical) = (1, true);

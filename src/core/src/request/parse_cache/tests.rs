@@ -15,11 +15,11 @@ struct Read {
     is_text: bool,
 }
 
-fn follow(beginnings: &mut Beginnings, reading: &Reading<'_>) -> Read {
+fn follow(parse_cache: &mut ParseCache, reading: &ParsedRequest<'_>) -> Read {
     let (mut chain, request) = (Chain::default(), &reading.request);
     // A worker's chain has the last prompt in it.
     chain.push(&[b'x'; 100]);
-    beginnings.chain(reading, &mut chain, Chain::push);
+    parse_cache.chain(reading, &mut chain, Chain::push);
     Read {
         chain: (chain.hashes().to_vec(), chain.bytes(), chain.head()),
         model: request.model.to_vec(),
@@ -30,21 +30,21 @@ fn follow(beginnings: &mut Beginnings, reading: &Reading<'_>) -> Read {
     }
 }
 
-fn read(beginnings: &mut Beginnings, api: Api, body: &[u8]) -> Result<Read, BodyError> {
-    let reading = beginnings.read(api, body)?;
-    Ok(follow(beginnings, &reading))
+fn read(parse_cache: &mut ParseCache, api: Api, body: &[u8]) -> Result<Read, BodyError> {
+    let reading = parse_cache.read(api, body)?;
+    Ok(follow(parse_cache, &reading))
 }
 
 /// The naive twin: parses all of it, and hashes all of it.
 fn naive(api: Api, body: &[u8]) -> Result<Read, BodyError> {
-    Ok(follow(&mut Beginnings::default(), &parse(api, body)?.into()))
+    Ok(follow(&mut ParseCache::default(), &parse(api, body)?.into()))
 }
 
 /// How many bytes of messages are skipped.
-fn skipped(beginnings: &mut Beginnings, body: &[u8]) -> usize {
-    let reading = beginnings.read(Api::Chat, body).unwrap();
+fn skipped(parse_cache: &mut ParseCache, body: &[u8]) -> usize {
+    let reading = parse_cache.read(Api::Chat, body).unwrap();
     let skipped = messages(&reading.request).and_then(|messages| messages.skipped);
-    beginnings.chain(&reading, &mut Chain::default(), Chain::push);
+    parse_cache.chain(&reading, &mut Chain::default(), Chain::push);
     skipped.map_or(0, |skipped| skipped.end - skipped.start)
 }
 
@@ -73,84 +73,84 @@ fn rounds(seed: usize) -> Vec<String> {
 
 #[test]
 fn each_round_is_read_from_where_the_one_before_ended() {
-    let mut beginnings = Beginnings::default();
+    let mut parse_cache = ParseCache::default();
     let end = |body: &str| body.len() - r#"],"stream":false}"#.len() - r#"{"model":"m","messages":"#.len();
     let mut known = 0;
     for body in rounds(1) {
-        assert_eq!(skipped(&mut beginnings, body.as_bytes()), known);
+        assert_eq!(skipped(&mut parse_cache, body.as_bytes()), known);
         known = end(&body);
     }
-    // Again, without another lesson; and another conversation, which has the system prompt in common.
+    // Again, without another key; and another conversation, which has the system prompt in common.
     let last = rounds(1).pop().unwrap();
-    let memory = beginnings.memory;
-    assert_eq!(skipped(&mut beginnings, last.as_bytes()), known);
-    assert_eq!(beginnings.memory, memory);
+    let memory = parse_cache.memory;
+    assert_eq!(skipped(&mut parse_cache, last.as_bytes()), known);
+    assert_eq!(parse_cache.memory, memory);
     let other = rounds(2);
     let system = message("system", &text(6000, 0)).len() + 1;
-    assert_eq!(skipped(&mut beginnings, other[0].as_bytes()), system);
-    assert_eq!(skipped(&mut beginnings, other[1].as_bytes()), end(&other[0]));
+    assert_eq!(skipped(&mut parse_cache, other[0].as_bytes()), system);
+    assert_eq!(skipped(&mut parse_cache, other[1].as_bytes()), end(&other[0]));
 }
 
 #[test]
 fn a_conversation_that_goes_on_is_remembered_once() {
-    let mut beginnings = Beginnings::default();
+    let mut parse_cache = ParseCache::default();
     let all = rounds(1);
     for body in &all {
-        skipped(&mut beginnings, body.as_bytes());
-        let known = beginnings.sets.iter().flatten().flatten().count();
+        skipped(&mut parse_cache, body.as_bytes());
+        let known = parse_cache.sets.iter().flatten().flatten().count();
         assert_eq!(known, 2, "it and its system prompt");
     }
     // One that goes back begins anew behind the system prompt.
     let system = message("system", &text(6000, 0)).len() + 1;
-    assert_eq!(skipped(&mut beginnings, all[1].as_bytes()), system);
+    assert_eq!(skipped(&mut parse_cache, all[1].as_bytes()), system);
 }
 
 #[test]
 fn many_short_conversations_leave_their_system_prompt_known() {
-    let mut beginnings = Beginnings::default();
+    let mut parse_cache = ParseCache::default();
     let system = message("system", &text(4500, 0));
     // None of them fills a step, so all are looked up at the same place.
     let first = |nth: usize| vec![system.clone(), message("user", &format!("question {nth}"))];
     for nth in 0..100 {
-        let known = skipped(&mut beginnings, chat(&first(nth)).as_bytes());
+        let known = skipped(&mut parse_cache, chat(&first(nth)).as_bytes());
         assert_eq!(known, if nth == 0 { 0 } else { system.len() + 1 });
     }
     let second = [first(99), vec![message("assistant", "answer"), message("user", "again")]].concat();
-    assert!(skipped(&mut beginnings, chat(&second).as_bytes()) > system.len() + 1);
+    assert!(skipped(&mut parse_cache, chat(&second).as_bytes()) > system.len() + 1);
 }
 
 #[test]
 fn short_bodies_are_not_looked_up() {
-    let mut beginnings = Beginnings::default();
+    let mut parse_cache = ParseCache::default();
     let body = chat(&[message("user", &text(3000, 1))]);
-    assert_eq!(skipped(&mut beginnings, body.as_bytes()), 0);
-    assert_eq!(skipped(&mut beginnings, body.as_bytes()), 0);
-    assert!(beginnings.sets.is_empty());
+    assert_eq!(skipped(&mut parse_cache, body.as_bytes()), 0);
+    assert_eq!(skipped(&mut parse_cache, body.as_bytes()), 0);
+    assert!(parse_cache.sets.is_empty());
 }
 
-/// Two beginnings of one name: what is known ends amid a text of this body.
+/// Two beginnings of one fingerprint: what is known ends amid a text of this body.
 #[test]
 fn a_body_is_read_though_what_is_known_was_never_in_it() {
     let body = chat(&[message("system", &text(6000, 0)), message("user", "hello")]);
     let body = body.as_bytes();
-    let trail = trail(Api::Chat, body);
+    let chunk_hashes = chunk_hashes(Api::Chat, body);
     let messages = Span { end: 5000, ..messages(&parse(Api::Chat, body).unwrap()).unwrap().first.unwrap() };
-    let name = Name::of(&trail, body, messages.end).unwrap();
+    let fingerprint = Fingerprint::of(&chunk_hashes, body, messages.end).unwrap();
     let preamble = preamble(&parse(Api::Chat, body).unwrap());
-    let mut beginnings = Beginnings::default();
-    beginnings.keep(Beginning {
-        lesson: Lesson { name, messages, preamble, shared: true },
+    let mut parse_cache = ParseCache::default();
+    parse_cache.keep(CacheEntry {
+        key: CacheKey { fingerprint, messages, preamble, shared: true },
         chain: Chain::default(),
     });
-    assert!(beginnings.find(&trail, body).is_some());
-    assert_eq!(read(&mut beginnings, Api::Chat, body), naive(Api::Chat, body));
+    assert!(parse_cache.find(&chunk_hashes, body).is_some());
+    assert_eq!(read(&mut parse_cache, Api::Chat, body), naive(Api::Chat, body));
 }
 
 #[test]
 fn what_stands_behind_the_messages_counts() {
-    let mut beginnings = Beginnings::default();
+    let mut parse_cache = ParseCache::default();
     let messages = message("user", &text(9000, 1));
-    for behind in [
+    for after in [
         r#""model":"m""#,
         r#""model":"n""#,
         r#""model":"m","cache_salt":"s""#,
@@ -162,60 +162,60 @@ fn what_stands_behind_the_messages_counts() {
         r#""model":7"#,
         r#""model":"m"x"#,
     ] {
-        let body = format!(r#"{{"messages":[{messages}],{behind}}}"#);
+        let body = format!(r#"{{"messages":[{messages}],{after}}}"#);
         let expected = naive(Api::Chat, body.as_bytes());
         for _ in 0..2 {
-            assert_eq!(read(&mut beginnings, Api::Chat, body.as_bytes()), expected, "{behind}");
+            assert_eq!(read(&mut parse_cache, Api::Chat, body.as_bytes()), expected, "{after}");
         }
     }
 }
 
 #[test]
 fn apis_do_not_mix() {
-    let mut beginnings = Beginnings::default();
+    let mut parse_cache = ParseCache::default();
     let body = rounds(1).pop().unwrap().replacen('{', r#"{"system":"be brief","#, 1);
     for api in [Api::Chat, Api::Messages, Api::Embeddings, Api::Responses, Api::Completions] {
         for _ in 0..2 {
-            assert_eq!(read(&mut beginnings, api, body.as_bytes()), naive(api, body.as_bytes()), "{api:?}");
+            assert_eq!(read(&mut parse_cache, api, body.as_bytes()), naive(api, body.as_bytes()), "{api:?}");
         }
     }
 }
 
 #[test]
 fn known_parts_count_for_the_most_that_are_taken_apart() {
-    let mut beginnings = Beginnings::default();
+    let mut parse_cache = ParseCache::default();
     let many = vec![r#"{"content":"x"}"#.to_owned(); (1 << 15) - 1];
     let longer = |more: usize| chat(&[many.clone(), vec!["{}".to_owned(); more]].concat());
     for more in [0, 2, 3] {
         let body = longer(more);
-        let reading = beginnings.read(Api::Chat, body.as_bytes()).unwrap();
+        let reading = parse_cache.read(Api::Chat, body.as_bytes()).unwrap();
         assert_eq!(matches!(reading.request.prompt, Prompt::Opaque(_)), more == 3);
-        assert_eq!(follow(&mut beginnings, &reading), naive(Api::Chat, body.as_bytes()).unwrap());
+        assert_eq!(follow(&mut parse_cache, &reading), naive(Api::Chat, body.as_bytes()).unwrap());
     }
 }
 
 #[test]
 fn memory_is_bounded_and_all_of_it_given_back() {
     let limit = 128 << 10;
-    let mut beginnings = Beginnings::new(limit);
-    let counted = |beginnings: &Beginnings| {
-        let all = beginnings.sets.iter().flatten().flatten();
+    let mut parse_cache = ParseCache::new(limit);
+    let counted = |parse_cache: &ParseCache| {
+        let all = parse_cache.sets.iter().flatten().flatten();
         all.map(|(_, known)| known.memory()).sum::<usize>()
     };
     let mut least = usize::MAX;
     for nth in 0..1_000 {
         let body = chat(&[message("user", &text(5_000 + nth % 15 * 1000, nth * 10_000))]);
-        skipped(&mut beginnings, body.as_bytes());
-        assert!(beginnings.memory <= limit);
-        assert_eq!(beginnings.memory, counted(&beginnings));
+        skipped(&mut parse_cache, body.as_bytes());
+        assert!(parse_cache.memory <= limit);
+        assert_eq!(parse_cache.memory, counted(&parse_cache));
         if nth > 500 {
-            least = least.min(beginnings.memory);
+            least = least.min(parse_cache.memory);
         }
     }
     assert!(least > limit * 9 / 10, "{least}: what is there is used");
     let large = chat(&[message("user", &text(1 << 20, 1))]);
-    skipped(&mut beginnings, large.as_bytes());
-    assert_eq!(skipped(&mut beginnings, large.as_bytes()), 0);
+    skipped(&mut parse_cache, large.as_bytes());
+    assert_eq!(skipped(&mut parse_cache, large.as_bytes()), 0);
 }
 
 /// What bodies are made of: some of it is not valid, some not known, some not text.
@@ -247,7 +247,7 @@ fn content() -> impl Strategy<Value = String> {
 struct Shape {
     before: &'static str,
     space: &'static str,
-    behind: &'static str,
+    after: &'static str,
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
@@ -269,16 +269,16 @@ fn shape() -> impl Strategy<Value = Shape> {
             ",",
         ]),
     )
-        .prop_map(|(before, space, behind)| Shape { before, space, behind })
+        .prop_map(|(before, space, after)| Shape { before, space, after })
 }
 
 fn body(shape: &Shape, messages: &[String]) -> Vec<u8> {
-    let Shape { before, space, behind } = shape;
+    let Shape { before, space, after } = shape;
     let messages: Vec<String> = messages
         .iter()
         .map(|content| format!(r#"{{{space}"role":{space}"user","content":{content}}}{space}"#))
         .collect();
-    format!("{{{before}\"messages\":{space}[{space}{}]{behind}}}", messages.join(&format!(",{space}")))
+    format!("{{{before}\"messages\":{space}[{space}{}]{after}}}", messages.join(&format!(",{space}")))
         .into_bytes()
 }
 
@@ -293,7 +293,7 @@ proptest! {
         api in prop::sample::select(vec![Api::Chat, Api::Messages, Api::Embeddings]),
         turns in prop::collection::vec((1usize..7, 0usize..7, 0usize..2, prop::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>()))), 1..8),
     ) {
-        let mut beginnings = Beginnings::default();
+        let mut parse_cache = ParseCache::default();
         for (count, forks_at, shape, change) in turns {
             let messages: Vec<String> = (0..count)
                 .map(|nth| if nth < forks_at { contents[nth].clone() } else { others[nth].clone() })
@@ -303,22 +303,22 @@ proptest! {
                 let at = place.index(body.len());
                 body[at] = byte;
             }
-            prop_assert_eq!(read(&mut beginnings, api, &body), naive(api, &body));
+            prop_assert_eq!(read(&mut parse_cache, api, &body), naive(api, &body));
         }
     }
 }
 
 #[test]
 fn an_image_that_is_known_is_an_image_still() {
-    let mut beginnings = Beginnings::default();
+    let mut parse_cache = ParseCache::default();
     let image = format!(
         r#"{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"data:;base64,{}"}}}}]}}"#,
         "aB3+".repeat(4000)
     );
     let body = chat(std::slice::from_ref(&image));
     let longer = chat(&[image, message("user", "what is it?")]);
-    skipped(&mut beginnings, body.as_bytes());
-    let reading = beginnings.read(Api::Chat, longer.as_bytes()).unwrap();
+    skipped(&mut parse_cache, body.as_bytes());
+    let reading = parse_cache.read(Api::Chat, longer.as_bytes()).unwrap();
     let rest = messages(&reading.request).unwrap();
     assert_eq!(rest.parts, [Part::Item(b"user".into()), Part::Text(b"what is it?".into())]);
     assert!(!reading.request.prompt.is_text());
