@@ -17,20 +17,20 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use warmpath::account::ledger::Ledger;
 use warmpath::answer::usage::{Usage, UsageScanner};
-use warmpath::collector::{Collector, Due};
+use warmpath::collector::{Collector, DueScrape};
 use warmpath::config::Config;
-use warmpath::prefix::log::{Record, unseal};
+use warmpath::prefix::log::{LogRecord, unseal};
 use warmpath::request::blocks::{Chain, blocks_in};
 use warmpath::request::body::{Api, BodyError, Prompt, Request, parse};
 use warmpath::request::json::{JsonError, MAX_DEPTH, Scanner};
 use warmpath::request::parse_cache::{ParseCache, ParsedRequest};
 use warmpath::request::prompt::canonical;
-use warmpath::router::{End, Job, Router};
+use warmpath::router::{End, RouteBy, Router};
 use warmpath::scrape::{exposition, vllm};
 use warmpath::shared::codec::Reader;
 use warmpath::shared::lease;
 use warmpath::shared::membership::{Announcer, announced};
-use warmpath::shared::pod_table::{MAX_PODS, Table};
+use warmpath::shared::pod_table::{MAX_PODS, PodTable};
 use warmpath::shared::store::{Keys, Map, SharedData};
 use warmpath::{SECOND, Slot};
 
@@ -126,7 +126,7 @@ pub fn body(bytes: &[u8]) {
     for _ in 0..2 {
         // The second time the body is known.
         let reading = router.read(api, body).unwrap();
-        let mut decision = router.decide(Job::Prompt(&reading), &mut shared, NOW).unwrap();
+        let mut decision = router.decide(RouteBy::Prompt(&reading), &mut shared, NOW).unwrap();
         assert_eq!(decision.bytes, whole.len() as u64);
         assert!(decision.matched_bytes <= decision.bytes);
         router.start(&mut decision.ticket, &mut shared, NOW + 1000);
@@ -268,15 +268,15 @@ pub fn metrics(page: &[u8]) {
     for round in 0..3 {
         let now = NOW + round * 20 * SECOND;
         for due in collector.due(&shared, now) {
-            let Due { slot, .. } = due;
+            let DueScrape { slot, .. } = due;
             collector.take(&due, if slot == 1 { page } else { sound }, &mut shared, now);
             collector.done(&due, Some(10), now);
         }
         assert!(collector.publish(&mut shared, now).is_some());
         router.refresh(&shared).unwrap();
         assert_eq!(router.table(), collector.table());
-        router.decide(Job::Load, &mut shared, now).unwrap();
-        assert!(router.standings().iter().all(|s| s.terms.seconds.is_finite()), "{:?}", router.standings());
+        router.decide(RouteBy::Load, &mut shared, now).unwrap();
+        assert!(router.candidates().iter().all(|s| s.terms.seconds.is_finite()), "{:?}", router.candidates());
     }
 }
 
@@ -296,9 +296,9 @@ pub fn shared(bytes: &[u8]) {
     };
     map.set(key, bytes, None).unwrap();
 
-    if let Ok(table) = Table::decode(bytes) {
+    if let Ok(table) = PodTable::decode(bytes) {
         assert!(table.pods.len() <= MAX_PODS);
-        assert_eq!(Table::decode(&table.encode()), Ok(table));
+        assert_eq!(PodTable::decode(&table.encode()), Ok(table));
     }
     if let Ok(mut ledger) = Ledger::decode(bytes.to_vec()) {
         let slots = ledger.slots();
@@ -311,23 +311,23 @@ pub fn shared(bytes: &[u8]) {
                 entry.start(5, 7, 9);
                 entry.fail(NOW, NOW);
                 entry.close(Some(7));
-                entry.heal(3, 2);
+                entry.reconcile(3, 2);
             });
         }
         ledger.count_opened(9);
         assert!(ledger.mean_work().is_finite());
         ledger.learn_bytes_per_token(3, 4000, 1000);
         assert!(ledger.bytes_per_token(3) > 0.0);
-        ledger.append(&Record { writer: 1, slot: 2, id: 3, keep: None, hashes: &[0; 64] });
+        ledger.append(&LogRecord { writer: 1, slot: 2, id: 3, correction: None, hashes: &[0; 64] });
         assert_eq!(Ledger::decode(ledger.encode().to_vec()).as_ref(), Ok(&ledger));
     }
     if let Ok((_, records)) = unseal(bytes) {
         let mut reader = Reader(records);
-        while let Ok(record) = Record::decode(&mut reader) {
+        while let Ok(record) = LogRecord::decode(&mut reader) {
             let mut out = Vec::new();
             record.encode(&mut out);
             assert_eq!(out.len(), record.size());
-            assert_eq!(Record::decode(&mut Reader(&out)), Ok(record));
+            assert_eq!(LogRecord::decode(&mut Reader(&out)), Ok(record));
         }
     }
     let mine = lease::take(&keys.lease, 1, &mut map, NOW);
@@ -342,11 +342,11 @@ pub fn shared(bytes: &[u8]) {
     router.follow(&map, 4);
     let request =
         parse(Api::Completions, br#"{"model":"m","prompt":"Once upon a time, and so on and on"}"#).unwrap();
-    for job in [Job::Prompt(&request.into()), Job::Load] {
-        if let Ok(mut decision) = router.decide(job, &mut map, NOW) {
+    for by in [RouteBy::Prompt(&request.into()), RouteBy::Load] {
+        if let Ok(mut decision) = router.decide(by, &mut map, NOW) {
             router.start(&mut decision.ticket, &mut map, NOW);
-            router.moved(&mut decision.ticket, 1, Some(2), &mut map, NOW);
-            router.failed(&decision.ticket, 2, &mut map, NOW);
+            router.failed_over(&mut decision.ticket, 1, Some(2), &mut map, NOW);
+            router.unanswered(&decision.ticket, 2, &mut map, NOW);
             router.close(decision.ticket, End::Aborted, &mut map);
         }
     }

@@ -8,8 +8,8 @@ use warmpath::request::blocks::{Chain, mix};
 use warmpath::request::body::{self, Api, Request};
 use warmpath::request::parse_cache::ParseCache;
 use warmpath::request::prompt::canonical;
-use warmpath::router::{End, Job, Router, Ticket};
-use warmpath::shared::pod_table::{Pod, State, Table};
+use warmpath::router::{End, RouteBy, Router, Ticket};
+use warmpath::shared::pod_table::{Pod, PodState, PodTable};
 use warmpath::shared::store::{Keys, Map, SharedData};
 use warmpath::{Micros, SECOND, Slot};
 
@@ -163,12 +163,12 @@ pub fn scan(answer: &[u8]) -> Option<u32> {
 }
 
 /// A table of `pods` pods under some load.
-pub fn table(pods: usize) -> Table {
+pub fn table(pods: usize) -> PodTable {
     let pods = (0..pods)
         .map(|nth| Pod {
             id: nth as u32 + 1,
             address: format!("10.0.{}.{}:8000", nth / 250, nth % 250),
-            state: State::Ready,
+            state: PodState::Ready,
             scraped_at: NOW,
             running: (nth % 7) as f32,
             kv_usage: (nth % 10) as f32 / 10.0,
@@ -176,7 +176,7 @@ pub fn table(pods: usize) -> Table {
             ..Pod::default()
         })
         .collect();
-    Table { published_at: NOW, generation: 1, last_id: 0, pods }
+    PodTable { published_at: NOW, generation: 1, last_id: 0, pods }
 }
 
 /// A worker, what it shares, and bodies that come to it.
@@ -220,7 +220,7 @@ impl Worker {
         *now += 100;
         *next = (*next + 1) % bodies.len();
         let reading = parse(&bodies[*next]).into();
-        router.decide(Job::Prompt(&reading), map, *now).expect("a pod").ticket
+        router.decide(RouteBy::Prompt(&reading), map, *now).expect("a pod").ticket
     }
 
     /// From the answer, which is here at once, to the end.

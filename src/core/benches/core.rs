@@ -7,11 +7,11 @@ mod cases;
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use warmpath::account::ledger::{Entry, Ledger};
+use warmpath::account::ledger::{Ledger, PodAccount};
 use warmpath::prefix::tree::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
-use warmpath::shared::pod_table::Table;
+use warmpath::shared::pod_table::PodTable;
 
 use cases::{BODIES, Full, Known, PODS, Worker};
 
@@ -122,7 +122,7 @@ fn ledger_decode_change_encode(bencher: Bencher, pods: usize) {
     let bytes = ledger.encode().to_vec();
     bencher.with_inputs(|| bytes.clone()).bench_local_values(|bytes| {
         let mut ledger = Ledger::decode(bytes).expect("a ledger");
-        ledger.change(1, 0, |entry: &mut Entry| entry.open(100, 1));
+        ledger.change(1, 0, |entry: &mut PodAccount| entry.open(100, 1));
         black_box(ledger.encode().len());
         ledger
     });
@@ -137,7 +137,7 @@ fn table_encode(bencher: Bencher, pods: usize) {
 #[divan::bench(args = PODS)]
 fn table_decode(bencher: Bencher, pods: usize) {
     let bytes = cases::table(pods).encode();
-    bencher.bench_local(|| Table::decode(black_box(&bytes)));
+    bencher.bench_local(|| PodTable::decode(black_box(&bytes)));
 }
 
 #[divan::bench(args = ["idle", "loaded"])]

@@ -7,11 +7,11 @@ mod cases;
 
 use std::hint::black_box;
 
-use warmpath::account::ledger::{Entry, Ledger};
+use warmpath::account::ledger::{Ledger, PodAccount};
 use warmpath::prefix::tree::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
-use warmpath::shared::pod_table::Table;
+use warmpath::shared::pod_table::PodTable;
 
 use cases::{BODIES, Full, Known, PODS, Worker};
 
@@ -70,13 +70,13 @@ fn main() {
         let bytes = ledger.encode().to_vec();
         step(&format!("ledger/{pods}-pods"), || {
             let mut ledger = Ledger::decode(bytes.clone()).expect("a ledger");
-            ledger.change(1, 0, |entry: &mut Entry| entry.open(100, 1));
+            ledger.change(1, 0, |entry: &mut PodAccount| entry.open(100, 1));
             ledger
         });
         let table = cases::table(pods);
         step(&format!("table-encode/{pods}-pods"), || table.encode());
         let bytes = table.encode();
-        step(&format!("table-decode/{pods}-pods"), || Table::decode(black_box(&bytes)));
+        step(&format!("table-decode/{pods}-pods"), || PodTable::decode(black_box(&bytes)));
     }
     let mut full = Full::new(20_000);
     let known: Vec<_> = (0..=CALLS).map(|_| full.known()).collect();

@@ -3,12 +3,12 @@
 //! Runs once an Envoy, in the bootstrap singleton, or in a router's root context that took the lease when the singleton is
 //! dead. It also heals the ledger: it alone sees what pods say they have in flight.
 
-use crate::account::ledger::{Entry, Ledger, Totals};
+use crate::account::ledger::{Ledger, LedgerTotals, PodAccount};
 use crate::config::{Config, Scrape};
 use crate::scrape::schedule::Schedule;
 use crate::scrape::vllm;
 use crate::shared::membership::announced;
-use crate::shared::pod_table::{Pod, State, Table};
+use crate::shared::pod_table::{Pod, PodState, PodTable};
 use crate::shared::store::{Keys, NEVER_WRITTEN, SharedData};
 use crate::{Micros, SECOND, Slot};
 
@@ -31,7 +31,7 @@ const TRANSIT: Micros = SECOND / 4;
 pub struct Collector {
     keys: Keys,
     scrape: Scrape,
-    table: Table,
+    table: PodTable,
     notes: Vec<Note>,
     schedule: Schedule,
     /// Whether the table differs from what was published.
@@ -68,11 +68,11 @@ struct Excess {
 }
 
 impl Excess {
-    fn begin(own: &Entry, now: Micros) -> Excess {
+    fn begin(own: &PodAccount, now: Micros) -> Excess {
         Excess { since: now, least: u32::MAX, waiting: u32::MAX, opened: own.opened, flow: 0 }
     }
 
-    fn see(&mut self, excess: u32, own: &Entry) {
+    fn see(&mut self, excess: u32, own: &PodAccount) {
         self.least = self.least.min(excess);
         self.waiting = self.waiting.min(own.waiting);
         self.flow = self.flow.saturating_add(u32::from(own.opened.wrapping_sub(self.opened)));
@@ -99,7 +99,7 @@ struct Leak {
 
 /// A page to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Due {
+pub struct DueScrape {
     /// The pod.
     pub slot: Slot,
     /// Its identity, to recognize an answer that comes after the slot has changed hands.
@@ -110,7 +110,7 @@ pub struct Due {
 
 /// Why a scrape brought no load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ScrapeFailure {
     /// Refused, reset or timed out.
     Unreachable,
     /// An answer that is not vLLM's metrics.
@@ -123,7 +123,7 @@ impl Collector {
     pub fn new(config: &Config, shared: &impl SharedData, seed: u64, now: Micros) -> Collector {
         let keys = Keys::of(&config.pool, config.index.log_segments);
         let mut table =
-            shared.get(&keys.table).and_then(|(bytes, _)| Table::decode(&bytes).ok()).unwrap_or_default();
+            shared.get(&keys.table).and_then(|(bytes, _)| PodTable::decode(&bytes).ok()).unwrap_or_default();
         // Without a table that can be read, the ledger says which identities are taken: one that it knows as larger would
         // never be booked on.
         let booked = shared.get(&keys.ledger).and_then(|(bytes, _)| Ledger::decode(bytes).ok());
@@ -188,7 +188,7 @@ impl Collector {
     }
 
     /// The pages to fetch now. Follows the pods that routers announced since.
-    pub fn due(&mut self, shared: &impl SharedData, now: Micros) -> Vec<Due> {
+    pub fn due(&mut self, shared: &impl SharedData, now: Micros) -> Vec<DueScrape> {
         if let Some((pods, version)) = announced(&self.keys.pods, shared)
             && version != self.announced
         {
@@ -203,13 +203,13 @@ impl Collector {
             .into_iter()
             .filter_map(|slot| {
                 let pod = self.table.pod(slot)?;
-                Some(Due { slot, id: pod.id, address: pod.address.clone() })
+                Some(DueScrape { slot, id: pod.id, address: pod.address.clone() })
             })
             .collect()
     }
 
     /// A page has come for what was due; `cost` is what taking it in took the thread, in microseconds, when known.
-    pub fn take(&mut self, due: &Due, page: &[u8], shared: &mut impl SharedData, now: Micros) {
+    pub fn take(&mut self, due: &DueScrape, page: &[u8], shared: &mut impl SharedData, now: Micros) {
         match vllm::load(page) {
             Ok(load) => {
                 let own = self.ledger(shared).map(|ledger| ledger.entry(due.slot));
@@ -217,25 +217,25 @@ impl Collector {
                     self.heal(due, leak, shared);
                 }
             }
-            Err(vllm::NotVllm) => self.fail(due, Trouble::Unreadable),
+            Err(vllm::NotVllm) => self.fail(due, ScrapeFailure::Unreadable),
         }
     }
 
     /// No page has come for what was due.
-    pub fn fail(&mut self, due: &Due, trouble: Trouble) {
+    pub fn fail(&mut self, due: &DueScrape, failure: ScrapeFailure) {
         let Some(pod) = self.table.pods.get_mut(usize::from(due.slot)).filter(|pod| pod.id == due.id) else {
             return;
         };
-        let state = match trouble {
-            Trouble::Unreachable => State::Unreachable,
-            Trouble::Unreadable => State::Unreadable,
+        let state = match failure {
+            ScrapeFailure::Unreachable => PodState::Unreachable,
+            ScrapeFailure::Unreadable => PodState::Unreadable,
         };
         self.moved |= pod.state != state;
         pod.state = state;
     }
 
     /// Ends what [`Collector::due`] began, whether a page came or not; `cost` is the time a page took, in microseconds.
-    pub fn done(&mut self, due: &Due, cost: Option<Micros>, now: Micros) {
+    pub fn done(&mut self, due: &DueScrape, cost: Option<Micros>, now: Micros) {
         // A slot may have a new pod, or a restarted one, since.
         if self.table.pod(due.slot).is_some() {
             self.schedule.done(due.slot, cost, &self.scrape, now);
@@ -257,17 +257,23 @@ impl Collector {
     }
 
     /// What is in flight on all pods together, as the ledger has it.
-    pub fn in_flight(&self, shared: &impl SharedData) -> Totals {
+    pub fn in_flight(&self, shared: &impl SharedData) -> LedgerTotals {
         self.ledger(shared).map(|ledger| ledger.totals()).unwrap_or_default()
     }
 
     /// The table as it will be published.
-    pub fn table(&self) -> &Table {
+    pub fn table(&self) -> &PodTable {
         &self.table
     }
 
     /// Takes in a load; returns what the ledger counts and does not exist, when that has lasted.
-    fn take_load(&mut self, due: &Due, load: &vllm::Load, own: Option<Entry>, now: Micros) -> Option<Leak> {
+    fn take_load(
+        &mut self,
+        due: &DueScrape,
+        load: &vllm::PodLoad,
+        own: Option<PodAccount>,
+        now: Micros,
+    ) -> Option<Leak> {
         let slot = usize::from(due.slot);
         let (pod, note) = (self.table.pods.get_mut(slot)?, self.notes.get_mut(slot)?);
         if pod.id != due.id {
@@ -287,10 +293,10 @@ impl Collector {
         let foreign = (load.running + load.waiting - own_in_flight).max(0.0);
         let foreign_waiting = (load.waiting - own_waiting).clamp(0.0, foreign);
         let foreign_running = foreign - foreign_waiting;
-        if pod.state == State::Unreachable {
+        if pod.state == PodState::Unreachable {
             pod.recovered_at = now;
         }
-        pod.state = State::Ready;
+        pod.state = PodState::Ready;
         pod.scraped_at = now;
         pod.running = load.running;
         pod.waiting = load.waiting;
@@ -321,10 +327,10 @@ impl Collector {
         self.leaked
     }
 
-    fn heal(&mut self, due: &Due, leak: Leak, shared: &mut impl SharedData) {
+    fn heal(&mut self, due: &DueScrape, leak: Leak, shared: &mut impl SharedData) {
         let Some((bytes, cas)) = shared.get(&self.keys.ledger) else { return };
         let Ok(mut ledger) = Ledger::decode(bytes) else { return };
-        ledger.change(due.slot, due.id, |entry| entry.heal(leak.requests, leak.waiting));
+        ledger.change(due.slot, due.id, |entry| entry.reconcile(leak.requests, leak.waiting));
         // On a conflict the next window heals.
         if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_ok() {
             self.leaked += u64::from(leak.requests);

@@ -14,9 +14,9 @@ use crate::{MILLISECOND, Micros};
 /// How pods are chosen, by the names that users of the reference know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum Strategy {
-    /// Load only.
-    #[serde(rename = "DEFAULT")]
-    Default,
+    /// Load only. The reference calls it `DEFAULT`, which is not the default here.
+    #[serde(rename = "LOAD_ONLY", alias = "DEFAULT")]
+    LoadOnly,
     /// Load and the prefix each pod holds.
     #[default]
     #[serde(rename = "PREFIX_CACHE")]
@@ -290,7 +290,7 @@ mod tests {
     fn every_error_names_its_key() {
         assert!(error("{").starts_with("configuration: EOF"));
         assert!(error(r#"{"podz":[]}"#).contains("unknown field `podz`"));
-        assert!(error(r#"{"strategy":"FAST"}"#).contains("`DEFAULT` or `PREFIX_CACHE`"));
+        assert!(error(r#"{"strategy":"FAST"}"#).contains("`LOAD_ONLY`"));
         assert!(error(r#"{"pods":["vllm:8000"]}"#).contains("`pods` has \"vllm:8000\""));
         assert!(error(r#"{"pods":["1.2.3.4:0"]}"#).contains("port 0"));
         assert!(error(r#"{"pods":["1.2.3.4:5","1.2.3.4:5"]}"#).contains("twice"));

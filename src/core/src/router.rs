@@ -5,18 +5,18 @@
 
 use crate::account::cached::Recall;
 use crate::account::learning;
-use crate::account::ledger::{DEFAULT_BYTES_PER_TOKEN, DEFAULT_RATE, Entry, Ledger};
+use crate::account::ledger::{DEFAULT_BYTES_PER_TOKEN, DEFAULT_RATE, Ledger, PodAccount};
 use crate::answer::usage::Usage;
 use crate::config::{Config, Strategy};
-use crate::decide::cost::{Ask, Constants, View, cost};
-use crate::decide::pick::{Picks, Rank, Standing, pick};
-use crate::prefix::log::{Cursor, Keep, Record, seal, unseal};
+use crate::decide::cost::{CostConstants, PodView, RequestView, cost};
+use crate::decide::pick::{Candidate, Picks, Rank, pick};
+use crate::prefix::log::{Correction, Cursor, LogRecord, seal, unseal};
 use crate::prefix::tree::{IndexLimits, PrefixIndex, PrefixMatch, UseStamp};
 use crate::request::blocks::{Chain, bytes_of, mix};
 use crate::request::body::{Api, BodyError};
 use crate::request::parse_cache::{ParseCache, ParsedRequest};
-use crate::shared::codec::{Reader, WireError};
-use crate::shared::pod_table::{Pod, State, Table};
+use crate::shared::codec::{CodecError, Reader};
+use crate::shared::pod_table::{Pod, PodState, PodTable};
 use crate::shared::store::{Keys, NEVER_WRITTEN, SharedData};
 use crate::{Micros, SECOND, Slot};
 
@@ -45,8 +45,8 @@ const NOWHERE: (Slot, u32) = (Slot::MAX, 0);
 pub struct Router {
     keys: Keys,
     strategy: Strategy,
-    constants: Constants,
-    table: Table,
+    constants: CostConstants,
+    table: PodTable,
     index: PrefixIndex,
     /// Version of the shared value that the table was read from.
     table_version: u32,
@@ -66,18 +66,18 @@ pub struct Router {
     hash_bytes: Vec<u8>,
     /// What the index knows of it.
     found: PrefixMatch,
-    entries: Vec<(Slot, Entry)>,
-    standings: Vec<Standing>,
+    entries: Vec<(Slot, PodAccount)>,
+    candidates: Vec<Candidate>,
     lost_segments: u64,
     /// Counts decisions.
     turn: u64,
     /// Whom to tell of each step of a decision, if anybody.
-    timed: Option<fn(Step)>,
+    timed: Option<fn(DecisionStep)>,
 }
 
 /// A step of a decision that has just been done, for those who want to know how long each takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum DecisionStep {
     /// The prompt is a chain of hashes.
     Hash,
     /// The ledger is there, and what others wrote to the log is applied.
@@ -94,7 +94,7 @@ pub enum Step {
 
 /// What a request asks of a pod.
 #[derive(Clone, Copy, Debug)]
-pub enum Job<'a> {
+pub enum RouteBy<'a> {
     /// An inference request.
     Prompt(&'a ParsedRequest<'a>),
     /// Anything else: only load counts.
@@ -127,7 +127,7 @@ pub enum NoPod {
     /// There is no table yet, or it is empty.
     NoTable,
     /// Every pod has failed, and is in its pause; one that answers at all, be it errors, is not among them.
-    AllCooling,
+    AllCoolingDown,
     /// Other workers wrote first again and again.
     Contended,
 }
@@ -187,7 +187,7 @@ impl Ticket {
     }
 
     /// Releases the work, and learns how long it took.
-    fn book_start(&self, entry: &mut Entry, now: Micros) {
+    fn book_start(&self, entry: &mut PodAccount, now: Micros) {
         let began = entry.since.max(self.opened_at);
         learning::learn_rate(entry, self.work, now.saturating_sub(began));
         entry.start(self.work, self.opened_at, now);
@@ -206,7 +206,7 @@ pub enum End {
         at: Micros,
     },
     /// With an error of the pod's own: 500, 502 or 504. Others tell of the request (4xx), or are failures at once (503).
-    Erred {
+    UpstreamError {
         /// When it ended.
         at: Micros,
     },
@@ -220,8 +220,8 @@ impl Router {
         Router {
             keys: Keys::of(&config.pool, config.index.log_segments),
             strategy: config.strategy,
-            constants: Constants::default(),
-            table: Table::default(),
+            constants: CostConstants::default(),
+            table: PodTable::default(),
             index: PrefixIndex::new(IndexLimits {
                 memory: config.index.memory,
                 holdings: config.index.holdings,
@@ -237,7 +237,7 @@ impl Router {
             hash_bytes: Vec::new(),
             found: PrefixMatch::default(),
             entries: Vec::new(),
-            standings: Vec::new(),
+            candidates: Vec::new(),
             lost_segments: 0,
             turn: 0,
             timed: None,
@@ -245,13 +245,13 @@ impl Router {
     }
 
     /// The same with other constants, for experiments.
-    pub fn with_constants(mut self, constants: Constants) -> Router {
+    pub fn with_constants(mut self, constants: CostConstants) -> Router {
         self.constants = constants;
         self
     }
 
     /// The same, and `timed` is told of each step of a decision.
-    pub fn with_timer(mut self, timed: fn(Step)) -> Router {
+    pub fn with_timer(mut self, timed: fn(DecisionStep)) -> Router {
         self.timed = Some(timed);
         self
     }
@@ -259,13 +259,13 @@ impl Router {
     /// Fetches the table: call it when its generation has moved.
     ///
     /// # Errors
-    /// [`WireError`] when what is shared is no table; the old snapshot stays.
-    pub fn refresh(&mut self, shared: &impl SharedData) -> Result<(), WireError> {
+    /// [`CodecError`] when what is shared is no table; the old snapshot stays.
+    pub fn refresh(&mut self, shared: &impl SharedData) -> Result<(), CodecError> {
         let Some((bytes, version)) = shared.get(&self.keys.table) else { return Ok(()) };
         if version == self.table_version {
             return Ok(());
         }
-        let table = Table::decode(&bytes)?;
+        let table = PodTable::decode(&bytes)?;
         self.table_version = version;
         let before = std::mem::replace(&mut self.table, table);
         for (slot, pod) in (0..).zip(&self.table.pods) {
@@ -281,7 +281,7 @@ impl Router {
     }
 
     /// The snapshot of the table.
-    pub fn table(&self) -> &Table {
+    pub fn table(&self) -> &PodTable {
         &self.table
     }
 
@@ -291,8 +291,8 @@ impl Router {
     }
 
     /// Where every pod stood in the last decision, term by term.
-    pub fn standings(&self) -> &[Standing] {
-        &self.standings
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.candidates
     }
 
     /// Log segments that were overwritten before this replica read them.
@@ -314,31 +314,31 @@ impl Router {
     /// [`NoPod`] when no pod can be named; nothing is booked then.
     pub fn decide(
         &mut self,
-        job: Job<'_>,
+        by: RouteBy<'_>,
         shared: &mut impl SharedData,
         now: Micros,
     ) -> Result<Decision, NoPod> {
-        self.read_prompt(job);
-        self.done(Step::Hash);
+        self.read_prompt(by);
+        self.done(DecisionStep::Hash);
         if self.table.live().next().is_none() {
             return Err(NoPod::NoTable);
         }
-        let model = match job {
-            Job::Prompt(reading) => xxhash_rust::xxh3::xxh3_64(&reading.request.model) as u32,
-            Job::Load => 0,
+        let model = match by {
+            RouteBy::Prompt(reading) => xxhash_rust::xxh3::xxh3_64(&reading.request.model) as u32,
+            RouteBy::Load => 0,
         };
         for _ in 0..TRIES {
             let (mut ledger, cas) = self.read_ledger(shared);
             self.catch_up(&ledger, shared, SEGMENTS_A_DECISION);
-            self.done(Step::CatchUp);
-            let tokens = self.chain.bytes() as f32 / bytes_per_token(job, &ledger, model);
+            self.done(DecisionStep::CatchUp);
+            let tokens = self.chain.bytes() as f32 / bytes_per_token(by, &ledger, model);
             self.look_up();
-            self.done(Step::LookUp);
+            self.done(DecisionStep::LookUp);
             let picks = self.choose(&ledger, tokens, now)?;
-            self.done(Step::Choose);
-            let mut ticket = self.book(&mut ledger, picks, job, model, now);
+            self.done(DecisionStep::Choose);
+            let mut ticket = self.book(&mut ledger, picks, by, model, now);
             let sealed = self.write_record(&mut ledger, &ticket);
-            self.done(Step::Book);
+            self.done(DecisionStep::Book);
             if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_err() {
                 self.recall.refused();
                 continue;
@@ -365,7 +365,7 @@ impl Router {
 
     /// Envoy has gone on: the first `attempts` pods of the decision failed, and the request is booked on the one that answers;
     /// on none, when that one is not in the table. That pod holds the prompt now, and the first one does not.
-    pub fn moved(
+    pub fn failed_over(
         &mut self,
         ticket: &mut Ticket,
         attempts: usize,
@@ -379,19 +379,19 @@ impl Router {
         self.change_and_tell(shared, |router, ledger, segments| {
             // One that answers after all has not failed.
             for (slot, id) in ticket.tried(attempts).filter(|&pod| Some(pod) != to) {
-                router.settle(ledger, slot, id);
+                router.claim_slot(ledger, slot, id);
                 ledger.change(slot, id, |entry| entry.fail(ticket.opened_at, now));
             }
             ledger.change(ticket.slot, ticket.id, |entry| entry.close(Some(ticket.work)));
             if let Some((slot, id)) = to {
-                router.settle(ledger, slot, id);
+                router.claim_slot(ledger, slot, id);
                 ahead = ledger.entry(slot).waiting;
                 ledger.change(slot, id, |entry| entry.open(ticket.work, now));
             }
             if to != Some(from) {
-                segments.extend(router.take_back(ledger, ticket));
+                segments.extend(router.retract(ledger, ticket));
                 if let Some((slot, id)) = to {
-                    segments.extend(router.tell(ledger, slot, id, None, &ticket.hashes));
+                    segments.extend(router.append_record(ledger, slot, id, None, &ticket.hashes));
                 }
             }
         });
@@ -409,17 +409,23 @@ impl Router {
     }
 
     /// The first `attempts` pods of the decision failed, and none answers.
-    pub fn failed(&mut self, ticket: &Ticket, attempts: usize, shared: &mut impl SharedData, now: Micros) {
+    pub fn unanswered(
+        &mut self,
+        ticket: &Ticket,
+        attempts: usize,
+        shared: &mut impl SharedData,
+        now: Micros,
+    ) {
         self.change(shared, |router, ledger| {
             for (slot, id) in ticket.tried(attempts) {
-                router.settle(ledger, slot, id);
+                router.claim_slot(ledger, slot, id);
                 ledger.change(slot, id, |entry| entry.fail(ticket.opened_at, now));
             }
         });
     }
 
     /// The pod that the request is booked on failed it: said 503, or broke its answer off.
-    pub fn failed_by_its_pod(&mut self, ticket: &Ticket, shared: &mut impl SharedData, now: Micros) {
+    pub fn failed_upstream(&mut self, ticket: &Ticket, shared: &mut impl SharedData, now: Micros) {
         self.change(shared, |_, ledger| {
             ledger.change(ticket.slot, ticket.id, |entry| entry.fail(ticket.opened_at, now));
         });
@@ -430,7 +436,7 @@ impl Router {
     pub fn close(&mut self, ticket: Ticket, end: End, shared: &mut impl SharedData) {
         let (usage, answered) = match end {
             End::Answered { usage, .. } => (usage, true),
-            End::Erred { .. } | End::Aborted => (None, false),
+            End::UpstreamError { .. } | End::Aborted => (None, false),
         };
         let lost = usage.and_then(|usage| ticket.lost(&usage));
         let refused = !answered && !ticket.started && !ticket.hashes.is_empty();
@@ -444,10 +450,10 @@ impl Router {
                     }
                     entry.close(None);
                 }
-                End::Erred { .. } | End::Aborted => {
+                End::UpstreamError { .. } | End::Aborted => {
                     entry.close((!ticket.started).then_some(ticket.work));
-                    if let End::Erred { at } = end {
-                        entry.err(ticket.opened_at, at);
+                    if let End::UpstreamError { at } = end {
+                        entry.upstream_error(ticket.opened_at, at);
                     }
                 }
             });
@@ -461,7 +467,7 @@ impl Router {
                 settle(ledger);
                 segments.extend(match lost {
                     Some(turn) => router.evict(ledger, &ticket, turn),
-                    None => router.take_back(ledger, &ticket),
+                    None => router.retract(ledger, &ticket),
                 });
             });
         } else {
@@ -483,21 +489,21 @@ impl Router {
 
     // --- the steps of a decision ---
 
-    fn done(&self, step: Step) {
+    fn done(&self, step: DecisionStep) {
         if let Some(timed) = self.timed {
             timed(step);
         }
     }
 
     /// Turns the prompt into its chain of blocks; without a prompt, into an empty one.
-    fn read_prompt(&mut self, job: Job<'_>) {
-        let Job::Prompt(reading) = job else {
+    fn read_prompt(&mut self, by: RouteBy<'_>) {
+        let RouteBy::Prompt(reading) = by else {
             self.chain.start(b"", None);
             return self.chain.finish();
         };
         match self.strategy {
             Strategy::PrefixCache => self.parse_cache.chain(reading, &mut self.chain, Chain::push),
-            Strategy::Default => self.parse_cache.chain(reading, &mut self.chain, Chain::count),
+            Strategy::LoadOnly => self.parse_cache.chain(reading, &mut self.chain, Chain::count),
         }
     }
 
@@ -516,7 +522,7 @@ impl Router {
 
     /// Applies the log up to the ledger's end, at most `segments` sealed segments of it.
     fn catch_up(&mut self, ledger: &Ledger, shared: &impl SharedData, segments: usize) {
-        if self.strategy == Strategy::Default {
+        if self.strategy == Strategy::LoadOnly {
             return;
         }
         let open = ledger.segment();
@@ -555,7 +561,7 @@ impl Router {
         let mut reader = Reader(records.get(self.cursor.offset..).unwrap_or_default());
         let mut hashes = Vec::new();
         let mut fetched = false;
-        while let Ok(record) = Record::decode(&mut reader) {
+        while let Ok(record) = LogRecord::decode(&mut reader) {
             if record.writer == self.writer {
                 continue;
             }
@@ -570,21 +576,23 @@ impl Router {
             }
             hashes.clear();
             hashes.extend(record.hashes.as_chunks().0.iter().map(|&h| u32::from_le_bytes(h)));
-            let turn = |ago| self.index.pod_clock(record.slot).wrapping_sub(ago);
-            match record.keep {
+            let turn = |prompts_ago| self.index.pod_clock(record.slot).wrapping_sub(prompts_ago);
+            match record.correction {
                 None => {
                     self.index.insert(record.slot, &hashes);
                 }
-                Some(Keep::Blocks { blocks, ago }) => {
-                    self.index.trim(record.slot, &hashes, usize::from(blocks), turn(ago));
+                Some(Correction::KeepBlocks { blocks, prompts_ago }) => {
+                    self.index.trim(record.slot, &hashes, usize::from(blocks), turn(prompts_ago));
                 }
-                Some(Keep::Recent { ago }) => self.index.evict(record.slot, turn(ago)),
+                Some(Correction::EvictUpTo { prompts_ago }) => {
+                    self.index.evict(record.slot, turn(prompts_ago))
+                }
             }
         }
         self.cursor.offset = records.len();
     }
 
-    fn knows(&self, record: &Record<'_>) -> bool {
+    fn knows(&self, record: &LogRecord<'_>) -> bool {
         self.table.pod(record.slot).is_some_and(|pod| pod.id == record.id)
     }
 
@@ -592,11 +600,11 @@ impl Router {
         self.index.look_up(self.chain.hashes(), self.table.pods.len(), &mut self.found);
     }
 
-    /// Chooses; changes nothing but the scratch that [`Router::standings`] shows.
+    /// Chooses; changes nothing but the scratch that [`Router::candidates`] shows.
     fn choose(&mut self, ledger: &Ledger, tokens: f32, now: Micros) -> Result<Picks, NoPod> {
         self.stand(ledger, tokens, now);
-        if self.standings.iter().all(|s| s.rank == Rank::Cooling) {
-            return Err(NoPod::AllCooling);
+        if self.candidates.iter().all(|s| s.rank == Rank::CoolingDown) {
+            return Err(NoPod::AllCoolingDown);
         }
         // Where no prefix counts, requests go round among equals, and not in step with those of other workers.
         self.turn = self.turn.wrapping_add(1);
@@ -604,7 +612,7 @@ impl Router {
             Strategy::PrefixCache if self.chain.bytes() > 0 => self.chain.head(),
             _ => mix(self.turn ^ u64::from(self.writer) << 32),
         };
-        Ok(pick(&self.standings, self.constants.tie, head, |slot| {
+        Ok(pick(&self.candidates, self.constants.tie_band, head, |slot| {
             self.table.pod(slot).map_or(&[][..], |pod| pod.address.as_bytes())
         }))
     }
@@ -620,61 +628,61 @@ impl Router {
             waiting += entry.waiting as f32 + pod.foreign_waiting * freshness(pod, now);
             in_flight += entry.in_flight as f32;
         }
-        let ask = Ask { tokens, backlog: waiting / pods, mean_work: ledger.mean_work() };
+        let request = RequestView { tokens, backlog: waiting / pods, mean_work: ledger.mean_work() };
         let (hot, used) = self.index.popularity(&self.found, pods, in_flight);
         let tokens_a_byte = tokens / self.chain.bytes().max(1) as f32;
         let in_tokens = |blocks: usize| bytes_of(blocks) as f32 * tokens_a_byte;
-        self.standings.clear();
+        self.candidates.clear();
         for (&(slot, ref entry), (_, pod)) in self.entries.iter().zip(self.table.live()) {
             let fresh = freshness(pod, now);
             let matched = usize::from(self.found.blocks(slot));
             let rate = rate_of(entry, mean_rate);
-            let work = entry.remaining(rate, now, self.constants.lag);
-            let view = View {
+            let outstanding = entry.remaining(rate, now, self.constants.first_token_lag_tokens);
+            let view = PodView {
                 matched: in_tokens(matched),
-                work,
+                outstanding,
                 waiting: entry.waiting as f32,
                 in_flight: entry.in_flight as f32,
                 foreign_running: pod.foreign_running * fresh,
                 foreign_waiting: pod.foreign_waiting * fresh,
-                fill: self.index.fill(slot),
-                hot: in_tokens(hot.max(matched)) - in_tokens(matched),
-                usage: pod.kv_usage * fresh,
-                need: tokens + self.constants.answer - in_tokens(used.min(matched)),
-                free: match pod.capacity {
+                cache_fill: self.index.fill(slot),
+                popular: in_tokens(hot.max(matched)) - in_tokens(matched),
+                kv_usage: pod.kv_usage * fresh,
+                kv_need: tokens + self.constants.expected_answer_tokens - in_tokens(used.min(matched)),
+                kv_free: match pod.capacity {
                     0 => f32::MAX,
-                    capacity => (1.0 - pod.kv_usage * fresh) * capacity as f32 - work,
+                    capacity => (1.0 - pod.kv_usage * fresh) * capacity as f32 - outstanding,
                 },
-                capacity: pod.capacity as f32,
-                rate,
+                kv_capacity: pod.capacity as f32,
+                tokens_per_second: rate,
             };
-            let rank = if entry.cooling(now, pod.recovered_at) {
-                if entry.errors > 0 { Rank::Erring } else { Rank::Cooling }
-            } else if pod.state == State::Unreachable {
+            let rank = if entry.cooling_down(now, pod.recovered_at) {
+                if entry.errors > 0 { Rank::Erring } else { Rank::CoolingDown }
+            } else if pod.state == PodState::Unreachable {
                 Rank::Unreachable
             } else {
                 Rank::Ready
             };
-            let terms = cost(&view, &ask, &self.constants);
-            self.standings.push(Standing { slot, rank, matched: view.matched, terms });
+            let terms = cost(&view, &request, &self.constants);
+            self.candidates.push(Candidate { slot, rank, matched: view.matched, terms });
         }
     }
 
     /// Books the request on its pod.
-    fn book(&self, ledger: &mut Ledger, picks: Picks, job: Job<'_>, model: u32, now: Micros) -> Ticket {
+    fn book(&self, ledger: &mut Ledger, picks: Picks, by: RouteBy<'_>, model: u32, now: Micros) -> Ticket {
         let slot = picks.best().unwrap_or_default();
         let id = self.table.pod(slot).map_or(0, |pod| pod.id);
-        let terms = self.standings.iter().find(|s| s.slot == slot).map(|s| s.terms).unwrap_or_default();
-        let work = terms.work as u32;
+        let terms = self.candidates.iter().find(|s| s.slot == slot).map(|s| s.terms).unwrap_or_default();
+        let work = terms.uncached as u32;
         // The table may have grown since the ledger was read.
         ledger.grow(self.table.pods.len());
-        self.settle(ledger, slot, id);
+        self.claim_slot(ledger, slot, id);
         let mut ahead = 0;
         ledger.change(slot, id, |entry| {
             ahead = entry.waiting;
             entry.open(work, now);
         });
-        if matches!(job, Job::Prompt(_)) {
+        if matches!(by, RouteBy::Prompt(_)) {
             ledger.count_opened(work);
         }
         let matched = self.found.blocks(slot);
@@ -691,48 +699,54 @@ impl Router {
             hashes: self.chain.hashes().into(),
             ahead,
             used: UseStamp::default(),
-            learns: matches!(job, Job::Prompt(reading) if reading.request.prompt.is_text()),
+            learns: matches!(by, RouteBy::Prompt(reading) if reading.request.prompt.is_text()),
         }
     }
 
     /// Writes down in the log that the pod will hold the prompt.
     fn write_record(&mut self, ledger: &mut Ledger, ticket: &Ticket) -> Option<(u64, Vec<u8>)> {
-        self.tell(ledger, ticket.slot, ticket.id, None, &ticket.hashes)
+        self.append_record(ledger, ticket.slot, ticket.id, None, &ticket.hashes)
     }
 
     /// Appends a record to the log, unless it says nothing.
-    fn tell(
+    fn append_record(
         &mut self,
         ledger: &mut Ledger,
         slot: Slot,
         id: u32,
-        keep: Option<Keep>,
+        correction: Option<Correction>,
         hashes: &[u32],
     ) -> Option<(u64, Vec<u8>)> {
-        if hashes.is_empty() && keep.is_none() {
+        if hashes.is_empty() && correction.is_none() {
             return None;
         }
         self.hash_bytes.clear();
         self.hash_bytes.extend(hashes.iter().flat_map(|h| h.to_le_bytes()));
-        ledger.append(&Record { writer: self.writer, slot, id, keep, hashes: &self.hash_bytes })
+        ledger.append(&LogRecord { writer: self.writer, slot, id, correction, hashes: &self.hash_bytes })
     }
 
     /// The booked pod has not computed the prompt: takes back what was believed since it was sent, here and in the log.
-    fn take_back(&mut self, ledger: &mut Ledger, ticket: &Ticket) -> Option<(u64, Vec<u8>)> {
+    fn retract(&mut self, ledger: &mut Ledger, ticket: &Ticket) -> Option<(u64, Vec<u8>)> {
         if ticket.hashes.is_empty() || ticket.slot == NOWHERE.0 {
             return None;
         }
         let Ticket { slot, id, matched, used, .. } = *ticket;
         self.index.trim(slot, &ticket.hashes, usize::from(matched), used.at);
-        let ago = self.index.pod_clock(slot).wrapping_sub(used.at);
-        self.tell(ledger, slot, id, Some(Keep::Blocks { blocks: matched, ago }), &ticket.hashes)
+        let prompts_ago = self.index.pod_clock(slot).wrapping_sub(used.at);
+        self.append_record(
+            ledger,
+            slot,
+            id,
+            Some(Correction::KeepBlocks { blocks: matched, prompts_ago }),
+            &ticket.hashes,
+        )
     }
 
     /// The booked pod has lost all that it used last in `turn` or before: here and in the log.
     fn evict(&mut self, ledger: &mut Ledger, ticket: &Ticket, turn: u32) -> Option<(u64, Vec<u8>)> {
         self.index.evict(ticket.slot, turn);
-        let ago = self.index.pod_clock(ticket.slot).wrapping_sub(turn);
-        self.tell(ledger, ticket.slot, ticket.id, Some(Keep::Recent { ago }), &[])
+        let prompts_ago = self.index.pod_clock(ticket.slot).wrapping_sub(turn);
+        self.append_record(ledger, ticket.slot, ticket.id, Some(Correction::EvictUpTo { prompts_ago }), &[])
     }
 
     /// Keeps the pods' capacities in bytes in step with what is learned of bytes a token. Models differ: the mean over
@@ -750,7 +764,7 @@ impl Router {
 
     /// Canonical bytes that a pod is believed to hold at most.
     fn holds(&self, pod: &Pod) -> u64 {
-        (pod.capacity as f64 * f64::from(self.bytes_per_token * self.constants.held)) as u64
+        (pod.capacity as f64 * f64::from(self.bytes_per_token * self.constants.believed_capacity)) as u64
     }
 
     /// The decision is written: it holds for this replica too.
@@ -762,7 +776,7 @@ impl Router {
         shared: &mut impl SharedData,
     ) {
         ticket.used = self.index.insert(ticket.slot, self.chain.hashes());
-        self.done(Step::Keep);
+        self.done(DecisionStep::Keep);
         let caught_up = match &sealed {
             None => self.cursor.segment == ledger.segment(),
             Some((number, _)) => self.cursor.segment == *number,
@@ -830,7 +844,7 @@ impl Router {
     /// Makes the slot's entry that of the pod `id`, which the slot has by now; what was in flight on the one before it died
     /// with it. A pod that is gone gets no entry: what happened to it is nobody's concern any more. Nor does one whose slot has
     /// a later pod: this replica of the table is the one that is behind.
-    fn settle(&self, ledger: &mut Ledger, slot: Slot, id: u32) {
+    fn claim_slot(&self, ledger: &mut Ledger, slot: Slot, id: u32) {
         if ledger.entry(slot).id < id
             && let Some(pod) = self.table.pod(slot).filter(|pod| pod.id == id)
         {
@@ -849,14 +863,14 @@ impl Router {
 }
 
 /// The ledger's entry of a pod. That of another pod in its slot does not count, but for what was learned of the same machine.
-fn entry_of(ledger: &Ledger, slot: Slot, pod: &Pod) -> Entry {
+fn entry_of(ledger: &Ledger, slot: Slot, pod: &Pod) -> PodAccount {
     let entry = ledger.entry(slot);
     if entry.id == pod.id {
         entry
     } else if entry.id >= pod.first_id {
-        Entry::of(pod.id, entry)
+        PodAccount::restarted(pod.id, entry)
     } else {
-        Entry::new(pod.id)
+        PodAccount::new(pod.id)
     }
 }
 
@@ -867,7 +881,7 @@ fn freshness(pod: &Pod, now: Micros) -> f32 {
     1.0 - faded.min(1.0)
 }
 
-fn mean_rate<'a>(entries: impl Iterator<Item = &'a Entry>) -> f32 {
+fn mean_rate<'a>(entries: impl Iterator<Item = &'a PodAccount>) -> f32 {
     let (mut sum, mut count) = (0.0, 0.0);
     for entry in entries.filter(|e| e.samples > 0) {
         sum += entry.rate;
@@ -876,14 +890,14 @@ fn mean_rate<'a>(entries: impl Iterator<Item = &'a Entry>) -> f32 {
     if count > 0.0 { sum / count } else { DEFAULT_RATE }
 }
 
-fn rate_of(entry: &Entry, mean: f32) -> f32 {
+fn rate_of(entry: &PodAccount, mean: f32) -> f32 {
     let differs = (entry.rate - mean).abs() > EQUAL_RATES * mean;
     if entry.samples >= RELIABLE && differs { entry.rate } else { mean }
 }
 
-fn bytes_per_token(job: Job<'_>, ledger: &Ledger, model: u32) -> f32 {
-    match job {
-        Job::Prompt(reading) if reading.request.prompt.is_text() => ledger.bytes_per_token(model),
+fn bytes_per_token(by: RouteBy<'_>, ledger: &Ledger, model: u32) -> f32 {
+    match by {
+        RouteBy::Prompt(reading) if reading.request.prompt.is_text() => ledger.bytes_per_token(model),
         _ => DEFAULT_BYTES_PER_TOKEN,
     }
 }

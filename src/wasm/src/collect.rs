@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use warmpath::collector::{Collector, Due, Trouble};
+use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
 use warmpath::config::Config;
-use warmpath::shared::pod_table::State;
+use warmpath::shared::pod_table::PodState;
 use warmpath::{MILLISECOND, Micros, SECOND};
 
 use crate::host::{self, Host};
@@ -25,7 +25,7 @@ pub struct Collecting {
     config: Config,
     collector: Collector,
     metrics: CollectorMetrics,
-    under_way: HashMap<u32, Due>,
+    under_way: HashMap<u32, DueScrape>,
     /// When it was last said that Envoy sends no scrapes.
     told_unsent: Micros,
 }
@@ -98,7 +98,7 @@ impl Collecting {
                     self.collector.take(&due, &page, &mut Host, began);
                     self.metrics.leaked.add(self.collector.leaked() - leaked);
                     cost = Some(host::now().saturating_sub(began));
-                    if self.collector.table().pod(due.slot).is_some_and(|pod| pod.state == State::Ready) {
+                    if self.collector.table().pod(due.slot).is_some_and(|pod| pod.state == PodState::Ready) {
                         self.metrics.scraped.count();
                         String::new()
                     } else {
@@ -116,46 +116,46 @@ impl Collecting {
         }
     }
 
-    fn unreachable(&mut self, due: &Due, why: &str) -> String {
+    fn unreachable(&mut self, due: &DueScrape, why: &str) -> String {
         self.metrics.unreachable.count();
-        self.collector.fail(due, Trouble::Unreachable);
+        self.collector.fail(due, ScrapeFailure::Unreachable);
         why.to_owned()
     }
 
-    fn unreadable(&mut self, due: &Due, why: &str) -> String {
+    fn unreadable(&mut self, due: &DueScrape, why: &str) -> String {
         self.metrics.unreadable.count();
-        self.collector.fail(due, Trouble::Unreadable);
+        self.collector.fail(due, ScrapeFailure::Unreadable);
         why.to_owned()
     }
 
     /// The state of the pod in the table; `None` when it has gone, or another one is in its place.
-    fn state(&self, due: &Due) -> Option<State> {
+    fn state(&self, due: &DueScrape) -> Option<PodState> {
         let pod = self.collector.table().pod(due.slot)?;
         (pod.address == due.address).then_some(pod.state)
     }
 
     /// One line when a pod's state changes, and none while it stays.
-    fn tell(&self, due: &Due, before: Option<State>, why: &str) {
+    fn tell(&self, due: &DueScrape, before: Option<PodState>, why: &str) {
         let (Some(before), Some(after)) = (before, self.state(due)) else { return };
         if before == after {
             return;
         }
         let (address, path) = (&due.address, &self.config.scrape.path);
         match after {
-            State::Unreachable => {
+            PodState::Unreachable => {
                 log::warn!(
                     "warmpath: pod {address} cannot be scraped, others are preferred: GET {path}: {why}"
                 );
             }
-            State::Unreadable => {
+            PodState::Unreadable => {
                 log::warn!(
                     "warmpath: pod {address} does not tell its load, it is routed to without: GET {path}: {why}"
                 );
             }
-            State::Ready if before != State::Unknown => {
+            PodState::Ready if before != PodState::Unknown => {
                 log::info!("warmpath: pod {address} tells its load again");
             }
-            State::Ready | State::Unknown => {}
+            PodState::Ready | PodState::Unknown => {}
         }
     }
 
@@ -170,7 +170,7 @@ impl Collecting {
             self.metrics.pods.set(table.live().count() as u64);
             self.metrics
                 .ready_pods
-                .set(table.live().filter(|(_, pod)| pod.state == State::Ready).count() as u64);
+                .set(table.live().filter(|(_, pod)| pod.state == PodState::Ready).count() as u64);
         }
     }
 }

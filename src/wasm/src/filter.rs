@@ -13,9 +13,9 @@ use warmpath::answer::usage::UsageScanner;
 use warmpath::config::{Config, Strategy};
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Api, BodyError};
-use warmpath::router::{Decision, End, Job, NoPod, Router, Ticket};
+use warmpath::router::{Decision, End, NoPod, RouteBy, Router, Ticket};
 use warmpath::shared::membership::Announcer;
-use warmpath::shared::pod_table::Table;
+use warmpath::shared::pod_table::PodTable;
 use warmpath::{MILLISECOND, Micros, Slot};
 
 use crate::collect::QUIET;
@@ -144,7 +144,7 @@ impl Mind {
     }
 
     /// The table as last fetched.
-    pub fn table(&self) -> &Table {
+    pub fn table(&self) -> &PodTable {
         self.router.table()
     }
 
@@ -161,7 +161,7 @@ impl Mind {
     }
 
     /// Decides, names the pods to Envoy, and says so where that is wanted.
-    fn route(&mut self, job: Job<'_>) -> Result<Decision, NoPod> {
+    fn route(&mut self, by: RouteBy<'_>) -> Result<Decision, NoPod> {
         let now = host::now();
         if now.saturating_sub(self.looked_at) >= LOOKS_EVERY {
             self.looked_at = now;
@@ -170,17 +170,17 @@ impl Mind {
         if let Some(announcer) = self.announcer.as_mut().filter(|announcer| announcer.contested()) {
             announcer.saw(host::number(&["connection_id"]).unwrap_or(0));
         }
-        let decision = self.router.decide(job, &mut Host, now);
+        let decision = self.router.decide(by, &mut Host, now);
         match &decision {
             Ok(decision) => {
                 self.name_pods(decision.picks);
-                self.tell(job, decision, now);
+                self.tell(by, decision, now);
             }
             Err(no_pod) => {
                 self.name_pods(Picks::default());
                 match no_pod {
                     NoPod::NoTable => self.metrics.no_table.count(),
-                    NoPod::AllCooling => self.metrics.all_cooling.count(),
+                    NoPod::AllCoolingDown => self.metrics.all_cooling.count(),
                     NoPod::Contended => self.metrics.contended.count(),
                 }
                 self.tell_no_pod(*no_pod, now);
@@ -198,10 +198,10 @@ impl Mind {
         }
     }
 
-    fn tell(&mut self, job: Job<'_>, decision: &Decision, now: Micros) {
-        match job {
-            Job::Prompt(_) if self.by_prefix => self.metrics.by_prefix.count(),
-            Job::Prompt(_) | Job::Load => self.metrics.by_load.count(),
+    fn tell(&mut self, by: RouteBy<'_>, decision: &Decision, now: Micros) {
+        match by {
+            RouteBy::Prompt(_) if self.by_prefix => self.metrics.by_prefix.count(),
+            RouteBy::Prompt(_) | RouteBy::Load => self.metrics.by_load.count(),
         }
         let ratio = decision.match_ratio();
         if ratio > WORTH_TELLING {
@@ -220,8 +220,8 @@ impl Mind {
     fn tell_costs(&self, decision: &Decision) {
         let request = host::request_header("x-request-id").unwrap_or_default();
         // Without a prompt the rule counts one token of work, which is nobody's.
-        let tokens = match self.router.standings().first() {
-            Some(standing) if decision.bytes > 0 => standing.terms.work + standing.matched,
+        let tokens = match self.router.candidates().first() {
+            Some(candidate) if decision.bytes > 0 => candidate.terms.uncached + candidate.matched,
             _ => 0.0,
         };
         let mut line = format!(
@@ -229,23 +229,23 @@ impl Mind {
             self.address(decision.ticket.slot()),
             printable(&request),
         );
-        for standing in self.router.standings() {
-            let t = &standing.terms;
+        for candidate in self.router.candidates() {
+            let t = &candidate.terms;
             let _ = write!(
                 line,
                 " [{} {:?} matched {:.0}, {:.4} s = (own {:.0} of work {:.0} + wait {:.0} + delay {:.0} + decode {:.0} + evict {:.0} + pressure {:.0}) / {:.0} tok/s]",
-                self.address(standing.slot),
-                standing.rank,
-                standing.matched,
+                self.address(candidate.slot),
+                candidate.rank,
+                candidate.matched,
                 t.seconds,
-                t.own,
-                t.work,
-                t.wait,
-                t.delay,
+                t.attributable,
+                t.uncached,
+                t.queue_ahead,
+                t.delay_to_others,
                 t.decode,
-                t.evict,
-                t.pressure,
-                t.rate,
+                t.eviction,
+                t.kv_pressure,
+                t.tokens_per_second,
             );
         }
         log::debug!("{line}");
@@ -298,7 +298,7 @@ impl Filter {
 
     /// Routes a request of which only the load of the pods matters.
     fn route_by_load(&mut self) -> Action {
-        self.route(Job::Load)
+        self.route(RouteBy::Load)
     }
 
     /// Routes a request whose body is whole.
@@ -314,24 +314,24 @@ impl Filter {
         drop(mind);
         laps::lap("parse");
         match read {
-            Ok(reading) => self.route(Job::Prompt(&reading)),
+            Ok(reading) => self.route(RouteBy::Prompt(&reading)),
             // Asked only now: both are rare, and a header costs half a microsecond.
             Err(_) if is_encoded() || !is_post() => self.route_by_load(),
             Err(error) => self.reject(&error),
         }
     }
 
-    fn route(&mut self, job: Job<'_>) -> Action {
-        let (streams, reports_usage) = match job {
-            Job::Prompt(reading) => (reading.request.stream, reading.request.reports_usage),
+    fn route(&mut self, by: RouteBy<'_>) -> Action {
+        let (streams, reports_usage) = match by {
+            RouteBy::Prompt(reading) => (reading.request.stream, reading.request.reports_usage),
             // Nobody has looked: it may be either.
-            Job::Load => (true, false),
+            RouteBy::Load => (true, false),
         };
         let Some(mut mind) = self.mind.as_ref().and_then(|mind| mind.try_borrow_mut().ok()) else {
             self.phase = Phase::Done;
             return Action::Continue;
         };
-        match mind.route(job) {
+        match mind.route(by) {
             Ok(Decision { ticket, .. }) => {
                 let scanner = reports_usage.then(UsageScanner::default);
                 self.phase = Phase::Sent(Box::new(Sent { ticket, streams, scanner, answer: None }));
@@ -383,7 +383,7 @@ impl Filter {
                     usage: sent.scanner.as_ref().and_then(UsageScanner::usage),
                     at: if sent.ticket.started() { 0 } else { host::now() },
                 },
-                Some(Answer::Erred) => End::Erred { at: host::now() },
+                Some(Answer::Erred) => End::UpstreamError { at: host::now() },
                 _ => End::Aborted,
             };
             mind.router.close(sent.ticket, end, &mut Host);
@@ -413,12 +413,12 @@ impl Mind {
         if attempts > 1 {
             let answers = host::property(&["upstream", "address"]).and_then(|address| self.slot_of(&address));
             self.metrics.moved.count();
-            self.router.moved(&mut sent.ticket, attempts - 1, answers, &mut Host, host::now());
+            self.router.failed_over(&mut sent.ticket, attempts - 1, answers, &mut Host, host::now());
         }
         match code {
             503 => {
                 self.metrics.failed.count();
-                self.router.failed_by_its_pod(&sent.ticket, &mut Host, host::now());
+                self.router.failed_upstream(&sent.ticket, &mut Host, host::now());
                 Answer::Refused
             }
             500 | 502 | 504 => {
@@ -435,7 +435,7 @@ impl Mind {
         let failed = if blames_pod(details) { attempts } else { attempts.saturating_sub(1) };
         if failed > 0 {
             self.metrics.failed.count();
-            self.router.failed(&sent.ticket, failed, &mut Host, host::now());
+            self.router.unanswered(&sent.ticket, failed, &mut Host, host::now());
         }
     }
 
@@ -445,7 +445,7 @@ impl Mind {
         let details = code_details();
         match sent.answer {
             Some(Answer::Served) if blames_pod(&details) => {
-                self.router.failed_by_its_pod(&sent.ticket, &mut Host, host::now());
+                self.router.failed_upstream(&sent.ticket, &mut Host, host::now());
             }
             Some(_) => {}
             None if details == VIA_UPSTREAM => sent.answer = Some(self.see_answer(sent)),
@@ -594,7 +594,7 @@ fn refuse(refusal: &Refusal<'_>, headers: &[(&str, &str)]) {
 fn in_words(no_pod: NoPod) -> &'static str {
     match no_pod {
         NoPod::NoTable => "no pod is known yet",
-        NoPod::AllCooling => "every pod has failed a moment ago",
+        NoPod::AllCoolingDown => "every pod has failed a moment ago",
         NoPod::Contended => "the gateway is overloaded",
     }
 }

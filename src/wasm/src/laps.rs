@@ -15,7 +15,7 @@ mod timed {
     use std::cell::RefCell;
     use std::fmt::Write;
 
-    use warmpath::router::Step;
+    use warmpath::router::DecisionStep;
 
     use crate::host;
 
@@ -87,14 +87,14 @@ mod timed {
     }
 
     /// The lap of a step of a decision.
-    pub fn step(step: Step) {
+    pub fn step(step: DecisionStep) {
         lap(match step {
-            Step::Hash => "hash",
-            Step::CatchUp => "catch up",
-            Step::LookUp => "look up",
-            Step::Choose => "choose",
-            Step::Book => "book",
-            Step::Keep => "keep",
+            DecisionStep::Hash => "hash",
+            DecisionStep::CatchUp => "catch up",
+            DecisionStep::LookUp => "look up",
+            DecisionStep::Choose => "choose",
+            DecisionStep::Book => "book",
+            DecisionStep::Keep => "keep",
         });
     }
 
@@ -120,7 +120,7 @@ mod timed {
 
 #[cfg(not(feature = "laps"))]
 mod untimed {
-    use warmpath::router::Step;
+    use warmpath::router::DecisionStep;
 
     /// Time that Envoy spends in a callback of a request.
     pub struct Callback;
@@ -145,7 +145,7 @@ mod untimed {
 
     /// The lap of a step of a decision.
     #[inline(always)]
-    pub fn step(_step: Step) {}
+    pub fn step(_step: DecisionStep) {}
 
     /// Prints all laps since the last time, and begins anew.
     #[inline(always)]

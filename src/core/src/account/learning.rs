@@ -1,6 +1,6 @@
 //! What an answer teaches: each pod's prefill rate, each model's bytes a token, and where the index was wrong.
 
-use crate::account::ledger::Entry;
+use crate::account::ledger::PodAccount;
 use crate::answer::usage::Usage;
 use crate::request::blocks::{blocks_in, bytes_of};
 use crate::{MILLISECOND, Micros};
@@ -26,7 +26,7 @@ const UNEVEN: u64 = 3;
 ///
 /// A match that was not there makes a pod look slow, prompts that are computed together make it look fast: so the rate is
 /// the median of what is seen, approached in small steps.
-pub fn learn_rate(entry: &mut Entry, work: u32, elapsed: Micros) {
+pub fn learn_rate(entry: &mut PodAccount, work: u32, elapsed: Micros) {
     let sample = work as f32 / (elapsed as f32 / 1e6);
     if work < MIN_SAMPLE_TOKENS || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE.contains(&sample) {
         return;
@@ -58,7 +58,7 @@ mod tests {
     use crate::SECOND;
     use crate::account::ledger::Ledger;
 
-    fn entry() -> Entry {
+    fn entry() -> PodAccount {
         Ledger::default().entry(0)
     }
 

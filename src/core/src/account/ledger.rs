@@ -4,8 +4,8 @@
 //! (each pod's prefill rate, each model's bytes a token) and the open segment of the index' [`log`](crate::prefix::log). Counts
 //! saturate at zero: a close that comes twice or too late can make a pod look idle for a moment, never negative.
 
-use crate::prefix::log::{Record, SEGMENT_BYTES};
-use crate::shared::codec::{Reader, WireError};
+use crate::prefix::log::{LogRecord, SEGMENT_BYTES};
+use crate::shared::codec::{CodecError, Reader};
 use crate::{Micros, SECOND, Slot};
 
 /// Marks a ledger, and its version.
@@ -23,16 +23,16 @@ pub const DEFAULT_BYTES_PER_TOKEN: f32 = 4.0;
 /// in seconds, depend on it.
 pub const DEFAULT_RATE: f32 = 5_500.0;
 /// First pause after a failure; doubles with each further one.
-const FIRST_PAUSE: Micros = SECOND;
+const FIRST_COOL_DOWN: Micros = SECOND;
 /// Errors in a row, with no good answer between them, that are a failure of the pod: one or two may be the doing of their
 /// requests.
 const ERRORS: u16 = 3;
 /// Longest pause: a pod that is back is found again within half a minute even when it cannot be scraped.
-const LONGEST_PAUSE: Micros = 30 * SECOND;
+const LONGEST_COOL_DOWN: Micros = 30 * SECOND;
 
 /// One pod's part of the ledger.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Entry {
+pub struct PodAccount {
     /// The pod's identity in the table; an entry with another is of a pod that is gone.
     pub id: u32,
     /// Requests that were sent and have not ended.
@@ -59,8 +59,8 @@ pub struct Entry {
     pub since: Micros,
 }
 
-impl Entry {
-    const EMPTY: Entry = Entry {
+impl PodAccount {
+    const EMPTY: PodAccount = PodAccount {
         id: 0,
         in_flight: 0,
         waiting: 0,
@@ -76,13 +76,13 @@ impl Entry {
     };
 
     /// The entry of a pod that has just appeared in a slot.
-    pub fn new(id: u32) -> Entry {
-        Entry { id, ..Entry::EMPTY }
+    pub fn new(id: u32) -> PodAccount {
+        PodAccount { id, ..PodAccount::EMPTY }
     }
 
     /// The entry of a pod that has restarted: its machine is the same, so the rate is kept.
-    pub fn of(id: u32, before: Entry) -> Entry {
-        Entry { id, rate: before.rate, samples: before.samples, ..Entry::EMPTY }
+    pub fn restarted(id: u32, before: PodAccount) -> PodAccount {
+        PodAccount { id, rate: before.rate, samples: before.samples, ..PodAccount::EMPTY }
     }
 
     /// A request with `work` prompt tokens to compute is sent. On a pod that had failed it is a probe: the others keep off
@@ -97,7 +97,7 @@ impl Entry {
         self.work = self.work.saturating_add(work);
         self.opened = self.opened.wrapping_add(1);
         if self.failures > 0 {
-            self.cool_until = now.saturating_add(LONGEST_PAUSE);
+            self.cool_until = now.saturating_add(LONGEST_COOL_DOWN);
         }
     }
 
@@ -119,7 +119,7 @@ impl Entry {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.leave(u32::from(unstarted.is_some()), unstarted.unwrap_or(0));
         if unstarted.is_some() && self.failures > 0 && self.waiting == 0 {
-            self.cool_until = self.cool_until.min(self.failed_at.saturating_add(self.pause()));
+            self.cool_until = self.cool_until.min(self.failed_at.saturating_add(self.cool_down()));
         }
     }
 
@@ -149,7 +149,7 @@ impl Entry {
     /// client that sends it faster than a pod answers others can make pod after pod pause, each until its next good answer or
     /// for a second at first; when all of them do, the cost decides between them as if none did, and nobody is refused for it
     /// ([`Rank::Erring`](crate::decide::pick::Rank::Erring)).
-    pub fn err(&mut self, sent_at: Micros, now: Micros) {
+    pub fn upstream_error(&mut self, sent_at: Micros, now: Micros) {
         self.errors = self.errors.saturating_add(1);
         if self.failures > 0 || self.errors >= ERRORS {
             self.count_failure(sent_at, now);
@@ -163,7 +163,7 @@ impl Entry {
         }
         self.failures = self.failures.saturating_add(1);
         self.failed_at = now;
-        self.cool_until = now.saturating_add(self.pause());
+        self.cool_until = now.saturating_add(self.cool_down());
         true
     }
 
@@ -178,21 +178,21 @@ impl Entry {
 
     /// Whether requests should go elsewhere. `recovered_at` is when scrapes last began to succeed after they had failed:
     /// a pod that was gone and is back since its failure need not wait.
-    pub fn cooling(&self, now: Micros, recovered_at: Micros) -> bool {
+    pub fn cooling_down(&self, now: Micros, recovered_at: Micros) -> bool {
         self.failures > 0 && now < self.cool_until && recovered_at <= self.failed_at
     }
 
     /// Takes leaked requests out of the counts, `waiting` of them from those that wait, each with the mean work.
-    pub fn heal(&mut self, leaked: u32, waiting: u32) {
+    pub fn reconcile(&mut self, leaked: u32, waiting: u32) {
         let mean = self.work.checked_div(self.waiting).unwrap_or(0);
         let waiting = waiting.min(leaked).min(self.waiting);
         self.in_flight = self.in_flight.saturating_sub(leaked);
         self.leave(waiting, mean.saturating_mul(waiting));
     }
 
-    fn pause(&self) -> Micros {
+    fn cool_down(&self) -> Micros {
         let doublings = u32::from(self.failures.saturating_sub(1)).min(10);
-        (FIRST_PAUSE << doublings).min(LONGEST_PAUSE)
+        (FIRST_COOL_DOWN << doublings).min(LONGEST_COOL_DOWN)
     }
 
     fn encode(&self, out: &mut [u8; ENTRY]) {
@@ -217,9 +217,9 @@ impl Entry {
         put(&self.since.to_le_bytes());
     }
 
-    fn decode(bytes: &[u8]) -> Result<Entry, WireError> {
+    fn decode(bytes: &[u8]) -> Result<PodAccount, CodecError> {
         let mut from = Reader(bytes);
-        Ok(Entry {
+        Ok(PodAccount {
             id: from.u32()?,
             in_flight: from.u32()?,
             waiting: from.u32()?,
@@ -238,7 +238,7 @@ impl Entry {
 
 /// What is in flight on all pods together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct LedgerTotals {
     /// Requests that were sent and have not ended.
     pub in_flight: u64,
     /// Those of them that wait for their first byte of body.
@@ -265,12 +265,12 @@ impl Ledger {
     /// Takes the bytes of a ledger.
     ///
     /// # Errors
-    /// [`WireError`] when they are not one: another version, cut short, or numbers out of range.
-    pub fn decode(bytes: Vec<u8>) -> Result<Ledger, WireError> {
+    /// [`CodecError`] when they are not one: another version, cut short, or numbers out of range.
+    pub fn decode(bytes: Vec<u8>) -> Result<Ledger, CodecError> {
         let ledger = Ledger { bytes };
         Reader(&ledger.bytes).mark(LEDGER_MARK)?;
         if ledger.bytes.len() < ledger.log_start() {
-            return Err(WireError::Truncated);
+            return Err(CodecError::Truncated);
         }
         Ok(ledger)
     }
@@ -296,25 +296,27 @@ impl Ledger {
     }
 
     /// The entry of a slot; an empty one past the end or where the bytes make no sense.
-    pub fn entry(&self, slot: Slot) -> Entry {
+    pub fn entry(&self, slot: Slot) -> PodAccount {
         let at = HEAD + usize::from(slot) * ENTRY;
         if usize::from(slot) >= self.slots() {
-            return Entry::EMPTY;
+            return PodAccount::EMPTY;
         }
-        self.bytes.get(at..at + ENTRY).and_then(|b| Entry::decode(b).ok()).unwrap_or(Entry::EMPTY)
+        self.bytes.get(at..at + ENTRY).and_then(|b| PodAccount::decode(b).ok()).unwrap_or(PodAccount::EMPTY)
     }
 
     /// All entries added up.
-    pub fn totals(&self) -> Totals {
-        (0..self.slots()).map(|slot| self.entry(slot as Slot)).fold(Totals::default(), |sum, entry| Totals {
-            in_flight: sum.in_flight + u64::from(entry.in_flight),
-            waiting: sum.waiting + u64::from(entry.waiting),
-            work: sum.work + u64::from(entry.work),
+    pub fn totals(&self) -> LedgerTotals {
+        (0..self.slots()).map(|slot| self.entry(slot as Slot)).fold(LedgerTotals::default(), |sum, entry| {
+            LedgerTotals {
+                in_flight: sum.in_flight + u64::from(entry.in_flight),
+                waiting: sum.waiting + u64::from(entry.waiting),
+                work: sum.work + u64::from(entry.work),
+            }
         })
     }
 
     /// Changes the entry of `slot` if it is still the pod `id`; a pod that is gone has nothing to change.
-    pub fn change(&mut self, slot: Slot, id: u32, with: impl FnOnce(&mut Entry)) {
+    pub fn change(&mut self, slot: Slot, id: u32, with: impl FnOnce(&mut PodAccount)) {
         let mut entry = self.entry(slot);
         if entry.id == id && usize::from(slot) < self.slots() {
             with(&mut entry);
@@ -323,7 +325,7 @@ impl Ledger {
     }
 
     /// Writes the entry of a slot; past the end it is lost.
-    pub fn write(&mut self, slot: Slot, entry: &Entry) {
+    pub fn write(&mut self, slot: Slot, entry: &PodAccount) {
         let at = HEAD + usize::from(slot) * ENTRY;
         if let Some(place) = self.bytes.get_mut(at..at + ENTRY).and_then(|b| b.first_chunk_mut()) {
             entry.encode(place);
@@ -393,7 +395,7 @@ impl Ledger {
 
     /// Appends a record to the log. When the open segment has no room for it, starts a new one and returns the full one
     /// (its number and records) to be sealed once the ledger is written.
-    pub fn append(&mut self, record: &Record<'_>) -> Option<(u64, Vec<u8>)> {
+    pub fn append(&mut self, record: &LogRecord<'_>) -> Option<(u64, Vec<u8>)> {
         let full = !self.log().is_empty() && self.log().len() + record.size() > SEGMENT_BYTES;
         let sealed = full.then(|| {
             let number = self.segment();
@@ -412,7 +414,7 @@ impl Ledger {
     fn read<'a, T: Default>(
         &'a self,
         at: usize,
-        get: impl FnOnce(&mut Reader<'a>) -> Result<T, WireError>,
+        get: impl FnOnce(&mut Reader<'a>) -> Result<T, CodecError>,
     ) -> T {
         self.bytes.get(at..).and_then(|bytes| get(&mut Reader(bytes)).ok()).unwrap_or_default()
     }
@@ -429,7 +431,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entries() -> impl Strategy<Value = Entry> {
+    fn entries() -> impl Strategy<Value = PodAccount> {
         (any::<[u32; 5]>(), 0.0f32..1e9, any::<[u16; 3]>(), any::<[u64; 3]>()).prop_map(
             |(
                 [id, in_flight, waiting, work, samples],
@@ -437,7 +439,7 @@ mod tests {
                 [failures, opened, errors],
                 [failed_at, cool_until, since],
             )| {
-                Entry {
+                PodAccount {
                     id,
                     in_flight,
                     waiting,
@@ -487,14 +489,14 @@ mod tests {
                 }
                 ledger.count_opened(3);
                 ledger.learn_bytes_per_token(1, 400, 100);
-                ledger.append(&Record { writer: 1, slot: 0, id: 0, keep: None, hashes: &[0; 8] });
+                ledger.append(&LogRecord { writer: 1, slot: 0, id: 0, correction: None, hashes: &[0; 8] });
             }
         }
     }
 
     #[test]
     fn a_request_leaves_nothing_behind() {
-        let mut entry = Entry::new(1);
+        let mut entry = PodAccount::new(1);
         entry.open(100, 0);
         entry.open(50, 0);
         assert_eq!((entry.in_flight, entry.waiting, entry.work), (2, 2, 150));
@@ -502,14 +504,14 @@ mod tests {
         assert_eq!((entry.in_flight, entry.waiting, entry.work), (2, 1, 50));
         entry.close(None);
         entry.close(Some(50));
-        assert_eq!(entry, Entry { opened: 2, ..Entry::new(1) });
+        assert_eq!(entry, PodAccount { opened: 2, ..PodAccount::new(1) });
         entry.close(Some(50));
-        assert_eq!(entry, Entry { opened: 2, ..Entry::new(1) }, "never negative");
+        assert_eq!(entry, PodAccount { opened: 2, ..PodAccount::new(1) }, "never negative");
     }
 
     #[test]
     fn an_idle_pod_has_nothing_that_waits() {
-        let mut entry = Entry::new(1);
+        let mut entry = PodAccount::new(1);
         (0..3).for_each(|_| entry.open(100, 0));
         // Their starts were never written.
         entry.close(None);
@@ -521,36 +523,36 @@ mod tests {
 
     #[test]
     fn leaks_are_taken_out_of_what_waits_as_far_as_they_wait() {
-        let mut entry = Entry::new(1);
+        let mut entry = PodAccount::new(1);
         (0..10).for_each(|_| entry.open(100, 0));
         (0..6).for_each(|_| entry.start(100, 0, 0));
-        entry.heal(3, 2);
+        entry.reconcile(3, 2);
         assert_eq!((entry.in_flight, entry.waiting, entry.work), (7, 2, 200));
-        entry.heal(9, 0);
+        entry.reconcile(9, 0);
         assert_eq!((entry.in_flight, entry.waiting, entry.work), (0, 0, 0));
     }
 
     #[test]
     fn an_answer_that_takes_longer_than_the_pause_heals() {
-        let mut entry = Entry::new(1);
+        let mut entry = PodAccount::new(1);
         entry.fail(0, 0);
         // Prompts of five seconds, one sent after the other.
         for sent in [SECOND, 3 * SECOND] {
             entry.open(1, sent);
         }
-        assert!(entry.cooling(5 * SECOND, 0), "no second probe while one is unanswered");
-        assert!(!entry.cooling(3 * SECOND + LONGEST_PAUSE, 0), "but not for ever");
+        assert!(entry.cooling_down(5 * SECOND, 0), "no second probe while one is unanswered");
+        assert!(!entry.cooling_down(3 * SECOND + LONGEST_COOL_DOWN, 0), "but not for ever");
         entry.start(1, SECOND, 6 * SECOND);
         assert_eq!((entry.failures, entry.cool_until), (0, 0));
     }
 
     #[test]
     fn a_probe_whose_client_goes_away_lets_the_next_one_come() {
-        let mut entry = Entry::new(1);
+        let mut entry = PodAccount::new(1);
         entry.fail(0, 0);
         entry.open(1, 2 * SECOND);
         entry.close(Some(1));
-        assert!(!entry.cooling(2 * SECOND, 0));
+        assert!(!entry.cooling_down(2 * SECOND, 0));
         entry.open(1, 3 * SECOND);
         entry.fail(3 * SECOND, 4 * SECOND);
         entry.close(Some(1));
@@ -559,32 +561,32 @@ mod tests {
 
     #[test]
     fn pauses_double_and_one_request_probes() {
-        let mut entry = Entry::EMPTY;
+        let mut entry = PodAccount::EMPTY;
         entry.fail(0, 0);
-        assert!(entry.cooling(SECOND - 1, 0));
-        assert!(!entry.cooling(SECOND, 0));
+        assert!(entry.cooling_down(SECOND - 1, 0));
+        assert!(!entry.cooling_down(SECOND, 0));
         entry.open(1, SECOND);
-        assert!(entry.cooling(SECOND, 0), "while it is probed");
+        assert!(entry.cooling_down(SECOND, 0), "while it is probed");
         entry.fail(SECOND, SECOND);
-        assert!(entry.cooling(3 * SECOND - 1, 0));
+        assert!(entry.cooling_down(3 * SECOND - 1, 0));
         for _ in 0..20 {
             entry.fail(5 * SECOND, 5 * SECOND);
         }
-        assert_eq!(entry.cool_until, 5 * SECOND + LONGEST_PAUSE);
+        assert_eq!(entry.cool_until, 5 * SECOND + LONGEST_COOL_DOWN);
         entry.start(1, 5 * SECOND, 6 * SECOND);
-        assert!(!entry.cooling(5 * SECOND, 0));
+        assert!(!entry.cooling_down(5 * SECOND, 0));
     }
 
     #[test]
     fn what_was_under_way_fails_as_one_and_does_not_heal() {
-        let mut entry = Entry::EMPTY;
+        let mut entry = PodAccount::EMPTY;
         for _ in 0..30 {
             entry.open(1, 10);
         }
         (20..50).for_each(|now| entry.fail(10, now));
         assert_eq!((entry.failures, entry.cool_until), (1, 20 + SECOND));
         entry.start(1, 10, 60);
-        assert!(entry.cooling(60, 0), "an answer that was under way says nothing of the next one");
+        assert!(entry.cooling_down(60, 0), "an answer that was under way says nothing of the next one");
         entry.open(1, 2 * SECOND);
         entry.fail(10, 2 * SECOND + 1);
         assert_eq!(entry.failures, 1, "only the probe says something new");
@@ -594,23 +596,23 @@ mod tests {
 
     #[test]
     fn errors_in_a_row_are_a_failure_and_a_good_answer_ends_the_row() {
-        let mut entry = Entry::new(1);
+        let mut entry = PodAccount::new(1);
         for sent in 0..10 {
-            entry.err(sent, sent);
-            entry.err(sent, sent);
-            assert!(!entry.cooling(sent, 0));
+            entry.upstream_error(sent, sent);
+            entry.upstream_error(sent, sent);
+            assert!(!entry.cooling_down(sent, 0));
             entry.start(1, sent, sent);
         }
-        (10..13).for_each(|sent| entry.err(sent, sent));
+        (10..13).for_each(|sent| entry.upstream_error(sent, sent));
         assert_eq!((entry.failures, entry.cool_until), (1, 12 + SECOND));
         // What was under way is the same failure, and heals nothing.
-        entry.err(11, 20);
+        entry.upstream_error(11, 20);
         entry.start(1, 11, 21);
         assert_eq!((entry.failures, entry.cool_until), (1, 12 + SECOND));
         // One probe that errs is the next one.
         entry.open(1, 2 * SECOND);
         entry.close(Some(1));
-        entry.err(2 * SECOND, 2 * SECOND);
+        entry.upstream_error(2 * SECOND, 2 * SECOND);
         assert_eq!((entry.failures, entry.cool_until), (2, 4 * SECOND));
         entry.open(1, 5 * SECOND);
         entry.start(1, 5 * SECOND, 6 * SECOND);
@@ -619,27 +621,27 @@ mod tests {
 
     #[test]
     fn the_last_failure_says_of_which_kind_it_is() {
-        let mut entry = Entry::new(1);
-        (0..3).for_each(|sent| entry.err(sent, sent));
+        let mut entry = PodAccount::new(1);
+        (0..3).for_each(|sent| entry.upstream_error(sent, sent));
         entry.fail(SECOND, SECOND);
         assert_eq!((entry.failures, entry.errors), (2, 0), "it cannot be reached now");
-        entry.err(3 * SECOND, 3 * SECOND);
+        entry.upstream_error(3 * SECOND, 3 * SECOND);
         assert_eq!((entry.failures, entry.errors), (3, 1), "and now it can");
     }
 
     #[test]
     fn a_pod_that_was_gone_and_is_back_need_not_wait() {
-        let mut entry = Entry::EMPTY;
+        let mut entry = PodAccount::EMPTY;
         entry.fail(10, 10);
-        assert!(entry.cooling(20, 10));
-        assert!(!entry.cooling(20, 11));
+        assert!(entry.cooling_down(20, 10));
+        assert!(!entry.cooling_down(20, 11));
     }
 
     #[test]
     fn another_pod_in_the_slot_is_not_touched() {
         let mut ledger = Ledger::default();
         ledger.grow(1);
-        ledger.write(0, &Entry { in_flight: 3, ..Entry::new(7) });
+        ledger.write(0, &PodAccount { in_flight: 3, ..PodAccount::new(7) });
         ledger.change(0, 6, |entry| entry.close(None));
         assert_eq!(ledger.entry(0).in_flight, 3);
     }
@@ -648,7 +650,7 @@ mod tests {
     fn the_log_is_sealed_when_full() {
         let mut ledger = Ledger::default();
         ledger.grow(2);
-        let record = Record { writer: 1, slot: 1, id: 1, keep: None, hashes: &[7; 400] };
+        let record = LogRecord { writer: 1, slot: 1, id: 1, correction: None, hashes: &[7; 400] };
         let fitting = SEGMENT_BYTES / record.size();
         for _ in 0..fitting {
             assert_eq!(ledger.append(&record), None);

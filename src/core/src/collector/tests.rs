@@ -29,10 +29,10 @@ fn round(collector: &mut Collector, shared: &mut Map, page: &[u8], now: Micros) 
 fn pods_are_published_before_the_first_scrape() {
     let (mut collector, mut shared) = start();
     assert_eq!(collector.publish(&mut shared, 5), Some(1));
-    let table = Table::decode(&shared.get("warmpath/default/table").unwrap().0).unwrap();
+    let table = PodTable::decode(&shared.get("warmpath/default/table").unwrap().0).unwrap();
     assert_eq!(
         table.live().map(|(_, p)| (p.address.as_str(), p.state)).collect::<Vec<_>>(),
-        [("10.0.0.1:8000", State::Unknown), ("10.0.0.2:8000", State::Unknown)]
+        [("10.0.0.1:8000", PodState::Unknown), ("10.0.0.2:8000", PodState::Unknown)]
     );
     assert_eq!(collector.publish(&mut shared, 6), None, "nothing has moved");
     assert_eq!(collector.publish(&mut shared, 5 + SECOND), Some(2), "a sign of life");
@@ -43,18 +43,18 @@ fn a_failed_scrape_marks_and_does_not_drop() {
     let (mut collector, mut shared) = start();
     assert_eq!(round(&mut collector, &mut shared, &page(3, 1, 9.0), 0), 2);
     let due = collector.due(&shared, 2 * SECOND);
-    collector.fail(&due[0], Trouble::Unreachable);
-    collector.fail(&due[1], Trouble::Unreadable);
+    collector.fail(&due[0], ScrapeFailure::Unreachable);
+    collector.fail(&due[1], ScrapeFailure::Unreadable);
     due.iter().for_each(|d| collector.done(d, None, 2 * SECOND));
-    let states: Vec<State> = collector.table().live().map(|(_, p)| p.state).collect();
-    assert_eq!(states, [State::Unreachable, State::Unreadable]);
+    let states: Vec<PodState> = collector.table().live().map(|(_, p)| p.state).collect();
+    assert_eq!(states, [PodState::Unreachable, PodState::Unreadable]);
     assert_eq!(collector.table().pods[0].running, 3.0, "what is known ages, it is not forgotten");
     round(&mut collector, &mut shared, &page(0, 0, 9.0), 4 * SECOND);
     assert_eq!(collector.table().pods[0].recovered_at, 4 * SECOND);
     assert_eq!(collector.table().pods[1].recovered_at, 0);
     let due = collector.due(&shared, 6 * SECOND);
     collector.take(&due[0], b"<html>", &mut shared, 6 * SECOND);
-    assert_eq!(collector.table().pods[0].state, State::Unreadable);
+    assert_eq!(collector.table().pods[0].state, PodState::Unreadable);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn pods_come_and_go_and_keep_their_slots() {
     );
     // The answer of the pod that has gone is not taken for the new one's.
     collector.take(&late[0], &page(9, 9, 1.0), &mut shared, 1);
-    assert_eq!(collector.table().pods[0].state, State::Unknown);
+    assert_eq!(collector.table().pods[0].state, PodState::Unknown);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn what_the_ledger_counts_is_not_foreign() {
     let (mut collector, mut shared) = start();
     let mut ledger = Ledger::default();
     ledger.grow(2);
-    let mut entry = Entry::of(collector.table().pods[0].id, ledger.entry(0));
+    let mut entry = PodAccount::restarted(collector.table().pods[0].id, ledger.entry(0));
     (0..4).for_each(|_| entry.open(10, 0));
     entry.start(10, 0, 0);
     ledger.write(0, &entry);
@@ -117,7 +117,7 @@ fn leaked_requests_are_taken_out_when_scrapes_contradict_long_enough() {
     let (mut collector, mut shared) = start();
     let mut ledger = Ledger::default();
     ledger.grow(2);
-    let mut entry = Entry::of(collector.table().pods[0].id, ledger.entry(0));
+    let mut entry = PodAccount::restarted(collector.table().pods[0].id, ledger.entry(0));
     (0..5).for_each(|_| entry.open(100, 0));
     ledger.write(0, &entry);
     shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
@@ -178,7 +178,7 @@ fn the_identity_of_a_pod_that_has_gone_is_not_given_again() {
     // Not even when the table is lost.
     let mut ledger = Ledger::default();
     ledger.grow(1);
-    ledger.write(0, &Entry::new(70));
+    ledger.write(0, &PodAccount::new(70));
     shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
     shared.set("warmpath/default/table", b"garbage", None).unwrap();
     let next = Collector::new(&Config::parse(PODS).unwrap(), &shared, 8, SECOND);
@@ -201,7 +201,7 @@ fn identities_tell_a_restart_from_another_address() {
 fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
     let (mut collector, mut shared) = start();
     let id = collector.table().pods[0].id;
-    let mut entry = Entry::new(id);
+    let mut entry = PodAccount::new(id);
     // 200 requests a second, 20 of them at any time between Envoy and the pod, 50 in the pod; and 5 leaked ones.
     (0..75).for_each(|_| entry.open(100, 0));
     let mut ledger = Ledger::default();
@@ -236,7 +236,7 @@ fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
 #[test]
 fn leaked_requests_take_what_they_wait_for_with_them() {
     let (mut collector, mut shared) = start();
-    let mut entry = Entry::new(collector.table().pods[0].id);
+    let mut entry = PodAccount::new(collector.table().pods[0].id);
     (0..9).for_each(|_| entry.open(100, 0));
     (0..6).for_each(|_| entry.start(100, 0, 0));
     let mut ledger = Ledger::default();

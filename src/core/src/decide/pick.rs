@@ -1,7 +1,7 @@
 //! The best pod, and who takes over when it fails.
 
 use crate::Slot;
-use crate::decide::cost::Terms;
+use crate::decide::cost::CostTerms;
 use crate::prefix::tree::rendezvous;
 
 /// Pods that a decision names: the best and two runners-up, one a destination header.
@@ -18,12 +18,12 @@ pub enum Rank {
     /// known to be there than that, but better that than none.
     Erring,
     /// It failed a request, and its pause is not over.
-    Cooling,
+    CoolingDown,
 }
 
 /// Where a pod stands in a decision.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Standing {
+pub struct Candidate {
     /// The pod.
     pub slot: Slot,
     /// Its rank; a better one wins whatever the cost.
@@ -31,7 +31,7 @@ pub struct Standing {
     /// Prompt tokens it is believed to hold.
     pub matched: f32,
     /// Its cost.
-    pub terms: Terms,
+    pub terms: CostTerms,
 }
 
 /// The chosen pods, best first.
@@ -50,20 +50,25 @@ impl Picks {
     }
 }
 
-/// Chooses by rank, then cost. Pods that are as good as the best, within `tie` of the request's work, are told apart by
+/// Chooses by rank, then cost. Pods that are as good as the best, within `tie_band` of the request's work, are told apart by
 /// rendezvous hash of the prompt's `head` and the pod's address, so that gateways which share nothing agree. Runners-up
 /// follow by rank and cost alone.
-pub fn pick<'a>(standings: &[Standing], tie: f32, head: u64, address: impl Fn(Slot) -> &'a [u8]) -> Picks {
-    let Some(least) = standings.iter().min_by(|a, b| order(a, b)) else { return Picks::default() };
-    let band = least.terms.seconds + tie * least.terms.work / least.terms.rate.max(1.0);
-    let best = standings
+pub fn pick<'a>(
+    candidates: &[Candidate],
+    tie_band: f32,
+    head: u64,
+    address: impl Fn(Slot) -> &'a [u8],
+) -> Picks {
+    let Some(least) = candidates.iter().min_by(|a, b| order(a, b)) else { return Picks::default() };
+    let band = least.terms.seconds + tie_band * least.terms.uncached / least.terms.tokens_per_second.max(1.0);
+    let best = candidates
         .iter()
         .filter(|s| s.rank == least.rank && s.terms.seconds <= band)
         .max_by_key(|s| rendezvous(head, address(s.slot)))
         .map(|s| s.slot);
     let mut picks = [best, None, None];
     for nth in 1..PICKS {
-        let next = standings
+        let next = candidates
             .iter()
             .filter(|s| !picks.contains(&Some(s.slot)))
             .min_by(|a, b| order(a, b))
@@ -75,7 +80,7 @@ pub fn pick<'a>(standings: &[Standing], tie: f32, head: u64, address: impl Fn(Sl
     Picks(picks)
 }
 
-fn order(a: &Standing, b: &Standing) -> std::cmp::Ordering {
+fn order(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     a.rank.cmp(&b.rank).then(a.terms.seconds.total_cmp(&b.terms.seconds))
 }
 
@@ -83,27 +88,27 @@ fn order(a: &Standing, b: &Standing) -> std::cmp::Ordering {
 mod tests {
     use super::*;
 
-    fn standing(slot: Slot, rank: Rank, seconds: f32) -> Standing {
-        Standing {
+    fn candidate(slot: Slot, rank: Rank, seconds: f32) -> Candidate {
+        Candidate {
             slot,
             rank,
             matched: 0.0,
-            terms: Terms { seconds, work: 100.0, rate: 1000.0, ..Terms::default() },
+            terms: CostTerms { seconds, uncached: 100.0, tokens_per_second: 1000.0, ..CostTerms::default() },
         }
     }
 
-    fn picks(standings: &[Standing], head: u64) -> Vec<Slot> {
+    fn picks(candidates: &[Candidate], head: u64) -> Vec<Slot> {
         const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
-        pick(standings, 0.05, head, |slot| NAMES[usize::from(slot)]).iter().collect()
+        pick(candidates, 0.05, head, |slot| NAMES[usize::from(slot)]).iter().collect()
     }
 
     #[test]
     fn least_cost_first() {
         let all = [
-            standing(0, Rank::Ready, 3.0),
-            standing(1, Rank::Ready, 1.0),
-            standing(2, Rank::Ready, 2.0),
-            standing(3, Rank::Ready, 9.0),
+            candidate(0, Rank::Ready, 3.0),
+            candidate(1, Rank::Ready, 1.0),
+            candidate(2, Rank::Ready, 2.0),
+            candidate(3, Rank::Ready, 9.0),
         ];
         assert_eq!(picks(&all, 1), [1, 2, 0]);
         assert_eq!(picks(&all[..1], 1), [0]);
@@ -113,10 +118,10 @@ mod tests {
     #[test]
     fn rank_comes_before_cost() {
         let all = [
-            standing(0, Rank::Cooling, 0.1),
-            standing(1, Rank::Erring, 0.2),
-            standing(2, Rank::Unreachable, 0.3),
-            standing(3, Rank::Ready, 5.0),
+            candidate(0, Rank::CoolingDown, 0.1),
+            candidate(1, Rank::Erring, 0.2),
+            candidate(2, Rank::Unreachable, 0.3),
+            candidate(3, Rank::Ready, 5.0),
         ];
         assert_eq!(picks(&all, 1), [3, 2, 1]);
         assert_eq!(picks(&all[..2], 1), [1, 0]);
@@ -124,8 +129,8 @@ mod tests {
 
     #[test]
     fn near_ties_go_by_the_prompt_and_are_spread() {
-        let all: Vec<Standing> =
-            (0..5).map(|slot| standing(slot, Rank::Ready, 1.0 + f32::from(slot) * 0.001)).collect();
+        let all: Vec<Candidate> =
+            (0..5).map(|slot| candidate(slot, Rank::Ready, 1.0 + f32::from(slot) * 0.001)).collect();
         let mut counts = [0; 5];
         for head in 0..5000u64 {
             let best = picks(&all, head)[0];
@@ -134,7 +139,7 @@ mod tests {
         }
         assert!(counts.iter().all(|&c| (850..1150).contains(&c)), "{counts:?}");
         // Beyond the band (5 ms here) there is no tie.
-        let apart = [standing(0, Rank::Ready, 1.0), standing(1, Rank::Ready, 1.006)];
+        let apart = [candidate(0, Rank::Ready, 1.0), candidate(1, Rank::Ready, 1.006)];
         assert!((0..100).all(|head| picks(&apart, head)[0] == 0));
     }
 }

@@ -5,7 +5,7 @@
 //! records with one call. A [`Cursor`] says how far a replica has read.
 
 use crate::Slot;
-use crate::shared::codec::{Reader, WireError};
+use crate::shared::codec::{CodecError, Reader};
 
 /// Bytes of records in a segment: seven of 2 KB prompts. The open one is copied twice with every request, and drives what else
 /// a request needs out of the CPU's caches: with segments of 8 KiB all host calls and steps of a request took 48 us, where they
@@ -15,33 +15,33 @@ pub const SEGMENT_BYTES: usize = 1024;
 /// Marks a sealed segment.
 const SEGMENT_MARK: u32 = u32::from_le_bytes(*b"WPS1");
 
-/// In the place of the blocks to keep: of a record that puts in, and of one that evicts.
+/// In the place of the blocks to correction: of a record that puts in, and of one that evicts.
 const WHOLE: u16 = u16::MAX;
 const RECENT: u16 = u16::MAX - 1;
 
 /// What a pod turned out to hold, when that is less than was believed. Time is counted in the prompts of that pod that the
 /// log names up to this record: so it is the same in every replica, wherever it began to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// Of the chain, which the pod was sent as its last prompt but `ago`, it computed nothing: it holds the first `blocks`
+pub enum Correction {
+    /// Of the chain, which the pod was sent as its last prompt but `prompts_ago`, it computed nothing: it holds the first `blocks`
     /// blocks, and what others have used since.
-    Blocks {
+    KeepBlocks {
         /// At most `u16::MAX - 2`.
         blocks: u16,
         /// Prompts since.
-        ago: u32,
+        prompts_ago: u32,
     },
-    /// It lost a block that its last prompt but `ago` had used, and so all that it has not used since. The record has no
+    /// It lost a block that its last prompt but `prompts_ago` had used, and so all that it has not used since. The record has no
     /// chain: that of the prompt that missed the block is computed again by now, and whole.
-    Recent {
+    EvictUpTo {
         /// Prompts since.
-        ago: u32,
+        prompts_ago: u32,
     },
 }
 
 /// One entry: a pod has computed a prompt, or turned out to hold less of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
+pub struct LogRecord<'a> {
     /// The replica that wrote it, and so has applied it.
     pub writer: u32,
     /// The pod.
@@ -49,55 +49,57 @@ pub struct Record<'a> {
     /// The pod's identity when it was written; a pod that restarted since holds nothing of it.
     pub id: u32,
     /// `None`: the pod holds the whole chain.
-    pub keep: Option<Keep>,
+    pub correction: Option<Correction>,
     /// The block hashes of the prompt, four bytes each, little endian.
     pub hashes: &'a [u8],
 }
 
-impl<'a> Record<'a> {
+impl<'a> LogRecord<'a> {
     /// Bytes before the hashes.
     const HEAD: usize = 14;
 
     /// Appends the record to a segment.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&((self.hashes.len() / 4) as u16).to_le_bytes());
-        let (blocks, ago) = match self.keep {
+        let (blocks, prompts_ago) = match self.correction {
             None => (WHOLE, None),
-            Some(Keep::Blocks { blocks, ago }) => (blocks.min(RECENT - 1), Some(ago)),
-            Some(Keep::Recent { ago }) => (RECENT, Some(ago)),
+            Some(Correction::KeepBlocks { blocks, prompts_ago }) => {
+                (blocks.min(RECENT - 1), Some(prompts_ago))
+            }
+            Some(Correction::EvictUpTo { prompts_ago }) => (RECENT, Some(prompts_ago)),
         };
         out.extend_from_slice(&blocks.to_le_bytes());
         out.extend_from_slice(&self.slot.to_le_bytes());
         out.extend_from_slice(&self.id.to_le_bytes());
         out.extend_from_slice(&self.writer.to_le_bytes());
         out.extend_from_slice(self.hashes);
-        if let Some(ago) = ago {
-            out.extend_from_slice(&ago.to_le_bytes());
+        if let Some(prompts_ago) = prompts_ago {
+            out.extend_from_slice(&prompts_ago.to_le_bytes());
         }
     }
 
     /// Reads the next record of a segment.
     ///
     /// # Errors
-    /// [`WireError::Truncated`] when the segment ends inside it.
-    pub fn decode(from: &mut Reader<'a>) -> Result<Record<'a>, WireError> {
+    /// [`CodecError::Truncated`] when the segment ends inside it.
+    pub fn decode(from: &mut Reader<'a>) -> Result<LogRecord<'a>, CodecError> {
         let blocks = from.u16()?;
         let kept = from.u16()?;
         let slot = from.u16()?;
         let id = from.u32()?;
         let writer = from.u32()?;
         let hashes = from.bytes(usize::from(blocks) * 4)?;
-        let keep = match kept {
+        let correction = match kept {
             WHOLE => None,
-            RECENT => Some(Keep::Recent { ago: from.u32()? }),
-            blocks => Some(Keep::Blocks { blocks, ago: from.u32()? }),
+            RECENT => Some(Correction::EvictUpTo { prompts_ago: from.u32()? }),
+            blocks => Some(Correction::KeepBlocks { blocks, prompts_ago: from.u32()? }),
         };
-        Ok(Record { writer, slot, id, keep, hashes })
+        Ok(LogRecord { writer, slot, id, correction, hashes })
     }
 
-    /// Bytes that [`Record::encode`] appends.
+    /// Bytes that [`LogRecord::encode`] appends.
     pub fn size(&self) -> usize {
-        Self::HEAD + self.hashes.len() + self.keep.map_or(0, |_| size_of::<u32>())
+        Self::HEAD + self.hashes.len() + self.correction.map_or(0, |_| size_of::<u32>())
     }
 }
 
@@ -113,8 +115,8 @@ pub fn seal(number: u64, records: &[u8]) -> Vec<u8> {
 /// Reads a sealed segment: its number and its records.
 ///
 /// # Errors
-/// [`WireError`] when it is no segment.
-pub fn unseal(bytes: &[u8]) -> Result<(u64, &[u8]), WireError> {
+/// [`CodecError`] when it is no segment.
+pub fn unseal(bytes: &[u8]) -> Result<(u64, &[u8]), CodecError> {
     let mut reader = Reader(bytes);
     reader.mark(SEGMENT_MARK)?;
     Ok((reader.u64()?, reader.0))
@@ -134,24 +136,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn keeps() -> impl Strategy<Value = Keep> {
+    fn corrections() -> impl Strategy<Value = Correction> {
         prop_oneof![
-            (0..RECENT, any::<u32>()).prop_map(|(blocks, ago)| Keep::Blocks { blocks, ago }),
-            any::<u32>().prop_map(|ago| Keep::Recent { ago }),
+            (0..RECENT, any::<u32>())
+                .prop_map(|(blocks, prompts_ago)| Correction::KeepBlocks { blocks, prompts_ago }),
+            any::<u32>().prop_map(|prompts_ago| Correction::EvictUpTo { prompts_ago }),
         ]
     }
 
     proptest! {
         #[test]
-        fn records_round_trip_and_truncations_are_errors(writer: u32, slot: u16, id: u32, keep in prop::option::of(keeps()), hashes in prop::collection::vec(any::<u32>(), 0..50)) {
+        fn records_round_trip_and_truncations_are_errors(writer: u32, slot: u16, id: u32, correction in prop::option::of(corrections()), hashes in prop::collection::vec(any::<u32>(), 0..50)) {
             let bytes: Vec<u8> = hashes.iter().flat_map(|h| h.to_le_bytes()).collect();
-            let record = Record { writer, slot, id, keep, hashes: &bytes };
+            let record = LogRecord { writer, slot, id, correction, hashes: &bytes };
             let mut out = Vec::new();
             record.encode(&mut out);
             prop_assert_eq!(out.len(), record.size());
-            prop_assert_eq!(Record::decode(&mut Reader(&out)), Ok(record));
+            prop_assert_eq!(LogRecord::decode(&mut Reader(&out)), Ok(record));
             for end in 0..out.len() {
-                prop_assert_eq!(Record::decode(&mut Reader(&out[..end])), Err(WireError::Truncated));
+                prop_assert_eq!(LogRecord::decode(&mut Reader(&out[..end])), Err(CodecError::Truncated));
             }
         }
 
@@ -165,7 +168,7 @@ mod tests {
     fn segments_round_trip() {
         let sealed = seal(7, b"records");
         assert_eq!(unseal(&sealed), Ok((7, &b"records"[..])));
-        assert_eq!(unseal(&sealed[..11]), Err(WireError::Truncated));
-        assert!(matches!(unseal(b"abcdefghijkl"), Err(WireError::Version { .. })));
+        assert_eq!(unseal(&sealed[..11]), Err(CodecError::Truncated));
+        assert!(matches!(unseal(b"abcdefghijkl"), Err(CodecError::Version { .. })));
     }
 }

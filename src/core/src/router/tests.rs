@@ -38,7 +38,9 @@ impl Gateway {
     }
 
     fn decide(&mut self, worker: usize, text: &str, now: Micros) -> Decision {
-        with_request(text, |r| self.workers[worker].decide(Job::Prompt(r), &mut self.shared, now).unwrap())
+        with_request(text, |r| {
+            self.workers[worker].decide(RouteBy::Prompt(r), &mut self.shared, now).unwrap()
+        })
     }
 
     fn answer(&mut self, worker: usize, mut ticket: Ticket, usage: Option<Usage>, now: Micros) {
@@ -50,7 +52,7 @@ impl Gateway {
     fn held(&mut self, worker: usize, text: &str) -> Vec<u64> {
         let router = &mut self.workers[worker];
         router.follow(&self.shared, 64);
-        with_request(text, |r| router.read_prompt(Job::Prompt(r)));
+        with_request(text, |r| router.read_prompt(RouteBy::Prompt(r)));
         router.look_up();
         (0..router.table.pods.len())
             .map(|slot| bytes_of(usize::from(router.found.blocks(slot as Slot))))
@@ -71,7 +73,7 @@ impl Gateway {
         Ledger::decode(self.shared.get("warmpath/default/ledger").unwrap().0).unwrap()
     }
 
-    fn entries(&self) -> Vec<Entry> {
+    fn entries(&self) -> Vec<PodAccount> {
         (0..self.ledger().slots()).map(|slot| self.ledger().entry(slot as Slot)).collect()
     }
 }
@@ -151,7 +153,7 @@ fn scraped_load_of_others_counts_and_ages_out() {
     }
     for n in 0..20 {
         let decision = gateway.decide(0, &text(n, 200), 3 * SECOND);
-        assert_eq!(decision.ticket.slot(), 1, "{:?}", gateway.workers[0].standings());
+        assert_eq!(decision.ticket.slot(), 1, "{:?}", gateway.workers[0].candidates());
         gateway.answer(0, decision.ticket, None, 3 * SECOND);
     }
     let slots: Vec<Slot> = (0..40)
@@ -229,7 +231,7 @@ fn a_conversation_stays_where_it_failed_over_to() {
     let decision = gateway.decide(0, &prompt, SECOND);
     assert_eq!(decision.ticket.slot(), dead);
     let (mut ticket, other) = (decision.ticket, decision.picks.iter().nth(1).unwrap());
-    gateway.workers[0].moved(&mut ticket, 1, Some(other), &mut gateway.shared, SECOND);
+    gateway.workers[0].failed_over(&mut ticket, 1, Some(other), &mut gateway.shared, SECOND);
     gateway.answer(0, ticket, None, SECOND);
     for worker in [0, 1] {
         let held = gateway.held(worker, &prompt);
@@ -350,7 +352,7 @@ fn a_failed_pod_is_left_alone_and_probed_by_one() {
     let decision = gateway.decide(0, &text(1, 100), 0);
     let (mut ticket, picks) = (decision.ticket, decision.picks);
     let (bad, good) = (ticket.slot(), picks.iter().nth(1).unwrap());
-    gateway.workers[0].moved(&mut ticket, 1, Some(good), &mut gateway.shared, 0);
+    gateway.workers[0].failed_over(&mut ticket, 1, Some(good), &mut gateway.shared, 0);
     assert_eq!(ticket.slot(), good);
     let entries = gateway.entries();
     assert_eq!((entries[usize::from(bad)].in_flight, entries[usize::from(good)].in_flight), (0, 1));
@@ -387,7 +389,7 @@ fn a_pod_that_errs_at_once_gets_probes_alone_until_it_answers_well() {
         let slot = ticket.slot();
         sent[usize::from(slot)] += 1;
         if n < 2000 && slot == *bad.get_or_insert(slot) {
-            gateway.workers[worker].close(ticket, End::Erred { at: now }, &mut gateway.shared);
+            gateway.workers[worker].close(ticket, End::UpstreamError { at: now }, &mut gateway.shared);
         } else {
             open.push_back((worker, ticket));
         }
@@ -412,21 +414,21 @@ fn a_prompt_that_no_pod_can_compute_takes_no_pod_from_others() {
     let mut gateway = Gateway::new(&config(3, ""), 1);
     let err = |gateway: &mut Gateway, now| {
         let ticket = gateway.decide(0, &text(666, 2000), now).ticket;
-        gateway.workers[0].close(ticket, End::Erred { at: now }, &mut gateway.shared);
+        gateway.workers[0].close(ticket, End::UpstreamError { at: now }, &mut gateway.shared);
     };
     // Among many others it does nothing: theirs end the row.
     for now in 0..100 {
         err(&mut gateway, now);
         for n in 0..12 {
             let decision = gateway.decide(0, &text(now * 100 + n, 500), now);
-            assert!(gateway.workers[0].standings().iter().all(|s| s.rank == Rank::Ready));
+            assert!(gateway.workers[0].candidates().iter().all(|s| s.rank == Rank::Ready));
             gateway.answer(0, decision.ticket, None, now);
         }
     }
     // Nothing else comes: every pod errs, and still every request gets a pod, by cost.
     (100..130).for_each(|now| err(&mut gateway, now));
     let [mut first, second] = [1, 2].map(|seed| gateway.decide(0, &text(seed << 40, 4000), 200).ticket);
-    assert!(gateway.workers[0].standings().iter().all(|s| s.rank == Rank::Erring));
+    assert!(gateway.workers[0].candidates().iter().all(|s| s.rank == Rank::Erring));
     assert_ne!(first.slot(), second.slot(), "the busier one costs more");
     // One good answer, and its pod is as before.
     let healed = first.slot();
@@ -440,7 +442,7 @@ fn every_pod_that_was_tried_has_failed_and_a_stranger_heals_nobody() {
     let decision = gateway.decide(0, "x", 10);
     let (mut ticket, picks) = (decision.ticket, decision.picks);
     // Neither runner-up was ever sent to before.
-    gateway.workers[0].moved(&mut ticket, 3, None, &mut gateway.shared, 20);
+    gateway.workers[0].failed_over(&mut ticket, 3, None, &mut gateway.shared, 20);
     gateway.answer(0, ticket, None, 30);
     let entries = gateway.entries();
     for slot in picks.iter() {
@@ -460,10 +462,10 @@ fn what_a_pod_failed_before_it_restarted_is_not_held_against_it() {
     let key = Keys::of("default", 2).table;
     gateway.shared.set(&key, &table.encode(), None).unwrap();
     gateway.workers[0].refresh(&gateway.shared).unwrap();
-    gateway.workers[0].failed(&decision.ticket, 1, &mut gateway.shared, 30);
+    gateway.workers[0].unanswered(&decision.ticket, 1, &mut gateway.shared, 30);
     gateway.workers[0].close(decision.ticket, End::Aborted, &mut gateway.shared);
     gateway.decide(0, "y", 40);
-    assert!(gateway.workers[0].standings().iter().all(|standing| standing.rank == Rank::Ready));
+    assert!(gateway.workers[0].candidates().iter().all(|candidate| candidate.rank == Rank::Ready));
 }
 
 #[test]
@@ -488,7 +490,7 @@ fn no_key_is_added_whatever_comes_and_goes() {
             0..9 => {
                 let text = text(below(4000), 2000);
                 let decided = with_request(&text, |r| {
-                    gateway.workers[worker].decide(Job::Prompt(r), &mut gateway.shared, now)
+                    gateway.workers[worker].decide(RouteBy::Prompt(r), &mut gateway.shared, now)
                 });
                 open.extend(decided.map(|decision| decision.ticket));
             }
@@ -498,7 +500,7 @@ fn no_key_is_added_whatever_comes_and_goes() {
                     0 => gateway.workers[worker].close(ticket, End::Aborted, &mut gateway.shared),
                     1 => gateway.answer(worker, ticket, None, now),
                     _ => {
-                        gateway.workers[worker].failed(&ticket, 1, &mut gateway.shared, now);
+                        gateway.workers[worker].unanswered(&ticket, 1, &mut gateway.shared, now);
                         gateway.workers[worker].close(ticket, End::Aborted, &mut gateway.shared);
                     }
                 }
@@ -535,14 +537,15 @@ fn no_key_is_added_whatever_comes_and_goes() {
 fn without_a_pod_nothing_is_booked() {
     let mut gateway = Gateway::new(&config(1, ""), 1);
     let decision = gateway.decide(0, "x", 0);
-    gateway.workers[0].failed(&decision.ticket, 1, &mut gateway.shared, 0);
+    gateway.workers[0].unanswered(&decision.ticket, 1, &mut gateway.shared, 0);
     gateway.workers[0].close(decision.ticket, End::Aborted, &mut gateway.shared);
     let before = gateway.entries();
-    let refused = with_request("x", |r| gateway.workers[0].decide(Job::Prompt(r), &mut gateway.shared, 1));
-    assert_eq!(refused.unwrap_err(), NoPod::AllCooling);
+    let refused =
+        with_request("x", |r| gateway.workers[0].decide(RouteBy::Prompt(r), &mut gateway.shared, 1));
+    assert_eq!(refused.unwrap_err(), NoPod::AllCoolingDown);
     assert_eq!(gateway.entries(), before);
     let mut empty = Gateway::new(&config(0, ""), 1);
-    let refused = empty.workers[0].decide(Job::Load, &mut empty.shared, 0);
+    let refused = empty.workers[0].decide(RouteBy::Load, &mut empty.shared, 0);
     assert_eq!(refused.unwrap_err(), NoPod::NoTable);
 }
 
@@ -761,7 +764,7 @@ impl World {
         match step {
             Step::Decide { prompt } => {
                 let decided =
-                    with_request(prompt_of(*prompt), |r| router.decide(Job::Prompt(r), shared, self.now));
+                    with_request(prompt_of(*prompt), |r| router.decide(RouteBy::Prompt(r), shared, self.now));
                 if let Ok(decision) = decided {
                     self.open.borrow_mut().push((decision.picks, decision.ticket));
                 }
@@ -777,14 +780,14 @@ impl World {
                     if !ticket.started()
                         && let Some(to) = picks.iter().find(|&slot| slot != ticket.slot())
                     {
-                        router.moved(&mut ticket, 1, Some(to), shared, self.now);
+                        router.failed_over(&mut ticket, 1, Some(to), shared, self.now);
                     }
                     self.open.borrow_mut().push((picks, ticket));
                 }
             }
             Step::Fail(nth) => {
                 if let Some((picks, ticket)) = take(*nth) {
-                    router.failed(&ticket, 1, shared, self.now);
+                    router.unanswered(&ticket, 1, shared, self.now);
                     self.open.borrow_mut().push((picks, ticket));
                 }
             }
@@ -793,7 +796,7 @@ impl World {
                     let usage = Usage { prompt_tokens: 200, cached_tokens: Some(20) };
                     let end = match end {
                         0 => End::Aborted,
-                        1 => End::Erred { at: self.now },
+                        1 => End::UpstreamError { at: self.now },
                         _ => End::Answered { usage: (*end == 2).then_some(usage), at: self.now },
                     };
                     router.close(ticket, end, shared);
@@ -806,7 +809,7 @@ impl World {
     fn counted(&self) -> Vec<(u32, u32, u32)> {
         let map = self.map.borrow();
         let ledger = map.get("warmpath/default/ledger").map(|(bytes, _)| Ledger::decode(bytes).unwrap());
-        let entry = |slot| ledger.as_ref().map_or(Entry::new(0), |ledger| ledger.entry(slot));
+        let entry = |slot| ledger.as_ref().map_or(PodAccount::new(0), |ledger| ledger.entry(slot));
         (0..PODS).map(entry).map(|entry| (entry.in_flight, entry.waiting, entry.work)).collect()
     }
 
@@ -829,7 +832,7 @@ impl World {
         let mut router = self.workers[worker].borrow_mut();
         router.follow(&*self.map.borrow(), usize::MAX);
         let of = |nth| {
-            with_request(prompt_of(nth), |r| router.read_prompt(Job::Prompt(r)));
+            with_request(prompt_of(nth), |r| router.read_prompt(RouteBy::Prompt(r)));
             router.look_up();
             (0..router.table.pods.len()).map(|slot| router.found.blocks(slot as Slot)).collect::<Vec<u16>>()
         };

@@ -21,7 +21,7 @@ const IDLE_AFTER: Micros = 3 * SECOND;
 
 /// When one pod is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+enum ScrapeState {
     /// There is no pod in the slot.
     Absent,
     /// A scrape of it is under way.
@@ -33,7 +33,7 @@ enum Turn {
 #[derive(Clone, Debug)]
 pub struct Schedule {
     /// By slot.
-    turns: Vec<Turn>,
+    states: Vec<ScrapeState>,
     /// Mean time to take in a page, in microseconds of the thread.
     cost: f64,
     opened: u64,
@@ -44,26 +44,26 @@ pub struct Schedule {
 impl Schedule {
     /// A schedule without pods; `seed` spreads the jitter of several gateways.
     pub fn new(seed: u64) -> Schedule {
-        Schedule { turns: Vec::new(), cost: 50.0, opened: 0, active_at: 0, random: seed | 1 }
+        Schedule { states: Vec::new(), cost: 50.0, opened: 0, active_at: 0, random: seed | 1 }
     }
 
     /// A pod has come into `slot`: it is due at once.
     pub fn add(&mut self, slot: Slot, now: Micros) {
         let at = usize::from(slot);
-        if self.turns.len() <= at {
-            self.turns.resize(at + 1, Turn::Absent);
+        if self.states.len() <= at {
+            self.states.resize(at + 1, ScrapeState::Absent);
         }
-        self.set(slot, Turn::Due(now));
+        self.set(slot, ScrapeState::Due(now));
     }
 
     /// The pod in `slot` has gone.
     pub fn remove(&mut self, slot: Slot) {
-        self.set(slot, Turn::Absent);
+        self.set(slot, ScrapeState::Absent);
     }
 
-    fn set(&mut self, slot: Slot, turn: Turn) {
-        if let Some(place) = self.turns.get_mut(usize::from(slot)) {
-            *place = turn;
+    fn set(&mut self, slot: Slot, state: ScrapeState) {
+        if let Some(place) = self.states.get_mut(usize::from(slot)) {
+            *place = state;
         }
     }
 
@@ -73,8 +73,8 @@ impl Schedule {
             self.opened = opened;
             if now.saturating_sub(self.active_at) > IDLE_AFTER {
                 // Traffic after a pause: what is known of every pod is old.
-                for turn in self.turns.iter_mut().filter(|turn| matches!(turn, Turn::Due(_))) {
-                    *turn = Turn::Due(now);
+                for state in self.states.iter_mut().filter(|state| matches!(state, ScrapeState::Due(_))) {
+                    *state = ScrapeState::Due(now);
                 }
             }
             self.active_at = now;
@@ -84,9 +84,9 @@ impl Schedule {
     /// The pods that are due; each stays out of the schedule until [`Schedule::done`].
     pub fn take_due(&mut self, now: Micros) -> Vec<Slot> {
         let mut slots = Vec::new();
-        for (slot, turn) in (0..).zip(&mut self.turns) {
-            if matches!(turn, Turn::Due(at) if *at <= now) {
-                *turn = Turn::UnderWay;
+        for (slot, state) in (0..).zip(&mut self.states) {
+            if matches!(state, ScrapeState::Due(at) if *at <= now) {
+                *state = ScrapeState::UnderWay;
                 slots.push(slot);
             }
         }
@@ -101,7 +101,7 @@ impl Schedule {
         let interval = self.interval(config, now);
         // An eighth either way.
         let jitter = self.next_random() % (interval / 4).max(1);
-        self.set(slot, Turn::Due(now + interval - interval / 8 + jitter));
+        self.set(slot, ScrapeState::Due(now + interval - interval / 8 + jitter));
     }
 
     /// Time between two scrapes of one pod.
@@ -111,7 +111,7 @@ impl Schedule {
         } else {
             config.interval
         };
-        let pods = self.turns.iter().filter(|&&turn| turn != Turn::Absent).count();
+        let pods = self.states.iter().filter(|&&state| state != ScrapeState::Absent).count();
         let affordable = pods as f64 * (self.cost + HOST_COST) / SHARE;
         let longest = LONGEST_INTERVAL.max(config.interval.saturating_mul(10));
         wished.max((affordable as Micros).min(longest))

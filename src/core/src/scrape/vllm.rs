@@ -7,7 +7,7 @@ use crate::scrape::exposition::{Sample, samples};
 
 /// What a metrics page says of a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Load {
+pub struct PodLoad {
     /// Requests in the running batch (`vllm:num_requests_running`).
     pub running: f32,
     /// Requests in the queue (`vllm:num_requests_waiting`).
@@ -30,8 +30,8 @@ pub struct NotVllm;
 ///
 /// # Errors
 /// [`NotVllm`] when the page lacks the request counts.
-pub fn load(page: &[u8]) -> Result<Load, NotVllm> {
-    let mut load = Load::default();
+pub fn load(page: &[u8]) -> Result<PodLoad, NotVllm> {
+    let mut load = PodLoad::default();
     let (mut running, mut waiting) = (Sum::default(), Sum::default());
     let (mut kv, mut gpu) = (Sum::default(), Sum::default());
     samples(page, wanted, |sample| match sample.name {
@@ -110,7 +110,7 @@ mod tests {
     fn recorded_pages_are_read() {
         assert_eq!(
             load(LOADED),
-            Ok(Load {
+            Ok(PodLoad {
                 running: 6.0,
                 waiting: 34.0,
                 kv_usage: 0.096_774_19,

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Bytes that are not what a reader expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WireError {
+pub enum CodecError {
     /// The bytes end before the value does.
     Truncated,
     /// Another kind of value, or one written by another version of Warmpath.
@@ -16,17 +16,17 @@ pub enum WireError {
     Range,
 }
 
-impl fmt::Display for WireError {
+impl fmt::Display for CodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            WireError::Truncated => write!(f, "shared bytes end too early"),
-            WireError::Version { found } => write!(f, "shared bytes start with {found:#x}, another version"),
-            WireError::Range => write!(f, "shared bytes hold a number out of range"),
+            CodecError::Truncated => write!(f, "shared bytes end too early"),
+            CodecError::Version { found } => write!(f, "shared bytes start with {found:#x}, another version"),
+            CodecError::Range => write!(f, "shared bytes hold a number out of range"),
         }
     }
 }
 
-impl std::error::Error for WireError {}
+impl std::error::Error for CodecError {}
 
 /// Reads numbers one after the other.
 #[derive(Clone, Copy, Debug)]
@@ -37,10 +37,10 @@ macro_rules! number {
         #[doc = $doc]
         ///
         /// # Errors
-        /// [`WireError::Truncated`] at the end of the bytes.
+        /// [`CodecError::Truncated`] at the end of the bytes.
         #[inline]
-        pub fn $name(&mut self) -> Result<$type, WireError> {
-            let (first, rest) = self.0.split_first_chunk().ok_or(WireError::Truncated)?;
+        pub fn $name(&mut self) -> Result<$type, CodecError> {
+            let (first, rest) = self.0.split_first_chunk().ok_or(CodecError::Truncated)?;
             self.0 = rest;
             Ok(<$type>::from_le_bytes(*first))
         }
@@ -57,10 +57,10 @@ impl<'a> Reader<'a> {
     /// The next `length` bytes.
     ///
     /// # Errors
-    /// [`WireError::Truncated`] when there are fewer.
+    /// [`CodecError::Truncated`] when there are fewer.
     #[inline]
-    pub fn bytes(&mut self, length: usize) -> Result<&'a [u8], WireError> {
-        let (bytes, rest) = self.0.split_at_checked(length).ok_or(WireError::Truncated)?;
+    pub fn bytes(&mut self, length: usize) -> Result<&'a [u8], CodecError> {
+        let (bytes, rest) = self.0.split_at_checked(length).ok_or(CodecError::Truncated)?;
         self.0 = rest;
         Ok(bytes)
     }
@@ -68,21 +68,21 @@ impl<'a> Reader<'a> {
     /// Checks the mark at the start of a value.
     ///
     /// # Errors
-    /// [`WireError::Version`] when it is another.
-    pub fn mark(&mut self, expected: u32) -> Result<(), WireError> {
+    /// [`CodecError::Version`] when it is another.
+    pub fn mark(&mut self, expected: u32) -> Result<(), CodecError> {
         match self.u32()? {
             found if found == expected => Ok(()),
-            found => Err(WireError::Version { found }),
+            found => Err(CodecError::Version { found }),
         }
     }
 
     /// A finite number that is not negative.
     ///
     /// # Errors
-    /// [`WireError::Range`] for any other.
+    /// [`CodecError::Range`] for any other.
     #[inline]
-    pub fn amount(&mut self) -> Result<f32, WireError> {
+    pub fn amount(&mut self) -> Result<f32, CodecError> {
         let value = self.f32()?;
-        if value.is_finite() && value >= 0.0 { Ok(value) } else { Err(WireError::Range) }
+        if value.is_finite() && value >= 0.0 { Ok(value) } else { Err(CodecError::Range) }
     }
 }

@@ -1,7 +1,7 @@
 //! Who collects when the collector is dead: one root context of a router at a time, under a lease in shared data.
 
-use crate::shared::codec::{Reader, WireError};
-use crate::shared::pod_table::Table;
+use crate::shared::codec::{CodecError, Reader};
+use crate::shared::pod_table::PodTable;
 use crate::shared::store::{NEVER_WRITTEN, SharedData};
 use crate::{Micros, SECOND};
 
@@ -13,7 +13,7 @@ pub const DEAD_AFTER: Micros = 3 * SECOND;
 const LEASE: Micros = 3 * SECOND;
 
 /// Whether nobody has published `table` for too long.
-pub fn abandoned(table: &Table, now: Micros) -> bool {
+pub fn abandoned(table: &PodTable, now: Micros) -> bool {
     now.saturating_sub(table.published_at) > DEAD_AFTER
 }
 
@@ -34,7 +34,7 @@ pub fn take(key: &str, holder: u32, shared: &mut impl SharedData, now: Micros) -
     shared.set(key, &bytes, Some(cas)).is_ok()
 }
 
-fn decode(bytes: &[u8]) -> Result<(u32, Micros), WireError> {
+fn decode(bytes: &[u8]) -> Result<(u32, Micros), CodecError> {
     let mut from = Reader(bytes);
     from.mark(LEASE_MARK)?;
     Ok((from.u32()?, from.u64()?))
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_table_without_a_sign_of_life_is_abandoned() {
-        let table = Table { published_at: 10 * SECOND, ..Table::default() };
+        let table = PodTable { published_at: 10 * SECOND, ..PodTable::default() };
         assert!(!abandoned(&table, 13 * SECOND));
         assert!(abandoned(&table, 13 * SECOND + 1));
     }

@@ -1,7 +1,7 @@
 //! The table of a pool: its pods and their load, as the collector last saw them. One versioned value in shared data; a
 //! router keeps it as its snapshot until the generation moves.
 
-use crate::shared::codec::{Reader, WireError};
+use crate::shared::codec::{CodecError, Reader};
 use crate::{Micros, Slot};
 
 /// Marks a table, and its version.
@@ -12,7 +12,7 @@ pub const MAX_PODS: usize = 1024;
 
 /// What the last scrape of a pod came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum State {
+pub enum PodState {
     /// Not scraped yet.
     #[default]
     Unknown,
@@ -34,7 +34,7 @@ pub struct Pod {
     /// `ip:port`, IPv6 in brackets.
     pub address: String,
     /// The last scrape.
-    pub state: State,
+    pub state: PodState,
     /// When its process started, in milliseconds since 1970; 0 when it has not said.
     pub started: u64,
     /// When the last scrape that brought a load was answered; 0 for never.
@@ -57,7 +57,7 @@ pub struct Pod {
 
 /// The pods of a pool; the place in the list is the slot.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Table {
+pub struct PodTable {
     /// When it was written.
     pub published_at: Micros,
     /// Counts the tables of this pool.
@@ -68,7 +68,7 @@ pub struct Table {
     pub pods: Vec<Pod>,
 }
 
-impl Table {
+impl PodTable {
     /// The pods that are there, with their slots.
     pub fn live(&self) -> impl Iterator<Item = (Slot, &Pod)> {
         (0..).zip(&self.pods).filter(|(_, pod)| pod.id != 0)
@@ -93,10 +93,10 @@ impl Table {
             out.push(pod.address.len() as u8);
             out.extend_from_slice(pod.address.as_bytes());
             out.push(match pod.state {
-                State::Unknown => 0,
-                State::Ready => 1,
-                State::Unreadable => 2,
-                State::Unreachable => 3,
+                PodState::Unknown => 0,
+                PodState::Ready => 1,
+                PodState::Unreadable => 2,
+                PodState::Unreachable => 3,
             });
             out.extend_from_slice(&pod.started.to_le_bytes());
             out.extend_from_slice(&pod.scraped_at.to_le_bytes());
@@ -112,8 +112,8 @@ impl Table {
     /// Reads a table.
     ///
     /// # Errors
-    /// [`WireError`] when the bytes are not one.
-    pub fn decode(bytes: &[u8]) -> Result<Table, WireError> {
+    /// [`CodecError`] when the bytes are not one.
+    pub fn decode(bytes: &[u8]) -> Result<PodTable, CodecError> {
         let mut from = Reader(bytes);
         from.mark(TABLE_MARK)?;
         let published_at = from.u64()?;
@@ -121,28 +121,28 @@ impl Table {
         let last_id = from.u32()?;
         let count = usize::from(from.u16()?);
         if count > MAX_PODS {
-            return Err(WireError::Range);
+            return Err(CodecError::Range);
         }
         let pods = (0..count).map(|_| decode_pod(&mut from)).collect::<Result<_, _>>()?;
-        Ok(Table { published_at, generation, last_id, pods })
+        Ok(PodTable { published_at, generation, last_id, pods })
     }
 }
 
-fn decode_pod(from: &mut Reader<'_>) -> Result<Pod, WireError> {
+fn decode_pod(from: &mut Reader<'_>) -> Result<Pod, CodecError> {
     let id = from.u32()?;
     let first_id = from.u32()?;
     let length = usize::from(from.u8()?);
-    let address = std::str::from_utf8(from.bytes(length)?).map_err(|_| WireError::Range)?.to_owned();
+    let address = std::str::from_utf8(from.bytes(length)?).map_err(|_| CodecError::Range)?.to_owned();
     Ok(Pod {
         id,
         first_id,
         address,
         state: match from.u8()? {
-            0 => State::Unknown,
-            1 => State::Ready,
-            2 => State::Unreadable,
-            3 => State::Unreachable,
-            _ => return Err(WireError::Range),
+            0 => PodState::Unknown,
+            1 => PodState::Ready,
+            2 => PodState::Unreadable,
+            3 => PodState::Unreachable,
+            _ => return Err(CodecError::Range),
         },
         started: from.u64()?,
         scraped_at: from.u64()?,
@@ -174,7 +174,7 @@ mod tests {
                     id,
                     first_id,
                     address,
-                    state: [State::Unknown, State::Ready, State::Unreadable, State::Unreachable]
+                    state: [PodState::Unknown, PodState::Ready, PodState::Unreadable, PodState::Unreachable]
                         [usize::from(state)],
                     started,
                     scraped_at,
@@ -192,11 +192,11 @@ mod tests {
     proptest! {
         #[test]
         fn tables_round_trip_and_truncations_are_errors(published_at: u64, generation: u64, last_id: u32, pods in prop::collection::vec(pods(), 0..6)) {
-            let table = Table { published_at, generation, last_id, pods };
+            let table = PodTable { published_at, generation, last_id, pods };
             let bytes = table.encode();
-            prop_assert_eq!(Table::decode(&bytes), Ok(table));
+            prop_assert_eq!(PodTable::decode(&bytes), Ok(table));
             for end in 0..bytes.len() {
-                prop_assert_eq!(Table::decode(&bytes[..end]), Err(WireError::Truncated));
+                prop_assert_eq!(PodTable::decode(&bytes[..end]), Err(CodecError::Truncated));
             }
         }
 
@@ -205,13 +205,14 @@ mod tests {
             let mark = TABLE_MARK.to_le_bytes();
             let marked = bytes.len().min(4);
             bytes[..marked].copy_from_slice(&mark[..marked]);
-            let _ = Table::decode(&bytes);
+            let _ = PodTable::decode(&bytes);
         }
     }
 
     #[test]
     fn empty_slots_are_not_live() {
-        let table = Table { pods: vec![Pod::default(), Pod { id: 3, ..Pod::default() }], ..Table::default() };
+        let table =
+            PodTable { pods: vec![Pod::default(), Pod { id: 3, ..Pod::default() }], ..PodTable::default() };
         assert_eq!(table.live().map(|(slot, pod)| (slot, pod.id)).collect::<Vec<_>>(), [(1, 3)]);
         assert_eq!(table.pod(0), None);
     }

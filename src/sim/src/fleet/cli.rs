@@ -58,8 +58,9 @@ pub struct FleetArgs {
     /// The trace of the workload `trace`: JSON lines of {"time", "segments": [["name", tokens], ...], "output_tokens"}
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Runs ours with other constants as well: alpha, backlog, here, delta, epsilon, usage, pressure, turnover,
-    /// hot, answer, lag, held or tie, as in alpha=0,0.5,2
+    /// Runs ours with other constants as well: own_work_weight, backlog_weight, local_queue_share, per_inflight_tokens,
+    /// eviction_weight, kv_occupancy_tokens, no_room_tokens, kv_wait_tokens, popular_discount, expected_answer_tokens,
+    /// first_token_lag_tokens, believed_capacity or tie_band, as in own_work_weight=0,0.5,2
     #[arg(long, value_name = "CONSTANT=VALUES")]
     pub sweep: Vec<Sweep>,
     /// Answers do not report cached_tokens: vLLM without --enable-prompt-tokens-details

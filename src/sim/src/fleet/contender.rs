@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use anyhow::bail;
-use warmpath::decide::cost::Constants;
+use warmpath::decide::cost::CostConstants;
 
 use super::{Options, Pod, Policy, Warmpath};
 use crate::baselines::{self, Place};
@@ -18,7 +18,7 @@ pub struct Contender {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Ours { strategy: &'static str, constants: Constants },
+    Ours { strategy: &'static str, constants: CostConstants },
     Baseline(&'static baselines::Baseline),
 }
 
@@ -30,7 +30,7 @@ impl Contender {
     pub fn parse(names: &[String], sweeps: &[Sweep]) -> anyhow::Result<Vec<Contender>> {
         let ours = |name: &str, strategy| Contender {
             name: name.to_owned(),
-            kind: Kind::Ours { strategy, constants: Constants::default() },
+            kind: Kind::Ours { strategy, constants: CostConstants::default() },
         };
         let mut all = vec![ours("warmpath", "PREFIX_CACHE")];
         all.extend(
@@ -91,7 +91,7 @@ impl Contender {
 #[derive(Clone, Debug)]
 pub struct Sweep {
     name: String,
-    values: Vec<(Constants, f32)>,
+    values: Vec<(CostConstants, f32)>,
 }
 
 impl FromStr for Sweep {
@@ -100,12 +100,13 @@ impl FromStr for Sweep {
     fn from_str(text: &str) -> Result<Sweep, String> {
         // All but the last are the same in every run.
         let (fixed, swept) = text.rsplit_once('/').unwrap_or(("", text));
-        let mut base = Constants::default();
+        let mut base = CostConstants::default();
         for part in fixed.split('/').filter(|part| !part.is_empty()) {
-            let (name, value) = part.split_once('=').ok_or("write it as backlog=2/alpha=0,0.5")?;
+            let (name, value) =
+                part.split_once('=').ok_or("write it as backlog_weight=2/own_work_weight=0,0.5")?;
             set(&mut base, name, value)?;
         }
-        let (name, values) = swept.split_once('=').ok_or("write it as alpha=0,0.5,2")?;
+        let (name, values) = swept.split_once('=').ok_or("write it as own_work_weight=0,0.5,2")?;
         let values = values
             .split(',')
             .map(|value| {
@@ -119,24 +120,24 @@ impl FromStr for Sweep {
     }
 }
 
-fn set(constants: &mut Constants, name: &str, value: &str) -> Result<f32, String> {
+fn set(constants: &mut CostConstants, name: &str, value: &str) -> Result<f32, String> {
     let place = match name {
-        "alpha" => &mut constants.alpha,
-        "backlog" => &mut constants.backlog,
-        "here" => &mut constants.here,
-        "delta" => &mut constants.delta,
-        "epsilon" => &mut constants.epsilon,
-        "usage" => &mut constants.usage,
-        "lag" => &mut constants.lag,
-        "held" => &mut constants.held,
-        "pressure" => &mut constants.pressure,
-        "turnover" => &mut constants.turnover,
-        "hot" => &mut constants.hot,
-        "answer" => &mut constants.answer,
-        "tie" => &mut constants.tie,
+        "own_work_weight" => &mut constants.own_work_weight,
+        "backlog_weight" => &mut constants.backlog_weight,
+        "local_queue_share" => &mut constants.local_queue_share,
+        "per_inflight_tokens" => &mut constants.per_inflight_tokens,
+        "eviction_weight" => &mut constants.eviction_weight,
+        "kv_occupancy_tokens" => &mut constants.kv_occupancy_tokens,
+        "first_token_lag_tokens" => &mut constants.first_token_lag_tokens,
+        "believed_capacity" => &mut constants.believed_capacity,
+        "no_room_tokens" => &mut constants.no_room_tokens,
+        "kv_wait_tokens" => &mut constants.kv_wait_tokens,
+        "popular_discount" => &mut constants.popular_discount,
+        "expected_answer_tokens" => &mut constants.expected_answer_tokens,
+        "tie_band" => &mut constants.tie_band,
         _ => {
             return Err(format!(
-                "{name:?} is no constant; use alpha, backlog, here, delta, epsilon, usage, pressure, turnover, hot, answer, lag, held or tie"
+                "{name:?} is no constant; use own_work_weight, backlog_weight, local_queue_share, per_inflight_tokens, eviction_weight, kv_occupancy_tokens, no_room_tokens, kv_wait_tokens, popular_discount, expected_answer_tokens, first_token_lag_tokens, believed_capacity or tie_band"
             ));
         }
     };

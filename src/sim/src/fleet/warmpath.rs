@@ -4,12 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use warmpath::answer::usage::Usage;
-use warmpath::collector::{Collector, Due, Trouble};
+use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
 use warmpath::config::Config;
-use warmpath::decide::cost::Constants;
+use warmpath::decide::cost::CostConstants;
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Part, Prompt, Request};
-use warmpath::router::{End, Job, Router, Ticket};
+use warmpath::router::{End, RouteBy, Router, Ticket};
 use warmpath::shared::store::Map;
 use warmpath::{MILLISECOND, Micros};
 
@@ -35,8 +35,8 @@ pub struct Options {
     pub workers: usize,
     /// Whether answers report `cached_tokens`, which vLLM does only when told to.
     pub reports_cached: bool,
-    /// Constants of the cost.
-    pub constants: Constants,
+    /// CostConstants of the cost.
+    pub constants: CostConstants,
 }
 
 /// One gateway with our module.
@@ -49,7 +49,7 @@ pub struct Warmpath {
     routers: Vec<Worker>,
     generation: u64,
     /// Pages on their way, by the time they arrive.
-    pages: VecDeque<(f64, Due, Option<Vec<u8>>)>,
+    pages: VecDeque<(f64, DueScrape, Option<Vec<u8>>)>,
     tickets: HashMap<u64, Open>,
     /// The fallback cluster, and its requests.
     fallback: LeastRequest,
@@ -143,7 +143,7 @@ impl Warmpath {
             taken = true;
             match &page {
                 Some(page) => self.collector.take(&due, page, &mut self.map, micros(now)),
-                None => self.collector.fail(&due, Trouble::Unreachable),
+                None => self.collector.fail(&due, ScrapeFailure::Unreachable),
             }
             self.collector.done(&due, page.as_ref().map(|_| PAGE_COST), micros(now));
         }
@@ -173,7 +173,7 @@ impl Policy for Warmpath {
         let reading = request(ask.spans, &texts).into();
         let Some(worker) = self.routers.get_mut(ask.worker) else { return Vec::new() };
         worker.refresh(self.generation, &self.map);
-        let decision = worker.router.decide(Job::Prompt(&reading), &mut self.map, micros(world.now));
+        let decision = worker.router.decide(RouteBy::Prompt(&reading), &mut self.map, micros(world.now));
         let Ok(decision) = decision else {
             return self.fallback.choose(world, ask);
         };
@@ -190,7 +190,7 @@ impl Policy for Warmpath {
         if let Some(slot) = slot {
             let now = micros(world.now);
             let failed = open.picks.iter().take_while(|&pick| pick != slot).count();
-            worker.router.moved(&mut open.ticket, failed, Some(slot), &mut self.map, now);
+            worker.router.failed_over(&mut open.ticket, failed, Some(slot), &mut self.map, now);
         }
     }
 
@@ -213,7 +213,7 @@ impl Policy for Warmpath {
             }
             Outcome::Broken => End::Aborted,
             Outcome::Failed { attempts } => {
-                worker.router.failed(&open.ticket, attempts, &mut self.map, now);
+                worker.router.unanswered(&open.ticket, attempts, &mut self.map, now);
                 End::Aborted
             }
         };
