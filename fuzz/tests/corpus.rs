@@ -1,7 +1,7 @@
-//! The corpora, replayed as they are and then mutated, on a stable compiler: seconds a target, by default two.
+//! Replays the corpora, then mutates them, on a stable compiler.
 //!
-//! `WARMPATH_FUZZ_SECONDS` sets how long each target is mutated, `WARMPATH_FUZZ_SEED` repeats a run. An input that fails is
-//! left under `target/fuzz`; what it taught belongs into `fuzz/corpus`, under a name that says what it is.
+//! `WARMPATH_FUZZ_SECONDS` is the time per target (two by default), and `WARMPATH_FUZZ_SEED` repeats a run. An input that
+//! fails is written to `target/fuzz`. Put it into `fuzz/corpus`, under a name that says what is wrong with it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -9,12 +9,14 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use warmpath_fuzz::{TARGETS, Target};
 
-/// Longest input that is made: beyond it there is nothing new to find, only slower.
+/// Longest input. Longer ones find nothing new and run slower.
 const LONGEST: usize = 8192;
 
-/// What the formats are made of, to be put in between.
+/// Pieces of the formats, which mutations insert.
 const TOKENS: [&[u8]; 45] = [
     b"{",
     b"}",
@@ -63,20 +65,13 @@ const TOKENS: [&[u8]; 45] = [
     b"WPL3",
 ];
 
-struct Random(u64);
+/// Chance from a seed.
+struct Random(SmallRng);
 
 impl Random {
-    /// splitmix64 (Vigna, 2015).
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
+    /// A number below `end`, which must not be 0.
     fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
+        self.0.random_range(0..end)
     }
 }
 
@@ -109,7 +104,7 @@ fn mutated(inputs: &[(PathBuf, Vec<u8>)], random: &mut Random) -> Vec<u8> {
             }
             1 => {
                 if let Some(byte) = bytes.get_mut(at) {
-                    *byte = [0, 1, 0x7f, 0x80, 0xff, random.next() as u8][random.below(6)];
+                    *byte = [0, 1, 0x7f, 0x80, 0xff, random.0.random()][random.below(6)];
                 }
             }
             2 => bytes.truncate(at),
@@ -162,7 +157,7 @@ fn replay_and_mutate(name: &str) {
     let seed = number("WARMPATH_FUZZ_SEED").unwrap_or_else(clock);
     let time = Duration::from_secs(number("WARMPATH_FUZZ_SECONDS").unwrap_or(2));
     let (began, mut runs) = (Instant::now(), 0_u64);
-    let mut random = Random(seed);
+    let mut random = Random(SmallRng::seed_from_u64(seed));
     while began.elapsed() < time || runs < 200 {
         let input = mutated(&inputs, &mut random);
         run(name, target, &input, &format_args!("mutation {runs} of WARMPATH_FUZZ_SEED={seed}"));

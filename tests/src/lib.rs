@@ -18,6 +18,7 @@
 mod client;
 mod envoy;
 mod pod;
+mod random;
 mod reload;
 mod run;
 mod sim;
@@ -26,6 +27,7 @@ mod traffic;
 pub use client::{Opened, Protocol, Reply, Request, raw};
 pub use envoy::{Envoy, EnvoyBuilder};
 pub use pod::{Answer, Load, PageEnd, Received, Stream, TestPod};
+pub use random::Random;
 pub use run::{Finished, command, repository, target, until, within};
 pub use sim::SimPod;
 pub use traffic::{Account, Ending, Met, Sent, Traffic};

@@ -18,7 +18,6 @@ mod hostile;
 mod limits;
 mod one_mind;
 mod overload;
-mod random;
 mod reload;
 mod routing;
 mod scripts;

@@ -6,20 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use warmpath_tests::{Answer, Envoy, Opened, Request, TestPod, until};
-
-/// Text that shares no block with that of another seed.
-fn text(seed: u64, words: usize) -> String {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..words)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            format!("{:x} ", state >> 44)
-        })
-        .collect()
-}
+use warmpath_tests::{Answer, Envoy, Opened, Random, Request, TestPod, until};
 
 fn chat(messages: &[Value]) -> Request {
     Request::post("/v1/chat/completions", &json!({"model": "/model/qwen", "messages": messages}))
@@ -41,7 +28,7 @@ async fn conversations_find_their_pod_again_from_every_worker() {
         let turns = Arc::clone(&turns);
         talks.spawn(async move {
             let _turn = turns.acquire().await.unwrap();
-            let mut messages = vec![json!({"role": "user", "content": text(conversation, 400)})];
+            let mut messages = vec![json!({"role": "user", "content": Random::text(conversation, 400)})];
             let (mut home, mut stayed) = (String::new(), 0);
             for round in 0..ROUNDS {
                 // A fresh connection each time: any worker may get it.
@@ -49,8 +36,12 @@ async fn conversations_find_their_pod_again_from_every_worker() {
                 assert_eq!(reply.status, 200, "{}", reply.text());
                 stayed += u64::from(round > 0 && reply.pod() == home);
                 home = reply.pod().to_owned();
-                messages.push(json!({"role": "assistant", "content": text(conversation * 100 + round, 60)}));
-                messages.push(json!({"role": "user", "content": text(conversation * 100 + round + 50, 20)}));
+                messages.push(
+                    json!({"role": "assistant", "content": Random::text(conversation * 100 + round, 60)}),
+                );
+                messages.push(
+                    json!({"role": "user", "content": Random::text(conversation * 100 + round + 50, 20)}),
+                );
             }
             stayed
         });
@@ -79,7 +70,8 @@ async fn a_burst_of_cold_requests_is_spread_as_if_one_scheduler_had_seen_it_all(
     let mut burst = tokio::task::JoinSet::new();
     for n in 0..REQUESTS {
         burst.spawn(async move {
-            let reply = chat(&[json!({"role": "user", "content": text(n + 10_000, 300)})]).send(routed).await;
+            let reply =
+                chat(&[json!({"role": "user", "content": Random::text(n + 10_000, 300)})]).send(routed).await;
             assert_eq!(reply.status, 200, "{}", reply.text());
         });
     }
@@ -98,7 +90,7 @@ async fn two_gateways_that_share_nothing_send_a_cold_prompt_to_the_same_pod() {
     let (one, two) = (Envoy::ready(&pods).await, Envoy::ready(&pods).await);
     let mut used = BTreeMap::<String, u32>::new();
     for n in 0..40 {
-        let messages = [json!({"role": "user", "content": text(n + 20_000, 300)})];
+        let messages = [json!({"role": "user", "content": Random::text(n + 20_000, 300)})];
         let first = chat(&messages).send(one.routed).await;
         let second = chat(&messages).send(two.routed).await;
         assert_eq!(first.pod(), second.pod(), "prompt {n}");
@@ -119,7 +111,7 @@ fn endless() -> Answer {
 
 /// Opens a stream about something new, and waits for its first token: then it is one of those that run.
 async fn running(envoy: &Envoy, seed: u64) -> Opened {
-    let messages = [json!({"role": "user", "content": text(seed, 300)})];
+    let messages = [json!({"role": "user", "content": Random::text(seed, 300)})];
     let body = json!({"model": "/model/qwen", "stream": true, "messages": messages});
     let mut reply = Request::post("/v1/chat/completions", &body).open(envoy.routed).await;
     assert!(reply.chunk().await.unwrap().is_some());

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::task::JoinSet;
-use warmpath_tests::{Envoy, Reply, Request, SimPod};
-
-use crate::random::Random;
+use warmpath_tests::{Envoy, Random, Reply, Request, SimPod};
 
 /// The simulator as cargo built it for these tests.
 const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");

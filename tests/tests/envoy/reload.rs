@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde_json::json;
-use warmpath_tests::{Answer, Envoy, Load, Request, TestPod, Traffic, until};
+use warmpath_tests::{Answer, Envoy, Load, Random, Request, TestPod, Traffic, until};
 
 fn model() -> Answer {
     Answer::Tokens { first: Duration::from_millis(60), each: Duration::from_millis(10), tokens: 6, cut: None }
@@ -107,14 +107,7 @@ async fn a_router_that_is_made_anew_knows_all_that_is_in_the_log_before_its_firs
     pods.iter().for_each(|pod| pod.set_load(Load { blocks: 2_000_000, ..Load::default() }));
     let mut envoy = Envoy::of(&pods).log_level("warn").reloadable(600).start().await;
     envoy.sees(&pods).await;
-    let chat = |n: u64| {
-        let mut state = n + 1;
-        let mut word = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            format!("{:x} ", state >> 24)
-        };
-        Request::chat(&(0..1800).map(|_| word()).collect::<String>())
-    };
+    let chat = |n: u64| Request::chat(&Random::text(n, 3300));
     let homes: Vec<String> = futures::stream::iter(0..PROMPTS)
         .map(|n| chat(n).send(envoy.routed))
         .buffered(16)

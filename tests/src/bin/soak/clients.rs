@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use warmpath_tests::{Opened, Request};
-
-use crate::random::Random;
+use warmpath_tests::{Opened, Random, Request};
 
 /// Longer than a pod may be silent, plus the next one's time.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -169,14 +167,14 @@ fn act(random: &mut Random, talk: &mut Vec<Value>) -> Act {
     match random.within(0, 100) {
         0..45 => of("chats", chat(random, talk, stream, tokens)),
         45..60 => {
-            let prompt = text(random.within(0, TALKS), 120);
+            let prompt = Random::text(random.within(0, TALKS), 120);
             let body =
                 json!({"model": "/model/qwen", "prompt": prompt, "stream": stream, "max_tokens": tokens});
             of("completions", Request::post("/v1/completions", &body))
         }
         60..68 => {
             let input: Vec<String> =
-                (0..random.within(1, 5)).map(|n| text(random.within(0, TALKS) + n, 40)).collect();
+                (0..random.within(1, 5)).map(|n| Random::text(random.within(0, TALKS) + n, 40)).collect();
             let body = json!({"model": "/model/qwen", "input": input});
             Act { ends: b"}", ..of("embeddings", Request::post("/v1/embeddings", &body)) }
         }
@@ -195,11 +193,11 @@ fn act(random: &mut Random, talk: &mut Vec<Value>) -> Act {
         92..96 => {
             let padding = "x".repeat(random.within(200_000, 3_000_000) as usize);
             let body = json!({"model": "/model/qwen", "user": padding, "max_tokens": tokens, "stream": stream,
-                "messages": [{"role": "user", "content": text(random.within(0, TALKS), 50)}]});
+                "messages": [{"role": "user", "content": Random::text(random.within(0, TALKS), 50)}]});
             of("large bodies", Request::post("/v1/chat/completions", &body))
         }
         96..98 => {
-            let prompt = text(random.within(0, 40), 2500);
+            let prompt = Random::text(random.within(0, 40), 2500);
             let body = json!({"model": "/model/qwen", "stream": stream, "max_tokens": tokens,
                 "messages": [{"role": "user", "content": prompt}]});
             of("long prompts", Request::post("/v1/chat/completions", &body))
@@ -212,23 +210,17 @@ fn act(random: &mut Random, talk: &mut Vec<Value>) -> Act {
 fn chat(random: &mut Random, talk: &mut Vec<Value>, stream: bool, tokens: u64) -> Request {
     if talk.len() as u64 >= 2 * ROUNDS || talk.is_empty() {
         let seed = random.within(0, TALKS);
-        *talk = vec![json!({"role": "system", "content": text(seed, 200)})];
+        *talk = vec![json!({"role": "system", "content": Random::text(seed, 200)})];
     }
     let round = talk.len() as u64;
     // What was said before decides what is said next, so that conversations of one beginning stay few.
-    talk.push(json!({"role": "user", "content": text(round * 10 + random.within(0, 2), 30)}));
+    talk.push(json!({"role": "user", "content": Random::text(round * 10 + random.within(0, 2), 30)}));
     let request = Request::post(
         "/v1/chat/completions",
         &json!({"model": "/model/qwen", "stream": stream, "max_tokens": tokens, "messages": talk}),
     );
-    talk.push(json!({"role": "assistant", "content": text(round * 10 + 7, 20)}));
+    talk.push(json!({"role": "assistant", "content": Random::text(round * 10 + 7, 20)}));
     request
-}
-
-/// Words that depend on `seed` alone.
-fn text(seed: u64, words: u64) -> String {
-    let mut random = Random::new(seed + 77);
-    (0..words).map(|_| format!("{:x} ", random.next() >> 46)).collect()
 }
 
 impl fmt::Display for Counts {

@@ -5,9 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use warmpath_tests::{Envoy, SimPod};
-
-use crate::random::Random;
+use warmpath_tests::{Envoy, Random, SimPod};
 
 /// Pods, and the Envoy that is told which of them there are.
 pub struct Fleet {
@@ -134,7 +132,7 @@ impl Fleet {
 
     /// Another list of pods, three at least; sometimes another strategy.
     async fn reload(&mut self) {
-        let out = self.random.next() as usize;
+        let out = self.random.number() as usize;
         let gone = [out % self.pods.len(), (out / 7) % self.pods.len()];
         let few = self.random.within(0, 3) as usize;
         self.listed = (0..self.pods.len()).filter(|pod| !gone[..few].contains(pod)).collect();

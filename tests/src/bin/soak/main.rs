@@ -16,7 +16,6 @@
 
 mod clients;
 mod fleet;
-mod random;
 mod report;
 
 use std::process::ExitCode;
