@@ -12,6 +12,7 @@ mod gie;
 mod oracle;
 mod plain;
 mod prefixes;
+mod rank;
 mod ratio_gate;
 mod scrape;
 #[cfg(test)]
@@ -25,7 +26,7 @@ pub use oracle::Oracle;
 pub use plain::{LeastRequest, Random, RoundRobin};
 pub use ratio_gate::RatioGate;
 
-use crate::fleet::{Pod, Policy};
+use crate::policy::{FleetPod, Policy};
 use crate::workload::Dice;
 
 /// A baseline by its name.
@@ -42,7 +43,7 @@ pub struct Baseline {
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
     /// The fleet at the start.
-    pub pods: &'a [Pod],
+    pub pods: &'a [FleetPod],
     /// Worker threads of the gateway.
     pub workers: usize,
     /// Of its chance.
@@ -108,18 +109,3 @@ pub const ALL: &[Baseline] = &[
         make: |_| Box::new(Oracle),
     },
 ];
-
-/// Candidates by score, best first, equals by chance: what `max-score-picker` does (shuffle, stable sort).
-fn by_score(candidates: &[usize], dice: &mut Dice, score: impl Fn(usize) -> f64) -> Vec<usize> {
-    let mut pods = ranked(candidates, dice, score);
-    pods.truncate(warmpath::decide::pick::PICKS);
-    pods
-}
-
-/// All candidates by score, best first, equals by chance.
-fn ranked(candidates: &[usize], dice: &mut Dice, score: impl Fn(usize) -> f64) -> Vec<usize> {
-    let mut scored: Vec<(f64, u64, usize)> =
-        candidates.iter().map(|&pod| (score(pod), dice.name(), pod)).collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    scored.into_iter().map(|(_, _, pod)| pod).collect()
-}

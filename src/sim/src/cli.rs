@@ -1,6 +1,9 @@
 //! The command line of `warmpath-sim`.
 
+mod fleet;
 mod pod;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -22,20 +25,48 @@ pub enum Command {
     /// Serve one simulated vLLM pod over HTTP until SIGTERM or SIGINT.
     Pod(pod::PodArgs),
     /// Answer every request at once, to measure what stands before it.
-    Instant(instant::Options),
+    Instant(instant::InstantOptions),
     /// Send chat requests in a closed loop, and measure how long their answers take.
-    Load(load::Options),
+    Load(load::LoadOptions),
     /// Send the reference's benchmarks or a fleet's workload to a gateway, and print what the reference's tools print.
     // The many flags would make all commands large.
-    Traffic(Box<traffic::Options>),
+    Traffic(Box<traffic::TrafficOptions>),
     /// Lay runs of `traffic` beside each other: a table, and a page with plots.
     Compare(compare::CompareOptions),
     /// Compare routing policies on a fleet of simulated pods, in virtual time.
-    Fleet(Box<crate::fleet::cli::FleetArgs>),
+    Fleet(Box<fleet::FleetArgs>),
 }
+
+/// The whole program: reads the command line, does it, and says in one line on standard error why it could not.
+///
+/// Exit codes: 0 when it was done, 1 when it failed, 2 when the flags cannot be what was meant.
+pub fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("warmpath-sim: {error:#}");
+            ExitCode::from(if error.is::<WrongFlag>() { 2 } else { 1 })
+        }
+    }
+}
+
+/// A flag whose value clap alone cannot judge, with what it must be.
+#[derive(Debug)]
+pub struct WrongFlag(pub String);
+
+impl std::fmt::Display for WrongFlag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongFlag {}
 
 impl Cli {
     /// Does it, and comes back when it is done.
+    ///
+    /// # Errors
+    /// [`WrongFlag`] for flags that do not fit, or why it could not be done.
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Pod(args) => pod::run(args),

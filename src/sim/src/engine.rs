@@ -12,6 +12,7 @@
 
 mod chain;
 mod config;
+mod host;
 mod pool;
 mod step;
 #[cfg(test)]
@@ -22,13 +23,14 @@ use std::collections::{HashMap, VecDeque};
 
 pub use chain::Chain;
 pub use config::{EngineConfig, Hardware, Profile};
+use host::HostCache;
 use pool::BlockPool;
-pub use types::{Counters, Event, Load, Request, Step, SubmitError, What};
+pub use types::{BatchStep, Counters, EngineEvent, EngineLoad, EngineRequest, EventKind, SubmitError};
 
 /// A request the engine has.
 #[derive(Clone, Debug)]
 struct Sequence {
-    request: Request,
+    request: EngineRequest,
     /// Told apart from an earlier request in the same slot.
     serial: u64,
     /// Tokens given out.
@@ -63,6 +65,7 @@ struct Share {
 pub struct Engine {
     config: EngineConfig,
     pool: BlockPool,
+    host: HostCache,
     slots: Vec<Option<Sequence>>,
     empty_slots: Vec<u32>,
     by_id: HashMap<u64, u32>,
@@ -70,8 +73,8 @@ pub struct Engine {
     /// In the order of admission; only the last may be partly prefilled.
     running: Vec<u32>,
     shares: Vec<Share>,
-    in_flight: Option<Step>,
-    last_step: Step,
+    in_flight: Option<BatchStep>,
+    last_step: BatchStep,
     /// When work was found while no step was in flight.
     ready_at: f64,
     serial: u64,
@@ -83,6 +86,7 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Engine {
         Engine {
             pool: BlockPool::new(config.usable_blocks()),
+            host: HostCache::new(config.host_blocks),
             config,
             slots: Vec::new(),
             empty_slots: Vec::new(),
@@ -91,7 +95,7 @@ impl Engine {
             running: Vec::new(),
             shares: Vec::new(),
             in_flight: None,
-            last_step: Step::default(),
+            last_step: BatchStep::default(),
             ready_at: 0.0,
             serial: 0,
             counters: Counters::default(),
@@ -104,7 +108,7 @@ impl Engine {
     }
 
     /// Queues a request at `now`, in seconds. The caller has stepped the engine up to `now` before.
-    pub fn submit(&mut self, now: f64, request: Request) -> Result<(), SubmitError> {
+    pub fn submit(&mut self, now: f64, request: EngineRequest) -> Result<(), SubmitError> {
         if request.prompt_tokens == 0 {
             return Err(SubmitError::Empty);
         }
@@ -157,7 +161,7 @@ impl Engine {
 
     /// Ends the step that is due by `now` and starts the next one at the moment it ended. Does nothing, and says
     /// `false`, when [`Engine::next_event`] is later than `now`. Events come in the order they happen.
-    pub fn step(&mut self, now: f64, mut on: impl FnMut(Event)) -> bool {
+    pub fn step(&mut self, now: f64, mut on: impl FnMut(EngineEvent)) -> bool {
         let Some(at) = self.next_event().filter(|&at| at <= now) else { return false };
         if let Some(step) = self.in_flight.take() {
             self.finish_step(step, &mut on);
@@ -178,9 +182,9 @@ impl Engine {
     }
 
     /// What a scrape would say now.
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> EngineLoad {
         let total = self.pool.total().max(1);
-        Load {
+        EngineLoad {
             running: self.running.len() as u32,
             waiting: self.waiting.len() as u32,
             kv_usage: f64::from(self.pool.total() - self.pool.free()) / f64::from(total),
@@ -193,14 +197,21 @@ impl Engine {
     }
 
     /// The last step that ended.
-    pub fn last_step(&self) -> Step {
+    pub fn last_step(&self) -> BatchStep {
         self.last_step
     }
 
     /// Prompt tokens a request with these blocks would find in the cache if it were admitted now. Changes nothing,
     /// not even the order of eviction.
     pub fn cached_tokens(&self, blocks: &[u64], prompt_tokens: u32) -> u32 {
-        self.prefix(blocks, prompt_tokens).count() as u32 * self.config.block_size
+        let on_gpu = self.prefix(blocks, prompt_tokens).count();
+        (on_gpu + self.host_prefix(blocks, on_gpu, prompt_tokens)) as u32 * self.config.block_size
+    }
+
+    /// Empties the prefix cache, that of host memory included. Requests under way keep the blocks they have.
+    pub fn reset_prefix_cache(&mut self) {
+        self.pool.forget_all();
+        self.host.clear();
     }
 
     /// The pod starts anew: nothing runs or waits, the cache is empty, the counters are zero. The requests it had

@@ -10,10 +10,8 @@
 
 #![expect(clippy::indexing_slicing, reason = "requests, pods and sessions are numbered by the fleet itself")]
 
-pub mod cli;
-mod contender;
+pub mod contender;
 mod events;
-mod policy;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -22,14 +20,14 @@ mod warmpath;
 
 use std::sync::Arc;
 
-pub use events::{Event, Queue};
-pub use policy::{Answer, Ask, Outcome, Pod, Policy, World};
-pub use stats::{Record, Run, Sample, Spread, Summary, summarize};
-pub use warmpath::{Options, Warmpath};
+pub use events::{EventQueue, FleetEvent};
+pub use stats::{FleetRun, FleetSample, FleetSummary, RequestRecord, Spread, summarize};
+pub use warmpath::{Warmpath, WarmpathOptions};
 
 use ::warmpath::request::blocks::mix;
 
-use crate::engine::{self, Chain, Engine, EngineConfig, What};
+use crate::engine::{self, Chain, Engine, EngineConfig, EventKind};
+use crate::policy::{AnswerReport, FleetPod, Policy, RequestEnd, RouteRequest, World};
 use crate::workload::{Dice, Fate, Role, Span, Workload};
 
 /// One way through the network, in seconds: two hops in a data centre.
@@ -74,7 +72,7 @@ pub struct Setup<'a> {
 
 /// A request under way.
 #[derive(Debug)]
-struct Request {
+struct InFlight {
     session: usize,
     gateway: usize,
     worker: usize,
@@ -93,7 +91,7 @@ struct Request {
 
 /// A client under way.
 #[derive(Debug)]
-struct Client {
+struct FleetClient {
     turn: usize,
     spans: Vec<Span>,
     chain: Chain,
@@ -106,14 +104,14 @@ struct Client {
 struct Fleet<'a> {
     setup: &'a Setup<'a>,
     now: f64,
-    queue: Queue,
-    pods: Vec<Pod>,
+    queue: EventQueue,
+    pods: Vec<FleetPod>,
     /// When each pod's next step is in the queue for.
     steps: Vec<Option<f64>>,
     policies: Vec<Box<dyn Policy + 'a>>,
-    clients: Vec<Option<Client>>,
-    requests: Vec<Request>,
-    run: Run,
+    clients: Vec<Option<FleetClient>>,
+    requests: Vec<InFlight>,
+    run: FleetRun,
     block_size: u32,
     unanswered: usize,
 }
@@ -125,17 +123,17 @@ struct Fleet<'a> {
 /// What `make` says.
 pub fn run<'a, E>(
     setup: &'a Setup<'a>,
-    mut make: impl FnMut(usize, &[Pod]) -> Result<Box<dyn Policy + 'a>, E>,
+    mut make: impl FnMut(usize, &[FleetPod]) -> Result<Box<dyn Policy + 'a>, E>,
     mut progress: impl FnMut(usize),
-) -> Result<Run, E> {
+) -> Result<FleetRun, E> {
     let workload = setup.workload;
     let joins_later =
         |pod| workload.changes.iter().find(|change| change.pod == pod).is_some_and(|c| c.fate == Fate::Joins);
-    let pods: Vec<Pod> = setup
+    let pods: Vec<FleetPod> = setup
         .pods
         .iter()
         .enumerate()
-        .map(|(number, config)| Pod {
+        .map(|(number, config)| FleetPod {
             engine: Engine::new(config.clone()),
             up: true,
             listed: !joins_later(number),
@@ -149,10 +147,10 @@ pub fn run<'a, E>(
     let mut fleet = Fleet {
         setup,
         now: 0.0,
-        queue: Queue::default(),
+        queue: EventQueue::default(),
         steps: vec![None; pods.len()],
         block_size: setup.pods.first().map_or(16, |pod| pod.block_size),
-        run: Run::new(pods.len(), workload.requests()),
+        run: FleetRun::new(pods.len(), workload.requests()),
         pods,
         policies,
         clients: workload.sessions.iter().map(|_| None).collect(),
@@ -179,30 +177,30 @@ impl Fleet<'_> {
     fn begin(&mut self) {
         for (session, client) in self.setup.workload.sessions.iter().enumerate() {
             let first = client.turns.first().map_or(0.0, |turn| turn.think);
-            self.queue.push(client.starts + first, Event::Turn { session });
+            self.queue.push(client.starts + first, FleetEvent::Turn { session });
         }
         for (number, change) in self.setup.workload.changes.iter().enumerate() {
-            self.queue.push(change.at, Event::Change { number });
+            self.queue.push(change.at, FleetEvent::Change { number });
         }
         for gateway in 0..self.policies.len() {
-            self.queue.push(0.0, Event::Timer { gateway });
+            self.queue.push(0.0, FleetEvent::Timer { gateway });
         }
-        self.queue.push(0.0, Event::Sample);
+        self.queue.push(0.0, FleetEvent::Sample);
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: FleetEvent) {
         match event {
-            Event::Turn { session } => self.turn(session),
-            Event::Again { request } => self.choose(request),
-            Event::Deliver { request, attempt } => self.deliver(request, attempt),
-            Event::Step { pod } => self.step(pod),
-            Event::Headers { request, attempt } => self.headers(request, attempt),
-            Event::FirstToken { request, attempt } => self.first_token(request, attempt),
-            Event::Finish { request, attempt } => self.finish(request, attempt),
-            Event::Timer { gateway } => self.timer(gateway),
-            Event::Change { number } => self.change(number),
-            Event::Health { pod } => self.pods[pod].healthy = self.pods[pod].up,
-            Event::Sample => self.sample(),
+            FleetEvent::Turn { session } => self.turn(session),
+            FleetEvent::Again { request } => self.choose(request),
+            FleetEvent::Deliver { request, attempt } => self.deliver(request, attempt),
+            FleetEvent::Step { pod } => self.step(pod),
+            FleetEvent::Headers { request, attempt } => self.headers(request, attempt),
+            FleetEvent::FirstToken { request, attempt } => self.first_token(request, attempt),
+            FleetEvent::Finish { request, attempt } => self.finish(request, attempt),
+            FleetEvent::Timer { gateway } => self.timer(gateway),
+            FleetEvent::Change { number } => self.change(number),
+            FleetEvent::Health { pod } => self.pods[pod].healthy = self.pods[pod].up,
+            FleetEvent::Sample => self.sample(),
         }
     }
 
@@ -217,7 +215,7 @@ impl Fleet<'_> {
     /// A client sends its next turn.
     fn turn(&mut self, session: usize) {
         let block_size = self.block_size;
-        let mut client = self.clients[session].take().unwrap_or_else(|| Client {
+        let mut client = self.clients[session].take().unwrap_or_else(|| FleetClient {
             turn: 0,
             spans: Vec::new(),
             chain: Chain::new(block_size, 1),
@@ -232,11 +230,11 @@ impl Fleet<'_> {
         client.prompt_tokens = client.chain.tokens();
         client.chain.push_span(turn.answer, turn.output_tokens);
         client.blocks = client.chain.shared_blocks();
-        self.run.records.push(Record {
+        self.run.records.push(RequestRecord {
             arrived: self.now,
             prompt_tokens: client.prompt_tokens,
             output_tokens: turn.output_tokens,
-            ..Record::default()
+            ..RequestRecord::default()
         });
         self.clients[session] = Some(client);
         let request = self.open(session, self.run.records.len() - 1, 0);
@@ -250,7 +248,7 @@ impl Fleet<'_> {
             Connections::Random => mix(mix(session as u64) ^ (record as u64) << 16 ^ u64::from(tries)),
         };
         let mut dice = Dice::new(self.setup.seed, 1 << 32 | connection >> 32);
-        self.requests.push(Request {
+        self.requests.push(InFlight {
             session,
             gateway: dice.below(self.policies.len()),
             worker: dice.below(self.setup.workers.max(1)),
@@ -267,9 +265,9 @@ impl Fleet<'_> {
     }
 
     fn choose(&mut self, request: usize) {
-        let Request { session, gateway, worker, .. } = self.requests[request];
+        let InFlight { session, gateway, worker, .. } = self.requests[request];
         let Some(client) = &self.clients[session] else { return };
-        let ask = Ask {
+        let ask = RouteRequest {
             id: request as u64,
             worker,
             spans: &client.spans,
@@ -293,7 +291,7 @@ impl Fleet<'_> {
         let uncached = u64::from(client.prompt_tokens - cached);
         self.pods[pod].backlog += uncached;
         self.requests[request].uncached = uncached;
-        self.queue.push(self.now + delay, Event::Deliver { request, attempt });
+        self.queue.push(self.now + delay, FleetEvent::Deliver { request, attempt });
     }
 
     /// No pick is left: the client hears 503, and tries again.
@@ -302,14 +300,16 @@ impl Fleet<'_> {
         state.open = false;
         let (gateway, attempts, session, record, tries) =
             (state.gateway, state.attempt, state.session, state.record, state.tries + 1);
-        self.ask(gateway, |policy, world| policy.on_end(world, request as u64, Outcome::Failed { attempts }));
+        self.ask(gateway, |policy, world| {
+            policy.on_end(world, request as u64, RequestEnd::Failed { attempts })
+        });
         self.run.client_retries += 1;
         if tries >= CLIENT_TRIES {
             self.run.failed += 1;
             self.run.records[record].gave_up = Some(self.now);
             return self.over(session);
         }
-        let again = Event::Again { request: self.open(session, record, tries) };
+        let again = FleetEvent::Again { request: self.open(session, record, tries) };
         self.queue.push(self.now + CLIENT_RETRY_SECONDS, again);
     }
 
@@ -322,7 +322,7 @@ impl Fleet<'_> {
         client.spans.push(Span { name: said.answer, tokens: said.output_tokens, role: Role::Assistant });
         client.turn += 1;
         match turns.get(client.turn) {
-            Some(next) => self.queue.push(self.now + next.think, Event::Turn { session }),
+            Some(next) => self.queue.push(self.now + next.think, FleetEvent::Turn { session }),
             None => self.clients[session] = None,
         }
     }
@@ -339,7 +339,7 @@ impl Fleet<'_> {
                 .engine
                 .submit(
                     self.now,
-                    engine::Request {
+                    engine::EngineRequest {
                         id: request as u64,
                         blocks: client.blocks.clone(),
                         prompt_tokens: client.prompt_tokens,
@@ -351,7 +351,7 @@ impl Fleet<'_> {
             return self.next_pick(request);
         }
         self.requests[request].at_pod = true;
-        self.queue.push(self.now + NETWORK_SECONDS, Event::Headers { request, attempt });
+        self.queue.push(self.now + NETWORK_SECONDS, FleetEvent::Headers { request, attempt });
         self.schedule(pod);
     }
 
@@ -378,7 +378,7 @@ impl Fleet<'_> {
         if next != self.steps[pod] {
             self.steps[pod] = next;
             if let Some(at) = next {
-                self.queue.push(at.max(self.now), Event::Step { pod });
+                self.queue.push(at.max(self.now), FleetEvent::Step { pod });
             }
         }
     }
@@ -395,13 +395,13 @@ impl Fleet<'_> {
             let state = &requests[request];
             let (at, attempt) = (event.at + NETWORK_SECONDS, state.attempt);
             match event.what {
-                What::Scheduled { cached_tokens } => {
+                EventKind::Scheduled { cached_tokens } => {
                     run.records[state.record].cached_tokens = cached_tokens;
                     run.computed[pod] += f64::from(run.records[state.record].prompt_tokens - cached_tokens);
                 }
-                What::FirstToken => queue.push(at, Event::FirstToken { request, attempt }),
-                What::Finished => queue.push(at, Event::Finish { request, attempt }),
-                What::Preempted | What::Token { .. } => {}
+                EventKind::FirstToken => queue.push(at, FleetEvent::FirstToken { request, attempt }),
+                EventKind::Finished => queue.push(at, FleetEvent::Finish { request, attempt }),
+                EventKind::Preempted | EventKind::Token { .. } => {}
             }
         });
         self.schedule(pod);
@@ -444,8 +444,9 @@ impl Fleet<'_> {
         let (gateway, session) = (state.gateway, state.session);
         let record = &mut self.run.records[state.record];
         record.finished = Some(self.now);
-        let answer = Answer { prompt_tokens: record.prompt_tokens, cached_tokens: record.cached_tokens };
-        self.ask(gateway, |policy, world| policy.on_end(world, request as u64, Outcome::Answered(answer)));
+        let answer =
+            AnswerReport { prompt_tokens: record.prompt_tokens, cached_tokens: record.cached_tokens };
+        self.ask(gateway, |policy, world| policy.on_end(world, request as u64, RequestEnd::Answered(answer)));
         self.over(session);
     }
 
@@ -454,7 +455,7 @@ impl Fleet<'_> {
     fn timer(&mut self, gateway: usize) {
         if let Some(next) = self.ask(gateway, |policy, world| policy.on_timer(world)) {
             // At least a microsecond on, so that a policy cannot hold the time.
-            self.queue.push(next.max(self.now + 1e-6), Event::Timer { gateway });
+            self.queue.push(next.max(self.now + 1e-6), FleetEvent::Timer { gateway });
         }
     }
 
@@ -466,13 +467,13 @@ impl Fleet<'_> {
                 pod.up = false;
                 pod.engine.restart();
                 self.steps[change.pod] = None;
-                self.queue.push(self.now + HEALTH_SECONDS, Event::Health { pod: change.pod });
+                self.queue.push(self.now + HEALTH_SECONDS, FleetEvent::Health { pod: change.pod });
                 self.lose(change.pod);
             }
             Fate::Returns => {
                 pod.up = true;
                 pod.started_at = self.now;
-                self.queue.push(self.now + HEALTH_SECONDS, Event::Health { pod: change.pod });
+                self.queue.push(self.now + HEALTH_SECONDS, FleetEvent::Health { pod: change.pod });
             }
             Fate::Leaves => pod.listed = false,
             Fate::Joins => pod.listed = true,
@@ -494,7 +495,7 @@ impl Fleet<'_> {
             self.leave_backlog(request);
             self.requests[request].open = false;
             self.run.broken += 1;
-            self.ask(gateway, |policy, world| policy.on_end(world, request as u64, Outcome::Broken));
+            self.ask(gateway, |policy, world| policy.on_end(world, request as u64, RequestEnd::Broken));
             self.over(session);
         }
     }
@@ -502,11 +503,11 @@ impl Fleet<'_> {
     fn sample(&mut self) {
         let pods = self.pods.iter().map(|pod| pod.engine.load()).collect();
         let listed = self.pods.iter().map(|pod| pod.listed && pod.up).collect();
-        self.run.samples.push(Sample { at: self.now, pods, listed });
-        self.queue.push(self.now + self.setup.sample_seconds, Event::Sample);
+        self.run.samples.push(FleetSample { at: self.now, pods, listed });
+        self.queue.push(self.now + self.setup.sample_seconds, FleetEvent::Sample);
     }
 
-    fn end(mut self) -> Run {
+    fn end(mut self) -> FleetRun {
         self.run.ended = self.now;
         self.run
     }

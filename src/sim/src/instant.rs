@@ -12,7 +12,7 @@ use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::wire::{Length, header_end, length};
+use crate::wire::{BodyLength, request_head};
 
 /// Bytes read at a time: a body of 256 KiB takes a handful of reads.
 const READ: usize = 128 * 1024;
@@ -25,9 +25,9 @@ const BLOCK_TOKENS: u64 = 128;
 /// The models of a vLLM that serves one.
 const MODELS: &[u8] = include_bytes!("../../../tests/fixtures/vllm-0.32/models.json");
 
-/// Options of `warmpath-sim instant`.
+/// InstantOptions of `warmpath-sim instant`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {
+pub struct InstantOptions {
     /// Ports on 127.0.0.1, one for each pod; 0 lets the system choose
     #[arg(
         long = "port",
@@ -67,7 +67,7 @@ struct Answers {
 ///
 /// # Errors
 /// When a port cannot be opened.
-pub fn run(options: &Options) -> anyhow::Result<()> {
+pub fn run(options: &InstantOptions) -> anyhow::Result<()> {
     let answers: &'static Answers = Box::leak(Box::new(Answers::new(options)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -103,9 +103,9 @@ async fn serve(mut stream: TcpStream, answers: &Answers) -> anyhow::Result<()> {
     let mut filled = 0;
     let mut chat = answers.chat.clone();
     loop {
-        let head = loop {
-            if let Some(end) = header_end(buffer.get(..filled).unwrap_or_default()) {
-                break end;
+        let (head, length, route, expects) = loop {
+            if let Some(head) = request_head(buffer.get(..filled).unwrap_or_default())? {
+                break (head.bytes, head.body, Route::of(head.method, head.path), head.expects);
             }
             if filled >= MAX_HEAD {
                 bail!("a head of {filled} bytes");
@@ -115,10 +115,7 @@ async fn serve(mut stream: TcpStream, answers: &Answers) -> anyhow::Result<()> {
                 more => filled += more,
             }
         };
-        let bytes = buffer.get(..head).unwrap_or_default();
-        let length = length(bytes)?;
-        let route = Route::of(bytes);
-        if memmem::find(bytes, b"100-continue").is_some() {
+        if expects {
             stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         buffer.copy_within(head..filled, 0);
@@ -153,10 +150,10 @@ async fn skip(
     stream: &mut TcpStream,
     buffer: &mut [u8],
     filled: &mut usize,
-    length: Length,
+    length: BodyLength,
 ) -> anyhow::Result<usize> {
     let mut chunks = match length {
-        Length::Bytes(mut missing) => {
+        BodyLength::Bytes(mut missing) => {
             while missing > *filled {
                 missing -= *filled;
                 *filled = stream.read(buffer).await?;
@@ -166,10 +163,10 @@ async fn skip(
             }
             buffer.copy_within(missing..*filled, 0);
             *filled -= missing;
-            let Length::Bytes(whole) = length else { return Ok(missing) };
+            let BodyLength::Bytes(whole) = length else { return Ok(missing) };
             return Ok(whole);
         }
-        Length::Chunked(chunks) => chunks,
+        BodyLength::Chunked(chunks) => chunks,
     };
     loop {
         let taken = chunks.feed(buffer.get(..*filled).unwrap_or_default())?;
@@ -197,14 +194,13 @@ enum Route {
 
 impl Route {
     /// By method and path; any POST is taken for a prompt.
-    fn of(head: &[u8]) -> Route {
-        let mut words = head.split(|&b| b == b' ');
-        match (words.next(), words.next()) {
-            (Some(b"POST"), _) => Route::Prompt,
-            (_, Some(b"/metrics")) => Route::Metrics,
-            (_, Some(b"/v1/models")) => Route::Models,
+    fn of(method: &str, path: &str) -> Route {
+        match (method, path) {
+            ("POST", _) => Route::Prompt,
+            (_, "/metrics") => Route::Metrics,
+            (_, "/v1/models") => Route::Models,
             // Besides vLLM's own: what the stand-alone routers ask a worker before they trust it.
-            (_, Some(b"/health" | b"/ping" | b"/health_generate")) => Route::Health,
+            (_, "/health" | "/ping" | "/health_generate") => Route::Health,
             _ => Route::Unknown,
         }
     }
@@ -213,7 +209,7 @@ impl Route {
 // === impl Answers ===
 
 impl Answers {
-    fn new(options: &Options) -> Answers {
+    fn new(options: &InstantOptions) -> Answers {
         // As vLLM writes it, without `cached_tokens`: it reports them on request only. The number of tokens is padded,
         // so that it can be written in place.
         let body = concat!(
@@ -278,9 +274,10 @@ fn set_number(answer: &mut [u8], at: usize, mut number: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::answer_head;
 
-    fn options() -> Options {
-        Options { ports: vec![0], events: 0, event_gap_us: 0, cache_tokens: 1 << 20 }
+    fn options() -> InstantOptions {
+        InstantOptions { ports: vec![0], events: 0, event_gap_us: 0, cache_tokens: 1 << 20 }
     }
 
     #[test]
@@ -296,7 +293,7 @@ mod tests {
         let mut answers = Answers::new(&options);
         for number in [0, 7, 123_456] {
             set_number(&mut answers.chat, answers.tokens_at, number);
-            let end = header_end(&answers.chat).unwrap();
+            let end = answer_head(&answers.chat).unwrap().unwrap().bytes;
             let body: serde_json::Value = serde_json::from_slice(&answers.chat[end..]).unwrap();
             assert_eq!(body["usage"]["prompt_tokens"], number);
         }
@@ -304,9 +301,9 @@ mod tests {
 
     #[test]
     fn routes_are_told_apart() {
-        assert_eq!(Route::of(b"POST /v1/chat/completions HTTP/1.1\r\n"), Route::Prompt);
-        assert_eq!(Route::of(b"GET /metrics HTTP/1.1\r\n"), Route::Metrics);
-        assert_eq!(Route::of(b"GET /nothing HTTP/1.1\r\n"), Route::Unknown);
+        assert_eq!(Route::of("POST", "/v1/chat/completions"), Route::Prompt);
+        assert_eq!(Route::of("GET", "/metrics"), Route::Metrics);
+        assert_eq!(Route::of("GET", "/nothing"), Route::Unknown);
     }
 
     #[tokio::test]

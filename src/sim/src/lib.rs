@@ -14,6 +14,7 @@ pub mod fleet;
 pub mod instant;
 pub mod load;
 pub mod pod;
+pub mod policy;
 pub mod report;
 pub mod traffic;
 mod wire;

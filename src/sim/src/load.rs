@@ -16,7 +16,7 @@ use anyhow::{Context, bail, ensure};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use client::Client;
+use client::Connection;
 use conversations::Conversations;
 
 /// Latencies up to this are told apart, in nanoseconds: a minute.
@@ -24,9 +24,9 @@ const LONGEST_NS: u64 = 60_000_000_000;
 /// A run that is bounded by requests ends after this all the same.
 const LONGEST_RUN: Duration = Duration::from_secs(3600);
 
-/// Options of `warmpath-sim load`.
+/// LoadOptions of `warmpath-sim load`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {
+pub struct LoadOptions {
     /// Where to send, `http://ADDRESS:PORT`; the path is /v1/chat/completions unless one is given
     #[arg(long, value_name = "URL")]
     pub url: String,
@@ -73,7 +73,7 @@ pub struct Options {
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Summary {
+pub struct LoadSummary {
     /// Requests that were answered, whatever the status.
     pub requests: u64,
     /// Answers that were no 200, and connections that broke.
@@ -101,7 +101,7 @@ pub struct Summary {
 }
 
 /// What the connections share.
-struct Run {
+struct LoadRun {
     conversations: Conversations,
     /// The number of the next request.
     next: Cell<u64>,
@@ -125,7 +125,7 @@ struct Measured {
 /// # Errors
 /// When the gateway cannot be reached at all, or a process asked for is not there; not when requests fail, which the summary
 /// counts.
-pub fn run(options: &Options) -> anyhow::Result<()> {
+pub fn run(options: &LoadOptions) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let summary = tokio::task::LocalSet::new().block_on(&runtime, measure(options))?;
     if options.json {
@@ -146,7 +146,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Warms up, measures.
-async fn measure(options: &Options) -> anyhow::Result<Summary> {
+async fn measure(options: &LoadOptions) -> anyhow::Result<LoadSummary> {
     ensure!(options.connections > 0, "--connections is 0; use at least 1");
     ensure!(options.body_kib >= 0.5, "--body-kib is {}; use at least 0.5", options.body_kib);
     let (address, path) = target(&options.url)?;
@@ -164,7 +164,7 @@ async fn measure(options: &Options) -> anyhow::Result<Summary> {
         model: &options.model,
         stream: options.stream,
     });
-    let run = Rc::new(Run {
+    let run = Rc::new(LoadRun {
         conversations: bodies,
         next: Cell::new(0),
         last: Cell::new(u64::MAX),
@@ -173,7 +173,7 @@ async fn measure(options: &Options) -> anyhow::Result<Summary> {
     });
     let mut clients = Vec::new();
     for _ in 0..options.connections {
-        clients.push(Client::connect(address, &path).await.with_context(|| options.url.clone())?);
+        clients.push(Connection::connect(address, &path).await.with_context(|| options.url.clone())?);
     }
 
     if options.warm_up > 0.0 {
@@ -194,7 +194,7 @@ async fn measure(options: &Options) -> anyhow::Result<Summary> {
     let measured = run.measured.borrow();
     let us = |quantile| measured.latencies.value_at_quantile(quantile) as f64 / 1000.0;
     let each = 1.0 / measured.requests.max(1) as f64;
-    Ok(Summary {
+    Ok(LoadSummary {
         requests: measured.requests,
         errors: measured.errors,
         first_error: measured.first_error.clone(),
@@ -211,7 +211,7 @@ async fn measure(options: &Options) -> anyhow::Result<Summary> {
 }
 
 /// Lets every client send until the run ends; gives them back for the next one.
-async fn drive(run: &Rc<Run>, clients: Vec<Client>) -> anyhow::Result<Vec<Client>> {
+async fn drive(run: &Rc<LoadRun>, clients: Vec<Connection>) -> anyhow::Result<Vec<Connection>> {
     let tasks: Vec<_> =
         clients.into_iter().map(|client| tokio::task::spawn_local(send(Rc::clone(run), client))).collect();
     let mut clients = Vec::new();
@@ -222,7 +222,7 @@ async fn drive(run: &Rc<Run>, clients: Vec<Client>) -> anyhow::Result<Vec<Client
 }
 
 /// One connection's loop.
-async fn send(run: Rc<Run>, mut client: Client) -> Client {
+async fn send(run: Rc<LoadRun>, mut client: Connection) -> Connection {
     let mut failed_in_a_row = 0u32;
     while run.next.get() < run.last.get() && Instant::now() < run.until.get() {
         let nth = run.next.get();
@@ -243,7 +243,7 @@ async fn send(run: Rc<Run>, mut client: Client) -> Client {
     client
 }
 
-impl Run {
+impl LoadRun {
     /// Counts a request; whether it was answered with 200.
     fn count(&self, bytes: usize, took: Duration, outcome: anyhow::Result<u16>) -> bool {
         let mut measured = self.measured.borrow_mut();

@@ -1,7 +1,5 @@
 //! The `warmpath-sim` binary; everything is in the library.
 
-use clap::Parser;
-
-fn main() -> anyhow::Result<()> {
-    warmpath_sim::cli::Cli::parse().run()
+fn main() -> std::process::ExitCode {
+    warmpath_sim::cli::main()
 }

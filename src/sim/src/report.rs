@@ -13,11 +13,11 @@ pub use page::html;
 pub use progress::Progress;
 pub use table::table;
 
-use crate::fleet::{Run, Summary};
+use crate::fleet::{FleetRun, FleetSummary};
 
 /// One policy on one workload and fleet.
 #[derive(Clone, Debug, Serialize)]
-pub struct Entry {
+pub struct ResultRow {
     /// Its name; ours are `warmpath` and `warmpath-default`.
     pub policy: String,
     /// The workload.
@@ -34,13 +34,13 @@ pub struct Entry {
     pub seed: u64,
     /// The numbers.
     #[serde(flatten)]
-    pub summary: Summary,
+    pub summary: FleetSummary,
     /// All of the run, where it is plotted.
     #[serde(skip)]
-    pub run: Option<Run>,
+    pub run: Option<FleetRun>,
 }
 
-impl Entry {
+impl ResultRow {
     /// Whether it is ours.
     pub fn is_ours(&self) -> bool {
         self.policy.starts_with("warmpath") || self.policy.contains('=')
@@ -52,9 +52,9 @@ impl Entry {
     }
 
     /// The same with other numbers, and nothing to plot.
-    fn with(&self, summary: Summary) -> Entry {
-        let Entry { policy, workload, profile, pods, workers, gateways, seed, .. } = self;
-        Entry {
+    fn with(&self, summary: FleetSummary) -> ResultRow {
+        let ResultRow { policy, workload, profile, pods, workers, gateways, seed, .. } = self;
+        ResultRow {
             policy: policy.clone(),
             workload: workload.clone(),
             profile: profile.clone(),
@@ -73,16 +73,16 @@ impl Entry {
 }
 
 /// A workload on a fleet, with the seeds as one.
-struct Case {
+struct CaseSummary {
     title: String,
     seeds: usize,
     /// One a policy, in the order of the first seed; each number is its mean over seeds.
-    policies: Vec<Entry>,
+    policies: Vec<ResultRow>,
 }
 
 /// The results by workload and fleet.
-fn over_seeds(entries: &[Entry]) -> Vec<Case> {
-    type Runs<'a> = Vec<(&'a Entry, Vec<Summary>)>;
+fn over_seeds(entries: &[ResultRow]) -> Vec<CaseSummary> {
+    type Runs<'a> = Vec<(&'a ResultRow, Vec<FleetSummary>)>;
     let mut cases: Vec<(String, Runs<'_>)> = Vec::new();
     for entry in entries {
         let title = title(entry);
@@ -99,10 +99,10 @@ fn over_seeds(entries: &[Entry]) -> Vec<Case> {
             None => policies.push((entry, vec![entry.summary])),
         }
     }
-    let case = |(title, policies): (String, Runs<'_>)| Case {
+    let case = |(title, policies): (String, Runs<'_>)| CaseSummary {
         title,
         seeds: policies.first().map_or(0, |(_, runs)| runs.len()),
-        policies: policies.iter().map(|(entry, runs)| entry.with(Summary::over(runs))).collect(),
+        policies: policies.iter().map(|(entry, runs)| entry.with(FleetSummary::over(runs))).collect(),
     };
     cases.into_iter().map(case).collect()
 }
@@ -111,17 +111,17 @@ fn over_seeds(entries: &[Entry]) -> Vec<Case> {
 ///
 /// # Errors
 /// None that these values can cause.
-pub fn json(entries: &[Entry]) -> Result<String, serde_json::Error> {
+pub fn json(entries: &[ResultRow]) -> Result<String, serde_json::Error> {
     serde_json::to_string_pretty(entries)
 }
 
 /// Entries of the same workload and fleet, which can be compared.
-fn cases(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
+fn cases(entries: &[ResultRow]) -> impl Iterator<Item = &[ResultRow]> {
     entries.chunk_by(|a, b| a.case() == b.case())
 }
 
 /// `chats on 4 a10 pods, 4 workers`.
-fn title(entry: &Entry) -> String {
+fn title(entry: &ResultRow) -> String {
     let plural = |n: usize, word: &str| if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") };
     let hardware = match entry.profile.as_str() {
         "mixed" => "A10 and H100".to_owned(),
@@ -138,12 +138,13 @@ fn title(entry: &Entry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::{Record, summarize};
+    use crate::fleet::{RequestRecord, summarize};
 
     /// A run of one request on four A10 pods behind one worker.
-    pub(super) fn entry(policy: &str, workload: &str, seed: u64, ttft: f64) -> Entry {
-        let record = Record { first_token: Some(ttft), finished: Some(ttft), ..Record::default() };
-        Entry {
+    pub(super) fn entry(policy: &str, workload: &str, seed: u64, ttft: f64) -> ResultRow {
+        let record =
+            RequestRecord { first_token: Some(ttft), finished: Some(ttft), ..RequestRecord::default() };
+        ResultRow {
             policy: policy.into(),
             workload: workload.into(),
             profile: "a10".into(),
@@ -151,7 +152,7 @@ mod tests {
             workers: 1,
             gateways: 1,
             seed,
-            summary: summarize(&Run { records: vec![record], ..Run::default() }),
+            summary: summarize(&FleetRun { records: vec![record], ..FleetRun::default() }),
             run: None,
         }
     }

@@ -4,7 +4,7 @@
 //!
 //! A request's way: [`sessions`], [`random`] or [`dialogue`] says what is asked (no clock, no I/O), `drive` does it in time,
 //! `client` sends one request, `sse` and `answer` read its stream, `outcome` is what came of it. [`watch`] samples the pods
-//! meanwhile. [`Record`] holds a whole run: [`summary`] prints it as the reference's tools do, and [`compare`] lays several
+//! meanwhile. [`TrafficRun`] holds a whole run: [`summary`] prints it as the reference's tools do, and [`compare`] lays several
 //! beside each other.
 
 mod answer;
@@ -19,6 +19,8 @@ mod page;
 mod plots;
 mod random;
 mod record;
+mod rows;
+mod sample;
 mod sessions;
 mod sse;
 mod stats;
@@ -30,15 +32,16 @@ use std::fs;
 
 use anyhow::Context;
 
-pub use options::{Named, Options};
+pub use options::{Named, TrafficOptions};
 pub use outcome::Outcome;
-pub use record::{PodSample, Record, RequestLine, Sample, Times};
+pub use record::{RequestLine, Times, TrafficRun};
+pub use sample::{PodSample, PoolSample};
 
 /// Sends the traffic and prints the summary.
 ///
 /// # Errors
 /// When the flags do not fit together, the server cannot be reached, or no request at all was answered.
-pub fn run(options: &Options) -> anyhow::Result<()> {
+pub fn run(options: &TrafficOptions) -> anyhow::Result<()> {
     options.check()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let record = runtime.block_on(measure(options))?;
@@ -54,10 +57,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn measure(options: &Options) -> anyhow::Result<Record> {
+pub async fn measure(options: &TrafficOptions) -> anyhow::Result<TrafficRun> {
     options.check()?;
     let ran = drive::run(options).await?;
-    let record = Record::new(options, ran);
+    let record = TrafficRun::new(options, ran);
     anyhow::ensure!(record.answered() > 0, "no request was answered: {}", record.errors_line());
     Ok(record)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use harness::{options, pod, run};
 use tokio::net::TcpListener;
 use warmpath_sim::pod::Faults;
-use warmpath_sim::traffic::{Record, measure};
+use warmpath_sim::traffic::{TrafficRun, measure};
 
 #[cfg(test)]
 mod harness {
@@ -14,7 +14,7 @@ mod harness {
     use tokio::task::JoinHandle;
     use warmpath_sim::cli::{Cli, Command};
     use warmpath_sim::pod::{Faults, PodConfig, serve};
-    use warmpath_sim::traffic::{Options, Record, measure};
+    use warmpath_sim::traffic::{TrafficOptions, TrafficRun, measure};
 
     /// How much faster than real time the pods run here.
     const SPEED_UP: f64 = 50.0;
@@ -28,7 +28,7 @@ mod harness {
     }
 
     /// `warmpath-sim traffic` with these flags, against a pod whose address is among them as `POD`.
-    pub(super) async fn run(faults: Faults, flags: &[&str]) -> anyhow::Result<Record> {
+    pub(super) async fn run(faults: Faults, flags: &[&str]) -> anyhow::Result<TrafficRun> {
         let (task, address) = pod(faults).await;
         let url = format!("http://{address}");
         let flags = flags.iter().map(|flag| if *flag == "POD" { &address } else { *flag });
@@ -38,7 +38,7 @@ mod harness {
         record
     }
 
-    pub(super) fn options(flags: &[&str]) -> Options {
+    pub(super) fn options(flags: &[&str]) -> TrafficOptions {
         let speed_up = SPEED_UP.to_string();
         let line = [&["warmpath-sim", "traffic", "--speed-up", &speed_up], flags].concat();
         match Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).command {
@@ -89,7 +89,7 @@ async fn five_seconds_of_users_are_counted() {
     let text = record.text();
     assert!(text.starts_with("The server ran 50 times as fast as real time"), "{text}");
     assert!(text.contains("\n  QPS: 0.3000 reqs/s\n") && text.contains("  Average TTFT: "), "{text}");
-    let again: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+    let again: TrafficRun = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
     assert_eq!(again.requests.len(), record.requests.len());
 }
 

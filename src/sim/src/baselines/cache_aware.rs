@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
-use super::ranked;
-use crate::fleet::{Ask, Outcome, Policy, World};
+use super::rank::ranked;
+use crate::policy::{Policy, RequestEnd, RouteRequest, World};
 use crate::workload::Dice;
 
 const THRESHOLD: f64 = 0.3;
@@ -30,7 +30,7 @@ impl CacheAware {
     }
 
     /// The pod of the longest match, and the share of the prompt it covers.
-    fn longest(&self, ask: &Ask<'_>, pods: &[usize]) -> Option<(usize, f64)> {
+    fn longest(&self, ask: &RouteRequest<'_>, pods: &[usize]) -> Option<(usize, f64)> {
         let mut best = None;
         for (depth, hash) in (1..).zip(ask.blocks) {
             let Some(holders) = self.tree.get(hash) else { break };
@@ -53,7 +53,7 @@ impl CacheAware {
 }
 
 impl Policy for CacheAware {
-    fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
+    fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
         let mut pods = ranked(&world.candidates(), &mut self.dice, |pod| -(self.in_flight[pod] as f64));
         let (Some(&idle), Some(&busy)) = (pods.first(), pods.last()) else { return pods };
         let (least, most) = (self.in_flight[idle], self.in_flight[busy]);
@@ -79,7 +79,7 @@ impl Policy for CacheAware {
         self.open(id, to);
     }
 
-    fn on_end(&mut self, _world: &World<'_>, id: u64, _outcome: Outcome) {
+    fn on_end(&mut self, _world: &World<'_>, id: u64, _outcome: RequestEnd) {
         self.leave(id);
     }
 }

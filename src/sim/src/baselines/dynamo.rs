@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
-use super::ranked;
-use crate::fleet::{Ask, Outcome, Policy, World};
+use super::rank::ranked;
+use crate::policy::{Policy, RequestEnd, RouteRequest, World};
 use crate::workload::Dice;
 
 /// Weight of prefill against decode (`kv_overlap_score_weight`).
@@ -68,7 +68,7 @@ impl Dynamo {
 }
 
 impl Policy for Dynamo {
-    fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
+    fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
         let block = f64::from(ask.block_size);
         let incoming = |pod: usize| {
             let overlap = world.pods[pod].engine.cached_tokens(ask.blocks, ask.prompt_tokens);
@@ -102,7 +102,7 @@ impl Policy for Dynamo {
         }
     }
 
-    fn on_end(&mut self, _world: &World<'_>, id: u64, _outcome: Outcome) {
+    fn on_end(&mut self, _world: &World<'_>, id: u64, _outcome: RequestEnd) {
         self.leave(id);
     }
 }

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::by_score;
 use super::prefixes::Lru;
+use super::rank::by_score;
 use super::scrape::{Scrape, inverted};
-use crate::fleet::{Ask, Outcome, Pod, Policy, World};
+use crate::policy::{FleetPod, Policy, RequestEnd, RouteRequest, World};
 use crate::workload::Dice;
 
 const SCRAPE_SECONDS: f64 = 2.0;
@@ -34,7 +34,7 @@ pub struct EndpointPicker {
 
 impl EndpointPicker {
     /// In front of these pods.
-    pub fn new(pods: &[Pod], workers: usize, dice: Dice) -> EndpointPicker {
+    pub fn new(pods: &[FleetPod], workers: usize, dice: Dice) -> EndpointPicker {
         let index =
             || pods.iter().map(|pod| Lru::new(u64::from(pod.engine.config().num_gpu_blocks))).collect();
         EndpointPicker {
@@ -59,7 +59,7 @@ impl EndpointPicker {
 }
 
 /// Chained hashes of the segments, and the tokens of each.
-fn segments(ask: &Ask<'_>) -> Vec<(u64, u32)> {
+fn segments(ask: &RouteRequest<'_>) -> Vec<(u64, u32)> {
     let mut segments = Vec::new();
     let mut last = 0;
     for span in ask.spans {
@@ -84,7 +84,7 @@ fn prefix_score(matched: u32, total: u32) -> f64 {
 }
 
 impl Policy for EndpointPicker {
-    fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
+    fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
         let pods = world.candidates();
         let segments = segments(ask);
         let index = &mut self.indexes[ask.worker];
@@ -116,7 +116,7 @@ impl Policy for EndpointPicker {
         }
     }
 
-    fn on_end(&mut self, _world: &World<'_>, id: u64, _outcome: Outcome) {
+    fn on_end(&mut self, _world: &World<'_>, id: u64, _outcome: RequestEnd) {
         self.leave(id);
     }
 

@@ -5,10 +5,10 @@
 //! without rescaling for the larger blocks; prompts are put in head first, so heads go first; a pod's matches need not
 //! be contiguous, and the walk ends at the first block that no pod has.
 
-use super::by_score;
 use super::prefixes::{Lru, coarse};
+use super::rank::by_score;
 use super::scrape::Scrape;
-use crate::fleet::{Ask, Pod, Policy, World};
+use crate::policy::{FleetPod, Policy, RouteRequest, World};
 use crate::workload::Dice;
 
 /// Seconds between two scrapes of a pod.
@@ -24,12 +24,12 @@ pub struct Index(Vec<Lru>);
 
 impl Index {
     /// For these pods.
-    pub fn new(pods: &[Pod]) -> Index {
+    pub fn new(pods: &[FleetPod]) -> Index {
         Index(pods.iter().map(|pod| Lru::new(u64::from(pod.engine.config().num_gpu_blocks))).collect())
     }
 
     /// Matched share of the prompt, by pod.
-    pub fn ratios(&self, ask: &Ask<'_>) -> Vec<f64> {
+    pub fn ratios(&self, ask: &RouteRequest<'_>) -> Vec<f64> {
         let mut matches = vec![0.0; self.0.len()];
         let mut total = 0.0;
         let mut open = true;
@@ -50,14 +50,14 @@ impl Index {
     }
 
     /// The pod was chosen, and will hold the prompt.
-    pub fn insert(&mut self, pod: usize, ask: &Ask<'_>) {
+    pub fn insert(&mut self, pod: usize, ask: &RouteRequest<'_>) {
         for hash in blocks(ask) {
             self.0[pod].touch(hash, 1);
         }
     }
 }
 
-fn blocks<'a>(ask: &Ask<'a>) -> impl Iterator<Item = u64> + 'a {
+fn blocks<'a>(ask: &RouteRequest<'a>) -> impl Iterator<Item = u64> + 'a {
     let step = (BLOCK_TOKENS / ask.block_size).max(1) as usize;
     coarse(ask.blocks, step).take((LONGEST / BLOCK_TOKENS) as usize)
 }
@@ -72,13 +72,13 @@ pub struct Gie {
 
 impl Gie {
     /// In front of these pods.
-    pub fn new(pods: &[Pod], dice: Dice) -> Gie {
+    pub fn new(pods: &[FleetPod], dice: Dice) -> Gie {
         Gie { scrape: Scrape::new(pods.len(), SCRAPE_SECONDS), index: Index::new(pods), dice }
     }
 }
 
 impl Policy for Gie {
-    fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
+    fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
         let pods = world.candidates();
         let ratios = self.index.ratios(ask);
         let scrape = &self.scrape;

@@ -1,14 +1,14 @@
 //! What no router can know: every queue and every cache as they are now, over all gateways. The pod whose first token
 //! would come first gets the request. Greedy, so not a bound of what is possible, but a measure of what knowing gives.
 
-use crate::fleet::{Ask, Pod, Policy, World};
+use crate::policy::{FleetPod, Policy, RouteRequest, World};
 
 /// The oracle.
 #[derive(Debug)]
 pub struct Oracle;
 
 /// When the first token of a request would come, in seconds from now.
-fn predicted(pod: &Pod, ask: &Ask<'_>) -> f64 {
+fn predicted(pod: &FleetPod, ask: &RouteRequest<'_>) -> f64 {
     let config = pod.engine.config();
     let load = pod.engine.load();
     let uncached = ask.prompt_tokens - pod.engine.cached_tokens(ask.blocks, ask.prompt_tokens);
@@ -22,7 +22,7 @@ fn predicted(pod: &Pod, ask: &Ask<'_>) -> f64 {
 }
 
 impl Policy for Oracle {
-    fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
+    fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
         let candidates: Vec<usize> =
             (0..world.pods.len()).filter(|&pod| world.pods[pod].listed && world.pods[pod].up).collect();
         let mut times: Vec<(f64, usize)> =

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::by_score;
-use crate::fleet::{Ask, Outcome, Policy, World};
+use super::rank::by_score;
+use crate::policy::{Policy, RequestEnd, RouteRequest, World};
 use crate::workload::Dice;
 
 /// Any pod.
@@ -18,7 +18,7 @@ impl Random {
 }
 
 impl Policy for Random {
-    fn choose(&mut self, world: &World<'_>, _ask: &Ask<'_>) -> Vec<usize> {
+    fn choose(&mut self, world: &World<'_>, _ask: &RouteRequest<'_>) -> Vec<usize> {
         by_score(&world.candidates(), &mut self.0, |_| 0.0)
     }
 }
@@ -35,7 +35,7 @@ impl RoundRobin {
 }
 
 impl Policy for RoundRobin {
-    fn choose(&mut self, world: &World<'_>, _ask: &Ask<'_>) -> Vec<usize> {
+    fn choose(&mut self, world: &World<'_>, _ask: &RouteRequest<'_>) -> Vec<usize> {
         let mut pods = world.candidates();
         let at = self.0 % pods.len().max(1);
         self.0 += 1;
@@ -67,7 +67,7 @@ impl LeastRequest {
 }
 
 impl Policy for LeastRequest {
-    fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
+    fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
         let pods = world.candidates();
         if pods.is_empty() {
             return pods;
@@ -90,7 +90,7 @@ impl Policy for LeastRequest {
         }
     }
 
-    fn on_end(&mut self, _world: &World<'_>, id: u64, _outcome: Outcome) {
+    fn on_end(&mut self, _world: &World<'_>, id: u64, _outcome: RequestEnd) {
         self.leave(id);
     }
 }

@@ -1,10 +1,10 @@
 //! The reference's PREFIX_CACHE: when more than half of the prompt matches somewhere, the best match gets it, whatever its
 //! load; else the filter tree of GIE v0.3 chooses by load (the branch of critical requests, which sheds nothing).
 
-use super::by_score;
 use super::gie::{Index, SCRAPE_SECONDS};
+use super::rank::by_score;
 use super::scrape::Scrape;
-use crate::fleet::{Ask, Pod, Policy, World};
+use crate::policy::{FleetPod, Policy, RouteRequest, World};
 use crate::workload::Dice;
 
 /// The gate.
@@ -22,7 +22,7 @@ pub struct RatioGate {
 
 impl RatioGate {
     /// In front of these pods.
-    pub fn new(pods: &[Pod], dice: Dice) -> RatioGate {
+    pub fn new(pods: &[FleetPod], dice: Dice) -> RatioGate {
         RatioGate { scrape: Scrape::new(pods.len(), SCRAPE_SECONDS), index: Index::new(pods), dice }
     }
 
@@ -48,7 +48,7 @@ fn range(values: impl Iterator<Item = u32> + Clone) -> (u32, u32) {
 }
 
 impl Policy for RatioGate {
-    fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
+    fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
         let pods = world.candidates();
         let ratios = self.index.ratios(ask);
         let matched = pods.iter().any(|&pod| ratios[pod] > RATIO);

@@ -1,19 +1,19 @@
 //! Loads as a scrape shows them: as old as the last one.
 
-use crate::engine::Load;
-use crate::fleet::World;
+use crate::engine::EngineLoad;
+use crate::policy::World;
 
 /// The last scrape of every pod.
 #[derive(Debug)]
 pub struct Scrape {
     interval: f64,
-    loads: Vec<Load>,
+    loads: Vec<EngineLoad>,
 }
 
 impl Scrape {
     /// Scrapes every `interval` seconds.
     pub fn new(pods: usize, interval: f64) -> Scrape {
-        Scrape { interval, loads: vec![Load::default(); pods] }
+        Scrape { interval, loads: vec![EngineLoad::default(); pods] }
     }
 
     /// Scrapes all pods now; a pod that does not answer keeps its last load. Returns when to come again.
@@ -25,7 +25,7 @@ impl Scrape {
     }
 
     /// What the last scrape of a pod said.
-    pub fn load(&self, pod: usize) -> Load {
+    pub fn load(&self, pod: usize) -> EngineLoad {
         self.loads[pod]
     }
 

@@ -1,13 +1,13 @@
 //! Each baseline's rule on a case small enough to work out by hand.
 
 use super::*;
-use crate::engine::{Chain, Engine, Profile, Request};
-use crate::fleet::{Answer, Ask, Outcome, World};
+use crate::engine::{Chain, Engine, EngineRequest, Profile};
+use crate::policy::{AnswerReport, RequestEnd, RouteRequest, World};
 use crate::workload::{Role, Span};
 
-fn pods(count: usize) -> Vec<Pod> {
+fn pods(count: usize) -> Vec<FleetPod> {
     (0..count)
-        .map(|_| Pod {
+        .map(|_| FleetPod {
             engine: Engine::new(Profile::A10.config()),
             up: true,
             listed: true,
@@ -34,14 +34,14 @@ fn prompt(parts: &[(u64, u32)]) -> Prompt {
 }
 
 impl Prompt {
-    fn ask(&self, id: u64) -> Ask<'_> {
+    fn ask(&self, id: u64) -> RouteRequest<'_> {
         let (spans, blocks) = (&self.spans[..], &self.blocks[..]);
-        Ask { id, worker: 0, spans, blocks, block_size: 16, prompt_tokens: self.tokens }
+        RouteRequest { id, worker: 0, spans, blocks, block_size: 16, prompt_tokens: self.tokens }
     }
 
     /// Puts it onto a pod: it runs there, or waits.
-    fn submit(&self, pod: &mut Pod, id: u64) {
-        let request = Request {
+    fn submit(&self, pod: &mut FleetPod, id: u64) {
+        let request = EngineRequest {
             id,
             blocks: self.blocks.clone().into(),
             prompt_tokens: self.tokens,
@@ -51,11 +51,11 @@ impl Prompt {
     }
 }
 
-fn world(pods: &[Pod]) -> World<'_> {
+fn world(pods: &[FleetPod]) -> World<'_> {
     World { now: 0.0, pods }
 }
 
-fn choose(policy: &mut dyn Policy, pods: &[Pod], prompt: &Prompt, id: u64) -> usize {
+fn choose(policy: &mut dyn Policy, pods: &[FleetPod], prompt: &Prompt, id: u64) -> usize {
     policy.choose(&world(pods), &prompt.ask(id))[0]
 }
 
@@ -63,7 +63,7 @@ fn dice() -> Dice {
     Dice::new(1, 1)
 }
 
-const ANSWERED: Outcome = Outcome::Answered(Answer { prompt_tokens: 1, cached_tokens: 0 });
+const ANSWERED: RequestEnd = RequestEnd::Answered(AnswerReport { prompt_tokens: 1, cached_tokens: 0 });
 
 #[test]
 fn round_robin_goes_round_and_skips_the_dead() {
@@ -209,7 +209,7 @@ fn higress_keeps_an_index_in_each_worker() {
         .map(|salt| {
             let mut policy = EndpointPicker::new(&pods, 2, Dice::new(salt, 1));
             let home = choose(&mut policy, &pods, &shared, 0);
-            let ask = Ask { worker: 1, ..shared.ask(1) };
+            let ask = RouteRequest { worker: 1, ..shared.ask(1) };
             usize::from(policy.choose(&world(&pods), &ask)[0] != home)
         })
         .collect();

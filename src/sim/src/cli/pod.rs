@@ -7,6 +7,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cli::WrongFlag;
 use crate::engine::Profile;
 use crate::pod::{Faults, PodConfig, serve_until};
 
@@ -108,7 +109,7 @@ impl PodArgs {
 pub(super) fn run(args: PodArgs) -> anyhow::Result<()> {
     let address = (args.host, args.port);
     let config = args.config();
-    config.check().context("the pod cannot run like this")?;
+    config.check().map_err(|error| WrongFlag(format!("the pod cannot run like this: {error}")))?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -60,7 +60,7 @@ impl Chain {
         &self.blocks
     }
 
-    /// The same hashes as a [`Request`](super::Request) takes them.
+    /// The same hashes as a [`EngineRequest`](super::EngineRequest) takes them.
     pub fn shared_blocks(&self) -> Arc<[u64]> {
         Arc::from(self.blocks.as_slice())
     }

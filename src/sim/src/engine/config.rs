@@ -8,6 +8,8 @@ pub struct EngineConfig {
     /// KV blocks of the pod, as `vllm:cache_config_info` says it. One of them is never used: vLLM keeps block 0
     /// as padding.
     pub num_gpu_blocks: u32,
+    /// KV blocks in host memory, to which every computed block is written through. 0 is no offloading, vLLM's default.
+    pub host_blocks: u32,
     /// Requests that run at the same time, at most.
     pub max_num_seqs: u32,
     /// Tokens of one step, prefill and decode together, at most. Larger means less time to first token for long
@@ -15,6 +17,8 @@ pub struct EngineConfig {
     pub max_num_batched_tokens: u32,
     /// Seconds every step costs, whatever is in it: reading the weights, launching kernels, sampling.
     pub step_seconds: f64,
+    /// Tokens a second that come back from host memory.
+    pub host_tokens_per_second: f64,
     /// Prompt tokens computed a second, on top of the step's own cost.
     pub prefill_tokens_per_second: f64,
     /// Seconds a decoding request adds to a step.
@@ -86,9 +90,12 @@ impl Profile {
             Profile::A10 => EngineConfig {
                 block_size: 16,
                 num_gpu_blocks: 2048,
+                host_blocks: 0,
                 max_num_seqs: 256,
                 max_num_batched_tokens: 2048,
                 step_seconds: 0.028,
+                // 20 GB/s over PCIe 4 at 131 KB a token.
+                host_tokens_per_second: 150_000.0,
                 prefill_tokens_per_second: 5_500.0,
                 decode_seconds_per_seq: 0.000_2,
                 decode_seconds_per_context_token: 0.2e-6,
@@ -99,9 +106,12 @@ impl Profile {
             Profile::H100 => EngineConfig {
                 block_size: 16,
                 num_gpu_blocks: 24_000,
+                host_blocks: 0,
                 max_num_seqs: 1024,
                 max_num_batched_tokens: 8192,
                 step_seconds: 0.006_8,
+                // 45 GB/s over PCIe 5 at 131 KB a token.
+                host_tokens_per_second: 340_000.0,
                 prefill_tokens_per_second: 25_000.0,
                 decode_seconds_per_seq: 0.000_03,
                 decode_seconds_per_context_token: 0.04e-6,

@@ -110,6 +110,14 @@ impl BlockPool {
         entry.twin = twin;
     }
 
+    /// Drops every block from the cache by hash; what holds them and their order stay.
+    pub(super) fn forget_all(&mut self) {
+        self.cached.clear();
+        for block in &mut self.blocks {
+            (block.hash, block.twin) = (UNNAMED, NONE);
+        }
+    }
+
     /// One reference fewer; the last one puts the block at the end of the free list.
     pub(super) fn release(&mut self, block: u32) {
         let entry = &mut self.blocks[block as usize];

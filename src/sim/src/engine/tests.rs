@@ -5,6 +5,8 @@ use proptest::prelude::*;
 fn config(usable_blocks: u32) -> EngineConfig {
     EngineConfig {
         block_size: 16,
+        host_blocks: 0,
+        host_tokens_per_second: 1e9,
         num_gpu_blocks: usable_blocks + 1,
         max_num_seqs: 8,
         max_num_batched_tokens: 512,
@@ -16,15 +18,15 @@ fn config(usable_blocks: u32) -> EngineConfig {
 }
 
 /// A prompt of one span, and its answer, which is the span `name + 1`.
-fn request(id: u64, name: u64, prompt_tokens: u32, output_tokens: u32) -> Request {
+fn request(id: u64, name: u64, prompt_tokens: u32, output_tokens: u32) -> EngineRequest {
     let mut chain = Chain::new(16, 0);
     chain.push_span(name, prompt_tokens);
     chain.push_span(name + 1, output_tokens);
-    Request { id, blocks: chain.shared_blocks(), prompt_tokens, output_tokens }
+    EngineRequest { id, blocks: chain.shared_blocks(), prompt_tokens, output_tokens }
 }
 
 /// Steps until idle and gives back all events.
-fn drain(engine: &mut Engine) -> Vec<Event> {
+fn drain(engine: &mut Engine) -> Vec<EngineEvent> {
     let mut events = Vec::new();
     while let Some(at) = engine.next_event() {
         assert!(engine.step(at, |event| events.push(event)));
@@ -32,13 +34,13 @@ fn drain(engine: &mut Engine) -> Vec<Event> {
     events
 }
 
-fn time_of(events: &[Event], id: u64, what: What) -> f64 {
+fn time_of(events: &[EngineEvent], id: u64, what: EventKind) -> f64 {
     events.iter().find(|e| e.id == id && e.what == what).expect("the event happened").at
 }
 
-fn cached(events: &[Event], id: u64) -> u32 {
+fn cached(events: &[EngineEvent], id: u64) -> u32 {
     let scheduled = events.iter().find_map(|e| match e.what {
-        What::Scheduled { cached_tokens } if e.id == id => Some(cached_tokens),
+        EventKind::Scheduled { cached_tokens } if e.id == id => Some(cached_tokens),
         _ => None,
     });
     scheduled.expect("it was scheduled")
@@ -69,10 +71,10 @@ fn a_cold_prompt_takes_its_tokens_over_the_rate() {
     engine.submit(5.0, request(1, 10, 1_000, 3)).unwrap();
     let events = drain(&mut engine);
     // 512 and 488 tokens: two steps.
-    assert!(close(time_of(&events, 1, What::FirstToken), 5.0 + 1.0 + 2.0 * 0.010));
-    assert!(close(time_of(&events, 1, What::Finished), 5.0 + 1.020 + 2.0 * 0.011));
+    assert!(close(time_of(&events, 1, EventKind::FirstToken), 5.0 + 1.0 + 2.0 * 0.010));
+    assert!(close(time_of(&events, 1, EventKind::Finished), 5.0 + 1.020 + 2.0 * 0.011));
     assert_eq!(cached(&events, 1), 0);
-    assert_eq!(engine.load(), Load::default());
+    assert_eq!(engine.load(), EngineLoad::default());
     assert_eq!(engine.counters().generation_tokens, 3);
     assert_eq!(engine.counters().steps, 4);
 }
@@ -86,7 +88,7 @@ fn a_repeat_is_nearly_free_and_says_what_was_cached() {
     engine.submit(10.0, request(2, 10, 1_000, 1)).unwrap();
     let events = drain(&mut engine);
     assert_eq!(cached(&events, 2), 992);
-    assert!(close(time_of(&events, 2, What::FirstToken), 10.0 + 0.010 + 0.008));
+    assert!(close(time_of(&events, 2, EventKind::FirstToken), 10.0 + 0.010 + 0.008));
     assert_eq!(engine.counters().prefix_queries, 2_000);
     assert_eq!(engine.counters().prefix_hits, 992);
 }
@@ -108,11 +110,11 @@ fn the_next_round_finds_the_answer_too() {
     let prompt_tokens = chat.tokens();
     chat.push_span(2, 60);
     let blocks = chat.shared_blocks();
-    engine.submit(0.0, Request { id: 1, blocks, prompt_tokens, output_tokens: 60 }).unwrap();
+    engine.submit(0.0, EngineRequest { id: 1, blocks, prompt_tokens, output_tokens: 60 }).unwrap();
     drain(&mut engine);
     chat.push_span(3, 50);
     let next =
-        Request { id: 2, blocks: chat.shared_blocks(), prompt_tokens: chat.tokens(), output_tokens: 1 };
+        EngineRequest { id: 2, blocks: chat.shared_blocks(), prompt_tokens: chat.tokens(), output_tokens: 1 };
     engine.submit(9.0, next).unwrap();
     // The KV of the 160th token was never written, so its block is not full.
     assert_eq!(cached(&drain(&mut engine), 2), 144);
@@ -132,7 +134,7 @@ fn a_chunked_prefill_slows_the_decodes_but_does_not_stop_them() {
     let mut gaps = Vec::new();
     let tokens: Vec<f64> = events
         .iter()
-        .filter(|e| e.id == 1 && matches!(e.what, What::FirstToken | What::Token { .. }))
+        .filter(|e| e.id == 1 && matches!(e.what, EventKind::FirstToken | EventKind::Token { .. }))
         .map(|e| e.at)
         .collect();
     gaps.extend(tokens.windows(2).map(|w| w[1] - w[0]));
@@ -150,10 +152,10 @@ fn a_request_waits_when_the_blocks_run_out() {
     engine.submit(0.0, request(2, 20, 200, 5)).unwrap();
     let mut events = Vec::new();
     engine.step(0.0, |e| events.push(e));
-    assert_eq!(engine.load(), Load { running: 1, waiting: 1, kv_usage: 0.5 });
+    assert_eq!(engine.load(), EngineLoad { running: 1, waiting: 1, kv_usage: 0.5 });
     events.extend(drain(&mut engine));
-    let first_done = time_of(&events, 1, What::Finished);
-    assert!(time_of(&events, 2, What::FirstToken) > first_done);
+    let first_done = time_of(&events, 1, EventKind::Finished);
+    assert!(time_of(&events, 2, EventKind::FirstToken) > first_done);
     assert_eq!(engine.counters().preemptions, 0);
 }
 
@@ -163,20 +165,21 @@ fn growth_preempts_the_newest_which_then_still_finishes() {
     engine.submit(0.0, request(1, 10, 144, 150)).unwrap();
     engine.submit(0.0, request(2, 20, 144, 150)).unwrap();
     let events = drain(&mut engine);
-    let preempted: Vec<u64> = events.iter().filter(|e| e.what == What::Preempted).map(|e| e.id).collect();
+    let preempted: Vec<u64> =
+        events.iter().filter(|e| e.what == EventKind::Preempted).map(|e| e.id).collect();
     assert_eq!(preempted, [2]);
     for id in [1, 2] {
         let tokens = events
             .iter()
-            .filter(|e| e.id == id && matches!(e.what, What::FirstToken | What::Token { .. }))
+            .filter(|e| e.id == id && matches!(e.what, EventKind::FirstToken | EventKind::Token { .. }))
             .count();
         assert_eq!(tokens, 150, "no token of {id} is lost or given twice");
         assert_eq!(
-            events.iter().filter(|e| e.id == id && matches!(e.what, What::Scheduled { .. })).count(),
+            events.iter().filter(|e| e.id == id && matches!(e.what, EventKind::Scheduled { .. })).count(),
             1
         );
     }
-    assert!(time_of(&events, 1, What::Finished) < time_of(&events, 2, What::Finished));
+    assert!(time_of(&events, 1, EventKind::Finished) < time_of(&events, 2, EventKind::Finished));
 }
 
 #[test]
@@ -212,21 +215,21 @@ fn an_abort_releases_blocks_and_lets_the_next_one_in() {
     engine.step(0.0, |e| events.push(e));
     assert!(engine.abort(1));
     assert!(!engine.abort(1));
-    assert_eq!(engine.load(), Load { running: 0, waiting: 1, kv_usage: 0.0 });
+    assert_eq!(engine.load(), EngineLoad { running: 0, waiting: 1, kv_usage: 0.0 });
     // The step in flight is not cut short.
     let end = engine.next_event().unwrap();
     assert!(close(end, 0.310));
     events.extend(drain(&mut engine));
-    assert!(close(time_of(&events, 2, What::FirstToken), end + 0.310));
-    assert!(!events.iter().any(|e| e.id == 1 && e.what == What::Finished));
+    assert!(close(time_of(&events, 2, EventKind::FirstToken), end + 0.310));
+    assert!(!events.iter().any(|e| e.id == 1 && e.what == EventKind::Finished));
 }
 
 #[test]
 fn a_request_without_output_ends_with_its_prefill() {
     let mut engine = Engine::new(config(20));
     engine.submit(0.0, request(1, 10, 100, 0)).unwrap();
-    let whats: Vec<What> = drain(&mut engine).into_iter().map(|e| e.what).collect();
-    assert_eq!(whats, [What::Scheduled { cached_tokens: 0 }, What::Finished]);
+    let whats: Vec<EventKind> = drain(&mut engine).into_iter().map(|e| e.what).collect();
+    assert_eq!(whats, [EventKind::Scheduled { cached_tokens: 0 }, EventKind::Finished]);
 }
 
 #[test]
@@ -257,7 +260,7 @@ fn the_profiles_hold_what_they_say() {
     for profile in [Profile::A10, Profile::H100] {
         let mut engine = Engine::new(profile.config());
         engine.submit(0.0, request(1, 1, 4_000, 1)).unwrap();
-        let ttft = time_of(&drain(&mut engine), 1, What::FirstToken);
+        let ttft = time_of(&drain(&mut engine), 1, EventKind::FirstToken);
         let least = 4_000.0 / profile.config().prefill_tokens_per_second;
         assert!(ttft > least && ttft < least * 1.1, "{profile:?}: {ttft}");
     }
@@ -268,14 +271,14 @@ fn the_profiles_hold_what_they_say() {
 enum Move {
     Submit { name: u64, prompt: u32, output: u32 },
     Abort(u64),
-    Step(u8),
+    BatchStep(u8),
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         3 => (0u64..6, 1u32..400, 0u32..120).prop_map(|(name, prompt, output)| Move::Submit { name, prompt, output }),
         1 => (0u64..40).prop_map(Move::Abort),
-        4 => (1u8..40).prop_map(Move::Step),
+        4 => (1u8..40).prop_map(Move::BatchStep),
     ];
     prop::collection::vec(one, 1..60)
 }
@@ -300,14 +303,14 @@ proptest! {
             engine.step(at, |event| {
                 let (given, wanted) = expected.get_mut(&event.id).expect("a live request");
                 match event.what {
-                    What::FirstToken => { assert_eq!(*given, 0); *given = 1; }
-                    What::Token { generated } => { *given += 1; assert_eq!(*given, generated); }
-                    What::Finished => {
+                    EventKind::FirstToken => { assert_eq!(*given, 0); *given = 1; }
+                    EventKind::Token { generated } => { *given += 1; assert_eq!(*given, generated); }
+                    EventKind::Finished => {
                         assert_eq!(given, wanted);
                         *finished += 1;
                         expected.remove(&event.id);
                     }
-                    What::Scheduled { .. } | What::Preempted => {}
+                    EventKind::Scheduled { .. } | EventKind::Preempted => {}
                 }
             });
             engine.check();
@@ -327,7 +330,7 @@ proptest! {
                     aborted += u64::from(there);
                     engine.check();
                 }
-                Move::Step(times) => for _ in 0..times {
+                Move::BatchStep(times) => for _ in 0..times {
                     advance(&mut engine, &mut now, &mut expected, &mut finished);
                 },
             }
@@ -338,7 +341,7 @@ proptest! {
             prop_assert!(steps < 200_000, "no progress");
         }
         prop_assert_eq!(finished + aborted, next_id);
-        prop_assert_eq!(engine.load(), Load::default());
+        prop_assert_eq!(engine.load(), EngineLoad::default());
         prop_assert!(expected.is_empty());
     }
 }

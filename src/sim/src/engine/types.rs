@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 /// One request as the engine sees it: lengths, and which blocks its tokens make.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct EngineRequest {
     /// Unique among the requests the engine has at that time.
     pub id: u64,
     /// Chained hashes of the full blocks of the prompt *and* of the answer it will get (see [`Chain`](super::Chain)). Blocks past
@@ -19,18 +19,18 @@ pub struct Request {
 
 /// Something that happened to a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Event {
+pub struct EngineEvent {
     /// The request.
     pub id: u64,
     /// When, in seconds.
     pub at: f64,
     /// What.
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// What happened to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum EventKind {
     /// It was admitted for the first time, with so many prompt tokens found in the cache.
     Scheduled {
         /// A multiple of the block size, less than the prompt.
@@ -51,7 +51,7 @@ pub enum What {
 
 /// What a scrape of the pod would say about its load.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Load {
+pub struct EngineLoad {
     /// Requests in the batch (`vllm:num_requests_running`).
     pub running: u32,
     /// Requests that wait to be admitted (`vllm:num_requests_waiting`).
@@ -68,6 +68,10 @@ pub struct Counters {
     pub prefix_queries: u64,
     /// Of those, the ones found.
     pub prefix_hits: u64,
+    /// Prompt tokens looked up in host memory, which is what the GPU's cache did not have.
+    pub host_queries: u64,
+    /// Of those, the ones found.
+    pub host_hits: u64,
     /// Tokens of the prompts whose prefill is complete.
     pub prompt_tokens: u64,
     /// Of those, the ones that came from the cache.
@@ -86,7 +90,7 @@ pub struct Counters {
 
 /// One step: what was in it and when it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Step {
+pub struct BatchStep {
     /// Seconds.
     pub began: f64,
     /// Seconds.

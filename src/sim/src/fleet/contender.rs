@@ -5,8 +5,9 @@ use std::str::FromStr;
 use anyhow::bail;
 use warmpath::decide::cost::CostConstants;
 
-use super::{Options, Pod, Policy, Warmpath};
+use super::warmpath::{Warmpath, WarmpathOptions};
 use crate::baselines::{self, Place};
+use crate::policy::{FleetPod, Policy};
 
 /// A policy that takes part.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ impl Contender {
     /// Pods that our configuration refuses.
     pub fn make<'a>(
         &self,
-        pods: &[Pod],
+        pods: &[FleetPod],
         workers: usize,
         seed: u64,
         gateway: usize,
@@ -80,7 +81,7 @@ impl Contender {
         Ok(match &self.kind {
             Kind::Baseline(baseline) => baseline.make(&Place { pods, workers, seed, gateway }),
             Kind::Ours { strategy, constants } => {
-                let options = Options { strategy, workers, reports_cached, constants: *constants };
+                let options = WarmpathOptions { strategy, workers, reports_cached, constants: *constants };
                 Box::new(Warmpath::new(&options, pods, seed.wrapping_add(gateway as u64))?)
             }
         })

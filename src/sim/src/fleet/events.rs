@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 /// Something that happens in a fleet. The order of the kinds is the order at equal times: what pods do comes after
 /// what they are sent, so that requests that arrive together are planned together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Event {
+pub enum FleetEvent {
     /// The fleet changes.
     Change {
         /// Which change of the workload.
@@ -71,52 +71,52 @@ pub enum Event {
 
 /// Events by time.
 #[derive(Debug, Default)]
-pub struct Queue {
-    heap: BinaryHeap<Reverse<Entry>>,
+pub struct EventQueue {
+    heap: BinaryHeap<Reverse<Scheduled>>,
     count: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Scheduled {
     at: f64,
-    event: Event,
+    event: FleetEvent,
     /// Tells events apart that are equal otherwise: first in, first out.
     number: u64,
 }
 
-impl Queue {
+impl EventQueue {
     /// Puts in an event at a time in seconds.
-    pub fn push(&mut self, at: f64, event: Event) {
+    pub fn push(&mut self, at: f64, event: FleetEvent) {
         self.count += 1;
-        self.heap.push(Reverse(Entry { at, event, number: self.count }));
+        self.heap.push(Reverse(Scheduled { at, event, number: self.count }));
     }
 
     /// The next event and its time.
-    pub fn pop(&mut self) -> Option<(f64, Event)> {
+    pub fn pop(&mut self) -> Option<(f64, FleetEvent)> {
         self.heap.pop().map(|Reverse(entry)| (entry.at, entry.event))
     }
 }
 
-impl Ord for Entry {
+impl Ord for Scheduled {
     fn cmp(&self, other: &Self) -> Ordering {
-        let key = |entry: &Entry| (entry.event, entry.number);
+        let key = |entry: &Scheduled| (entry.event, entry.number);
         self.at.total_cmp(&other.at).then_with(|| key(self).cmp(&key(other)))
     }
 }
 
-impl PartialOrd for Entry {
+impl PartialOrd for Scheduled {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Entry {
+impl PartialEq for Scheduled {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Entry {}
+impl Eq for Scheduled {}
 
 #[cfg(test)]
 mod tests {
@@ -124,19 +124,19 @@ mod tests {
 
     #[test]
     fn time_comes_first_then_kind() {
-        let mut queue = Queue::default();
-        queue.push(2.0, Event::Deliver { request: 1, attempt: 0 });
-        queue.push(1.0, Event::Sample);
-        queue.push(1.0, Event::Step { pod: 0 });
-        queue.push(1.0, Event::Deliver { request: 2, attempt: 0 });
-        let order: Vec<Event> = std::iter::from_fn(|| queue.pop()).map(|(_, event)| event).collect();
+        let mut queue = EventQueue::default();
+        queue.push(2.0, FleetEvent::Deliver { request: 1, attempt: 0 });
+        queue.push(1.0, FleetEvent::Sample);
+        queue.push(1.0, FleetEvent::Step { pod: 0 });
+        queue.push(1.0, FleetEvent::Deliver { request: 2, attempt: 0 });
+        let order: Vec<FleetEvent> = std::iter::from_fn(|| queue.pop()).map(|(_, event)| event).collect();
         assert_eq!(
             order,
             [
-                Event::Deliver { request: 2, attempt: 0 },
-                Event::Step { pod: 0 },
-                Event::Sample,
-                Event::Deliver { request: 1, attempt: 0 },
+                FleetEvent::Deliver { request: 2, attempt: 0 },
+                FleetEvent::Step { pod: 0 },
+                FleetEvent::Sample,
+                FleetEvent::Deliver { request: 1, attempt: 0 },
             ]
         );
     }

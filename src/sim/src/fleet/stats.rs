@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use crate::engine::Load;
+use crate::engine::EngineLoad;
 
 /// What became of one request; times in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Record {
+pub struct RequestRecord {
     /// When the client sent it.
     pub arrived: f64,
     /// When the client had its first token.
@@ -23,7 +23,7 @@ pub struct Record {
     pub output_tokens: u32,
 }
 
-impl Record {
+impl RequestRecord {
     /// Seconds to the first token; to the end of all tries where none ever came. `None` for an answer that broke off before.
     pub fn ttft(&self) -> Option<f64> {
         Some(self.first_token.or(self.gave_up)? - self.arrived)
@@ -38,22 +38,22 @@ impl Record {
 
 /// A look at every pod.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
+pub struct FleetSample {
     /// Seconds.
     pub at: f64,
     /// What a scrape would have said, by pod.
-    pub pods: Vec<Load>,
+    pub pods: Vec<EngineLoad>,
     /// Whether the pod was there at all.
     pub listed: Vec<bool>,
 }
 
 /// Everything a run gives.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Run {
+pub struct FleetRun {
     /// In the order of arrival.
-    pub records: Vec<Record>,
+    pub records: Vec<RequestRecord>,
     /// By time.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<FleetSample>,
     /// Prompt tokens each pod computed.
     pub computed: Vec<f64>,
     /// Requests whose answer broke off.
@@ -68,10 +68,10 @@ pub struct Run {
     pub ended: f64,
 }
 
-impl Run {
+impl FleetRun {
     /// An empty run of a fleet.
-    pub fn new(pods: usize, requests: usize) -> Run {
-        Run { records: Vec::with_capacity(requests), computed: vec![0.0; pods], ..Run::default() }
+    pub fn new(pods: usize, requests: usize) -> FleetRun {
+        FleetRun { records: Vec::with_capacity(requests), computed: vec![0.0; pods], ..FleetRun::default() }
     }
 }
 
@@ -114,7 +114,7 @@ impl Spread {
 
 /// The numbers of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Summary {
+pub struct FleetSummary {
     /// Time to first token, in seconds.
     pub ttft: Spread,
     /// Time of each token after the first, in seconds.
@@ -136,13 +136,13 @@ pub struct Summary {
     pub retries: usize,
 }
 
-impl Summary {
+impl FleetSummary {
     /// Several runs as one, such as those of several seeds: the mean of each number, and the sum of each count.
-    pub fn over(runs: &[Summary]) -> Summary {
-        let mean = |of: fn(&Summary) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
-        let spread = |of: fn(&Summary) -> Spread| Spread::over(&runs.iter().map(of).collect::<Vec<_>>());
-        let sum = |of: fn(&Summary) -> usize| runs.iter().map(of).sum();
-        Summary {
+    pub fn over(runs: &[FleetSummary]) -> FleetSummary {
+        let mean = |of: fn(&FleetSummary) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
+        let spread = |of: fn(&FleetSummary) -> Spread| Spread::over(&runs.iter().map(of).collect::<Vec<_>>());
+        let sum = |of: fn(&FleetSummary) -> usize| runs.iter().map(of).sum();
+        FleetSummary {
             ttft: spread(|s| s.ttft),
             tpot: spread(|s| s.tpot),
             hit_rate: mean(|s| s.hit_rate),
@@ -157,14 +157,14 @@ impl Summary {
 }
 
 /// The numbers of a run.
-pub fn summarize(run: &Run) -> Summary {
-    let sum = |of: fn(&Record) -> u32| run.records.iter().map(|r| f64::from(of(r))).sum::<f64>();
+pub fn summarize(run: &FleetRun) -> FleetSummary {
+    let sum = |of: fn(&RequestRecord) -> u32| run.records.iter().map(|r| f64::from(of(r))).sum::<f64>();
     let answered = run.records.iter().filter(|r| r.finished.is_some());
     let first = run.records.first().map_or(0.0, |r| r.arrived);
     let generated: f64 = answered.clone().map(|r| f64::from(r.output_tokens)).sum();
-    Summary {
-        ttft: Spread::of(run.records.iter().filter_map(Record::ttft).collect()),
-        tpot: Spread::of(run.records.iter().filter_map(Record::tpot).collect()),
+    FleetSummary {
+        ttft: Spread::of(run.records.iter().filter_map(RequestRecord::ttft).collect()),
+        tpot: Spread::of(run.records.iter().filter_map(RequestRecord::tpot).collect()),
         hit_rate: sum(|r| r.cached_tokens) / sum(|r| r.prompt_tokens).max(1.0),
         tokens_per_second: generated / (run.ended - first).max(1e-9),
         imbalance: imbalance(&run.samples),
@@ -175,7 +175,7 @@ pub fn summarize(run: &Run) -> Summary {
     }
 }
 
-fn imbalance(samples: &[Sample]) -> f64 {
+fn imbalance(samples: &[FleetSample]) -> f64 {
     let (mut deviations, mut means) = (0.0, 0.0);
     for sample in samples {
         let used: Vec<f64> = sample
@@ -207,18 +207,18 @@ mod tests {
 
     #[test]
     fn a_request_that_nobody_answers_is_charged_what_its_client_waited() {
-        let answered = Record { arrived: 1.0, first_token: Some(1.5), ..Record::default() };
-        let failed = Record { arrived: 1.0, gave_up: Some(121.0), ..Record::default() };
-        let broken = Record { arrived: 1.0, ..Record::default() };
-        let run = Run { records: vec![answered, failed, broken], ..Run::default() };
+        let answered = RequestRecord { arrived: 1.0, first_token: Some(1.5), ..RequestRecord::default() };
+        let failed = RequestRecord { arrived: 1.0, gave_up: Some(121.0), ..RequestRecord::default() };
+        let broken = RequestRecord { arrived: 1.0, ..RequestRecord::default() };
+        let run = FleetRun { records: vec![answered, failed, broken], ..FleetRun::default() };
         assert_eq!(summarize(&run).ttft.p99, 120.0);
         assert_eq!(summarize(&run).ttft.p50, 0.5);
     }
 
     #[test]
     fn even_caches_have_no_imbalance() {
-        let load = |kv_usage| Load { kv_usage, ..Load::default() };
-        let sample = |a, b| Sample { at: 0.0, pods: vec![load(a), load(b)], listed: vec![true, true] };
+        let load = |kv_usage| EngineLoad { kv_usage, ..EngineLoad::default() };
+        let sample = |a, b| FleetSample { at: 0.0, pods: vec![load(a), load(b)], listed: vec![true, true] };
         assert_eq!(imbalance(&[sample(0.5, 0.5), sample(0.0, 0.0)]), 0.0);
         assert!((imbalance(&[sample(0.0, 1.0)]) - 1.0).abs() < 1e-12);
     }

@@ -10,7 +10,7 @@ fn traffic(pods: usize, requests: usize) -> Traffic {
     Traffic { pods: vec![Profile::A10.config(); pods], requests, rate: None, seed: 3 }
 }
 
-fn simulate(policy: &str, workload: &Workload, pods: usize, gateways: usize) -> Run {
+fn simulate(policy: &str, workload: &Workload, pods: usize, gateways: usize) -> FleetRun {
     let configs = vec![Profile::A10.config(); pods];
     let setup = Setup {
         pods: &configs,

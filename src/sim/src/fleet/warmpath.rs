@@ -13,9 +13,9 @@ use warmpath::router::{End, RouteBy, Router, Ticket};
 use warmpath::shared::store::Map;
 use warmpath::{MILLISECOND, Micros};
 
-use super::policy::{Ask, Outcome, Pod, Policy, World};
 use super::text::Texts;
 use crate::baselines::LeastRequest;
+use crate::policy::{FleetPod, Policy, RequestEnd, RouteRequest, World};
 use crate::workload::{Dice, Role, Span};
 
 /// From the request for a metrics page to its last byte, in seconds: a round trip, and what a pod takes to print it.
@@ -28,7 +28,7 @@ const SEGMENTS_A_FOLLOW: usize = 512;
 
 /// What can be set about ours.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct WarmpathOptions {
     /// `PREFIX_CACHE` or `DEFAULT`.
     pub strategy: &'static str,
     /// Worker threads of the gateway.
@@ -92,8 +92,8 @@ fn micros(seconds: f64) -> Micros {
 impl Warmpath {
     /// A gateway in front of `pods`; `seed` spreads the scrapes of several.
     pub fn new(
-        options: &Options,
-        pods: &[Pod],
+        options: &WarmpathOptions,
+        pods: &[FleetPod],
         seed: u64,
     ) -> Result<Warmpath, warmpath::config::ConfigError> {
         let listed: Vec<bool> = pods.iter().map(|pod| pod.listed).collect();
@@ -168,7 +168,7 @@ impl Warmpath {
 }
 
 impl Policy for Warmpath {
-    fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize> {
+    fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
         let texts: Vec<Arc<str>> = ask.spans.iter().map(|span| self.texts.get(span)).collect();
         let reading = request(ask.spans, &texts).into();
         let Some(worker) = self.routers.get_mut(ask.worker) else { return Vec::new() };
@@ -201,18 +201,18 @@ impl Policy for Warmpath {
         }
     }
 
-    fn on_end(&mut self, world: &World<'_>, id: u64, outcome: Outcome) {
+    fn on_end(&mut self, world: &World<'_>, id: u64, outcome: RequestEnd) {
         let Some(open) = self.tickets.remove(&id) else { return self.fallback.on_end(world, id, outcome) };
         let Some(worker) = self.routers.get_mut(open.worker) else { return };
         let now = micros(world.now);
         let end = match outcome {
-            Outcome::Answered(answer) => {
+            RequestEnd::Answered(answer) => {
                 let cached_tokens = self.reports_cached.then_some(answer.cached_tokens);
                 let usage = Usage { prompt_tokens: answer.prompt_tokens, cached_tokens };
                 End::Answered { usage: Some(usage), at: now }
             }
-            Outcome::Broken => End::Aborted,
-            Outcome::Failed { attempts } => {
+            RequestEnd::Broken => End::Aborted,
+            RequestEnd::Failed { attempts } => {
                 worker.router.unanswered(&open.ticket, attempts, &mut self.map, now);
                 End::Aborted
             }
@@ -249,7 +249,7 @@ fn config(strategy: &str, listed: &[bool]) -> Result<Config, warmpath::config::C
 }
 
 /// The metrics page of a pod, as far as the collector reads it; `None` when it does not answer.
-fn page(pod: &Pod) -> Option<Vec<u8>> {
+fn page(pod: &FleetPod) -> Option<Vec<u8>> {
     let load = pod.scrape()?;
     let engine = pod.engine.config();
     Some(

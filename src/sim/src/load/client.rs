@@ -7,15 +7,15 @@ use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::conversations::Body;
-use crate::wire::{Length, header_end, length};
+use super::conversations::LoadBody;
+use crate::wire::{BodyLength, answer_head};
 
 /// Bytes read at a time.
 const READ: usize = 64 * 1024;
 
 /// A connection to the gateway, opened anew after it broke.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(super) struct Connection {
     address: SocketAddr,
     /// The head up to the content length.
     head: String,
@@ -24,14 +24,14 @@ pub(super) struct Client {
     scratch: String,
 }
 
-impl Client {
+impl Connection {
     /// Connects.
-    pub(super) async fn connect(address: SocketAddr, path: &str) -> anyhow::Result<Client> {
+    pub(super) async fn connect(address: SocketAddr, path: &str) -> anyhow::Result<Connection> {
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: warmpath-sim\r\naccept: */*\r\ncontent-type: application/json\r\ncontent-length: "
         );
         let mut client =
-            Client { address, head, stream: None, buffer: vec![0; READ], scratch: String::new() };
+            Connection { address, head, stream: None, buffer: vec![0; READ], scratch: String::new() };
         client.stream = Some(client.open().await?);
         Ok(client)
     }
@@ -43,7 +43,7 @@ impl Client {
     }
 
     /// Sends one request and reads its answer to the end; the status.
-    pub(super) async fn request(&mut self, body: &Body<'_>) -> anyhow::Result<u16> {
+    pub(super) async fn request(&mut self, body: &LoadBody<'_>) -> anyhow::Result<u16> {
         use std::fmt::Write;
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
@@ -72,25 +72,18 @@ impl Client {
 async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> anyhow::Result<(u16, bool)> {
     let mut filled = 0;
     let head = loop {
-        if let Some(end) = header_end(buffer.get(..filled).unwrap_or_default()) {
-            break end;
+        if let Some(head) = answer_head(buffer.get(..filled).unwrap_or_default())? {
+            break head;
         }
         match stream.read(buffer.get_mut(filled..).unwrap_or_default()).await? {
             0 => bail!("the connection ended before the head was whole"),
             more => filled += more,
         }
     };
-    let bytes = buffer.get(..head).unwrap_or_default();
-    let status = bytes.get(9..12).and_then(|s| std::str::from_utf8(s).ok()).and_then(|s| s.parse().ok());
-    let Some(status) = status else { bail!("no status line") };
-    let closes = bytes.split(|&b| b == b'\n').any(|line| {
-        line.trim_ascii().eq_ignore_ascii_case(b"connection: close") || line.starts_with(b"HTTP/1.0")
-    });
-    let length = length(bytes)?;
-    buffer.copy_within(head..filled, 0);
-    filled -= head;
-    match length {
-        Length::Bytes(whole) => {
+    buffer.copy_within(head.bytes..filled, 0);
+    filled -= head.bytes;
+    match head.body {
+        BodyLength::Bytes(whole) => {
             let mut missing = whole.saturating_sub(filled);
             while missing > 0 {
                 match stream.read(buffer).await? {
@@ -99,7 +92,7 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> anyhow::Resul
                 }
             }
         }
-        Length::Chunked(mut chunks) => loop {
+        BodyLength::Chunked(mut chunks) => loop {
             let taken = chunks.feed(buffer.get(..filled).unwrap_or_default())?;
             buffer.copy_within(taken..filled, 0);
             filled -= taken;
@@ -112,5 +105,5 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> anyhow::Resul
             }
         },
     }
-    Ok((status, !closes))
+    Ok((head.status, !head.closes))
 }

@@ -3,6 +3,8 @@
 //! Nothing is formatted while requests are sent: a body is three slices of a text made before, and the number of its
 //! conversation, which stands behind the system prompt and makes it different from all others.
 
+use crate::workload::Dice;
+
 /// Texts that conversations are cut from; a conversation beyond them takes one again under its own number.
 const TEXTS: u64 = 64;
 /// Share of the mean body that is the system prompt: all conversations begin with it.
@@ -50,7 +52,7 @@ pub(super) struct Conversations {
 
 /// A body, in four parts.
 #[derive(Debug)]
-pub(super) struct Body<'a> {
+pub(super) struct LoadBody<'a> {
     start: &'a [u8],
     tag: [u8; TAG],
     rest: &'a [u8],
@@ -60,8 +62,8 @@ pub(super) struct Body<'a> {
 impl Conversations {
     /// Writes the texts.
     pub(super) fn new(shape: &Shape<'_>) -> Conversations {
-        let mut chance = Chance(shape.first ^ 0x5eed);
-        let system = text(&mut chance, (shape.bytes as f64 * SYSTEM_SHARE) as usize);
+        let mut dice = Dice::new(shape.first, 0);
+        let system = text(&mut dice, (shape.bytes as f64 * SYSTEM_SHARE) as usize);
         let model = serde_json::Value::from(shape.model);
         let start = format!(
             r#"{{"model":{model},"temperature":0.7,"max_tokens":64,"messages":[{{"role":"system","content":"{system}"}},{{"role":"user","content":"Case "#
@@ -86,11 +88,11 @@ impl Conversations {
                     // The answer to the round before: two thirds of what is new.
                     let answer = wanted.saturating_sub(all.len()) * 2 / 3;
                     all.push_str(r#""},{"role":"assistant","content":""#);
-                    all.push_str(&text(&mut chance, answer));
+                    all.push_str(&text(&mut dice, answer));
                     all.push_str(r#""},{"role":"user","content":""#);
                 }
                 let missing = wanted.saturating_sub(all.len());
-                all.push_str(&text(&mut chance, missing));
+                all.push_str(&text(&mut dice, missing));
                 cuts.push(all.len());
             }
             texts.push(all.into_bytes());
@@ -110,7 +112,7 @@ impl Conversations {
 
     /// The body of the `nth` request of a run: each conversation has its first round, then each its second, and after the
     /// last round others begin.
-    pub(super) fn body(&self, nth: u64) -> Body<'_> {
+    pub(super) fn body(&self, nth: u64) -> LoadBody<'_> {
         let (turn, place) = (nth / self.conversations, nth % self.conversations);
         let (batch, round) = (turn / self.rounds, turn % self.rounds);
         let batch = if self.again { 0 } else { batch };
@@ -123,11 +125,11 @@ impl Conversations {
             *digit = b'0' + (number % 10) as u8;
             number /= 10;
         }
-        Body { start: &self.start, tag, rest: text.get(..cut).unwrap_or_default(), end: self.end }
+        LoadBody { start: &self.start, tag, rest: text.get(..cut).unwrap_or_default(), end: self.end }
     }
 }
 
-impl Body<'_> {
+impl LoadBody<'_> {
     /// Its size in bytes.
     pub(super) fn len(&self) -> usize {
         self.parts().iter().map(|part| part.len()).sum()
@@ -139,22 +141,9 @@ impl Body<'_> {
     }
 }
 
-/// SplitMix64: the same texts in every run.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
-    }
-}
-
 /// Text of `bytes` bytes, as it stands in JSON: a line end each 14 words and a quoted word each 40, which is about what
 /// answers with lists and code have, and a word outside ASCII each 100.
-fn text(chance: &mut Chance, bytes: usize) -> String {
+fn text(dice: &mut Dice, bytes: usize) -> String {
     const WORDS: [&str; 48] = [
         "the",
         "of",
@@ -207,8 +196,8 @@ fn text(chance: &mut Chance, bytes: usize) -> String {
     ];
     let mut out = String::with_capacity(bytes + 16);
     while out.len() < bytes {
-        let word = WORDS.get(chance.below(WORDS.len())).copied().unwrap_or_default();
-        match chance.below(2800) {
+        let word = WORDS.get(dice.below(WORDS.len())).copied().unwrap_or_default();
+        match dice.below(2800) {
             0..200 => out.push_str("\\n"),
             200..270 => {
                 out.push_str("\\\"");
@@ -242,7 +231,7 @@ mod tests {
         Shape { bytes, conversations: 3, rounds: 4, first: 5, again: false, model: "m", stream: false }
     }
 
-    fn json(body: &Body<'_>) -> Value {
+    fn json(body: &LoadBody<'_>) -> Value {
         serde_json::from_slice(&body.parts().concat()).unwrap()
     }
 

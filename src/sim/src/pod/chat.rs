@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 use super::call::{Call, FINGERPRINT, StreamOptions, json, quoted};
 use super::driver::Limits;
 use super::error::ApiError;
+use super::faults::broken;
 use super::job::{Job, Usage};
-use super::server::broken;
 use super::stream::{self, Script};
 use super::template::{Message, chat_prompt};
 
@@ -50,7 +50,7 @@ async fn answer(call: &Call) -> Result<Response, ApiError> {
         alone: true,
         prefill_only: false,
     };
-    let mut job = call.pod.start(prompt, limits)?;
+    let mut job = Job::start(&call.pod, prompt, limits)?;
     if streams {
         let usage = body.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
         return Ok(stream::respond(vec![job], Chunks::new(call, usage), call.cut));

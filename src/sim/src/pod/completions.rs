@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::call::{Call, FINGERPRINT, StreamOptions, json, quoted};
 use super::driver::Limits;
 use super::error::ApiError;
+use super::faults::broken;
 use super::job::{Job, Usage};
-use super::server::broken;
 use super::stream::{self, Script};
 use super::template::Prompts;
 
@@ -52,7 +52,7 @@ async fn answer(call: &Call) -> Result<Response, ApiError> {
     }
     let mut jobs = prompts
         .into_iter()
-        .map(|prompt| call.pod.start(prompt, limits))
+        .map(|prompt| Job::start(&call.pod, prompt, limits))
         .collect::<Result<Vec<Job>, ApiError>>()?;
     if streams {
         let usage = body.stream_options.and_then(|options| options.include_usage).unwrap_or(false);

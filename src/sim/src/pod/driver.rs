@@ -10,11 +10,10 @@ use super::PodConfig;
 use super::clock::Clock;
 use super::error::ApiError;
 use super::faults::{Fate, Faults};
-use super::job::Job;
-use super::live::{Live, on_event};
+use super::live::{Live, Progress, on_event};
 use super::metrics::{Hist, Page, Stats};
 use super::tokens::Answer;
-use crate::engine::{Chain, Engine, Request};
+use crate::engine::{Chain, Engine, EngineRequest};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// One pod, shared by its connections and the task that drives the engine.
@@ -49,6 +48,15 @@ pub(super) struct Limits {
     pub(super) alone: bool,
     /// The request is an embedding: no answer at all.
     pub(super) prefill_only: bool,
+}
+
+/// A request that the engine has taken.
+pub(super) struct Submitted {
+    pub(super) id: u64,
+    /// How far it is, whenever that changes.
+    pub(super) progress: mpsc::UnboundedReceiver<Progress>,
+    pub(super) prompt_tokens: u32,
+    pub(super) answer: Answer,
 }
 
 impl Pod {
@@ -91,7 +99,7 @@ impl Pod {
     }
 
     /// Sends a prompt to the engine.
-    pub(super) fn start(self: &Arc<Pod>, prompt: Chain, limits: Limits) -> Result<Job, ApiError> {
+    pub(super) fn submit(&self, prompt: Chain, limits: Limits) -> Result<Submitted, ApiError> {
         let prompt_tokens = prompt.tokens();
         let longest = self.config.max_model_len;
         if prompt_tokens == 0 {
@@ -135,7 +143,7 @@ impl Pod {
         state.next_id += 1;
         let was_idle = state.engine.next_event().is_none();
         let request =
-            Request { id, blocks: all.shared_blocks(), prompt_tokens, output_tokens: answer.tokens };
+            EngineRequest { id, blocks: all.shared_blocks(), prompt_tokens, output_tokens: answer.tokens };
         state
             .engine
             .submit(now, request)
@@ -159,7 +167,7 @@ impl Pod {
         if was_idle {
             self.wake.notify_one();
         }
-        Ok(Job::new(self.clone(), id, progress, prompt_tokens, answer))
+        Ok(Submitted { id, progress, prompt_tokens, answer })
     }
 
     /// The client of a request is gone.

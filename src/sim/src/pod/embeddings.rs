@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::call::{Call, json, quoted};
 use super::driver::Limits;
 use super::error::ApiError;
+use super::faults::broken;
 use super::job::{Job, Usage};
-use super::server::broken;
 use super::template::Prompts;
 
 /// Length of the vector. Real ones have 768 and more; what a router sees does not depend on it.
@@ -38,7 +38,7 @@ async fn answer(call: &Call) -> Result<Response, ApiError> {
     let inputs = body.input.chains(|| call.pod.chain(None));
     let mut jobs = inputs
         .into_iter()
-        .map(|input| call.pod.start(input, limits))
+        .map(|input| Job::start(&call.pod, input, limits))
         .collect::<Result<Vec<Job>, ApiError>>()?;
     let mut data = String::new();
     for (index, job) in jobs.iter_mut().enumerate() {

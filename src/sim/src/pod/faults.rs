@@ -1,5 +1,8 @@
 //! Ways to fail on purpose, so that a test sees what a router does about them.
 
+use axum::body::Body;
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 
 /// What goes wrong. The counts go down as inference requests (`POST /v1/...`) use them up; when several are set,
@@ -90,6 +93,22 @@ impl std::str::FromStr for Faults {
         faults.check()?;
         Ok(faults)
     }
+}
+
+/// Marks an answer that must not be given: the connection breaks instead.
+#[derive(Clone, Copy)]
+struct Broken;
+
+/// An answer that breaks the connection, as a pod does that dies.
+pub(super) fn broken() -> Response<Body> {
+    let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    response.extensions_mut().insert(Broken);
+    response
+}
+
+/// Whether the connection is to break instead of giving this answer.
+pub(super) fn is_broken(response: &Response<Body>) -> bool {
+    response.extensions().get::<Broken>().is_some()
 }
 
 #[cfg(test)]

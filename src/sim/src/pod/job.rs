@@ -8,16 +8,11 @@ use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
 
-use super::driver::Pod;
+use super::driver::{Limits, Pod, Submitted};
+use super::error::ApiError;
+use super::live::Progress;
 use super::tokens::Answer;
-
-/// How far a request is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
-    pub(super) generated: u32,
-    pub(super) cached_tokens: u32,
-    pub(super) finished: bool,
-}
+use crate::engine::Chain;
 
 /// The engine restarted and knows the request no more.
 #[derive(Clone, Copy, Debug)]
@@ -45,14 +40,10 @@ pub(super) struct Usage {
 }
 
 impl Job {
-    pub(super) fn new(
-        pod: Arc<Pod>,
-        id: u64,
-        news: mpsc::UnboundedReceiver<Progress>,
-        prompt_tokens: u32,
-        answer: Answer,
-    ) -> Job {
-        Job { pod, id, news, progress: Progress::default(), prompt_tokens, answer }
+    /// Sends a prompt to the pod's engine.
+    pub(super) fn start(pod: &Arc<Pod>, prompt: Chain, limits: Limits) -> Result<Job, ApiError> {
+        let Submitted { id, progress: news, prompt_tokens, answer } = pod.submit(prompt, limits)?;
+        Ok(Job { pod: pod.clone(), id, news, progress: Progress::default(), prompt_tokens, answer })
     }
 
     pub(super) fn finished(&self) -> bool {

@@ -4,9 +4,16 @@ use std::collections::HashMap;
 
 use tokio::sync::mpsc;
 
-use super::job::Progress;
 use super::metrics::{Hist, Stats};
-use crate::engine::{Event, What};
+use crate::engine::{EngineEvent, EventKind};
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    pub(super) generated: u32,
+    pub(super) cached_tokens: u32,
+    pub(super) finished: bool,
+}
 
 /// A request in the engine. Times are virtual seconds.
 pub(super) struct Live {
@@ -26,28 +33,28 @@ pub(super) struct Live {
 }
 
 /// Tells the request's handler and counts what vLLM counts.
-pub(super) fn on_event(live: &mut HashMap<u64, Live>, stats: &mut Stats, event: Event) {
+pub(super) fn on_event(live: &mut HashMap<u64, Live>, stats: &mut Stats, event: EngineEvent) {
     let Some(request) = live.get_mut(&event.id) else { return };
     match event.what {
-        What::Scheduled { cached_tokens } => {
+        EventKind::Scheduled { cached_tokens } => {
             request.scheduled = event.at;
             request.cached_tokens = cached_tokens;
         }
-        What::Preempted => request.preemptions += 1,
-        What::FirstToken => {
+        EventKind::Preempted => request.preemptions += 1,
+        EventKind::FirstToken => {
             stats.observe(Hist::TimeToFirstToken, event.at - request.arrived);
             request.first_token = event.at;
             request.last_token = event.at;
             request.generated = 1;
             request.tell(false);
         }
-        What::Token { generated } => {
+        EventKind::Token { generated } => {
             stats.observe(Hist::InterTokenLatency, event.at - request.last_token);
             request.last_token = event.at;
             request.generated = generated;
             request.tell(false);
         }
-        What::Finished => {
+        EventKind::Finished => {
             request.last_token = event.at;
             request.tell(true);
             request.count(event.at, stats);

@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 use super::call::{Call, json, quoted};
 use super::driver::{Limits, Pod};
 use super::error::ApiError;
+use super::faults::broken;
 use super::job::{Job, Usage};
-use super::server::broken;
 use super::stream::{self, Script};
 use super::template::{Message, chat_prompt};
 use super::tokens::Answer;
@@ -54,7 +54,7 @@ async fn answer(call: &Call, body: Body<'_>) -> Result<Response, ApiError> {
         prefill_only: false,
     };
     let prompt = prompt(&call.pod, body).map_err(|error| call.misshapen(&error))?;
-    let mut job = call.pod.start(prompt, limits)?;
+    let mut job = Job::start(&call.pod, prompt, limits)?;
     if streams {
         let events = Events { id: quoted(&format!("chatcmpl-{}", call.id)), model: call.model_json() };
         return Ok(stream::respond(vec![job], events, call.cut));

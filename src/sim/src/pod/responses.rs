@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 use super::call::{Call, json, quoted, unique};
 use super::driver::{Limits, Pod};
 use super::error::ApiError;
+use super::faults::broken;
 use super::job::{Job, Usage};
-use super::server::broken;
 use super::stream::{self, Script};
 use super::template::{Message, chat_prompt};
 use crate::engine::Chain;
@@ -53,7 +53,7 @@ async fn answer(call: &Call) -> Result<Response, ApiError> {
     let limit = body
         .max_output_tokens
         .unwrap_or_else(|| call.pod.config.max_model_len.saturating_sub(prompt.tokens()));
-    let mut job = call.pod.start(prompt, limits)?;
+    let mut job = Job::start(&call.pod, prompt, limits)?;
     let form = Form {
         id: quoted(&format!("resp_{}", call.id)),
         item: quoted(&format!("msg_{}", unique())),

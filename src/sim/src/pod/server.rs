@@ -18,19 +18,8 @@ use tokio::task::JoinSet;
 
 use super::driver::Pod;
 use super::error::ApiError;
-use super::faults::Fate;
+use super::faults::{Fate, is_broken};
 use super::{PodConfig, instant, routes};
-
-/// Marks an answer that must not be given: the connection breaks instead.
-#[derive(Clone, Copy)]
-struct Broken;
-
-/// An answer that breaks the connection, as a pod does that dies.
-pub(super) fn broken() -> Response<Body> {
-    let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    response.extensions_mut().insert(Broken);
-    response
-}
 
 /// Runs a pod on `listener` until the future is dropped, which closes the listener and every connection at once, as
 /// when the process is killed. Fails at once on a configuration that cannot be.
@@ -91,7 +80,7 @@ async fn exchange(request: Request<Incoming>, pod: &Pod, router: &Router) -> io:
     let path = request.uri().path().to_owned();
     let request_bytes = request.body().size_hint().exact().unwrap_or(0);
     let mut response = inference_or_not(request, pod, router).await?;
-    if response.extensions().get::<Broken>().is_some() {
+    if is_broken(&response) {
         return Err(io::ErrorKind::ConnectionReset.into());
     }
     response.headers_mut().insert(header::SERVER, HeaderValue::from_static("uvicorn"));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Case, Entry, over_seeds};
+use super::{CaseSummary, ResultRow, over_seeds};
 
 /// How far behind the best the mean may be: as a share, or in seconds.
 const MEAN: (f64, f64) = (0.05, 0.010);
@@ -66,10 +66,10 @@ impl Check {
 }
 
 /// Judges `warmpath` against the baselines, the oracle aside.
-pub fn check(entries: &[Entry]) -> Check {
+pub fn check(entries: &[ResultRow]) -> Check {
     let mut check = Check { verdicts: Vec::new(), wins: Vec::new() };
-    for Case { title, policies, .. } in over_seeds(entries) {
-        let against = |of: fn(&Entry) -> f64, allowed| {
+    for CaseSummary { title, policies, .. } in over_seeds(entries) {
+        let against = |of: fn(&ResultRow) -> f64, allowed| {
             let ours = policies.iter().find(|entry| entry.policy == OURS).map(of)?;
             let rivals = policies.iter().filter(|entry| entry.is_rival() && !of(entry).is_nan());
             let best = rivals.min_by(|a, b| of(a).total_cmp(&of(b)))?;
@@ -147,7 +147,7 @@ fn percent(against: &Against) -> f64 {
 mod tests {
     use super::super::tests::entry;
     use super::*;
-    use crate::fleet::{Run, summarize};
+    use crate::fleet::{FleetRun, summarize};
 
     #[test]
     fn a_case_passes_near_the_best_and_a_rival_is_beaten_somewhere() {
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(check(&seeds).verdicts.len(), 1);
         assert!(check(&seeds).verdicts[0].mean.passes);
         let mut none = entry("warmpath", "a", 1, 1.0);
-        none.summary = summarize(&Run::default());
+        none.summary = summarize(&FleetRun::default());
         assert!(!check(&[none, entry("gie", "a", 1, 1.0)]).verdicts[0].mean.passes);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{Entry, cases, plots, title};
-use crate::engine::Load;
-use crate::fleet::Run;
+use super::{ResultRow, cases, plots, title};
+use crate::engine::EngineLoad;
+use crate::fleet::FleetRun;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:960px;margin:2em auto;padding:0 1em}\
 h1{font-size:1.6em}h2{margin-top:2.5em;border-bottom:1px solid #ddd}h3{margin:1.5em 0 .3em}\
@@ -18,7 +18,7 @@ figure{margin:0}figcaption{font-size:.9em;font-weight:600}svg{max-width:100%;hei
 ///
 /// # Errors
 /// When a plot cannot be drawn, which no data should cause.
-pub fn html(entries: &[Entry]) -> anyhow::Result<String> {
+pub fn html(entries: &[ResultRow]) -> anyhow::Result<String> {
     let mut out = String::new();
     write!(
         out,
@@ -37,7 +37,7 @@ pub fn html(entries: &[Entry]) -> anyhow::Result<String> {
     Ok(out)
 }
 
-fn section(out: &mut String, case: &[Entry]) -> anyhow::Result<()> {
+fn section(out: &mut String, case: &[ResultRow]) -> anyhow::Result<()> {
     let Some(first) = case.first() else { return Ok(()) };
     writeln!(out, "<h2>{}</h2>", title(first))?;
     numbers(out, case)?;
@@ -71,13 +71,13 @@ fn section(out: &mut String, case: &[Entry]) -> anyhow::Result<()> {
 
 fn panels(
     out: &mut String,
-    case: &[Entry],
+    case: &[ResultRow],
     heading: &str,
     caption: &str,
     percent: bool,
-    value: impl Fn(&Load) -> f64 + Copy,
+    value: impl Fn(&EngineLoad) -> f64 + Copy,
 ) -> anyhow::Result<()> {
-    let runs: Vec<(&Entry, &Run)> = case.iter().filter_map(|e| Some((e, e.run.as_ref()?))).collect();
+    let runs: Vec<(&ResultRow, &FleetRun)> = case.iter().filter_map(|e| Some((e, e.run.as_ref()?))).collect();
     let most = runs
         .iter()
         .flat_map(|(_, run)| run.samples.iter().flat_map(|sample| sample.pods.iter().map(value)))
@@ -91,13 +91,13 @@ fn panels(
     Ok(())
 }
 
-fn numbers(out: &mut String, case: &[Entry]) -> std::fmt::Result {
+fn numbers(out: &mut String, case: &[ResultRow]) -> std::fmt::Result {
     writeln!(
         out,
         "<table><tr><th>policy</th><th>TTFT mean</th><th>p50</th><th>p90</th><th>p99</th><th>TPOT</th><th>hits</th>\
          <th>imbalance</th><th>tokens/s</th></tr>"
     )?;
-    let ttft: [fn(&Entry) -> f64; 4] =
+    let ttft: [fn(&ResultRow) -> f64; 4] =
         [|e| e.summary.ttft.mean, |e| e.summary.ttft.p50, |e| e.summary.ttft.p90, |e| e.summary.ttft.p99];
     for entry in case {
         let class = if entry.is_ours() { " class=\"ours\"" } else { "" };

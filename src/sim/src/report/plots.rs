@@ -4,8 +4,8 @@ use anyhow::anyhow;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::Entry;
-use crate::fleet::{Record, Sample};
+use super::ResultRow;
+use crate::fleet::{FleetSample, RequestRecord};
 
 /// Colours that stay apart for most eyes (after Okabe and Ito), in the order of policies: ours first, the oracle last.
 const COLOURS: [RGBColor; 11] = [
@@ -47,7 +47,7 @@ fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> anyhow::Result<()>) -> 
 ///
 /// # Errors
 /// None that data can cause.
-pub fn first_tokens(case: &[Entry]) -> anyhow::Result<String> {
+pub fn first_tokens(case: &[ResultRow]) -> anyhow::Result<String> {
     let lines: Vec<(&str, Vec<f64>)> = case
         .iter()
         .filter_map(|entry| Some((entry.policy.as_str(), times(&entry.run.as_ref()?.records))))
@@ -108,8 +108,8 @@ pub(crate) fn distribution(lines: &[(&str, Vec<f64>)]) -> anyhow::Result<String>
     })
 }
 
-fn times(records: &[Record]) -> Vec<f64> {
-    let mut times: Vec<f64> = records.iter().filter_map(Record::ttft).collect();
+fn times(records: &[RequestRecord]) -> Vec<f64> {
+    let mut times: Vec<f64> = records.iter().filter_map(RequestRecord::ttft).collect();
     times.sort_by(f64::total_cmp);
     times
 }
@@ -119,10 +119,10 @@ fn times(records: &[Record]) -> Vec<f64> {
 /// # Errors
 /// None that data can cause.
 pub fn pods_over_time(
-    samples: &[Sample],
+    samples: &[FleetSample],
     most: f64,
     percent: bool,
-    value: impl Fn(&crate::engine::Load) -> f64,
+    value: impl Fn(&crate::engine::EngineLoad) -> f64,
 ) -> anyhow::Result<String> {
     let end = samples.last().map_or(1.0, |sample| sample.at).max(1.0);
     let pods = samples.first().map_or(0, |sample| sample.pods.len());

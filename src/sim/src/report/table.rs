@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::{Case, Entry, over_seeds};
+use super::{CaseSummary, ResultRow, over_seeds};
 
 /// All results as text. `>` marks ours, `*` the best of the others in a column of times.
-pub fn table(entries: &[Entry]) -> String {
+pub fn table(entries: &[ResultRow]) -> String {
     let mut out = String::new();
-    for Case { title, seeds, policies } in over_seeds(entries) {
+    for CaseSummary { title, seeds, policies } in over_seeds(entries) {
         let title = if seeds > 1 { format!("{title}, mean of {seeds} seeds") } else { title };
         block(&mut out, &title, &policies);
     }
@@ -17,16 +17,17 @@ pub fn table(entries: &[Entry]) -> String {
     out
 }
 
-fn block(out: &mut String, title: &str, case: &[Entry]) {
+fn block(out: &mut String, title: &str, case: &[ResultRow]) {
     let _ = writeln!(out, "{title}");
     let _ = writeln!(
         out,
         "  {:<18}{:>10}{:>10}{:>10}{:>10}{:>9}{:>7}{:>11}{:>10}",
         "", "TTFT mean", "p50", "p90", "p99", "TPOT", "hits", "imbalance", "tokens/s"
     );
-    let least =
-        |of: fn(&Entry) -> f64| case.iter().filter(|e| e.is_rival()).map(of).fold(f64::INFINITY, f64::min);
-    let times: [fn(&Entry) -> f64; 4] =
+    let least = |of: fn(&ResultRow) -> f64| {
+        case.iter().filter(|e| e.is_rival()).map(of).fold(f64::INFINITY, f64::min)
+    };
+    let times: [fn(&ResultRow) -> f64; 4] =
         [|e| e.summary.ttft.mean, |e| e.summary.ttft.p50, |e| e.summary.ttft.p90, |e| e.summary.ttft.p99];
     for entry in case {
         let _ = write!(out, "{} {:<18}", if entry.is_ours() { '>' } else { ' ' }, entry.policy);

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 /// What has been read of an answer.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct StreamedAnswer {
     /// When the first token came, in the caller's seconds.
     pub(super) first_token: Option<f64>,
     /// When the latest one came.
@@ -18,7 +18,7 @@ pub(super) struct Answer {
     /// The text, if wanted.
     pub(super) text: Option<String>,
     /// What the server says.
-    pub(super) usage: Option<Usage>,
+    pub(super) usage: Option<ReportedUsage>,
     /// An error that came inside the stream.
     pub(super) error: Option<String>,
     /// Whether `[DONE]` came.
@@ -27,7 +27,7 @@ pub(super) struct Answer {
 
 /// Token counts of a request.
 #[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct Usage {
+pub(super) struct ReportedUsage {
     #[serde(default)]
     pub(super) prompt_tokens: u64,
     #[serde(default)]
@@ -35,7 +35,7 @@ pub(super) struct Usage {
     prompt_tokens_details: Option<Details>,
 }
 
-impl Usage {
+impl ReportedUsage {
     /// Prompt tokens that came from the cache, where the server says so.
     pub(super) fn cached_tokens(&self) -> Option<u64> {
         self.prompt_tokens_details?.cached_tokens
@@ -51,7 +51,7 @@ struct Details {
 struct Event<'a> {
     #[serde(borrow, default)]
     choices: Vec<Choice<'a>>,
-    usage: Option<Usage>,
+    usage: Option<ReportedUsage>,
     #[serde(borrow)]
     error: Option<&'a serde_json::value::RawValue>,
 }
@@ -76,10 +76,10 @@ struct Delta<'a> {
     reasoning: Option<Cow<'a, str>>,
 }
 
-impl Answer {
+impl StreamedAnswer {
     /// Of which the text is kept or not.
-    pub(super) fn new(keep_text: bool) -> Answer {
-        Answer { text: keep_text.then(String::new), ..Answer::default() }
+    pub(super) fn new(keep_text: bool) -> StreamedAnswer {
+        StreamedAnswer { text: keep_text.then(String::new), ..StreamedAnswer::default() }
     }
 
     /// Takes the data of one event that came at `now`.
@@ -134,12 +134,12 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::traffic::sse::Events;
+    use crate::traffic::sse::SseParser;
 
-    fn read(file: &str, keep_text: bool) -> Answer {
+    fn read(file: &str, keep_text: bool) -> StreamedAnswer {
         let path = format!("{}/../../tests/fixtures/vllm-0.32/{file}", env!("CARGO_MANIFEST_DIR"));
         let stream = std::fs::read(path).unwrap();
-        let (mut events, mut answer, mut now) = (Events::default(), Answer::new(keep_text), 0.0);
+        let (mut events, mut answer, mut now) = (SseParser::default(), StreamedAnswer::new(keep_text), 0.0);
         for piece in stream.chunks(50) {
             now += 1.0;
             events.feed(piece, |data| answer.take(data, now));
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_event_that_says_who_speaks_is_no_token() {
-        let mut answer = Answer::new(false);
+        let mut answer = StreamedAnswer::new(false);
         answer.take(br#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#, 1.0);
         assert_eq!(answer.first_token, None);
         answer.take(br#"{"choices":[{"delta":{"content":"a"}}]}"#, 2.0);
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn errors_inside_a_stream_are_kept() {
-        let mut answer = Answer::new(false);
+        let mut answer = StreamedAnswer::new(false);
         answer.take(br#"{"error":{"message":"out of memory","code":500}}"#, 1.0);
         answer.take(b"no json", 1.0);
         assert!(answer.error.unwrap().contains("out of memory"));

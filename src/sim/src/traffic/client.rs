@@ -4,10 +4,10 @@ use std::error::Error;
 use std::time::Duration;
 
 use super::Outcome;
-use super::answer::Answer;
-use super::clock::Clock;
+use super::answer::StreamedAnswer;
+use super::clock::ServerClock;
 use super::outcome::Failure;
-use super::sse::Events;
+use super::sse::SseParser;
 
 /// A request that waits longer than this is given up, in the server's seconds: the reference's gateway has the same limit.
 const LONGEST: f64 = 3600.0;
@@ -16,7 +16,7 @@ const IDLE: Duration = Duration::from_secs(4);
 
 /// What to send.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
+pub(super) struct Outgoing {
     /// `/v1/chat/completions` or `/v1/completions`.
     pub(super) path: &'static str,
     /// JSON.
@@ -31,16 +31,20 @@ pub(super) struct Ask {
 
 /// Sends requests, over connections that are used again.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(super) struct TrafficClient {
     http: reqwest::Client,
     base: String,
     key: Option<String>,
-    clock: Clock,
+    clock: ServerClock,
 }
 
-impl Client {
+impl TrafficClient {
     /// To the server at `base`, timed by `clock`.
-    pub(super) fn new(base: String, key: Option<String>, clock: Clock) -> anyhow::Result<Client> {
+    pub(super) fn new(
+        base: String,
+        key: Option<String>,
+        clock: ServerClock,
+    ) -> anyhow::Result<TrafficClient> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .pool_idle_timeout(IDLE)
@@ -49,12 +53,12 @@ impl Client {
             // Real time: however fast the server's clock runs, a machine may stall for a while.
             .read_timeout(clock.real(LONGEST).max(Duration::from_secs(60)))
             .build()?;
-        Ok(Client { http, base, key, clock })
+        Ok(TrafficClient { http, base, key, clock })
     }
 
     /// Sends it and reads the answer to the end.
-    pub(super) async fn send(&self, ask: Ask) -> Outcome {
-        let Ask { path, body, keep_text, user, round } = ask;
+    pub(super) async fn send(&self, ask: Outgoing) -> Outcome {
+        let Outgoing { path, body, keep_text, user, round } = ask;
         let mut request = self.http.post(format!("{}{path}", self.base)).body(body);
         request = request.header("content-type", "application/json");
         if round > 0 {
@@ -65,7 +69,7 @@ impl Client {
             request = request.bearer_auth(key);
         }
         let launched = self.clock.now();
-        let mut answer = Answer::new(keep_text);
+        let mut answer = StreamedAnswer::new(keep_text);
         let failure = self.read(request, &mut answer).await.err();
         let finished = self.clock.now();
         let failure = failure
@@ -89,14 +93,18 @@ impl Client {
         }
     }
 
-    async fn read(&self, request: reqwest::RequestBuilder, answer: &mut Answer) -> Result<(), Failure> {
+    async fn read(
+        &self,
+        request: reqwest::RequestBuilder,
+        answer: &mut StreamedAnswer,
+    ) -> Result<(), Failure> {
         let mut response = request.send().await.map_err(|error| failure(&error))?;
         if !response.status().is_success() {
             let status = response.status().as_u16();
             let text = response.text().await.unwrap_or_default();
             return Err(Failure::Status(status, text.trim().chars().take(200).collect()));
         }
-        let mut events = Events::default();
+        let mut events = SseParser::default();
         while let Some(piece) = response.chunk().await.map_err(|error| failure(&error))? {
             let now = self.clock.now();
             events.feed(&piece, |data| answer.take(data, now));

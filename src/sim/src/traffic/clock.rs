@@ -6,15 +6,15 @@ use tokio::time::Instant;
 
 /// Starts at 0 and runs `speed_up` times as fast as real time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub(super) struct ServerClock {
     started: Instant,
     speed_up: f64,
 }
 
-impl Clock {
+impl ServerClock {
     /// Starts now.
-    pub(super) fn new(speed_up: f64) -> Clock {
-        Clock { started: Instant::now(), speed_up }
+    pub(super) fn new(speed_up: f64) -> ServerClock {
+        ServerClock { started: Instant::now(), speed_up }
     }
 
     /// Seconds of the server since the start.

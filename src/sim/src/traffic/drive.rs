@@ -9,14 +9,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::client::{Ask, Client};
-use super::clock::Clock;
+use super::client::{Outgoing, TrafficClient};
+use super::clock::ServerClock;
 use super::dialogue::Dialogue;
 use super::outcome::{Failure, Outcome};
-use super::random::Prompts;
+use super::random::RandomPrompts;
 use super::sessions::{Message, Sessions, TICK};
 use super::watch::{Seen, Watch};
-use super::{Named, Options};
+use super::{Named, TrafficOptions};
 use crate::engine::Hardware;
 use crate::workload::{Session, Traffic, Workload, WorkloadError, trace};
 
@@ -48,7 +48,7 @@ enum Plan {
 }
 
 impl Plan {
-    fn new(options: &Options) -> Result<Plan, WorkloadError> {
+    fn new(options: &TrafficOptions) -> Result<Plan, WorkloadError> {
         if let Some(spec) = options.workload.spec() {
             let pods = options.fleet_pods.unwrap_or(spec.pods);
             return Ok(Plan::Sessions(spec.build(&Traffic {
@@ -68,9 +68,9 @@ impl Plan {
 }
 
 /// Runs the workload to its end. Ctrl-C ends it without a summary: half a run compares with nothing.
-pub(super) async fn run(options: &Options) -> anyhow::Result<Ran> {
-    let clock = Clock::new(options.speed_up);
-    let client = Client::new(options.base()?, options.api_key.clone(), clock)?;
+pub(super) async fn run(options: &TrafficOptions) -> anyhow::Result<Ran> {
+    let clock = ServerClock::new(options.speed_up);
+    let client = TrafficClient::new(options.base()?, options.api_key.clone(), clock)?;
     let plan = Plan::new(options)?;
     first_requests(options, &plan, &client).await?;
     let watch = Watch::start(&options.pods, options.sample_interval, clock).await?;
@@ -104,7 +104,7 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Ran> {
 }
 
 /// What the originals send before they measure: it shows whether there is a server, and a request that fails ends the run.
-async fn first_requests(options: &Options, plan: &Plan, client: &Client) -> anyhow::Result<()> {
+async fn first_requests(options: &TrafficOptions, plan: &Plan, client: &TrafficClient) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     match plan {
         Plan::MultiRoundQa => {
@@ -117,7 +117,7 @@ async fn first_requests(options: &Options, plan: &Plan, client: &Client) -> anyh
             }
         }
         Plan::Random => {
-            let ask = completion(options, &Prompts::new(options), 0);
+            let ask = completion(options, &RandomPrompts::new(options), 0);
             let client = client.clone();
             tasks.spawn(async move { client.send(ask).await });
         }
@@ -141,7 +141,12 @@ async fn first_requests(options: &Options, plan: &Plan, client: &Client) -> anyh
     Ok(())
 }
 
-async fn multi_round_qa(options: &Options, client: &Client, clock: Clock, bar: &ProgressBar) -> Vec<Outcome> {
+async fn multi_round_qa(
+    options: &TrafficOptions,
+    client: &TrafficClient,
+    clock: ServerClock,
+    bar: &ProgressBar,
+) -> Vec<Outcome> {
     let began = clock.now();
     let mut sessions = Sessions::new(options);
     let (mut tasks, mut outcomes) = (JoinSet::new(), Vec::new());
@@ -179,8 +184,8 @@ fn take(sessions: &mut Sessions, outcomes: &mut Vec<Outcome>, mut outcome: Outco
     outcomes.push(outcome);
 }
 
-async fn random(options: &Options, client: &Client, bar: &ProgressBar) -> Vec<Outcome> {
-    let prompts = Prompts::new(options);
+async fn random(options: &TrafficOptions, client: &TrafficClient, bar: &ProgressBar) -> Vec<Outcome> {
+    let prompts = RandomPrompts::new(options);
     let (mut tasks, mut outcomes) = (JoinSet::new(), Vec::new());
     let mut failed = 0;
     let mut waiting = 0..options.num_prompts;
@@ -206,10 +211,10 @@ async fn random(options: &Options, client: &Client, bar: &ProgressBar) -> Vec<Ou
 
 /// An open loop: however late answers are, sessions start at their times. Within one, a turn waits for the answer before it.
 async fn sessions(
-    options: &Options,
+    options: &TrafficOptions,
     sessions: &[Session],
-    client: &Client,
-    clock: Clock,
+    client: &TrafficClient,
+    clock: ServerClock,
     bar: &ProgressBar,
 ) -> Vec<Outcome> {
     let began = clock.now();
@@ -228,7 +233,7 @@ async fn sessions(
         for (round, turn) in (1..).zip(&session.turns) {
             tokio::time::sleep_until(clock.when(due + turn.think)).await;
             dialogue.add(&turn.adds);
-            let ask = Ask { user, round, ..turn_of(options, &dialogue, turn.output_tokens) };
+            let ask = Outgoing { user, round, ..turn_of(options, &dialogue, turn.output_tokens) };
             let mut outcome = client.send(ask).await;
             due = outcome.finished;
             let text = std::mem::take(&mut outcome.text);
@@ -243,13 +248,13 @@ async fn sessions(
     outcomes
 }
 
-fn chat(options: &Options, messages: &[Message], max_tokens: u32) -> Ask {
+fn chat(options: &TrafficOptions, messages: &[Message], max_tokens: u32) -> Outgoing {
     let body = chat_body(options, messages, max_tokens);
-    Ask { path: CHAT, body: body.to_string(), keep_text: true, user: 0, round: 0 }
+    Outgoing { path: CHAT, body: body.to_string(), keep_text: true, user: 0, round: 0 }
 }
 
 /// What a dialogue sends next.
-fn turn_of(options: &Options, dialogue: &Dialogue, output_tokens: u32) -> Ask {
+fn turn_of(options: &TrafficOptions, dialogue: &Dialogue, output_tokens: u32) -> Outgoing {
     // vLLM refuses to answer with nothing, which a trace may ask for.
     let mut body = chat_body(options, dialogue.messages(), output_tokens.max(1));
     if let Some(fields) = body.as_object_mut() {
@@ -259,10 +264,10 @@ fn turn_of(options: &Options, dialogue: &Dialogue, output_tokens: u32) -> Ask {
             fields.insert("tools".to_owned(), dialogue.tools().into());
         }
     }
-    Ask { path: CHAT, body: body.to_string(), keep_text: true, user: 0, round: 0 }
+    Outgoing { path: CHAT, body: body.to_string(), keep_text: true, user: 0, round: 0 }
 }
 
-fn chat_body(options: &Options, messages: &[Message], max_tokens: u32) -> Value {
+fn chat_body(options: &TrafficOptions, messages: &[Message], max_tokens: u32) -> Value {
     json!({
         "model": options.model,
         "messages": messages,
@@ -273,7 +278,7 @@ fn chat_body(options: &Options, messages: &[Message], max_tokens: u32) -> Value 
     })
 }
 
-fn completion(options: &Options, prompts: &Prompts, nth: u32) -> Ask {
+fn completion(options: &TrafficOptions, prompts: &RandomPrompts, nth: u32) -> Outgoing {
     let prompt = prompts.get(nth);
     let mut body = json!({
         "model": options.model,
@@ -288,7 +293,7 @@ fn completion(options: &Options, prompts: &Prompts, nth: u32) -> Ask {
     {
         fields.insert("ignore_eos".to_owned(), true.into());
     }
-    Ask { path: COMPLETION, body: body.to_string(), keep_text: false, user: nth, round: 0 }
+    Outgoing { path: COMPLETION, body: body.to_string(), keep_text: false, user: nth, round: 0 }
 }
 
 /// A bar on standard error, if that is a terminal.

@@ -22,7 +22,7 @@ Examples:
   warmpath-sim traffic --url http://127.0.0.1:8081 --workload chats --fleet-pods 3      as much as three A10 pods can do
   warmpath-sim traffic --url http://127.0.0.1:8081 --workload trace --trace FILE        JSON lines, as for `fleet`"
 )]
-pub struct Options {
+pub struct TrafficOptions {
     /// The gateway or the server: http://HOST:PORT
     #[arg(long, value_name = "URL")]
     pub url: String,
@@ -180,7 +180,7 @@ impl Named {
     }
 }
 
-impl Options {
+impl TrafficOptions {
     /// Says which flag cannot be.
     ///
     /// # Errors
@@ -296,7 +296,7 @@ pub(super) mod tests {
     use clap::Parser;
 
     /// What the command line with these flags means.
-    pub(in crate::traffic) fn options(flags: &[&str]) -> Options {
+    pub(in crate::traffic) fn options(flags: &[&str]) -> TrafficOptions {
         let url: &[&str] = if flags.contains(&"--url") { &[] } else { &["--url", "http://127.0.0.1:1"] };
         let line = [&["warmpath-sim", "traffic"], url, flags].concat();
         match Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).command {

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::compare::{groups, rows};
-use super::{Record, plots};
+use super::rows::{groups, rows};
+use super::{TrafficRun, plots};
 
 const STYLE: &str = "\
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 74rem; padding: 0 1rem; color: #1b1f24 }
@@ -17,7 +17,7 @@ pre { background: #f6f8fa; padding: .8rem; overflow-x: auto; font-size: 13px } .
 ///
 /// # Errors
 /// When a plot cannot be drawn.
-pub(super) fn html(records: &[Record], notes: &[String]) -> anyhow::Result<String> {
+pub(super) fn html(records: &[TrafficRun], notes: &[String]) -> anyhow::Result<String> {
     let mut out = String::new();
     // Writing into a string cannot fail.
     let _ = write!(
@@ -40,7 +40,7 @@ pub(super) fn html(records: &[Record], notes: &[String]) -> anyhow::Result<Strin
         );
         if group.iter().any(|record| !record.samples.is_empty()) {
             for (title, plot) in [
-                ("Cache usage of every pod", plots::cache_usage as fn(&[&Record], &Record) -> _),
+                ("Cache usage of every pod", plots::cache_usage as fn(&[&TrafficRun], &TrafficRun) -> _),
                 ("Requests in the queue of every pod", plots::queues),
             ] {
                 let _ = writeln!(out, "<h3>{title}</h3><div class=\"plots\">");
@@ -69,7 +69,7 @@ pub(super) fn html(records: &[Record], notes: &[String]) -> anyhow::Result<Strin
     Ok(out)
 }
 
-fn write_table(out: &mut String, group: &[&Record]) {
+fn write_table(out: &mut String, group: &[&TrafficRun]) {
     out.push_str("<table><tr><th></th>");
     for (nth, record) in group.iter().enumerate() {
         let _ = write!(out, "<th>{}</th>", escaped(&record.label));
@@ -102,7 +102,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::traffic::summary::tests_record as record;
-    use crate::traffic::{PodSample, Sample};
+    use crate::traffic::{PodSample, PoolSample};
 
     #[test]
     fn the_page_needs_no_other_file_and_has_a_plot_of_each_kind() {
@@ -111,7 +111,7 @@ mod tests {
         with_pods.pods = vec!["a:1".to_owned(), "b:1".to_owned()];
         let pod = |cache_usage| Some(PodSample { cache_usage, running: 1.0, waiting: 2.0 });
         with_pods.samples = (0..20)
-            .map(|at| Sample {
+            .map(|at| PoolSample {
                 at: f64::from(at),
                 pods: vec![pod(0.5), if at == 3 { None } else { pod(0.7) }],
             })

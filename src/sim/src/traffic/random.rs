@@ -1,6 +1,6 @@
 //! The prompts of the `random` data set: words by chance, of lengths by chance. No clock and no I/O.
 
-use super::Options;
+use super::TrafficOptions;
 use super::words::Words;
 
 /// A prompt and the length of its answer.
@@ -14,23 +14,23 @@ pub(super) struct Prompt {
 
 /// Draws prompts.
 #[derive(Debug)]
-pub(super) struct Prompts {
+pub(super) struct RandomPrompts {
     prefix: String,
     input: (u32, u32),
     output: (u32, u32),
     seed: u64,
 }
 
-impl Prompts {
+impl RandomPrompts {
     /// All prompts of a run.
-    pub(super) fn new(options: &Options) -> Prompts {
+    pub(super) fn new(options: &TrafficOptions) -> RandomPrompts {
         let range = |mean: u32| {
             let by = |factor: f64| (f64::from(mean) * factor) as u32;
             (by(1.0 - options.random_range_ratio).max(1), by(1.0 + options.random_range_ratio).max(1))
         };
         let mut prefix = String::new();
         Words::new(options.seed, 0).append(&mut prefix, options.random_prefix_len);
-        Prompts {
+        RandomPrompts {
             prefix,
             input: range(options.random_input_len),
             output: range(options.random_output_len),
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn lengths_are_in_their_range_and_prompts_differ_behind_the_prefix() {
-        let prompts = Prompts::new(&options(&["--workload", "random"]));
+        let prompts = RandomPrompts::new(&options(&["--workload", "random"]));
         let all: Vec<Prompt> = (0..300).map(|nth| prompts.get(nth)).collect();
         let mean = |of: fn(&Prompt) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
         for prompt in &all {

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::drive::Ran;
 use super::outcome::Outcome;
+use super::sample::PoolSample;
 use super::stats::{mean, percentile, variation};
-use super::{Named, Options, summary};
+use super::{Named, TrafficOptions, summary};
 
 /// Mean and percentiles of one kind of time, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,26 +31,6 @@ impl Times {
         let at = |percent| percentile(&values, percent);
         Times { mean: mean(&values), p50: at(50.0), p90: at(90.0), p99: at(99.0) }
     }
-}
-
-/// One pod at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PodSample {
-    /// Share of the KV cache that running requests use, 0 to 1.
-    pub cache_usage: f64,
-    /// Requests in the batch.
-    pub running: f64,
-    /// Requests in the queue.
-    pub waiting: f64,
-}
-
-/// All pods at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// Seconds since the traffic began.
-    pub at: f64,
-    /// In the order of `pods`; `None` is one that did not answer.
-    pub pods: Vec<Option<PodSample>>,
 }
 
 /// One request that was answered.
@@ -75,7 +56,7 @@ pub struct RequestLine {
 
 /// All that was measured in a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct TrafficRun {
     /// What to call it.
     pub label: String,
     /// The workload.
@@ -113,12 +94,12 @@ pub struct Record {
     /// The pods watched.
     pub pods: Vec<String>,
     /// What they said.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<PoolSample>,
 }
 
-impl Record {
+impl TrafficRun {
     /// Of a run.
-    pub(super) fn new(options: &Options, ran: Ran) -> Record {
+    pub(super) fn new(options: &TrafficOptions, ran: Ran) -> TrafficRun {
         let good: Vec<&Outcome> = ran.outcomes.iter().filter(|outcome| outcome.ttft().is_some()).collect();
         let mut errors = BTreeMap::new();
         for failure in ran.outcomes.iter().filter_map(|outcome| outcome.failure.as_ref()) {
@@ -146,7 +127,7 @@ impl Record {
         for sample in &mut samples {
             sample.at -= ran.began;
         }
-        let mut record = Record {
+        let mut record = TrafficRun {
             label: options.label.clone().unwrap_or_else(|| options.url.clone()),
             workload: options.workload,
             url: options.url.clone(),
@@ -238,9 +219,9 @@ impl Record {
 
 /// Under load is where at least half as many requests were in the pods as in the busiest sample: the beginning and the end of a
 /// run say nothing about a router.
-fn evenness(samples: &[Sample]) -> Option<f64> {
+fn evenness(samples: &[PoolSample]) -> Option<f64> {
     let load =
-        |sample: &Sample| sample.pods.iter().flatten().map(|pod| pod.running + pod.waiting).sum::<f64>();
+        |sample: &PoolSample| sample.pods.iter().flatten().map(|pod| pod.running + pod.waiting).sum::<f64>();
     let busiest = samples.iter().map(load).fold(0.0, f64::max);
     let loaded = samples.iter().filter(|sample| busiest > 0.0 && load(sample) >= busiest / 2.0);
     let variations: Vec<f64> = loaded
@@ -263,11 +244,12 @@ fn reported_hit_rate(requests: &[RequestLine]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::traffic::PodSample;
 
-    fn sample(at: f64, pods: &[(f64, f64)]) -> Sample {
+    fn sample(at: f64, pods: &[(f64, f64)]) -> PoolSample {
         let pods =
             pods.iter().map(|&(cache_usage, running)| Some(PodSample { cache_usage, running, waiting: 0.0 }));
-        Sample { at, pods: pods.collect() }
+        PoolSample { at, pods: pods.collect() }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use serde::Serialize;
 
-use super::Options;
+use super::TrafficOptions;
 use super::words::Words;
 
 /// How often the original looks who is due, in seconds. It adds half of this to a gap on average.
@@ -83,7 +83,7 @@ pub(super) struct Question {
 
 impl Sessions {
     /// Nobody has asked yet.
-    pub(super) fn new(options: &Options) -> Sessions {
+    pub(super) fn new(options: &TrafficOptions) -> Sessions {
         let users = options.num_users;
         let gap = f64::from(users) / options.qps;
         let alive = gap * f64::from(options.num_rounds.saturating_sub(1));

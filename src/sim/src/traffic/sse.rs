@@ -2,7 +2,7 @@
 
 /// Finds the data of events in pieces of a stream.
 #[derive(Debug, Default)]
-pub(super) struct Events {
+pub(super) struct SseParser {
     /// A line that has not ended yet.
     line: Vec<u8>,
     /// The data of an event that has not ended yet.
@@ -11,7 +11,7 @@ pub(super) struct Events {
     some: bool,
 }
 
-impl Events {
+impl SseParser {
     /// Takes the next piece; calls `each` with the data of every event that it completes.
     pub(super) fn feed(&mut self, mut piece: &[u8], mut each: impl FnMut(&[u8])) {
         while let Some((line, rest)) =
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn all(pieces: &[&[u8]]) -> Vec<String> {
-        let (mut events, mut found) = (Events::default(), Vec::new());
+        let (mut events, mut found) = (SseParser::default(), Vec::new());
         for piece in pieces {
             events.feed(piece, |data| found.push(String::from_utf8(data.to_vec()).unwrap()));
         }

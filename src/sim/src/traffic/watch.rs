@@ -7,8 +7,8 @@ use futures::future::join_all;
 use tokio::task::JoinHandle;
 use warmpath::scrape::{exposition, vllm};
 
-use super::clock::Clock;
-use super::record::{PodSample, Sample};
+use super::clock::ServerClock;
+use super::sample::{PodSample, PoolSample};
 
 /// A page that takes longer is left out of its sample.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -57,7 +57,7 @@ impl Totals {
 /// What was seen of the pods.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
-    pub(super) samples: Vec<Sample>,
+    pub(super) samples: Vec<PoolSample>,
     /// `None` when no pod was watched, or one did not answer at the beginning or the end.
     pub(super) totals: Option<Totals>,
 }
@@ -74,13 +74,17 @@ pub(super) struct Watch {
 struct Reader {
     http: reqwest::Client,
     urls: Vec<String>,
-    clock: Clock,
-    samples: Mutex<Vec<Sample>>,
+    clock: ServerClock,
+    samples: Mutex<Vec<PoolSample>>,
 }
 
 impl Watch {
     /// Begins; every pod must answer once.
-    pub(super) async fn start(pods: &[String], interval: f64, clock: Clock) -> anyhow::Result<Option<Watch>> {
+    pub(super) async fn start(
+        pods: &[String],
+        interval: f64,
+        clock: ServerClock,
+    ) -> anyhow::Result<Option<Watch>> {
         if pods.is_empty() {
             return Ok(None);
         }
@@ -141,7 +145,7 @@ impl Reader {
                 waiting: load.waiting.into(),
             })
         });
-        let sample = Sample { at, pods: pods.collect() };
+        let sample = PoolSample { at, pods: pods.collect() };
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
     }
 }

@@ -1,10 +1,10 @@
 //! The "Performance summary" of multi-round-qa.py, without its colours.
 
-use crate::traffic::Record;
+use crate::traffic::TrafficRun;
 use crate::traffic::stats::mean;
 
 /// Its lines. `qps` is what was asked for; `began_unix` is when the first question was due, in Unix seconds.
-pub fn multi_round_qa(record: &Record, qps: f64, began_unix: f64) -> Vec<String> {
+pub fn multi_round_qa(record: &TrafficRun, qps: f64, began_unix: f64) -> Vec<String> {
     let seconds = record.seconds.max(f64::MIN_POSITIVE);
     let requests = &record.requests;
     let input: u64 = requests.iter().map(|request| request.prompt_tokens).sum();

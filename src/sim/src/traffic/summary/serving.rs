@@ -1,9 +1,9 @@
 //! The "Serving Benchmark Result" of vLLM's benchmark_serving.py.
 
-use crate::traffic::{Record, Times};
+use crate::traffic::{Times, TrafficRun};
 
 /// Its lines.
-pub fn serving(record: &Record) -> Vec<String> {
+pub fn serving(record: &TrafficRun) -> Vec<String> {
     let seconds = record.seconds.max(f64::MIN_POSITIVE);
     let input: u64 = record.requests.iter().map(|request| request.prompt_tokens).sum();
     let output: u64 = record.requests.iter().map(|request| request.output_tokens).sum();
@@ -41,7 +41,7 @@ pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     /// Two requests in ten seconds.
-    pub(crate) fn record() -> Record {
+    pub(crate) fn record() -> TrafficRun {
         let request = |ttft: f64, latency: f64, output_tokens| RequestLine {
             launched: 0.0,
             ttft,
@@ -52,7 +52,7 @@ pub(crate) mod tests {
             user: 1,
             round: 1,
         };
-        Record {
+        TrafficRun {
             label: "a".to_owned(),
             workload: Named::Random,
             url: "http://a".to_owned(),

@@ -1,12 +1,12 @@
 //! What a routing policy sees of a fleet, and what the fleet asks of it. One policy is one gateway's mind; ours and
 //! every baseline implement the same trait.
 
-use crate::engine::{Engine, Load};
+use crate::engine::{Engine, EngineLoad};
 use crate::workload::Span;
 
 /// A pod of the fleet.
 #[derive(Debug)]
-pub struct Pod {
+pub struct FleetPod {
     /// The model of the pod.
     pub engine: Engine,
     /// Whether it answers.
@@ -22,9 +22,9 @@ pub struct Pod {
     pub backlog: u64,
 }
 
-impl Pod {
+impl FleetPod {
     /// What a scrape says now, if it is answered.
-    pub fn scrape(&self) -> Option<Load> {
+    pub fn scrape(&self) -> Option<EngineLoad> {
         self.up.then(|| self.engine.load())
     }
 }
@@ -35,13 +35,13 @@ pub struct World<'a> {
     /// Seconds.
     pub now: f64,
     /// By their number.
-    pub pods: &'a [Pod],
+    pub pods: &'a [FleetPod],
 }
 
 impl World<'_> {
     /// The pods that may be chosen: listed and healthy; all that are listed when none is healthy, as Envoy's panic mode.
     pub fn candidates(&self) -> Vec<usize> {
-        let numbers = |with: fn(&Pod) -> bool| -> Vec<usize> {
+        let numbers = |with: fn(&FleetPod) -> bool| -> Vec<usize> {
             self.pods.iter().enumerate().filter(|(_, pod)| with(pod)).map(|(n, _)| n).collect()
         };
         let healthy = numbers(|pod| pod.listed && pod.healthy);
@@ -51,7 +51,7 @@ impl World<'_> {
 
 /// A request that needs a pod.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct RouteRequest<'a> {
     /// Unique in a run.
     pub id: u64,
     /// The worker thread of the gateway that has it.
@@ -68,7 +68,7 @@ pub struct Ask<'a> {
 
 /// What an answer says of itself.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer {
+pub struct AnswerReport {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
     /// Tokens of it that came from the cache.
@@ -77,9 +77,9 @@ pub struct Answer {
 
 /// How a request ended at the gateway.
 #[derive(Clone, Copy, Debug)]
-pub enum Outcome {
+pub enum RequestEnd {
     /// It was answered.
-    Answered(Answer),
+    Answered(AnswerReport),
     /// The pod broke off in the middle of the answer.
     Broken,
     /// This many pods were tried, and none answered.
@@ -92,7 +92,7 @@ pub enum Outcome {
 /// A gateway's way to choose pods.
 pub trait Policy {
     /// Chooses pods for a request, best first; Envoy tries those after the first when one fails. Empty when there is none.
-    fn choose(&mut self, world: &World<'_>, ask: &Ask<'_>) -> Vec<usize>;
+    fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize>;
 
     /// A pod that was not the first choice answers, since those before it failed.
     fn on_moved(&mut self, _world: &World<'_>, _id: u64, _to: usize) {}
@@ -101,7 +101,7 @@ pub trait Policy {
     fn on_first_token(&mut self, _world: &World<'_>, _id: u64) {}
 
     /// The request is over.
-    fn on_end(&mut self, _world: &World<'_>, _id: u64, _outcome: Outcome) {}
+    fn on_end(&mut self, _world: &World<'_>, _id: u64, _outcome: RequestEnd) {}
 
     /// Called at the start, and then at the times it returns, in seconds; `None` ends that.
     fn on_timer(&mut self, _world: &World<'_>) -> Option<f64> {

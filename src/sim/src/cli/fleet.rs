@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::contender::{Contender, Sweep};
-use super::{Connections, Setup, run, summarize};
 use crate::engine::{EngineConfig, Hardware};
-use crate::report::{self, Entry, Progress};
+use crate::fleet::contender::{Contender, Sweep};
+use crate::fleet::{Connections, Setup, run, summarize};
+use crate::report::{self, Progress, ResultRow};
 use crate::workload::{self, Traffic, Workload, trace};
 
 /// Flags of `warmpath-sim fleet`.
@@ -79,14 +79,14 @@ pub struct FleetArgs {
 }
 
 /// One run to do.
-struct Job<'a> {
-    case: &'a Case,
+struct PlannedRun<'a> {
+    case: &'a FleetCase,
     workers: usize,
     contender: &'a Contender,
 }
 
 /// A workload on a fleet, which several contenders run.
-struct Case {
+struct FleetCase {
     name: String,
     profile: String,
     seed: u64,
@@ -128,7 +128,7 @@ impl FleetArgs {
     ///
     /// # Errors
     /// A flag or a trace that cannot be used, by its name.
-    pub fn entries(&self) -> anyhow::Result<Vec<Entry>> {
+    pub fn entries(&self) -> anyhow::Result<Vec<ResultRow>> {
         self.check()?;
         let contenders = Contender::parse(&self.policy, &self.sweep).context("--policy")?;
         let cases = self.cases()?;
@@ -136,7 +136,7 @@ impl FleetArgs {
         for case in &cases {
             for &workers in &self.workers {
                 for contender in &contenders {
-                    jobs.push(Job { case, workers, contender });
+                    jobs.push(PlannedRun { case, workers, contender });
                 }
             }
         }
@@ -164,7 +164,7 @@ impl FleetArgs {
         }
     }
 
-    fn cases(&self) -> anyhow::Result<Vec<Case>> {
+    fn cases(&self) -> anyhow::Result<Vec<FleetCase>> {
         let mut cases = Vec::new();
         let all = self.workload.iter().any(|name| name == "all");
         let names: Vec<&str> = match all {
@@ -185,7 +185,7 @@ impl FleetArgs {
         Ok(cases)
     }
 
-    fn case(&self, name: &str, profile: &str, seed: u64) -> anyhow::Result<Case> {
+    fn case(&self, name: &str, profile: &str, seed: u64) -> anyhow::Result<FleetCase> {
         let Ok(hardware) = Hardware::from_str(profile, false) else {
             bail!("--profile: no hardware is called {profile:?}; use a10, h100, mixed or all");
         };
@@ -205,7 +205,7 @@ impl FleetArgs {
             (pods, workload)
         };
         self.fits(&pods, &workload)?;
-        Ok(Case { name: name.to_owned(), profile: profile.to_owned(), seed, pods, workload })
+        Ok(FleetCase { name: name.to_owned(), profile: profile.to_owned(), seed, pods, workload })
     }
 
     /// A request that a pod could never hold would never be answered.
@@ -224,8 +224,8 @@ impl FleetArgs {
     }
 
     /// Does the runs, a few at a time; the results are in the order of the jobs.
-    fn run_all(&self, jobs: &[Job<'_>]) -> anyhow::Result<Vec<Entry>> {
-        let results: Vec<Mutex<Option<anyhow::Result<Entry>>>> =
+    fn run_all(&self, jobs: &[PlannedRun<'_>]) -> anyhow::Result<Vec<ResultRow>> {
+        let results: Vec<Mutex<Option<anyhow::Result<ResultRow>>>> =
             jobs.iter().map(|_| Mutex::new(None)).collect();
         let requests: u64 = jobs.iter().map(|job| job.case.workload.requests() as u64).sum();
         let progress = Progress::new(requests, std::io::stderr().is_terminal());
@@ -250,7 +250,7 @@ impl FleetArgs {
             .collect()
     }
 
-    fn run_one(&self, job: &Job<'_>, progress: &Progress) -> anyhow::Result<Entry> {
+    fn run_one(&self, job: &PlannedRun<'_>, progress: &Progress) -> anyhow::Result<ResultRow> {
         let case = job.case;
         let setup = Setup {
             pods: &case.pods,
@@ -272,7 +272,7 @@ impl FleetArgs {
             },
         )?;
         progress.advance((case.workload.requests() - done) as u64);
-        Ok(Entry {
+        Ok(ResultRow {
             policy: job.contender.name.clone(),
             workload: case.name.clone(),
             profile: case.profile.clone(),
