@@ -18,7 +18,7 @@ use crate::fleet::{FleetRun, FleetSummary};
 /// One policy on one workload and fleet.
 #[derive(Clone, Debug, Serialize)]
 pub struct ResultRow {
-    /// Its name; ours are `warmpath` and `warmpath-default`.
+    /// Its name; ours are `warmpath` and `warmpath-load-only`.
     pub policy: String,
     /// The workload.
     pub workload: String,

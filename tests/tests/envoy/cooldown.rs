@@ -153,7 +153,7 @@ async fn one_failure_keeps_every_worker_away() {
 /// that pause began. By load alone an idle pod always wins, so only the pause can keep requests off it: where prompts
 /// counted, they would have become warm elsewhere.
 async fn paused() -> (Envoy, Vec<TestPod>, Traffic, Instant) {
-    let (envoy, pods) = fleet("DEFAULT").await;
+    let (envoy, pods) = fleet("LOAD_ONLY").await;
     let load = Traffic::start(envoy.routed, 64);
     load.more(200).await;
     let failing = Instant::now();

@@ -40,7 +40,7 @@ async fn reloads(drain: u32) {
         let reloaded = Instant::now();
         // Pod 0 and pod 3 take turns: the one that comes may take the slot of the one that goes.
         let (out, back) = if round % 2 == 0 { (0, 3) } else { (3, 0) };
-        let strategy = if round % 2 == 0 { "DEFAULT" } else { "PREFIX_CACHE" };
+        let strategy = if round % 2 == 0 { "LOAD_ONLY" } else { "PREFIX_CACHE" };
         let pods_now = list(out);
         envoy
             .reload(|settings| (settings["pods"], settings["strategy"]) = (json!(pods_now), json!(strategy)))

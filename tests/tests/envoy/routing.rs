@@ -226,25 +226,27 @@ async fn completions_with_the_same_prefix_share_a_pod_whatever_the_shape_of_the_
 }
 
 #[tokio::test]
-async fn the_default_strategy_follows_the_load_and_not_the_prefix() {
-    let pods = TestPod::several(2).await;
-    let busy = Load { running: 60, waiting: 40, cache_used: 0.95, ..Load::default() };
-    pods[0].set_load(busy.clone());
-    let envoy = Envoy::of(&pods).flag("--strategy", "DEFAULT").start().await;
-    envoy.sees(&pods).await;
+async fn the_strategy_load_only_ignores_prefixes_under_both_its_names() {
+    for name in ["LOAD_ONLY", "DEFAULT"] {
+        let pods = TestPod::several(2).await;
+        let busy = Load { running: 60, waiting: 40, cache_used: 0.95, ..Load::default() };
+        pods[0].set_load(busy.clone());
+        let envoy = Envoy::of(&pods).flag("--strategy", name).start().await;
+        envoy.sees(&pods).await;
 
-    let request = || Request::chat(&prompt("volcanoes", 3000));
-    for _ in 0..5 {
-        assert_eq!(request().send(envoy.routed).await.pod(), pods[1].address());
+        let request = || Request::chat(&prompt("volcanoes", 3000));
+        for _ in 0..5 {
+            assert_eq!(request().send(envoy.routed).await.pod(), pods[1].address(), "{name}");
+        }
+        // The pod that has seen this prompt five times becomes the busy one.
+        pods[0].set_load(Load::default());
+        pods[1].set_load(busy);
+        envoy.sees(&pods).await;
+        for _ in 0..5 {
+            assert_eq!(request().send(envoy.routed).await.pod(), pods[0].address(), "{name}");
+        }
+        assert!(!envoy.log().contains("Do prefix-aware routing!"), "{name}");
     }
-    // The pod that has seen this prompt five times becomes the busy one.
-    pods[0].set_load(Load::default());
-    pods[1].set_load(busy);
-    envoy.sees(&pods).await;
-    for _ in 0..5 {
-        assert_eq!(request().send(envoy.routed).await.pod(), pods[0].address());
-    }
-    assert!(!envoy.log().contains("Do prefix-aware routing!"));
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ fn every_flag_reaches_the_configuration() {
         ("--listen=0.0.0.0", "{ address: 0.0.0.0, port_value: 8081 }"),
         ("--listen=::", r#"{ address: "::", port_value: 8080 }"#),
         ("--pool=qwen", r#""pool": "qwen","#),
+        ("--strategy=LOAD_ONLY", r#""strategy": "LOAD_ONLY","#),
         ("--strategy=DEFAULT", r#""strategy": "DEFAULT","#),
         ("--fail-closed", r#""fail_open": false,"#),
         ("--wasm=/opt/warmpath.wasm", "filename: /opt/warmpath.wasm }"),
@@ -103,7 +104,7 @@ fn help_shows_every_flag_and_how_func_e_uses_it() {
 fn envoy_itself_accepts_what_envoy_config_prints() {
     for flags in [
         &["--pods=10.0.0.4:8000,[fd00::5]:8001"][..],
-        &["--fail-closed", "--strategy=DEFAULT", "--listen=::"],
+        &["--fail-closed", "--strategy=LOAD_ONLY", "--listen=::"],
     ] {
         let wasm = format!("--wasm={}", warmpath_tests::target().join("warmpath.wasm").display());
         let printed = config(&[flags, &[&wasm]].concat());

@@ -21,7 +21,7 @@ pub struct FleetArgs {
     #[arg(long, default_value = "all", value_delimiter = ',')]
     pub workload: Vec<String>,
     /// warmpath, random, round-robin, least-request, gie, ratio-gate, sglang, dynamo, higress, oracle;
-    /// several with commas, or all. Besides, warmpath-default: ours with the strategy that knows load only
+    /// several with commas, or all. Besides, warmpath-load-only: ours with the strategy that knows load only
     #[arg(long, default_value = "all", value_delimiter = ',')]
     pub policy: Vec<String>,
     /// Hardware of the pods: a10, h100, mixed (every other pod an H100); several with commas, or all

@@ -40,7 +40,7 @@ impl Contender {
                 .map(|baseline| Contender { name: baseline.name.to_owned(), kind: Kind::Baseline(baseline) }),
         );
         // Another strategy of ours, which only those who ask for it get.
-        let load = ours("warmpath-default", "DEFAULT");
+        let load = ours("warmpath-load-only", "LOAD_ONLY");
         let mut contenders = Vec::new();
         for name in names {
             match all.iter().chain([&load]).find(|contender| contender.name == *name) {
@@ -49,7 +49,7 @@ impl Contender {
                 None => {
                     let names: Vec<&str> = all.iter().map(|contender| contender.name.as_str()).collect();
                     bail!(
-                        "no policy is called {name:?}; there are {}, warmpath-default and all",
+                        "no policy is called {name:?}; there are {}, warmpath-load-only and all",
                         names.join(", ")
                     )
                 }

@@ -26,7 +26,7 @@ fn simulate(policy: &str, workload: &Workload, pods: usize, gateways: usize) -> 
 }
 
 fn policies() -> Vec<String> {
-    let ours = ["warmpath", "warmpath-default"];
+    let ours = ["warmpath", "warmpath-load-only"];
     ours.into_iter().chain(baselines::ALL.iter().map(|b| b.name)).map(str::to_owned).collect()
 }
 

@@ -29,7 +29,7 @@ const SEGMENTS_A_FOLLOW: usize = 512;
 /// What can be set about ours.
 #[derive(Clone, Debug)]
 pub struct WarmpathOptions {
-    /// `PREFIX_CACHE` or `DEFAULT`.
+    /// `PREFIX_CACHE` or `LOAD_ONLY`.
     pub strategy: &'static str,
     /// Worker threads of the gateway.
     pub workers: usize,

@@ -137,7 +137,7 @@ impl Fleet {
         let few = self.random.within(0, 3) as usize;
         self.listed = (0..self.pods.len()).filter(|pod| !gone[..few].contains(pod)).collect();
         let list: Vec<String> = self.listed.iter().map(|&pod| self.pods[pod].address()).collect();
-        let strategy = if self.random.within(0, 4) == 0 { "DEFAULT" } else { "PREFIX_CACHE" };
+        let strategy = if self.random.within(0, 4) == 0 { "LOAD_ONLY" } else { "PREFIX_CACHE" };
         let settings = (json!(list), json!(strategy));
         self.envoy.reload(|now| (now["pods"], now["strategy"]) = settings).await;
         *self.faults.0.entry("reloads").or_default() += 1;
