@@ -1,0 +1,9 @@
+//! Warmpath's controller: what Kubernetes says of inference pools becomes what Envoy Gateway is told.
+//!
+//! The path of a fact: [`plan`] says what follows from the objects; [`hooks`] is the gRPC server that Envoy Gateway asks about each
+//! resource of a translation; [`xds`] edits that resource's bytes.
+
+pub mod hooks;
+pub mod plan;
+pub mod telemetry;
+pub mod xds;
