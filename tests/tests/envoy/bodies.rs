@@ -41,7 +41,7 @@ async fn bodies_arrive_complete_whatever_their_size_framing_and_protocol() {
 }
 
 #[tokio::test]
-async fn a_request_with_trailers_is_routed_like_any_other() {
+async fn a_prompt_with_trailers_is_routed_by_prefix() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
     let body = chat(5000);
@@ -105,7 +105,7 @@ async fn a_body_that_names_no_model_gets_an_openai_error_and_reaches_no_pod() {
 }
 
 #[tokio::test]
-async fn an_inference_path_without_a_body_is_the_pods_to_refuse() {
+async fn an_inference_request_without_a_body_goes_to_a_pod() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::ready(&pods).await;
     let reply = Request::new("POST", "/v1/chat/completions").send(envoy.routed).await;
@@ -113,7 +113,7 @@ async fn an_inference_path_without_a_body_is_the_pods_to_refuse() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_text_do_no_harm() {
+async fn a_body_that_is_not_utf8_gets_400_and_traps_nothing() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::ready(&pods).await;
     let body = b"{\"model\": \"/model/qwen\", \"prompt\": \"\xff\xfe\"}";

@@ -59,7 +59,7 @@ fn waves(arrivals: &[f64]) -> Vec<(f64, usize)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pauses_grow_and_one_request_at_a_time_probes() {
+async fn the_cool_down_doubles_and_one_request_at_a_time_probes() {
     let (envoy, pods) = fleet("PREFIX_CACHE").await;
     let load = Traffic::start(envoy.routed, 64);
     load.more(200).await;
@@ -94,7 +94,7 @@ async fn pauses_grow_and_one_request_at_a_time_probes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_answers_500_at_once_gets_probes_alone() {
+async fn a_pod_that_answers_500_at_once_gets_only_probes() {
     let (envoy, pods) = fleet("PREFIX_CACHE").await;
     let load = Traffic::start(envoy.routed, 64);
     load.more(200).await;
@@ -126,7 +126,7 @@ async fn a_pod_that_answers_500_at_once_gets_probes_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_failure_keeps_every_worker_away() {
+async fn one_failure_cools_the_pod_down_for_every_worker() {
     let (envoy, pods) = fleet("PREFIX_CACHE").await;
     pods.iter().for_each(|pod| pod.answer_all(|| Answer::Completion));
     // Sequential requests, a new connection each: any worker may get any of them.
@@ -189,7 +189,7 @@ async fn serves_before_the_pause_is_over(pod: &TestPod, since: Instant, back: In
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_scrape_that_shows_a_restart_ends_the_pause() {
+async fn a_scrape_that_shows_a_restart_ends_the_cool_down() {
     let (envoy, pods, load, since) = paused().await;
     // A process that is gone for less than a scrape's interval: only the time of its start tells.
     let restarted = Instant::now();
@@ -202,7 +202,7 @@ async fn a_scrape_that_shows_a_restart_ends_the_pause() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_can_be_reached_again_need_not_wait() {
+async fn a_scrape_that_succeeds_again_ends_the_cool_down() {
     let (envoy, mut pods, load, since) = paused().await;
     pods[1].kill().await;
     // The same process, by the time of its start, cut off until a scrape has noticed.

@@ -113,7 +113,7 @@ async fn first_sent_to(envoy: &Envoy, pod: &str, form: usize) -> usize {
 }
 
 #[tokio::test]
-async fn a_failure_is_known_to_be_one_whatever_its_form() {
+async fn a_failure_in_any_form_cools_the_pod_down() {
     const EMPTY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
     const CHUNKED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     const TRAILERS: &[u8] =
@@ -154,7 +154,7 @@ async fn a_failure_is_known_to_be_one_whatever_its_form() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_is_an_answer() {
+async fn an_answer_without_a_body_is_no_failure() {
     let pod = RawPod::start(b"", false).await;
     let envoy = with(pod.address, &[]).start().await;
     envoy.sees_ready(1).await;
@@ -181,7 +181,7 @@ async fn an_answer_without_a_body_is_an_answer() {
 }
 
 #[tokio::test]
-async fn a_failed_pod_is_not_taken_for_well_because_a_stranger_answered() {
+async fn a_failed_pod_stays_in_cool_down_when_an_unlisted_pod_answers() {
     // Envoy's last resort knows a pod that Warmpath's configuration does not list.
     let listed = RawPod::start(b"", false).await;
     let stranger = TestPod::start().await;
@@ -212,7 +212,7 @@ async fn a_failed_pod_is_not_taken_for_well_because_a_stranger_answered() {
 }
 
 #[tokio::test]
-async fn pods_that_fail_one_after_the_other_are_all_known() {
+async fn every_pod_that_failed_a_request_cools_down() {
     for answer in [|| Answer::Reset, || Answer::Silence, || Answer::Whole(503, Vec::new(), "no".into())] {
         for empty in [false, true] {
             let pods = TestPod::several(2).await;
@@ -236,7 +236,7 @@ async fn pods_that_fail_one_after_the_other_are_all_known() {
 }
 
 #[tokio::test]
-async fn a_limit_of_envoy_is_no_failure_of_a_pod() {
+async fn an_overflow_of_envoys_limit_cools_no_pod_down() {
     let pods = TestPod::several(2).await;
     let envoy = Envoy::of(&pods).fail_closed().flag("--max-requests", "1").start().await;
     envoy.sees_ready(2).await;
@@ -272,7 +272,7 @@ async fn a_limit_of_envoy_is_no_failure_of_a_pod() {
 }
 
 #[tokio::test]
-async fn clients_that_go_away_blame_nobody() {
+async fn a_client_that_goes_away_cools_no_pod_down() {
     let pods = TestPod::several(2).await;
     let envoy = Envoy::of(&pods).fail_closed().start().await;
     envoy.sees_ready(2).await;
@@ -320,7 +320,7 @@ async fn clients_that_go_away_blame_nobody() {
 }
 
 #[tokio::test]
-async fn what_envoy_refuses_by_itself_leaves_nothing_behind() {
+async fn a_request_that_envoy_refuses_leaves_nothing_in_the_ledger() {
     let pods = TestPod::several(2).await;
     let envoy = Envoy::of(&pods)
         .flag("--max-body-mib", "1")
@@ -341,7 +341,7 @@ async fn what_envoy_refuses_by_itself_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_websocket_is_in_flight_until_it_ends_and_waits_for_no_token() {
+async fn a_websocket_is_in_flight_until_it_ends_and_never_waiting() {
     let pods = TestPod::several(2).await;
     pods.iter().for_each(|pod| pod.answer_all(|| Answer::Echo));
     let envoy = Envoy::of(&pods).start().await;

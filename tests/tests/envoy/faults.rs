@@ -68,7 +68,7 @@ async fn a_retry_on_the_plain_port_never_goes_to_the_pod_that_failed() {
 }
 
 #[tokio::test]
-async fn a_large_body_is_sent_again_in_full() {
+async fn a_retry_sends_a_large_body_in_full() {
     let mut pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
     let warm = warm(&envoy, &pods).await;
@@ -103,7 +103,7 @@ async fn a_reset_or_a_503_before_any_byte_goes_to_a_runner_up() {
 }
 
 #[tokio::test]
-async fn two_pods_that_fail_leave_the_third() {
+async fn a_request_that_two_pods_fail_is_answered_by_the_third() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
     let warm = warm(&envoy, &pods).await;
@@ -119,7 +119,7 @@ async fn two_pods_that_fail_leave_the_third() {
 }
 
 #[tokio::test]
-async fn other_errors_of_a_pod_are_the_clients_to_see() {
+async fn a_4xx_or_500_of_a_pod_reaches_the_client_and_is_not_retried() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
     for status in [400, 404, 422, 429, 500] {
@@ -164,7 +164,7 @@ async fn a_pod_whose_metrics_fail_still_serves() {
 }
 
 #[tokio::test]
-async fn a_metrics_page_that_breaks_off_ends_no_collector() {
+async fn a_metrics_page_that_breaks_off_does_not_stop_the_collector() {
     for (end, flag) in [(PageEnd::CutAfter(200), "cut"), (PageEnd::StallsAfter(200), "stalled")] {
         let pods = TestPod::several(3).await;
         let envoy = Envoy::of(&pods).edit(|configuration| {
@@ -200,7 +200,7 @@ async fn a_metrics_page_that_breaks_off_ends_no_collector() {
 }
 
 #[tokio::test]
-async fn a_scrape_cluster_that_envoy_does_not_have_is_named() {
+async fn a_missing_scrape_cluster_is_named_in_the_log() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::of(&pods).edit(|configuration| {
         let other = configuration.replace("\"cluster\": \"warmpath-scrape\"", "\"cluster\": \"scraper\"");
@@ -213,7 +213,7 @@ async fn a_scrape_cluster_that_envoy_does_not_have_is_named() {
 }
 
 #[tokio::test]
-async fn all_pods_dead_is_a_503_and_soon() {
+async fn with_all_pods_dead_a_request_gets_503_at_once() {
     let mut pods = TestPod::several(2).await;
     let envoy = Envoy::ready(&pods).await;
     for pod in &mut pods {
@@ -228,7 +228,7 @@ async fn all_pods_dead_is_a_503_and_soon() {
 }
 
 #[tokio::test]
-async fn all_pods_dead_and_fail_open_off_is_soon_a_503_with_retry_after() {
+async fn with_all_pods_dead_and_fail_open_off_503_has_retry_after() {
     let mut pods = TestPod::several(2).await;
     let envoy = Envoy::of(&pods).fail_closed().start().await;
     envoy.sees(&pods).await;
@@ -259,7 +259,7 @@ fn without_table(pods: &[TestPod]) -> EnvoyBuilder {
 }
 
 #[tokio::test]
-async fn without_a_table_the_fallback_answers() {
+async fn without_a_pod_table_the_fallback_answers() {
     let pods = TestPod::several(2).await;
     let envoy = without_table(&pods).start().await;
     for request in [Request::chat("hello"), Request::get("/v1/models")] {
@@ -276,7 +276,7 @@ async fn without_a_table_the_fallback_answers() {
 }
 
 #[tokio::test]
-async fn without_a_table_and_fail_open_off_it_is_503_with_retry_after() {
+async fn without_a_pod_table_and_fail_open_off_503_has_retry_after() {
     let pods = TestPod::several(2).await;
     let envoy = without_table(&pods).fail_closed().start().await;
     for request in [Request::chat("hello"), Request::get("/v1/models")] {

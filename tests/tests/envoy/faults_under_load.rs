@@ -58,7 +58,7 @@ fn later(account: &Account, since: Duration) -> Vec<&Sent> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_is_gone_and_comes_back() {
+async fn a_pod_that_is_killed_and_revived_loses_no_request_and_serves_again() {
     let mut pods = pods(3).await;
     let envoy = envoy(&pods).await;
     let load = Traffic::start(envoy.routed, CONNECTIONS);
@@ -84,7 +84,7 @@ async fn a_pod_that_is_gone_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_is_killed_and_starts_again_with_an_empty_cache() {
+async fn a_process_that_is_killed_loses_no_request_and_serves_again() {
     let mut pods: Vec<SimPod> = (0..3).map(|_| SimPod::start(SIMULATOR, &SWIFT)).collect();
     let addresses = pods.iter().map(SimPod::address).collect();
     let envoy =
@@ -128,7 +128,7 @@ fn pods_since(envoy: &Envoy, account: &Account, nth: usize) -> std::collections:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_process_is_left_alone_and_what_it_holds_resumes() {
+async fn a_paused_process_gets_no_new_request_and_its_own_resume() {
     let pods: Vec<SimPod> = (0..3).map(|_| SimPod::start(SIMULATOR, &SWIFT)).collect();
     let addresses = pods.iter().map(SimPod::address).collect();
     let envoy =
@@ -156,7 +156,7 @@ async fn a_paused_process_is_left_alone_and_what_it_holds_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_paused_process_holds_goes_elsewhere_after_the_silence_timeout() {
+async fn requests_of_a_paused_process_fail_over_after_the_silence_timeout() {
     let pods: Vec<SimPod> = (0..3).map(|_| SimPod::start(SIMULATOR, &SWIFT)).collect();
     let addresses = pods.iter().map(SimPod::address).collect();
     let envoy = Envoy::at(addresses)
@@ -186,7 +186,7 @@ async fn what_a_paused_process_holds_goes_elsewhere_after_the_silence_timeout() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_refuses_connections() {
+async fn a_pod_that_refuses_connections_loses_no_request() {
     let mut pods = pods(3).await;
     let envoy = envoy(&pods).await;
     let load = Traffic::start(envoy.routed, CONNECTIONS / 2);
@@ -209,7 +209,7 @@ async fn a_pod_that_refuses_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_answers_503_and_one_that_answers_500() {
+async fn a_503_fails_over_and_a_500_reaches_the_client() {
     let pods = pods(3).await;
     let envoy = envoy(&pods).await;
     let load = Traffic::start(envoy.routed, CONNECTIONS);
@@ -241,7 +241,7 @@ async fn a_pod_that_answers_503_and_one_that_answers_500() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_becomes_slow_gets_less() {
+async fn a_pod_that_becomes_slow_gets_fewer_requests() {
     let pods = pods(3).await;
     let envoy = envoy(&pods).await;
     let load = Traffic::start(envoy.routed, CONNECTIONS);
@@ -268,7 +268,7 @@ async fn a_pod_that_becomes_slow_gets_less() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_breaks_streams_off() {
+async fn a_pod_that_breaks_streams_off_loses_no_whole_answer() {
     let pods = pods(3).await;
     let envoy = envoy(&pods).await;
     let load = Traffic::start(envoy.routed, CONNECTIONS);
@@ -324,7 +324,7 @@ async fn a_pod_that_restarts_at_once_costs_no_request_and_serves_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_pods_gone_and_back() {
+async fn all_pods_killed_and_revived_serve_again() {
     for closed in [false, true] {
         let mut pods = pods(3).await;
         let builder = Envoy::of(&pods).flag("--scrape-ms", "100").concurrency(2).log_level("warn");
@@ -368,7 +368,7 @@ async fn all_pods_gone_and_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scrapes_that_fail_while_the_pods_serve() {
+async fn failing_scrapes_lose_no_request() {
     let pods = pods(3).await;
     let envoy = envoy(&pods).await;
     let load = Traffic::start(envoy.routed, CONNECTIONS);
@@ -396,7 +396,7 @@ async fn scrapes_that_fail_while_the_pods_serve() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_simulated_pod_with_every_fault_it_knows() {
+async fn simulated_faults_of_every_kind_lose_no_request() {
     let pods: Vec<SimPod> = (0..3).map(|_| SimPod::start(SIMULATOR, &SWIFT)).collect();
     let addresses = pods.iter().map(SimPod::address).collect();
     let envoy =

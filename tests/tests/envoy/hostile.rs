@@ -77,7 +77,7 @@ async fn ten_thousand_hostile_requests_trap_nothing_and_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_as_large_as_the_limit_and_as_odd_as_they_come_trap_nothing() {
+async fn odd_bodies_of_the_largest_size_get_their_status_and_trap_nothing() {
     let pods = TestPod::several(2).await;
     let envoy = Envoy::of(&pods).log_level("info").start().await;
     envoy.sees(&pods).await;
@@ -134,7 +134,7 @@ async fn bodies_as_large_as_the_limit_and_as_odd_as_they_come_trap_nothing() {
 }
 
 #[tokio::test]
-async fn a_compressed_body_is_routed_by_load_and_arrives_as_it_was() {
+async fn a_compressed_body_is_routed_by_load_and_arrives_unchanged() {
     let pods = TestPod::several(2).await;
     let envoy = Envoy::ready(&pods).await;
     let text =

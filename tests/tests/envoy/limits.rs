@@ -27,7 +27,7 @@ fn chat(n: usize) -> Request {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn far_more_than_allowed_gets_200_or_503_and_nothing_hangs() {
+async fn requests_beyond_the_limit_get_503_and_none_hangs() {
     const CLIENTS: usize = 100;
     const EACH: usize = 8;
     let pods = TestPod::several(3).await;
@@ -111,7 +111,7 @@ async fn a_heap_full_of_bodies_refuses_new_requests_until_it_has_room() {
 }
 
 #[tokio::test]
-async fn envoys_own_refusals_have_the_form_that_clients_know() {
+async fn envoys_own_refusals_have_openais_form() {
     let mut pods = TestPod::several(2).await;
     let envoy = Envoy::of(&pods)
         .flag("--max-body-mib", "1")
@@ -153,7 +153,7 @@ async fn envoys_own_refusals_have_the_form_that_clients_know() {
 }
 
 #[tokio::test]
-async fn a_pod_that_says_nothing_for_too_long_is_a_504() {
+async fn a_request_to_a_silent_pod_ends_in_504() {
     let pods = TestPod::several(1).await;
     pods[0].answer_all(|| Answer::Silence);
     let envoy = Envoy::of(&pods).flag("--pod-silence-timeout", "300ms").start().await;
@@ -162,7 +162,7 @@ async fn a_pod_that_says_nothing_for_too_long_is_a_504() {
 }
 
 #[tokio::test]
-async fn a_metrics_page_without_end_is_not_taken_in() {
+async fn an_endless_metrics_page_is_not_read() {
     let pods = [TestPod::start().await, TestPod::with(Load { padding: 5 << 20, ..Load::default() }).await];
     let envoy = Envoy::of(&pods).start().await;
     pods[1].scraped(3).await;
@@ -190,7 +190,7 @@ fn validate(configuration: &str) -> (i32, String) {
 }
 
 #[test]
-fn settings_beyond_their_limit_keep_envoy_from_starting_and_say_which() {
+fn a_setting_out_of_range_stops_envoy_and_is_named() {
     let wasm = format!("--wasm={}", target().join("warmpath.wasm").display());
     let printed = command("scripts/envoy-config", &["--pods=127.0.0.1:8000", &wasm], &[]);
     assert_eq!(validate(&printed.out).0, 0);
@@ -226,7 +226,7 @@ fn settings_beyond_their_limit_keep_envoy_from_starting_and_say_which() {
 }
 
 #[test]
-fn a_collector_without_pods_keeps_envoy_from_starting_and_says_so() {
+fn a_collector_without_pods_stops_envoy_and_says_so() {
     let wasm = format!("--wasm={}", target().join("warmpath.wasm").display());
     let ports = ["--port=0", "--plain-port=0", "--admin-port=0"];
     let printed =
@@ -256,7 +256,7 @@ fn a_collector_without_pods_keeps_envoy_from_starting_and_says_so() {
 }
 
 #[tokio::test]
-async fn as_many_pods_as_a_pool_can_have_are_served() {
+async fn a_pool_of_1024_pods_finds_the_one_that_lives() {
     let pod = TestPod::start().await;
     // Nobody listens at these addresses of loopback, and a connection to them is refused at once.
     let mut pods: Vec<String> = (0..1023).map(|n| format!("127.9.{}.{}:9", n / 250, 1 + n % 250)).collect();

@@ -56,7 +56,7 @@ async fn conversations_find_their_pod_again_from_every_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_of_cold_requests_is_spread_as_if_one_scheduler_had_seen_it_all() {
+async fn a_burst_of_cold_requests_over_four_workers_is_spread_evenly() {
     const REQUESTS: u64 = 400;
     let pods = TestPod::several(8).await;
     for pod in &pods {

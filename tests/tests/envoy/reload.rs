@@ -70,18 +70,18 @@ async fn reloads(drain: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_second_under_load_and_connections_stay() {
+async fn a_reload_every_second_loses_no_request_while_connections_stay() {
     reloads(600).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_second_under_load_and_connections_are_drained() {
+async fn a_reload_every_second_loses_no_request_while_connections_drain() {
     // Envoy asks clients to connect anew on the answers that it gives meanwhile; when the time is over, it cuts.
     reloads(4).await;
 }
 
 #[tokio::test]
-async fn what_was_warm_is_still_known_after_a_reload() {
+async fn a_reload_forgets_no_prefix() {
     let pods = TestPod::several(5).await;
     let mut envoy = Envoy::of(&pods).concurrency(2).reloadable(600).start().await;
     envoy.sees_ready(5).await;
@@ -100,7 +100,7 @@ async fn what_was_warm_is_still_known_after_a_reload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_router_that_is_made_anew_knows_all_that_is_in_the_log_before_its_first_request() {
+async fn a_new_router_has_read_the_whole_log_before_its_first_request() {
     const PROMPTS: u64 = 2400;
     let pods = TestPod::several(4).await;
     // Room for all of it.

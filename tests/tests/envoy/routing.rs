@@ -91,7 +91,7 @@ async fn a_conversation_stays_on_the_pod_of_its_first_round_on_every_worker() {
 }
 
 #[tokio::test]
-async fn what_a_worker_has_read_before_of_a_long_conversation_changes_nothing() {
+async fn the_parse_cache_changes_no_decision() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
     let matched = async || envoy.stats("warmpath_matched_total").await.values().sum::<i64>();
@@ -139,7 +139,7 @@ async fn a_match_above_half_is_logged_with_request_ratio_and_pod() {
 }
 
 #[tokio::test]
-async fn the_lines_of_a_burst_are_printed_together_and_none_is_lost() {
+async fn log_lines_of_a_burst_are_printed_together_and_none_is_lost() {
     const BURST: usize = 200;
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
@@ -250,7 +250,7 @@ async fn the_strategy_load_only_ignores_prefixes_under_both_its_names() {
 }
 
 #[tokio::test]
-async fn requests_that_run_count_before_any_scrape_sees_them() {
+async fn requests_in_flight_count_before_any_scrape_shows_them() {
     let pods = TestPod::several(2).await;
     let envoy = Envoy::ready(&pods).await;
     // The pods' pages say "idle" all along; only the ledger knows of the requests that are held open.
@@ -279,7 +279,7 @@ async fn a_busy_pod_gets_no_new_conversation() {
 }
 
 #[tokio::test]
-async fn requests_that_are_no_inference_go_to_the_least_loaded_pod_unchanged() {
+async fn requests_without_a_prompt_go_to_the_least_loaded_pod_unchanged() {
     let pods = TestPod::several(2).await;
     pods[0].set_load(Load { running: 60, waiting: 40, cache_used: 0.95, ..Load::default() });
     let envoy = Envoy::ready(&pods).await;
@@ -304,7 +304,7 @@ async fn requests_that_are_no_inference_go_to_the_least_loaded_pod_unchanged() {
 }
 
 #[tokio::test]
-async fn an_upload_is_passed_on_while_it_comes_but_a_prompt_is_held_until_it_is_whole() {
+async fn a_prompt_is_held_until_it_is_whole_and_other_uploads_stream() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::ready(&pods).await;
     let body = r#"{"model": "/model/qwen", "messages": []}"#;

@@ -541,7 +541,7 @@ async fn each_role_may_call_what_it_needs_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn envoy_holds_a_role_to_its_list() {
+async fn envoy_refuses_a_host_call_that_is_not_on_the_roles_list() {
     let pods = TestPod::several(1).await;
     // The collector's list comes first. Without this call it cannot scrape, and a router will have to stand in.
     let envoy = Envoy::of(&pods).edit(|configuration| {

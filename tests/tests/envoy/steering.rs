@@ -50,7 +50,7 @@ async fn headers_that_a_client_sends_choose_no_destination() {
 }
 
 #[tokio::test]
-async fn what_a_client_says_about_itself_does_not_reach_the_pod() {
+async fn control_headers_of_a_client_do_not_reach_the_pod() {
     let pods = TestPod::several(2).await;
     let envoy = Envoy::ready(&pods).await;
     Request::chat("hello")
@@ -71,7 +71,7 @@ async fn what_a_client_says_about_itself_does_not_reach_the_pod() {
 }
 
 #[tokio::test]
-async fn a_request_id_that_the_client_chose_names_it_everywhere() {
+async fn a_clients_request_id_is_in_the_answer_the_log_and_the_pod() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::ready(&pods).await;
     let reply = Request::chat("hello").header("x-request-id", "mine-1").send(envoy.routed).await;

@@ -76,7 +76,7 @@ async fn a_client_that_goes_away_ends_the_pods_work() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_of_its_stream_is_off_the_books() {
+async fn a_client_that_leaves_mid_stream_leaves_nothing_in_the_ledger() {
     const EACH: usize = 4;
     let pods = TestPod::several(2).await;
     let envoy = Envoy::of(&pods).concurrency(2).start().await;
@@ -109,7 +109,7 @@ async fn a_client_that_leaves_in_the_middle_of_its_stream_is_off_the_books() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_breaks_off_at_the_client_and_is_not_sent_twice() {
+async fn a_broken_answer_breaks_at_the_client_and_is_not_retried() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
     let mut streams = Vec::new();
@@ -168,7 +168,7 @@ async fn answered(envoy: &Envoy, pod: &TestPod, topic: &str, stream: bool, cache
 }
 
 #[tokio::test]
-async fn what_a_pod_says_of_its_cache_corrects_what_is_believed() {
+async fn cached_tokens_in_an_answer_correct_the_index() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::ready(&pods).await;
     let matched = async || envoy.stat("wasmcustom.warmpath_matched_total.pool=default;").await;

@@ -33,7 +33,7 @@ async fn metric(envoy: &Envoy, name: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn a_module_that_is_shipped_does_not_know_how_to_trap() {
+async fn the_shipped_module_ignores_the_trap_header() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::ready(&pods).await;
     assert_eq!(chat(0, 0).header("x-trap", "1").send(envoy.routed).await.status, 200);
@@ -43,7 +43,7 @@ async fn a_module_that_is_shipped_does_not_know_how_to_trap() {
 }
 
 #[tokio::test]
-async fn a_router_stands_in_for_a_collector_that_trapped() {
+async fn a_router_takes_over_from_a_collector_that_trapped() {
     let pods = TestPod::several(2).await;
     let envoy = trapping(&pods).concurrency(2).start().await;
     envoy.sees(&pods).await;
@@ -122,7 +122,7 @@ async fn a_router_that_trapped_comes_back_and_knows_every_conversation() {
 }
 
 #[tokio::test]
-async fn counts_that_a_trapped_router_left_behind_are_healed() {
+async fn counts_of_a_trapped_router_are_reconciled_after_ten_seconds() {
     const STREAMS: usize = 5;
     let pods = TestPod::several(2).await;
     let envoy = trapping(&pods).start().await;
@@ -192,7 +192,7 @@ async fn under_load() -> (Envoy, Vec<TestPod>, Traffic) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_traps_under_load_costs_nothing() {
+async fn a_collector_trap_under_load_loses_no_request() {
     let (envoy, pods, load) = under_load().await;
     pods[0].set_metrics_status(418);
     envoy.logs(&["Uncaught RuntimeError"]).await;
@@ -216,7 +216,7 @@ async fn a_collector_that_traps_under_load_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_router_that_traps_under_load_costs_what_its_worker_had_in_flight_at_most() {
+async fn a_router_trap_under_load_costs_at_most_what_its_worker_had_in_flight() {
     let (envoy, _pods, load) = under_load().await;
     let workers = envoy.stats(r"^listener\..*worker_\d+\.downstream_cx_active$").await;
     // What came over connections that the load had already; the trap's own is one more.
