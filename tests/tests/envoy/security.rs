@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use warmpath_tests::{Answer, Envoy, Protocol, Request, TestPod, command, repository, target};
+use wasmparser::{ExternalKind, Parser, Payload};
 
 use crate::hostile::exchange;
 
@@ -399,59 +400,18 @@ async fn no_prompt_and_no_key_reaches_a_log_or_a_statistic() {
 
 /// What the module imports and exports, functions only.
 fn functions_of(module: &[u8]) -> (BTreeSet<String>, BTreeSet<String>) {
-    struct Bytes<'a>(&'a [u8]);
-    impl Bytes<'_> {
-        fn byte(&mut self) -> u8 {
-            let (&first, rest) = self.0.split_first().unwrap();
-            self.0 = rest;
-            first
-        }
-        /// LEB128.
-        fn number(&mut self) -> usize {
-            let (mut value, mut shift) = (0, 0);
-            loop {
-                let byte = self.byte();
-                value |= usize::from(byte & 0x7f) << shift;
-                shift += 7;
-                if byte < 0x80 {
-                    return value;
-                }
-            }
-        }
-        fn take(&mut self, size: usize) -> Self {
-            let (taken, rest) = self.0.split_at(size);
-            self.0 = rest;
-            Self(taken)
-        }
-        fn name(&mut self) -> String {
-            let size = self.number();
-            String::from_utf8(self.take(size).0.to_vec()).unwrap()
-        }
-    }
-    assert_eq!(&module[..8], b"\0asm\x01\0\0\0");
     let (mut imports, mut exports) = (BTreeSet::new(), BTreeSet::new());
-    let mut all = Bytes(&module[8..]);
-    while !all.0.is_empty() {
-        let kind = all.byte();
-        let size = all.number();
-        let mut section = all.take(size);
-        match kind {
-            2 => {
-                for _ in 0..section.number() {
-                    section.name();
-                    imports.insert(section.name());
-                    assert_eq!(section.byte(), 0, "an import that is no function");
-                    section.number();
-                }
+    for payload in Parser::new(0).parse_all(module) {
+        match payload.unwrap() {
+            Payload::ImportSection(section) => {
+                imports.extend(section.into_imports().map(|import| import.unwrap().name.to_owned()));
             }
-            7 => {
-                for _ in 0..section.number() {
-                    let name = section.name();
-                    if section.byte() == 0 {
-                        exports.insert(name);
-                    }
-                    section.number();
-                }
+            Payload::ExportSection(section) => {
+                let functions = section
+                    .into_iter()
+                    .map(Result::unwrap)
+                    .filter(|export| export.kind == ExternalKind::Func);
+                exports.extend(functions.map(|export| export.name.to_owned()));
             }
             _ => {}
         }
