@@ -45,7 +45,7 @@ pub struct PodArgs {
     /// KV blocks (num_gpu_blocks) [a10: 2048, h100: 24000]
     #[arg(long)]
     blocks: Option<u32>,
-    /// Tokens of a KV block [16]
+    /// Tokens of a KV block (default 16)
     #[arg(long)]
     block_size: Option<u32>,
     /// Requests that run at the same time, at most [a10: 256, h100: 1024]
