@@ -29,7 +29,7 @@ use warmpath::router::{End, RouteBy, Router};
 use warmpath::scrape::{exposition, vllm};
 use warmpath::shared::codec::Reader;
 use warmpath::shared::lease;
-use warmpath::shared::membership::{Announcer, announced};
+use warmpath::shared::membership::{PodList, announce, announced};
 use warmpath::shared::pod_table::{MAX_PODS, PodTable};
 use warmpath::shared::store::{Keys, Map, SharedData};
 use warmpath::{SECOND, Slot};
@@ -332,9 +332,11 @@ pub fn shared(bytes: &[u8]) {
     }
     let mine = lease::take(&keys.lease, 1, &mut map, NOW);
     assert!(!mine || !lease::take(&keys.lease, 2, &mut map, NOW), "two hold the lease");
-    announced(&keys.pods, &map);
-    let mut announcer = Announcer::configured(&keys.pods, &["10.0.0.1:1".to_owned()], &mut map, NOW);
-    announcer.tick(&mut map, NOW + SECOND);
+    // Whatever stands there: afterwards a list holds that is at least as new as the one announced.
+    let list = PodList { revision: u64::from(which), pods: vec!["10.0.0.1:1".to_owned()] };
+    let said = announce(&keys.pods, &list, &mut map);
+    let (holding, _) = announced(&keys.pods, &map).unwrap();
+    assert!(if said.is_ok() { holding == list } else { holding.revision > list.revision });
 
     // Both roles go on, whatever they find.
     let mut router = Router::new(&config, 7);

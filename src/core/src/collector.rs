@@ -189,11 +189,11 @@ impl Collector {
 
     /// The pages to fetch now. Follows the pods that routers announced since.
     pub fn due(&mut self, shared: &impl SharedData, now: Micros) -> Vec<DueScrape> {
-        if let Some((pods, version)) = announced(&self.keys.pods, shared)
+        if let Some((list, version)) = announced(&self.keys.pods, shared)
             && version != self.announced
         {
             self.announced = version;
-            self.set_pods(&pods, now);
+            self.set_pods(&list.pods, now);
         }
         if let Some(ledger) = self.ledger(shared) {
             self.schedule.note_traffic(ledger.opened(), now);

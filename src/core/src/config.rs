@@ -31,6 +31,8 @@ pub struct Config {
     /// The pods, `ip:port`. A router's list replaces the collector's; `None` leaves it as it is. A collector must have some
     /// ([`Config::pods_to_scrape`]).
     pub pods: Option<Vec<String>>,
+    /// Orders the lists of pods of routers: the highest revision holds ([`crate::shared::membership`]).
+    pub revision: u64,
     /// How pods are chosen.
     pub strategy: Strategy,
     /// Without any pod to name: `true` leaves the request to the fallback cluster, `false` answers 503.
@@ -97,6 +99,7 @@ impl std::error::Error for ConfigError {}
 struct Raw {
     pool: String,
     pods: Option<Vec<String>>,
+    revision: u64,
     strategy: Strategy,
     fail_open: bool,
     scrape: RawScrape,
@@ -126,6 +129,7 @@ impl Default for Raw {
         Raw {
             pool: "default".into(),
             pods: None,
+            revision: 0,
             strategy: Strategy::PrefixCache,
             fail_open: true,
             scrape: RawScrape::default(),
@@ -185,6 +189,7 @@ impl Config {
         Ok(Config {
             pool: raw.pool,
             pods,
+            revision: raw.revision,
             strategy: raw.strategy,
             fail_open: raw.fail_open,
             scrape: Scrape {

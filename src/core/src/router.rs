@@ -3,7 +3,6 @@
 //! [`Router`] is the mind of one worker. What it must share goes through [`SharedData`]; what it keeps are replicas: the
 //! table as last fetched, and the prefix index as far as the log was read.
 
-use crate::account::cached::Recall;
 use crate::account::learning;
 use crate::account::ledger::{DEFAULT_BYTES_PER_TOKEN, DEFAULT_RATE, Ledger, PodAccount};
 use crate::answer::usage::Usage;
@@ -55,8 +54,6 @@ pub struct Router {
     /// Mean of what recent answers taught of it.
     mean_ratio: f32,
     cursor: Cursor,
-    /// The own last write of the ledger.
-    recall: Recall,
     /// Names this replica in the log.
     writer: u32,
     /// What it has read before.
@@ -230,7 +227,6 @@ impl Router {
             bytes_per_token: DEFAULT_BYTES_PER_TOKEN,
             mean_ratio: DEFAULT_BYTES_PER_TOKEN,
             cursor: Cursor::default(),
-            recall: Recall::default(),
             writer,
             parse_cache: ParseCache::default(),
             chain: Chain::default(),
@@ -340,7 +336,6 @@ impl Router {
             let sealed = self.write_record(&mut ledger, &ticket);
             self.done(DecisionStep::Book);
             if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_err() {
-                self.recall.refused();
                 continue;
             }
             self.commit(&mut ticket, ledger, sealed, shared);
@@ -507,15 +502,12 @@ impl Router {
         }
     }
 
-    /// The ledger, and the version to write over: out of memory where that is most probably the last one.
-    fn read_ledger(&mut self, shared: &impl SharedData) -> (Ledger, u32) {
-        let (mut ledger, cas) = self.recall.take().unwrap_or_else(|| match shared.get(&self.keys.ledger) {
-            Some((bytes, cas)) => {
-                self.recall.read(cas);
-                (Ledger::decode(bytes).unwrap_or_default(), cas)
-            }
+    /// The ledger, and the version to write over.
+    fn read_ledger(&self, shared: &impl SharedData) -> (Ledger, u32) {
+        let (mut ledger, cas) = match shared.get(&self.keys.ledger) {
+            Some((bytes, cas)) => (Ledger::decode(bytes).unwrap_or_default(), cas),
             None => (Ledger::default(), NEVER_WRITTEN),
-        });
+        };
         ledger.grow(self.table.pods.len());
         (ledger, cas)
     }
@@ -785,7 +777,6 @@ impl Router {
             // All up to here is applied, the own record included.
             self.cursor = Cursor { segment: ledger.segment(), offset: ledger.log().len() };
         }
-        self.recall.wrote(ledger);
         if let Some((number, records)) = sealed {
             self.seal(number, &records, shared);
         }
@@ -794,7 +785,6 @@ impl Router {
     fn seal(&mut self, number: u64, records: &[u8], shared: &mut impl SharedData) {
         // Unconditional: only the worker whose write closed the segment comes here with its number.
         let _ = shared.set(&self.keys.segment(number), &seal(number, records), None);
-        self.recall.wrote_another();
     }
 
     /// Changes the ledger under compare-and-swap; `None` when others always wrote first, which the collector's reconciliation
@@ -808,10 +798,8 @@ impl Router {
             let (mut ledger, cas) = self.read_ledger(shared);
             let result = with(self, &mut ledger);
             if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_ok() {
-                self.recall.wrote(ledger);
                 return Some(result);
             }
-            self.recall.refused();
         }
         None
     }
@@ -831,13 +819,11 @@ impl Router {
             segments.clear();
             with(self, &mut ledger, &mut segments);
             if shared.set(&self.keys.ledger, ledger.encode(), Some(cas)).is_ok() {
-                self.recall.wrote(ledger);
                 for (number, records) in &segments {
                     self.seal(*number, records, shared);
                 }
                 return;
             }
-            self.recall.refused();
         }
     }
 

@@ -14,7 +14,6 @@ use warmpath::config::{Config, Strategy};
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Api, BodyError};
 use warmpath::router::{Decision, End, NoPod, RouteBy, Router, Ticket};
-use warmpath::shared::membership::Announcer;
 use warmpath::shared::pod_table::PodTable;
 use warmpath::{MILLISECOND, Micros, Slot};
 
@@ -53,8 +52,6 @@ pub struct Mind {
     log_level: LevelFilter,
     /// The lines of requests whose pod holds much of their prompt.
     warm: Lines,
-    /// The router's say in which pods there are, if its configuration lists any.
-    announcer: Option<Announcer>,
 }
 
 /// One request.
@@ -104,7 +101,7 @@ enum Answer {
 
 impl Mind {
     /// The mind of a VM, which `writer` names in the log.
-    pub fn new(config: &Config, writer: u32, announcer: Option<Announcer>) -> Mind {
+    pub fn new(config: &Config, writer: u32) -> Mind {
         let mut mind = Mind {
             router: router(config, writer),
             metrics: RouterMetrics::of(&config.pool),
@@ -116,7 +113,6 @@ impl Mind {
             untold: 0,
             log_level: host::log_level(),
             warm: Lines::default(),
-            announcer,
         };
         mind.refresh();
         mind
@@ -133,14 +129,11 @@ impl Mind {
         self.router.follow(&Host, segments);
     }
 
-    /// Prints what has waited for it, looks what of the log is printed, and whether the configuration's list of pods still holds.
+    /// Prints what has waited for it, and looks what of the log is printed.
     pub fn look_around(&mut self, now: Micros) {
         self.warm.print(now);
         laps::tell();
         self.log_level = host::log_level();
-        if let Some(announcer) = &mut self.announcer {
-            announcer.tick(&mut Host, now);
-        }
     }
 
     /// The table as last fetched.
@@ -166,9 +159,6 @@ impl Mind {
         if now.saturating_sub(self.looked_at) >= LOOKS_EVERY {
             self.looked_at = now;
             self.refresh();
-        }
-        if let Some(announcer) = self.announcer.as_mut().filter(|announcer| announcer.contested()) {
-            announcer.saw(host::number(&["connection_id"]).unwrap_or(0));
         }
         let decision = self.router.decide(by, &mut Host, now);
         match &decision {

@@ -8,7 +8,7 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 use warmpath::config::Config;
 use warmpath::shared::lease;
-use warmpath::shared::membership::Announcer;
+use warmpath::shared::membership::{NotAnnounced, PodList, announce};
 use warmpath::shared::store::Keys;
 
 use crate::collect::Collecting;
@@ -87,9 +87,8 @@ impl RootContext for Root {
             b"router" => {
                 let holder = warmpath::request::blocks::mix(seed) as u32;
                 let keys = Keys::of(&config.pool, config.index.log_segments);
-                let announcer =
-                    config.pods.as_ref().map(|pods| Announcer::configured(&keys.pods, pods, &mut Host, now));
-                let mut mind = Mind::new(&config, holder, announcer);
+                announce_pods(&config, &keys);
+                let mut mind = Mind::new(&config, holder);
                 mind.follow(SEGMENTS_AT_START);
                 let mind = Rc::new(RefCell::new(mind));
                 host::tick_every(WATCH);
@@ -133,6 +132,22 @@ impl RootContext for Root {
             _ => None,
         };
         Some(Box::new(Filter::new(mind)))
+    }
+}
+
+/// Makes the configuration's list of pods the one that holds, and says so when it does not.
+fn announce_pods(config: &Config, keys: &Keys) {
+    let Some(pods) = config.pods.clone() else { return };
+    let list = PodList { revision: config.revision, pods };
+    match announce(&keys.pods, &list, &mut Host) {
+        Ok(()) => {}
+        Err(NotAnnounced::Superseded { by }) => log::warn!(
+            "warmpath: `pods` is not used: its `revision` is {}, and a list with revision {by} holds; give it a higher revision",
+            list.revision
+        ),
+        Err(NotAnnounced::Contended) => {
+            log::warn!("warmpath: `pods` is not used: other workers wrote theirs at every try")
+        }
     }
 }
 

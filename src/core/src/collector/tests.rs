@@ -1,5 +1,5 @@
 use super::*;
-use crate::shared::membership::Announcer;
+use crate::shared::membership::{PodList, announce};
 use crate::shared::store::Map;
 
 const PODS: &[u8] = br#"{"pods":["10.0.0.1:8000","10.0.0.2:8000"]}"#;
@@ -141,8 +141,8 @@ fn leaked_requests_are_taken_out_when_scrapes_contradict_long_enough() {
 #[test]
 fn pods_that_routers_announce_are_followed() {
     let (mut collector, mut shared) = start();
-    let pods = ["10.0.0.2:8000".into(), "10.0.0.9:8000".into()];
-    Announcer::configured("warmpath/default/pods", &pods, &mut shared, 0);
+    let list = PodList { revision: 0, pods: vec!["10.0.0.2:8000".into(), "10.0.0.9:8000".into()] };
+    announce("warmpath/default/pods", &list, &mut shared).unwrap();
     let due = collector.due(&shared, 0);
     let mut addresses: Vec<&str> = due.iter().map(|d| d.address.as_str()).collect();
     addresses.sort_unstable();

@@ -1,278 +1,146 @@
-//! Which pods there are, as the routers' configurations say: written by them, followed by the collector.
+//! Which pods a pool has, as the routers' configurations list them: written by the routers, followed by the collector.
 //!
-//! The collector's own list, in the bootstrap, stays as it is until Envoy restarts; a router's can change while Envoy runs. So
-//! each router that is configured writes its list down. That is not enough: replaced settings live on until their
-//! connections are drained, for ten minutes by default, and settings that come back meanwhile, as when a change is taken
-//! back, are not configured again; Envoy just uses them. Nobody tells the module which settings hold, but new
-//! connections go to those alone, and Envoy numbers its connections. So as long as there are two opinions, each side looks
-//! at the numbers of the connections its requests come by, and the list with the newest connection holds.
+//! The collector's own list, in Envoy's bootstrap, is fixed until Envoy restarts; a router's list can change while Envoy
+//! runs. The list with the highest revision holds. Of lists with equal revisions, the one that was configured last holds.
 //!
-//! Listeners that share a pool are expected to list the same pods.
+//! Envoy configures nothing anew when a listener returns to settings that are still draining, so a rollback to an earlier
+//! list needs a new, higher revision. Listeners that share a pool are expected to list the same pods.
 
 use std::net::SocketAddr;
 
 use crate::shared::pod_table::MAX_PODS;
-use crate::shared::store::{Conflict, NEVER_WRITTEN, SharedData};
-use crate::{Micros, SECOND};
+use crate::shared::store::{Contended, SharedData, compare_and_swap};
 
-/// Marks a list of pods, and its version.
-const PODS_MARK: &str = "WPP2";
-/// How long an objection, or a sign of life, counts. Both are renewed every second.
-const LASTS: Micros = 5 * SECOND;
+/// Marks a list of pods, and the version of its format.
+const PODS_MARK: &str = "WPP3";
 
-/// One router's say in which pods there are.
-#[derive(Clone, Debug)]
-pub struct Announcer {
-    key: String,
-    list: String,
-    contested: bool,
-    /// The newest connection that a request came by, since the list is contested.
-    newest: u64,
-    /// Since when another list has held.
-    overruled_at: Option<Micros>,
+/// The pods of a pool, with the number that orders its lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodList {
+    /// The highest revision holds.
+    pub revision: u64,
+    /// The pods, `ip:port`.
+    pub pods: Vec<String>,
 }
 
-/// What is written down.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Record {
-    /// The newest connection that the list's routers have seen; 0 for none.
-    newest: u64,
-    /// When one of them last said that it lives, while there was an objection.
-    held_at: Micros,
-    /// When a router last said that it has another list.
-    contested_at: Micros,
-    /// The pods, a line each.
-    list: String,
+/// Why a list is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAnnounced {
+    /// A list with a higher revision holds.
+    Superseded {
+        /// The revision of the list that holds.
+        by: u64,
+    },
+    /// Other routers wrote first at every try.
+    Contended,
 }
 
-impl Announcer {
-    /// The say of a router that has just been configured with these pods: they hold from now on.
-    pub fn configured(key: &str, pods: &[String], shared: &mut impl SharedData, now: Micros) -> Announcer {
-        let mut announcer = Announcer {
-            key: key.to_owned(),
-            list: pods.join("\n"),
-            contested: false,
-            newest: 0,
-            overruled_at: None,
-        };
-        let (record, cas) = announcer.read(shared);
-        let other = record.as_ref().is_none_or(|record| record.list != announcer.list);
-        // From the first request on: the settings may be replaced again before the first tick.
-        announcer.contested = record.is_some_and(|record| other || recent(record.contested_at, now));
-        if other {
-            // On a conflict another worker of the same settings has just written the same.
-            let _ = announcer.hold(now, cas, shared);
+impl From<Contended> for NotAnnounced {
+    fn from(_: Contended) -> Self {
+        NotAnnounced::Contended
+    }
+}
+
+/// Makes `list` the one that holds, unless a list with a higher revision does.
+///
+/// # Errors
+/// [`NotAnnounced`] when the list is not used.
+pub fn announce(key: &str, list: &PodList, shared: &mut impl SharedData) -> Result<(), NotAnnounced> {
+    compare_and_swap(shared, key, |bytes, _| match bytes.as_deref().and_then(PodList::decode) {
+        Some(holding) if holding.revision > list.revision => {
+            Err(NotAnnounced::Superseded { by: holding.revision })
         }
-        announcer
-    }
-
-    /// Whether [`Announcer::saw`] wants to be told of connections.
-    pub fn contested(&self) -> bool {
-        self.contested
-    }
-
-    /// A request has come by this connection.
-    pub fn saw(&mut self, connection: u64) {
-        self.newest = self.newest.max(connection);
-    }
-
-    /// Looks whether the own list still holds, once a second.
-    pub fn tick(&mut self, shared: &mut impl SharedData, now: Micros) {
-        let (Some(mut record), cas) = self.read(shared) else { return };
-        if record.list == self.list {
-            self.overruled_at = None;
-            self.contested = recent(record.contested_at, now);
-            if self.contested {
-                record.held_at = now;
-                record.newest = record.newest.max(self.newest);
-                let _ = self.write(&record, cas, shared);
-            }
-            return;
-        }
-        self.contested = true;
-        let since = *self.overruled_at.get_or_insert(now);
-        // Nothing can be newer than what nobody has seen: then the list that was configured last holds.
-        let newer = record.newest > 0 && self.newest > record.newest;
-        let alone = !recent(record.held_at, now) && !recent(since, now);
-        if newer || alone {
-            let _ = self.hold(now, cas, shared);
-        } else {
-            record.contested_at = now;
-            let _ = self.write(&record, cas, shared);
-        }
-    }
-
-    /// Makes the own list the one that holds.
-    fn hold(&mut self, now: Micros, cas: u32, shared: &mut impl SharedData) -> Result<(), Conflict> {
-        self.overruled_at = None;
-        let record = Record { newest: self.newest, held_at: now, contested_at: now, list: self.list.clone() };
-        self.write(&record, cas, shared)
-    }
-
-    fn read(&self, shared: &impl SharedData) -> (Option<Record>, u32) {
-        match shared.get(&self.key) {
-            Some((bytes, cas)) => (Record::decode(&bytes), cas),
-            None => (None, NEVER_WRITTEN),
-        }
-    }
-
-    fn write(&self, record: &Record, cas: u32, shared: &mut impl SharedData) -> Result<(), Conflict> {
-        shared.set(&self.key, record.encode().as_bytes(), Some(cas))
-    }
+        _ => Ok((list.encode(), ())),
+    })?;
+    Ok(())
 }
 
-impl Record {
-    fn encode(&self) -> String {
-        let Record { newest, held_at, contested_at, list } = self;
-        format!("{PODS_MARK} {newest} {held_at} {contested_at}\n{list}")
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Record> {
-        let (head, list) = std::str::from_utf8(bytes).ok()?.split_once('\n')?;
-        let mut numbers = head.strip_prefix(PODS_MARK)?.split_whitespace().map(str::parse);
-        let mut next = || numbers.next()?.ok();
-        Some(Record { newest: next()?, held_at: next()?, contested_at: next()?, list: list.to_owned() })
-    }
-}
-
-fn recent(at: Micros, now: Micros) -> bool {
-    now.saturating_sub(at) < LASTS
-}
-
-/// The pods that hold, and the version of what is written; `None` when no router has announced any.
-pub fn announced(key: &str, shared: &impl SharedData) -> Option<(Vec<String>, u32)> {
+/// The list that holds, and the version of the shared value; `None` when no router has announced any.
+pub fn announced(key: &str, shared: &impl SharedData) -> Option<(PodList, u32)> {
     let (bytes, version) = shared.get(key)?;
-    let list = Record::decode(&bytes)?.list;
-    // Only addresses: whatever else stands there, nobody is to be sent to.
-    let pods = list
-        .lines()
-        .filter(|line| line.parse::<SocketAddr>().is_ok())
-        .take(MAX_PODS)
-        .map(str::to_owned)
-        .collect();
-    Some((pods, version))
+    Some((PodList::decode(&bytes)?, version))
+}
+
+impl PodList {
+    fn encode(&self) -> String {
+        format!("{PODS_MARK} {}\n{}", self.revision, self.pods.join("\n"))
+    }
+
+    /// Takes only addresses from the lines: requests must never be sent to anything else that stands there.
+    fn decode(bytes: &[u8]) -> Option<PodList> {
+        let (head, lines) = std::str::from_utf8(bytes).ok()?.split_once('\n')?;
+        let revision = head.strip_prefix(PODS_MARK)?.trim().parse().ok()?;
+        let is_address = |line: &&str| line.parse::<SocketAddr>().is_ok();
+        let pods = lines.lines().filter(is_address).take(MAX_PODS).map(str::to_owned).collect();
+        Some(PodList { revision, pods })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::store::Map;
+    use crate::shared::store::{Conflict, Map};
 
-    fn pods(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| format!("10.0.0.{}:1", name.len())).collect()
+    fn list(revision: u64, pods: &[&str]) -> PodList {
+        PodList { revision, pods: pods.iter().map(|pod| format!("10.0.0.{pod}:1")).collect() }
     }
 
-    fn holds(shared: &Map) -> Vec<String> {
+    fn holding(shared: &Map) -> PodList {
         announced("k", shared).unwrap().0
     }
 
     #[test]
-    fn the_list_that_was_configured_last_holds() {
+    fn of_equal_revisions_the_list_that_was_configured_last_holds() {
         let mut shared = Map::default();
         assert_eq!(announced("k", &shared), None);
-        Announcer::configured("k", &pods(&["a", "bb"]), &mut shared, 0);
-        let (found, version) = announced("k", &shared).unwrap();
-        assert_eq!(found, pods(&["a", "bb"]));
-        // The other workers of the same Envoy.
-        Announcer::configured("k", &pods(&["a", "bb"]), &mut shared, 1);
-        assert_eq!(announced("k", &shared).unwrap().1, version);
-        Announcer::configured("k", &[], &mut shared, 2);
-        assert_eq!(holds(&shared), Vec::<String>::new());
-        shared.set("k", b"\xff", None).unwrap();
-        assert_eq!(announced("k", &shared), None);
-        Announcer::configured("k", &pods(&["ccc"]), &mut shared, 3);
-        assert_eq!(holds(&shared), pods(&["ccc"]));
+        for pods in [&["1", "2"][..], &[], &["3"], &["1", "2"]] {
+            assert_eq!(announce("k", &list(0, pods), &mut shared), Ok(()));
+            assert_eq!(holding(&shared), list(0, pods));
+        }
     }
 
     #[test]
-    fn without_another_opinion_nobody_looks_at_connections_or_writes() {
+    fn the_highest_revision_holds_whatever_is_configured_after_it() {
         let mut shared = Map::default();
-        let mut only = Announcer::configured("k", &pods(&["a"]), &mut shared, 0);
-        assert!(!only.contested());
-        only.tick(&mut shared, 10 * SECOND);
-        let version = announced("k", &shared).unwrap().1;
-        only.tick(&mut shared, 11 * SECOND);
-        assert!(!only.contested());
-        assert_eq!(announced("k", &shared).unwrap().1, version);
+        announce("k", &list(7, &["1"]), &mut shared).unwrap();
+        assert_eq!(announce("k", &list(6, &["2"]), &mut shared), Err(NotAnnounced::Superseded { by: 7 }));
+        assert_eq!(holding(&shared), list(7, &["1"]));
+        // A rollback: the pods of revision 6, with a revision of their own.
+        assert_eq!(announce("k", &list(8, &["2"]), &mut shared), Ok(()));
+        assert_eq!(holding(&shared), list(8, &["2"]));
     }
 
-    /// Settings `a` replaced by `bb`, both with connections, two seconds after.
-    fn replaced(shared: &mut Map) -> (Announcer, Announcer) {
-        let mut old = Announcer::configured("k", &pods(&["a"]), shared, 0);
-        let mut new = Announcer::configured("k", &pods(&["bb"]), shared, 100 * SECOND);
-        for second in 101..103 {
-            for (announcer, connection) in [(&mut old, 70), (&mut new, 80)] {
-                if announcer.contested() {
-                    announcer.saw(connection);
+    #[test]
+    fn bytes_that_are_no_list_hold_nothing_and_are_replaced() {
+        for bytes in [&b"\xff"[..], b"", b"WPP2 0 0 0\n10.0.0.1:1", b"WPP3 x\n", b"WPP3 9"] {
+            let mut shared = Map::default();
+            shared.set("k", bytes, None).unwrap();
+            assert_eq!(announced("k", &shared), None);
+            announce("k", &list(1, &["1"]), &mut shared).unwrap();
+            assert_eq!(holding(&shared), list(1, &["1"]));
+        }
+        let mut shared = Map::default();
+        shared.set("k", b"WPP3 2\nvllm:8000\n10.0.0.1:1\n", None).unwrap();
+        assert_eq!(holding(&shared), list(2, &["1"]), "names are left out");
+    }
+
+    #[test]
+    fn a_list_that_comes_between_read_and_write_is_compared_too() {
+        /// Shared data into which another router writes revision 9 before the first write of this one.
+        struct Interrupted(Map, bool);
+        impl SharedData for Interrupted {
+            fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+                self.0.get(key)
+            }
+            fn set(&mut self, key: &str, value: &[u8], cas: Option<u32>) -> Result<(), Conflict> {
+                if !std::mem::replace(&mut self.1, true) {
+                    announce(key, &list(9, &["9"]), &mut self.0).unwrap();
                 }
-                announcer.tick(shared, second * SECOND);
+                self.0.set(key, value, cas)
             }
         }
-        (old, new)
-    }
-
-    #[test]
-    fn connections_that_are_being_drained_do_not_bring_old_settings_back() {
-        let mut shared = Map::default();
-        let (mut old, mut new) = replaced(&mut shared);
-        for second in 103..800 {
-            assert_eq!(holds(&shared), pods(&["bb"]), "after {second} s");
-            old.saw(79);
-            old.tick(&mut shared, second * SECOND);
-            // The new settings may have no request for a long time.
-            new.tick(&mut shared, second * SECOND + 1);
-        }
-        // The drained ones are gone, and nobody looks any more.
-        new.tick(&mut shared, 900 * SECOND);
-        assert!(!new.contested());
-    }
-
-    #[test]
-    fn settings_that_come_back_hold_with_their_first_new_connection() {
-        let mut shared = Map::default();
-        let (mut old, mut new) = replaced(&mut shared);
-        old.saw(90);
-        old.tick(&mut shared, 103 * SECOND);
-        assert_eq!(holds(&shared), pods(&["a"]));
-        // What is replaced now has its connections, too.
-        for second in 104..110 {
-            new.saw(81);
-            new.tick(&mut shared, second * SECOND);
-            old.tick(&mut shared, second * SECOND + 1);
-            assert_eq!(holds(&shared), pods(&["a"]));
-        }
-        new.saw(91);
-        new.tick(&mut shared, 110 * SECOND);
-        assert_eq!(holds(&shared), pods(&["bb"]));
-    }
-
-    #[test]
-    fn settings_may_come_back_before_the_first_tick() {
-        let mut shared = Map::default();
-        let mut old = Announcer::configured("k", &pods(&["a"]), &mut shared, 0);
-        // In two workers; the one that is configured second finds its list written.
-        let mut new =
-            [0, 1].map(|n| Announcer::configured("k", &pods(&["bb"]), &mut shared, 10 * SECOND + n));
-        assert!(new.iter().all(Announcer::contested));
-        new[1].saw(20);
-        old.tick(&mut shared, 10 * SECOND + 5);
-        old.saw(21);
-        new[1].tick(&mut shared, 10 * SECOND + 6);
-        old.tick(&mut shared, 11 * SECOND);
-        assert_eq!(holds(&shared), pods(&["a"]));
-    }
-
-    #[test]
-    fn settings_that_come_back_before_the_others_had_a_connection_hold_when_those_are_gone() {
-        let mut shared = Map::default();
-        let mut old = Announcer::configured("k", &pods(&["a"]), &mut shared, 0);
-        drop(Announcer::configured("k", &pods(&["bb"]), &mut shared, 10 * SECOND));
-        for second in 11..16 {
-            old.saw(second);
-            old.tick(&mut shared, second * SECOND);
-            assert_eq!(holds(&shared), pods(&["bb"]));
-        }
-        old.tick(&mut shared, 16 * SECOND);
-        assert_eq!(holds(&shared), pods(&["a"]));
+        let mut shared = Interrupted(Map::default(), false);
+        assert_eq!(announce("k", &list(5, &["5"]), &mut shared), Err(NotAnnounced::Superseded { by: 9 }));
+        assert_eq!(holding(&shared.0), list(9, &["9"]));
     }
 }

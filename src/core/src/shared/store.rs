@@ -1,4 +1,4 @@
-//! What the workers of one Envoy share: a few values under fixed keys, each read and written whole, with
+//! The store that the workers of one Envoy share: a few values under fixed keys, each read and written as a whole, with
 //! compare-and-swap. Envoy gives it to modules as "shared data"; a simulation gives a map.
 
 /// Values by key, with compare-and-swap.
@@ -23,12 +23,45 @@ pub const NEVER_WRITTEN: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conflict;
 
+/// Tries to write a value over those of other workers. Each conflict means that another worker has written, so the workers
+/// as a whole make progress; this many conflicts in a row do not happen by chance.
+const TRIES: usize = 16;
+
+/// Other workers wrote first at every try: nothing is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contended;
+
+/// Changes the value of `key`: reads it, lets `change` make the next value of it, and writes that if nobody has written in
+/// between, else begins again. This is the only compare-and-swap loop of Warmpath.
+///
+/// `change` gets the bytes that are stored, `None` when there are none, and the shared data for whatever else it reads. It
+/// returns the value to write and a result. It may be called several times and must not change anything that has to be
+/// undone when its value is not written.
+///
+/// # Errors
+/// What `change` returns, and then nothing is written; [`Contended`] when no try was written.
+pub fn compare_and_swap<S: SharedData, V: AsRef<[u8]>, T, E: From<Contended>>(
+    shared: &mut S,
+    key: &str,
+    mut change: impl FnMut(Option<Vec<u8>>, &S) -> Result<(V, T), E>,
+) -> Result<(V, T), E> {
+    for _ in 0..TRIES {
+        let (bytes, version) =
+            shared.get(key).map_or((None, NEVER_WRITTEN), |(bytes, version)| (Some(bytes), version));
+        let (value, result) = change(bytes, shared)?;
+        if shared.set(key, value.as_ref(), Some(version)).is_ok() {
+            return Ok((value, result));
+        }
+    }
+    Err(Contended.into())
+}
+
 /// The keys of one pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
     /// The table of pods and their load; written by the collector.
     pub table: String,
-    /// The pods that routers were configured with; written by them, read by the collector.
+    /// The list of pods that routers were configured with; written by them, read by the collector.
     pub pods: String,
     /// Work in flight, and the open segment of the log; written by routers.
     pub ledger: String,
@@ -59,9 +92,8 @@ impl Keys {
     }
 }
 
-/// Shared data in one map: for tests, and for gateways that are simulated. It is ordered, for one that hashes with a seed of its own
-/// frees its values in another order each time, and what comes after takes other paths through the allocator: then steps that
-/// are counted in instructions (`scripts/budget`) differ by a tenth from run to run.
+/// Shared data in one map: for tests, and for simulated gateways. A `BTreeMap`, because the random seed of a `HashMap`
+/// changes the order in which values are freed, and with it the instruction counts of `scripts/budget`.
 #[derive(Clone, Debug, Default)]
 pub struct Map {
     values: std::collections::BTreeMap<String, (Vec<u8>, u32)>,
@@ -82,7 +114,7 @@ impl SharedData for Map {
     }
 
     fn set(&mut self, key: &str, value: &[u8], cas: Option<u32>) -> Result<(), Conflict> {
-        // As Envoy does it: versions are never 0 and count the writes of all keys; a missing key takes any.
+        // As in Envoy, a version is never 0 and counts the writes of all keys; a missing key takes any version.
         let version = self.version.wrapping_add(1).max(1);
         match self.values.get_mut(key) {
             Some((_, current)) if cas.is_some_and(|cas| cas != *current) => return Err(Conflict),
@@ -116,6 +148,61 @@ mod tests {
         assert_eq!(map.set("k", b"3", Some(version)), Err(Conflict));
         map.set("k", b"4", None).unwrap();
         assert_eq!(map.get("k").unwrap().0, b"4");
+    }
+
+    /// A map into which another worker writes before each of the next writes, so many times.
+    struct Contested(Map, usize);
+
+    impl SharedData for Contested {
+        fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+            self.0.get(key)
+        }
+        fn set(&mut self, key: &str, value: &[u8], cas: Option<u32>) -> Result<(), Conflict> {
+            if self.1 > 0 {
+                self.1 -= 1;
+                let (mut other, _) = self.get(key).unwrap_or_default();
+                other.push(b'o');
+                self.0.set(key, &other, None)?;
+            }
+            self.0.set(key, value, cas)
+        }
+    }
+
+    /// Appends a letter, and says how many tries it took.
+    fn append(shared: &mut Contested) -> Result<usize, Contended> {
+        let mut tries = 0;
+        let (_, tries) = compare_and_swap(shared, "k", |bytes, _| {
+            tries += 1;
+            Ok::<_, Contended>(([&bytes.unwrap_or_default()[..], b"m"].concat(), tries))
+        })?;
+        Ok(tries)
+    }
+
+    #[test]
+    fn a_change_is_made_again_until_nobody_comes_between() {
+        for others in [0, 1, TRIES - 1] {
+            let mut shared = Contested(Map::default(), others);
+            assert_eq!(append(&mut shared), Ok(others + 1));
+            assert_eq!(shared.get("k").unwrap().0, [vec![b'o'; others], vec![b'm']].concat());
+        }
+    }
+
+    #[test]
+    fn a_change_that_loses_every_try_is_not_written() {
+        let mut shared = Contested(Map::default(), TRIES);
+        assert_eq!(append(&mut shared), Err(Contended));
+        assert_eq!(shared.get("k").unwrap().0, vec![b'o'; TRIES]);
+    }
+
+    #[test]
+    fn a_change_that_fails_is_not_written_and_not_tried_again() {
+        let mut shared = Contested(Map::default(), 0);
+        let mut tries = 0;
+        let failed = compare_and_swap(&mut shared, "k", |_, _| {
+            tries += 1;
+            Err::<(&[u8], ()), _>(Contended)
+        });
+        assert_eq!((failed, tries, shared.get("k")), (Err(Contended), 1, None));
     }
 
     #[test]

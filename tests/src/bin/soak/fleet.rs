@@ -138,9 +138,11 @@ impl Fleet {
         self.listed = (0..self.pods.len()).filter(|pod| !gone[..few].contains(pod)).collect();
         let list: Vec<String> = self.listed.iter().map(|&pod| self.pods[pod].address()).collect();
         let strategy = if self.random.within(0, 4) == 0 { "LOAD_ONLY" } else { "PREFIX_CACHE" };
-        let settings = (json!(list), json!(strategy));
-        self.envoy.reload(|now| (now["pods"], now["strategy"]) = settings).await;
-        *self.faults.0.entry("reloads").or_default() += 1;
+        let reloads = self.faults.0.entry("reloads").or_default();
+        *reloads += 1;
+        // A list may come back while its listener still drains: the revision says that it is newer.
+        let settings = (json!(list), json!(strategy), json!(*reloads));
+        self.envoy.reload(|now| (now["pods"], now["strategy"], now["revision"]) = settings).await;
     }
 
     /// How many pods the list has.
