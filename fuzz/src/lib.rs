@@ -167,12 +167,12 @@ pub fn conversation(bytes: &[u8]) {
     let system = "s".repeat(4096 + usize::from(filler));
     let mut history =
         format!(r#"{{"model":"m","messages":[{{"role":"system","content":"{system}"}}"#).into_bytes();
-    let mut parse_cache = ParseCache::default();
+    let mut parse_cache = ParseCache::new(7);
     for piece in pieces.split(|&byte| byte == 0) {
         history.extend_from_slice(piece);
         for end in [&b""[..], b"]}"] {
             let body = [&history, end].concat();
-            let naive = parse(api, &body).map(|request| seen(&mut ParseCache::default(), &request.into()));
+            let naive = parse(api, &body).map(|request| seen(&mut ParseCache::new(7), &request.into()));
             let read = parse_cache.read(api, &body);
             assert_eq!(read.map(|reading| seen(&mut parse_cache, &reading)), naive);
         }
@@ -187,7 +187,7 @@ fn seen(parse_cache: &mut ParseCache, reading: &ParsedRequest<'_>) -> impl Parti
         (chain.hashes().to_vec(), chain.bytes(), chain.head()),
         request.model.to_vec(),
         request.cache_salt.as_deref().map(<[u8]>::to_vec),
-        (request.stream, request.reports_usage, request.prompt.is_text()),
+        (request.stream, request.reports_usage, reading.is_text()),
     )
 }
 

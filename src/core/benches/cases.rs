@@ -121,7 +121,7 @@ impl Known {
         body.push_str("00000000 ");
         words(&mut body, &mut Chance(2), bytes);
         body.push_str(r#""}],"max_tokens":64}"#);
-        let (parse_cache, chain) = (ParseCache::default(), Chain::default());
+        let (parse_cache, chain) = (ParseCache::new(7), Chain::default());
         let mut known = Known { parse_cache, chain, body: body.into_bytes(), at, next: 0 };
         known.read();
         known

@@ -2,7 +2,9 @@
 
 pub mod blocks;
 pub mod body;
+mod fields;
 pub mod json;
+mod media;
 pub mod parse_cache;
 pub mod prompt;
 mod structural;

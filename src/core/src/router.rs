@@ -228,7 +228,7 @@ impl Router {
             mean_ratio: DEFAULT_BYTES_PER_TOKEN,
             cursor: Cursor::default(),
             writer,
-            parse_cache: ParseCache::default(),
+            parse_cache: ParseCache::new(u64::from(writer)),
             chain: Chain::default(),
             hash_bytes: Vec::new(),
             found: PrefixMatch::default(),
@@ -243,6 +243,13 @@ impl Router {
     /// The same with other constants, for experiments.
     pub fn with_constants(mut self, constants: CostConstants) -> Router {
         self.constants = constants;
+        self
+    }
+
+    /// The same with another key of the parse cache's hash, which is `writer` unless it is set: a random number that
+    /// clients cannot know.
+    pub fn with_hash_seed(mut self, seed: u64) -> Router {
+        self.parse_cache = ParseCache::new(seed);
         self
     }
 
@@ -691,7 +698,7 @@ impl Router {
             hashes: self.chain.hashes().into(),
             ahead,
             used: UseStamp::default(),
-            learns: matches!(by, RouteBy::Prompt(reading) if reading.request.prompt.is_text()),
+            learns: matches!(by, RouteBy::Prompt(reading) if reading.is_text()),
         }
     }
 
@@ -883,7 +890,7 @@ fn rate_of(entry: &PodAccount, mean: f32) -> f32 {
 
 fn bytes_per_token(by: RouteBy<'_>, ledger: &Ledger, model: u32) -> f32 {
     match by {
-        RouteBy::Prompt(reading) if reading.request.prompt.is_text() => ledger.bytes_per_token(model),
+        RouteBy::Prompt(reading) if reading.is_text() => ledger.bytes_per_token(model),
         _ => DEFAULT_BYTES_PER_TOKEN,
     }
 }

@@ -1,8 +1,9 @@
 //! The best pod, and who takes over when it fails.
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use crate::Slot;
 use crate::decide::cost::CostTerms;
-use crate::prefix::tree::rendezvous;
 
 /// Pods that a decision names: the best and two runners-up, one a destination header.
 pub const PICKS: usize = 3;
@@ -78,6 +79,12 @@ pub fn pick<'a>(
         }
     }
     Picks(picks)
+}
+
+/// The rank of a pod for a prompt, the same on every gateway: the highest wins. Rendezvous hashing (Thaler and
+/// Ravishankar, 1998).
+fn rendezvous(head: u64, address: &[u8]) -> u64 {
+    xxh3_64_with_seed(address, head)
 }
 
 fn order(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {

@@ -9,7 +9,6 @@
 //! least recently used.
 
 use hashbrown::HashTable;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::Slot;
 use crate::prefix::slab::Slab;
@@ -770,12 +769,6 @@ fn span_of(depth: u16, blocks: u16) -> u64 {
 /// How many leading hashes are the same.
 fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(x, y)| x == y).count()
-}
-
-/// Names a pod for a prompt: each gateway computes the same order of pods without asking another. Rendezvous hashing
-/// (Thaler and Ravishankar, 1998): the highest value wins.
-pub fn rendezvous(head: u64, address: &[u8]) -> u64 {
-    xxh3_64_with_seed(address, head)
 }
 
 #[cfg(test)]

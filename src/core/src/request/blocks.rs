@@ -164,7 +164,7 @@ impl Chain {
 }
 
 /// The hash of a block behind the one with the hash `before`.
-pub(crate) fn chained(block: &[u8], before: u64) -> u64 {
+fn chained(block: &[u8], before: u64) -> u64 {
     if block.len() <= SEEDED_BYTES {
         xxh3_64_with_seed(block, before)
     } else {

@@ -140,25 +140,33 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// [`JsonError`] where it is none.
-    pub fn array(&mut self, value: impl FnMut(&mut Self) -> JsonResult<()>) -> JsonResult<()> {
-        self.array_after(None, value)
+    pub fn array(&mut self, mut value: impl FnMut(&mut Self) -> JsonResult<()>) -> JsonResult<()> {
+        self.open(b'[')?;
+        if self.close(b']') {
+            return Ok(());
+        }
+        value(self)?;
+        self.elements(value)
     }
 
-    /// The same of an array whose first elements are known already, up to the offset `known` behind one of them.
+    /// Reads the rest of an array that begins here, from `at` on: the caller knows that the bytes up to there, the end of
+    /// one of its elements, are valid.
     ///
     /// # Errors
-    /// [`JsonError`] where what is not known is no array.
-    pub fn array_after(
+    /// [`JsonError`] where the rest is no array.
+    pub fn rest_of_array(
         &mut self,
-        known: Option<usize>,
-        mut value: impl FnMut(&mut Self) -> JsonResult<()>,
+        at: usize,
+        value: impl FnMut(&mut Self) -> JsonResult<()>,
     ) -> JsonResult<()> {
         self.open(b'[')?;
-        match known {
-            Some(after) => self.jump(after),
-            None if self.close(b']') => return Ok(()),
-            None => value(self)?,
-        }
+        self.jump(at);
+        self.elements(value)
+    }
+
+    /// Reads the elements after one, up to the bracket.
+    #[inline]
+    fn elements(&mut self, mut value: impl FnMut(&mut Self) -> JsonResult<()>) -> JsonResult<()> {
         while !self.close(b']') {
             self.byte(b',')?;
             value(self)?;

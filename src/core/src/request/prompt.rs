@@ -27,7 +27,7 @@ pub fn canonical(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
     match prompt {
         Prompt::Chat { messages, .. } => {
             before_messages(prompt, &mut sink);
-            parts(&messages.parts, &mut sink);
+            parts(messages, &mut sink);
         }
         Prompt::Texts(texts) => {
             for text in texts {

@@ -26,7 +26,7 @@ fn follow(parse_cache: &mut ParseCache, reading: &ParsedRequest<'_>) -> Read {
         salt: request.cache_salt.as_deref().map(<[u8]>::to_vec),
         stream: request.stream,
         reports_usage: request.reports_usage,
-        is_text: request.prompt.is_text(),
+        is_text: reading.is_text(),
     }
 }
 
@@ -37,13 +37,13 @@ fn read(parse_cache: &mut ParseCache, api: Api, body: &[u8]) -> Result<Read, Bod
 
 /// The naive twin: parses all of it, and hashes all of it.
 fn naive(api: Api, body: &[u8]) -> Result<Read, BodyError> {
-    Ok(follow(&mut ParseCache::default(), &parse(api, body)?.into()))
+    Ok(follow(&mut ParseCache::new(7), &parse(api, body)?.into()))
 }
 
 /// How many bytes of messages are skipped.
 fn skipped(parse_cache: &mut ParseCache, body: &[u8]) -> usize {
     let reading = parse_cache.read(Api::Chat, body).unwrap();
-    let skipped = messages(&reading.request).and_then(|messages| messages.skipped);
+    let skipped = reading.known.as_ref().map(|known| known.key.messages);
     parse_cache.chain(&reading, &mut Chain::default(), Chain::push);
     skipped.map_or(0, |skipped| skipped.end - skipped.start)
 }
@@ -73,7 +73,7 @@ fn rounds(seed: usize) -> Vec<String> {
 
 #[test]
 fn each_round_is_read_from_where_the_one_before_ended() {
-    let mut parse_cache = ParseCache::default();
+    let mut parse_cache = ParseCache::new(7);
     let end = |body: &str| body.len() - r#"],"stream":false}"#.len() - r#"{"model":"m","messages":"#.len();
     let mut known = 0;
     for body in rounds(1) {
@@ -82,9 +82,9 @@ fn each_round_is_read_from_where_the_one_before_ended() {
     }
     // Again, without another key; and another conversation, which has the system prompt in common.
     let last = rounds(1).pop().unwrap();
-    let memory = parse_cache.memory;
+    let memory = parse_cache.entries.memory();
     assert_eq!(skipped(&mut parse_cache, last.as_bytes()), known);
-    assert_eq!(parse_cache.memory, memory);
+    assert_eq!(parse_cache.entries.memory(), memory);
     let other = rounds(2);
     let system = message("system", &text(6000, 0)).len() + 1;
     assert_eq!(skipped(&mut parse_cache, other[0].as_bytes()), system);
@@ -93,11 +93,11 @@ fn each_round_is_read_from_where_the_one_before_ended() {
 
 #[test]
 fn a_conversation_that_goes_on_is_remembered_once() {
-    let mut parse_cache = ParseCache::default();
+    let mut parse_cache = ParseCache::new(7);
     let all = rounds(1);
     for body in &all {
         skipped(&mut parse_cache, body.as_bytes());
-        let known = parse_cache.sets.iter().flatten().flatten().count();
+        let known = parse_cache.entries.iter().count();
         assert_eq!(known, 2, "it and its system prompt");
     }
     // One that goes back begins anew behind the system prompt.
@@ -107,7 +107,7 @@ fn a_conversation_that_goes_on_is_remembered_once() {
 
 #[test]
 fn many_short_conversations_leave_their_system_prompt_known() {
-    let mut parse_cache = ParseCache::default();
+    let mut parse_cache = ParseCache::new(7);
     let system = message("system", &text(4500, 0));
     // None of them fills a step, so all are looked up at the same place.
     let first = |nth: usize| vec![system.clone(), message("user", &format!("question {nth}"))];
@@ -121,11 +121,11 @@ fn many_short_conversations_leave_their_system_prompt_known() {
 
 #[test]
 fn short_bodies_are_not_looked_up() {
-    let mut parse_cache = ParseCache::default();
+    let mut parse_cache = ParseCache::new(7);
     let body = chat(&[message("user", &text(3000, 1))]);
     assert_eq!(skipped(&mut parse_cache, body.as_bytes()), 0);
     assert_eq!(skipped(&mut parse_cache, body.as_bytes()), 0);
-    assert!(parse_cache.sets.is_empty());
+    assert_eq!(parse_cache.entries.iter().count(), 0);
 }
 
 /// Two beginnings of one fingerprint: what is known ends amid a text of this body.
@@ -133,22 +133,25 @@ fn short_bodies_are_not_looked_up() {
 fn a_body_is_read_though_what_is_known_was_never_in_it() {
     let body = chat(&[message("system", &text(6000, 0)), message("user", "hello")]);
     let body = body.as_bytes();
-    let chunk_hashes = chunk_hashes(Api::Chat, body);
-    let messages = Span { end: 5000, ..messages(&parse(Api::Chat, body).unwrap()).unwrap().first.unwrap() };
-    let fingerprint = Fingerprint::of(&chunk_hashes, body, messages.end).unwrap();
-    let preamble = preamble(&parse(Api::Chat, body).unwrap());
-    let mut parse_cache = ParseCache::default();
-    parse_cache.keep(CacheEntry {
-        key: CacheKey { fingerprint, messages, preamble, shared: true },
-        chain: Chain::default(),
-    });
-    assert!(parse_cache.find(&chunk_hashes, body).is_some());
+    let mut parse_cache = ParseCache::new(7);
+    let hashed = HashedBody::new(&parse_cache.key, Api::Chat, body);
+    let (request, spans) = fields::read(Api::Chat, body, None).unwrap();
+    let messages = Span { end: 5000, ..spans.unwrap().first.unwrap() };
+    let key = CacheKey {
+        fingerprint: hashed.fingerprint(messages.end).unwrap(),
+        messages,
+        media: false,
+        preamble: preamble(&parse_cache.key, &request),
+        shared: true,
+    };
+    parse_cache.entries.keep(CacheEntry { key, chain: Chain::default() });
+    assert!(parse_cache.entries.find(&hashed).is_some());
     assert_eq!(read(&mut parse_cache, Api::Chat, body), naive(Api::Chat, body));
 }
 
 #[test]
 fn what_stands_behind_the_messages_counts() {
-    let mut parse_cache = ParseCache::default();
+    let mut parse_cache = ParseCache::new(7);
     let messages = message("user", &text(9000, 1));
     for after in [
         r#""model":"m""#,
@@ -172,7 +175,7 @@ fn what_stands_behind_the_messages_counts() {
 
 #[test]
 fn apis_do_not_mix() {
-    let mut parse_cache = ParseCache::default();
+    let mut parse_cache = ParseCache::new(7);
     let body = rounds(1).pop().unwrap().replacen('{', r#"{"system":"be brief","#, 1);
     for api in [Api::Chat, Api::Messages, Api::Embeddings, Api::Responses, Api::Completions] {
         for _ in 0..2 {
@@ -183,7 +186,7 @@ fn apis_do_not_mix() {
 
 #[test]
 fn known_parts_count_for_the_most_that_are_taken_apart() {
-    let mut parse_cache = ParseCache::default();
+    let mut parse_cache = ParseCache::new(7);
     let many = vec![r#"{"content":"x"}"#.to_owned(); (1 << 15) - 1];
     let longer = |more: usize| chat(&[many.clone(), vec!["{}".to_owned(); more]].concat());
     for more in [0, 2, 3] {
@@ -197,19 +200,17 @@ fn known_parts_count_for_the_most_that_are_taken_apart() {
 #[test]
 fn memory_is_bounded_and_all_of_it_given_back() {
     let limit = 128 << 10;
-    let mut parse_cache = ParseCache::new(limit);
-    let counted = |parse_cache: &ParseCache| {
-        let all = parse_cache.sets.iter().flatten().flatten();
-        all.map(|(_, known)| known.memory()).sum::<usize>()
-    };
+    let mut parse_cache = ParseCache { entries: Entries::new(limit), ..ParseCache::new(7) };
+    let counted =
+        |parse_cache: &ParseCache| parse_cache.entries.iter().map(CacheEntry::memory).sum::<usize>();
     let mut least = usize::MAX;
     for nth in 0..1_000 {
         let body = chat(&[message("user", &text(5_000 + nth % 15 * 1000, nth * 10_000))]);
         skipped(&mut parse_cache, body.as_bytes());
-        assert!(parse_cache.memory <= limit);
-        assert_eq!(parse_cache.memory, counted(&parse_cache));
+        assert!(parse_cache.entries.memory() <= limit);
+        assert_eq!(parse_cache.entries.memory(), counted(&parse_cache));
         if nth > 500 {
-            least = least.min(parse_cache.memory);
+            least = least.min(parse_cache.entries.memory());
         }
     }
     assert!(least > limit * 9 / 10, "{least}: what is there is used");
@@ -293,7 +294,7 @@ proptest! {
         api in prop::sample::select(vec![Api::Chat, Api::Messages, Api::Embeddings]),
         turns in prop::collection::vec((1usize..7, 0usize..7, 0usize..2, prop::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>()))), 1..8),
     ) {
-        let mut parse_cache = ParseCache::default();
+        let mut parse_cache = ParseCache::new(7);
         for (count, forks_at, shape, change) in turns {
             let messages: Vec<String> = (0..count)
                 .map(|nth| if nth < forks_at { contents[nth].clone() } else { others[nth].clone() })
@@ -310,7 +311,7 @@ proptest! {
 
 #[test]
 fn an_image_that_is_known_is_an_image_still() {
-    let mut parse_cache = ParseCache::default();
+    let mut parse_cache = ParseCache::new(7);
     let image = format!(
         r#"{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"data:;base64,{}"}}}}]}}"#,
         "aB3+".repeat(4000)
@@ -319,7 +320,26 @@ fn an_image_that_is_known_is_an_image_still() {
     let longer = chat(&[image, message("user", "what is it?")]);
     skipped(&mut parse_cache, body.as_bytes());
     let reading = parse_cache.read(Api::Chat, longer.as_bytes()).unwrap();
-    let rest = messages(&reading.request).unwrap();
-    assert_eq!(rest.parts, [Part::Item(b"user".into()), Part::Text(b"what is it?".into())]);
-    assert!(!reading.request.prompt.is_text());
+    let Prompt::Chat { messages: rest, .. } = &reading.request.prompt else { panic!("{reading:?}") };
+    assert_eq!(*rest, [Part::Item(b"user".into()), Part::Text(b"what is it?".into())]);
+    assert!(reading.request.prompt.is_text() && !reading.is_text());
+}
+
+#[test]
+fn the_seed_keys_every_hash() {
+    let body = chat(&[message("user", &text(20_000, 1))]);
+    let of = |seed| {
+        let key = HashKey::new(seed);
+        let hashed = HashedBody::new(&key, Api::Chat, body.as_bytes());
+        let end = |end| hashed.fingerprint(end).map(|fingerprint| fingerprint.whole);
+        hashed
+            .hashes()
+            .iter()
+            .copied()
+            .chain([4096, 5000, 9999].map(end).map(Option::unwrap))
+            .collect::<Vec<_>>()
+    };
+    let (one, other) = (of(1), of(2));
+    assert_eq!(one, of(1));
+    assert!(one.len() > 6 && one.iter().zip(&other).all(|(a, b)| a != b));
 }
