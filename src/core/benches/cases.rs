@@ -3,7 +3,7 @@
 
 use warmpath::answer::usage::{Usage, UsageScanner};
 use warmpath::config::Config;
-use warmpath::prefix::tree::{IndexLimits, PrefixIndex};
+use warmpath::prefix::index::{IndexLimits, PrefixIndex};
 use warmpath::request::blocks::{Chain, mix};
 use warmpath::request::body::{self, Api, Request};
 use warmpath::request::parse_cache::ParseCache;

@@ -8,7 +8,7 @@ mod cases;
 use std::hint::black_box;
 
 use warmpath::account::ledger::{Ledger, PodAccount};
-use warmpath::prefix::tree::PrefixMatch;
+use warmpath::prefix::index::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
 use warmpath::shared::pod_table::PodTable;

@@ -9,8 +9,8 @@ use crate::answer::usage::Usage;
 use crate::config::{Config, Strategy};
 use crate::decide::cost::{CostConstants, PodView, RequestView, cost};
 use crate::decide::pick::{Candidate, Picks, Rank, pick};
+use crate::prefix::index::{IndexLimits, PopularBlocks, PrefixIndex, PrefixMatch, UseStamp};
 use crate::prefix::log::{Correction, Cursor, LogRecord, seal, unseal};
-use crate::prefix::tree::{IndexLimits, PrefixIndex, PrefixMatch, UseStamp};
 use crate::request::blocks::{Chain, bytes_of, mix};
 use crate::request::body::{Api, BodyError};
 use crate::request::parse_cache::{ParseCache, ParsedRequest};
@@ -628,7 +628,8 @@ impl Router {
             in_flight += entry.in_flight as f32;
         }
         let request = RequestView { tokens, backlog: waiting / pods, mean_work: ledger.mean_work() };
-        let (hot, used) = self.index.popularity(&self.found, pods, in_flight);
+        let PopularBlocks { popular: hot, in_use: used } =
+            self.index.popular_blocks(&self.found, pods, in_flight);
         let tokens_a_byte = tokens / self.chain.bytes().max(1) as f32;
         let in_tokens = |blocks: usize| bytes_of(blocks) as f32 * tokens_a_byte;
         self.candidates.clear();

@@ -5,7 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use warmpath::prefix::tree::{IndexLimits, PrefixIndex};
+use warmpath::prefix::index::{IndexLimits, PrefixIndex};
 use warmpath::request::blocks::mix;
 
 /// What an allocation costs beside its bytes, at most: its head, and what rounding takes.

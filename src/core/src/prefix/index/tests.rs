@@ -1,12 +1,14 @@
 //! The index against its naive twin: for each pod a list of whole prompts, the latest first.
 
 use super::*;
+use crate::prefix::holdings::Holding;
+use crate::request::blocks::bytes_of;
 use proptest::prelude::*;
 
 const ROOMY: IndexLimits = IndexLimits { memory: usize::MAX, holdings: usize::MAX };
 
 fn matches(index: &PrefixIndex, pods: usize, chain: &[u32]) -> Vec<u16> {
-    found(index, pods, chain).matches
+    found(index, pods, chain).blocks
 }
 
 fn found(index: &PrefixIndex, pods: usize, chain: &[u32]) -> PrefixMatch {
@@ -15,9 +17,9 @@ fn found(index: &PrefixIndex, pods: usize, chain: &[u32]) -> PrefixMatch {
     found
 }
 
-/// Hot blocks among eight pods.
+/// Popular blocks among eight pods.
 fn popular(index: &PrefixIndex, chain: &[u32]) -> usize {
-    index.popularity(&found(index, 8, chain), 8.0, 0.0).0
+    index.popular_blocks(&found(index, 8, chain), 8.0, 0.0).popular
 }
 
 /// Too simple to be wrong: every block of every prompt by its whole prefix, with the time of its last use.
@@ -120,45 +122,17 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
 
 /// Checks every link, count and size against a walk over the whole structure.
 fn check(index: &PrefixIndex) {
-    let live = index.nodes.live();
     let mut holdings = 0;
-    for &id in &live {
-        let node = index.nodes.get(id).unwrap();
-        assert!(!node.hashes.is_empty());
-        assert!(index.is(id, node.parent, node.hashes[0]));
-        assert_eq!(index.child(node.parent, &node.hashes, 0), Some(id), "every node is found");
-        assert_eq!(
-            live.iter().filter(|&&c| index.nodes.get(c).unwrap().parent == id).count(),
-            node.children as usize
-        );
-        assert!(node.children > 0 || node.first_holding != NONE, "no node without a use");
-        let mut at = node.first_holding;
-        while at != NONE {
-            let holding = index.holdings.get(at).unwrap();
+    for id in index.tree.check() {
+        let node = index.tree.get(id).unwrap();
+        for (_, holding) in index.holdings.of_node(node.first_holding) {
             assert_eq!(holding.node, id);
             assert!(holding.blocks > 0 && usize::from(holding.blocks) <= node.hashes.len());
             holdings += 1;
-            at = holding.next_in_node;
         }
     }
     assert_eq!(holdings, index.holdings());
-    assert_eq!(index.hashes, live.iter().map(|&id| index.nodes.get(id).unwrap().hashes.len()).sum::<usize>());
-    assert_eq!(index.children.len(), live.len());
-    let mut listed = 0;
-    for pod in &index.pods {
-        let (mut at, mut newer, mut bytes) = (pod.newest, NONE, 0);
-        while at != NONE {
-            let holding = index.holdings.get(at).unwrap();
-            assert_eq!(holding.newer, newer);
-            bytes += span(holding);
-            listed += 1;
-            (newer, at) = (at, holding.older);
-        }
-        assert_eq!(pod.oldest, newer);
-        assert_eq!(pod.bytes, bytes);
-        assert!(pod.bytes <= pod.capacity);
-    }
-    assert_eq!(listed, holdings);
+    assert_eq!(holdings, index.holdings.check());
 }
 
 proptest! {
@@ -297,7 +271,7 @@ fn what_is_trimmed_twice_is_dropped_once() {
     index.trim(0, &[1, 2], 0, one.at);
     index.trim(0, &[1, 3], 0, two.at);
     check(&index);
-    assert_eq!((index.holdings(), index.held(0), index.hashes), (0, 0, 0));
+    assert_eq!((index.holdings(), index.held(0), index.tree.hashes()), (0, 0, 0));
     index.insert(1, &[5, 6]);
     index.insert(0, &[5, 7]);
     check(&index);
@@ -342,7 +316,7 @@ fn a_tail_that_nobody_holds_is_freed_when_its_node_is_cut() {
     other.push(99);
     index.insert(1, &other);
     check(&index);
-    assert_eq!(index.hashes, 20);
+    assert_eq!(index.tree.hashes(), 20);
 }
 
 #[test]
