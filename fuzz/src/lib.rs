@@ -1,7 +1,8 @@
 //! What must hold for whatever bytes come in, one function for each door they come through.
 //!
-//! Each takes bytes and panics when something does not hold. Two drivers call them: cargo-fuzz (`fuzz/targets`), and on
-//! a stable compiler the replay of the corpora with mutations (`fuzz/tests/corpus.rs`), which is what CI runs.
+//! Each takes bytes and panics when something does not hold. Two drivers call them: cargo-fuzz
+//! (`fuzz/targets`), and on a stable compiler the replay of the corpora with mutations
+//! (`fuzz/tests/corpus.rs`), which is what CI runs.
 
 #![allow(
     clippy::unwrap_used,
@@ -50,8 +51,8 @@ pub const TARGETS: [(&str, Target); 7] = [
 
 const NOW: u64 = 1_795_224_676 * SECOND;
 
-/// A request body, whose first byte chooses the API: read as `serde_json` reads it, with the same prompt however it is
-/// spelled and cut, and any valid one finds a pod.
+/// A request body, whose first byte chooses the API: read as `serde_json` reads it, with the same prompt
+/// however it is spelled and cut, and any valid one finds a pod.
 pub fn body(bytes: &[u8]) {
     let Some((&first, body)) = bytes.split_first() else { return };
     let api =
@@ -138,7 +139,8 @@ pub fn body(bytes: &[u8]) {
     assert_eq!((ledger.totals().in_flight, ledger.totals().waiting, ledger.totals().work), (0, 0, 0));
 }
 
-/// Whether there is a key with which `serde_json` marks a `RawValue` of its own: it takes any object that has it for one.
+/// Whether there is a key with which `serde_json` marks a `RawValue` of its own: it takes any object that has
+/// it for one.
 fn is_special_to_the_twin(body: &[u8]) -> bool {
     let key = b"$serde_json::private::RawValue";
     body.windows(key.len()).any(|bytes| bytes == key)
@@ -158,8 +160,8 @@ fn chain_of(request: &Request<'_>, push: &mut dyn FnMut(&mut Chain)) -> Chain {
     chain
 }
 
-/// Pieces between zeros, the rounds of a conversation behind a system prompt that is long enough to be remembered: whatever came
-/// before, each body is read as if it were the first.
+/// Pieces between zeros, the rounds of a conversation behind a system prompt that is long enough to be
+/// remembered: whatever came before, each body is read as if it were the first.
 pub fn conversation(bytes: &[u8]) {
     let Some((&[first, filler], pieces)) = bytes.split_first_chunk::<2>() else { return };
     let api = [Api::Chat, Api::Messages, Api::Embeddings][usize::from(first) % 3];
@@ -206,7 +208,8 @@ pub fn json(bytes: &[u8]) {
             }
         }
         (Ok(ours), Err(error)) => panic!("{error} in {}", ours.escape_ascii()),
-        // The twin passes over what it does not decode: only a decoding says that an escape names no character.
+        // The twin passes over what it does not decode: only a decoding says that an escape names no
+        // character.
         (Err(error), Ok(naive)) => {
             let deep = depth(naive.get().as_bytes()) > MAX_DEPTH as usize;
             match error {
@@ -280,7 +283,8 @@ pub fn metrics(page: &[u8]) {
     }
 }
 
-/// Values in shared data, the first byte chooses which: another version of Warmpath may have written them, or nobody.
+/// Values in shared data, the first byte chooses which: another version of Warmpath may have written them, or
+/// nobody.
 pub fn shared(bytes: &[u8]) {
     let Some((&which, bytes)) = bytes.split_first() else { return };
     let config = config_of(3);

@@ -1,7 +1,8 @@
 //! Replays the corpora, then mutates them, on a stable compiler.
 //!
-//! `WARMPATH_FUZZ_SECONDS` is the time per target (two by default), and `WARMPATH_FUZZ_SEED` repeats a run. An input that
-//! fails is written to `target/fuzz`. Put it into `fuzz/corpus`, under a name that says what is wrong with it.
+//! `WARMPATH_FUZZ_SECONDS` is the time per target (two by default), and `WARMPATH_FUZZ_SEED` repeats a run.
+//! An input that fails is written to `target/fuzz`. Put it into `fuzz/corpus`, under a name that says what is
+//! wrong with it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

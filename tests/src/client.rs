@@ -1,6 +1,7 @@
 //! The client of a test: one request, one connection.
 //!
-//! A connection for each request lets the kernel spread requests over Envoy's workers, as many clients would.
+//! Each request opens its own connection, so the kernel spreads requests over Envoy's workers, as with many
+//! clients.
 
 use std::net::SocketAddr;
 
@@ -85,7 +86,8 @@ impl Request {
         self
     }
 
-    /// Sends the body in pieces of `size` bytes and without its length: chunked in HTTP/1.1, DATA frames in HTTP/2.
+    /// Sends the body in pieces of `size` bytes and without its length: chunked in HTTP/1.1, DATA frames in
+    /// HTTP/2.
     pub fn chunked(mut self, size: usize) -> Self {
         let whole: Bytes = self.frames.concat().into();
         self.frames =
@@ -102,7 +104,8 @@ impl Request {
         self
     }
 
-    /// Names another host than the one it is sent to: `host` in HTTP/1.1, `:authority` in HTTP/2.
+    /// Names a host other than the one that the request is sent to: `host` in HTTP/1.1, `:authority` in
+    /// HTTP/2.
     pub fn authority(mut self, authority: &str) -> Self {
         self.authority = Some(authority.to_owned());
         self
@@ -119,13 +122,17 @@ impl Request {
         self.open(to).await.finish().await.unwrap_or_else(|e| panic!("the answer broke off: {e}"))
     }
 
-    /// Sends the request and waits for the answer's headers only; panics when the connection ends before them.
+    /// Sends the request and waits for the answer's headers only; panics when the connection ends before
+    /// them.
     pub async fn open(self, to: SocketAddr) -> Opened {
         let said = format!("{} {}", self.method, self.path);
         self.try_open(to).await.unwrap_or_else(|e| panic!("{said}: no answer: {e}"))
     }
 
-    /// As [`Request::open`], for requests whose connection may end without an answer.
+    /// Like [`Request::open`], for requests that may get no answer.
+    ///
+    /// # Errors
+    /// When the connection ends before the answer's headers.
     pub async fn try_open(self, to: SocketAddr) -> Result<Opened, hyper::Error> {
         let io = TokioIo::new(within("the connection", TcpStream::connect(to)).await.unwrap());
         let authority = self.authority.unwrap_or_else(|| to.to_string());
@@ -166,18 +173,18 @@ impl Request {
     }
 }
 
-/// Sends these bytes as they are and returns all that comes back until the connection ends; let the request say
-/// `connection: close`. For what no proper client would send.
+/// Sends bytes that no proper client would send, and returns everything that comes back until the connection
+/// ends. The request must say `connection: close`.
 pub async fn raw(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut socket = within("the connection", TcpStream::connect(to)).await.unwrap();
     socket.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
-    // A reset after the answer is an end, too.
+    // A reset after the answer is also an end.
     let _ = within("the end of the connection", socket.read_to_end(&mut answer)).await;
     answer
 }
 
-/// Ends a connection's task when dropped, and with it the connection: the client went away.
+/// Dropping it ends the connection, as a client that goes away does.
 struct Guard(tokio::task::JoinHandle<Result<(), hyper::Error>>);
 
 impl Drop for Guard {
@@ -186,7 +193,8 @@ impl Drop for Guard {
     }
 }
 
-/// An answer whose body is still coming. Dropping it closes the connection, as a client that goes away.
+/// An answer whose body is still arriving. Dropping it closes the connection, as a client that goes away
+/// does.
 pub struct Opened {
     /// The status.
     pub status: StatusCode,
@@ -197,13 +205,16 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// The next piece of the body as it arrives; none at the end, an error when it breaks off.
+    /// The next piece of the body as it arrives; `None` at the end.
+    ///
+    /// # Errors
+    /// When the answer breaks off.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, hyper::Error> {
         loop {
             match within("the next piece of the answer", self.body.frame()).await {
                 None => return Ok(None),
                 Some(frame) => {
-                    // HTTP/2 may say the end with an empty piece of its own.
+                    // HTTP/2 may mark the end with an empty piece.
                     match frame?.into_data() {
                         Ok(data) if !data.is_empty() => return Ok(Some(data)),
                         _ => {}
@@ -213,7 +224,10 @@ impl Opened {
         }
     }
 
-    /// Reads the rest; an error when it breaks off.
+    /// Reads the rest of the body.
+    ///
+    /// # Errors
+    /// When the answer breaks off.
     pub async fn finish(self) -> Result<Reply, hyper::Error> {
         let collected = within("the rest of the answer", self.body.collect()).await?;
         drop(self.connection);

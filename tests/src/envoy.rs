@@ -18,7 +18,7 @@ use crate::run::{command, target, until};
 /// How much of Envoy's log a failed test shows.
 const SHOWN_LINES: usize = 60;
 
-/// What an Envoy is started with.
+/// How an Envoy is started.
 pub struct EnvoyBuilder {
     pods: Vec<String>,
     flags: Vec<String>,
@@ -53,14 +53,15 @@ impl EnvoyBuilder {
         self
     }
 
-    /// Changes the configuration's text before Envoy reads it. `edit` should assert that it changed something.
+    /// Changes the configuration's text before Envoy reads it. `edit` should assert that it changed
+    /// something.
     pub fn edit(mut self, edit: impl FnOnce(String) -> String + 'static) -> Self {
         self.edit = Box::new(edit);
         self
     }
 
-    /// Keeps the listeners in a file, so that [`Envoy::reload`] can change them. A replaced listener has `drain` seconds for
-    /// its connections; 600 in production.
+    /// Keeps the listeners in a file, so that [`Envoy::reload`] can change them. A replaced listener has
+    /// `drain` seconds for its connections; 600 in production.
     pub fn reloadable(mut self, drain: u32) -> Self {
         self.drain = Some(drain);
         self
@@ -71,7 +72,8 @@ impl EnvoyBuilder {
         let folder = tempfile::Builder::new().prefix("warmpath-envoy-").tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
         let (access_log, config) = (file("access.log"), file("envoy.yaml"));
-        // Port 0: the kernel chooses free ports, and Envoy tells which. So tests never fight about one.
+        // With port 0 the kernel chooses a free port, and Envoy reports it. So two tests never want the same
+        // one.
         let pods = self.pods.join(",");
         let (wasm, access) = (module().display().to_string(), access_log.display().to_string());
         let mut arguments =
@@ -85,7 +87,7 @@ impl EnvoyBuilder {
         let listeners = self.drain.map(|seconds| {
             let (bootstrap, listeners) = Listeners::split(&text, &file("listeners.yaml"));
             text = bootstrap;
-            // Whoever follows a file must have a name.
+            // An Envoy that reads listeners from a file needs a node name.
             more = ["--service-node", "test", "--service-cluster", "test"].map(str::to_owned).to_vec();
             more.extend(["--drain-time-s".to_owned(), seconds.to_string()]);
             listeners
@@ -100,7 +102,8 @@ impl EnvoyBuilder {
             .arg(file("admin.address"))
             .args(["--concurrency", &self.concurrency.to_string()])
             .args(["--log-level", "warning", "--component-log-level", &format!("wasm:{}", self.log_level)])
-            // No shared memory, which Envoys of other tests would fight about; and logs that a test can wait for.
+            // Hot restart would share memory with the Envoys of other tests. Logs are flushed at once,
+            // because tests wait for lines.
             .args(["--disable-hot-restart", "--file-flush-interval-msec", "20"])
             .args(more)
             .stdin(Stdio::null())
@@ -134,7 +137,7 @@ impl EnvoyBuilder {
     }
 }
 
-/// A running Envoy. Dropping it ends it; if the test is failing then, the end of its log goes to standard error.
+/// A running Envoy. Dropping it ends it. If the test is failing, the end of its log goes to standard error.
 pub struct Envoy {
     child: Child,
     folder: TempDir,
@@ -152,11 +155,12 @@ impl Envoy {
         Self::at(pods.iter().map(TestPod::address).collect())
     }
 
-    /// An Envoy for pods at these addresses, whoever they are.
+    /// An Envoy for pods at these addresses.
     pub fn at(pods: Vec<String>) -> EnvoyBuilder {
         EnvoyBuilder {
             pods,
-            // Loads move fast in tests, and an idle Warmpath scrapes at a tenth of this pace.
+            // Load changes fast in tests, and without traffic Warmpath scrapes ten times less often than
+            // this.
             flags: vec!["--scrape-ms=20".to_owned()],
             concurrency: 1,
             log_level: "debug",
@@ -172,15 +176,16 @@ impl Envoy {
         envoy
     }
 
-    /// Waits until Warmpath has seen what the pods' metrics say now. The third scrape from here on starts after
-    /// the second one was read, and that one began after this call.
+    /// Waits until Warmpath has read the pods' present metrics. The second scrape from now begins after this
+    /// call, and the third begins after the second was read.
     pub async fn sees(&self, pods: &[TestPod]) {
         for pod in pods {
             pod.scraped(3).await;
         }
     }
 
-    /// Waits until the last scrape of so many pods brought a load: sooner than [`Envoy::sees`] when the pace is not a test's.
+    /// Waits until the last scrape of so many pods brought a load. At a production pace of scrapes this is
+    /// sooner than [`Envoy::sees`].
     pub async fn sees_ready(&self, pods: usize) {
         let name = "wasmcustom.warmpath_ready_pods.pool=default;";
         let what = format!("{pods} pods were ready");
@@ -192,7 +197,7 @@ impl Envoy {
         Request::get(path).send(self.admin).await.json()
     }
 
-    /// The statistics as Prometheus reads them.
+    /// The metrics page as Prometheus reads it.
     pub async fn prometheus(&self) -> String {
         Request::get("/stats/prometheus").send(self.admin).await.text()
     }
@@ -246,20 +251,20 @@ impl Envoy {
         self.access_log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Waits until nothing is in flight by Warmpath's own account; panics with what is left.
+    /// Waits until Warmpath's gauges say that nothing is in flight; panics with what is left.
     pub async fn accounts_for_nothing(&self) {
         self.settled().await.unwrap_or_else(|left| panic!("{left}"));
     }
 
-    /// Waits until nothing is in flight by Warmpath's own account, which must be within moments of the last answer: what
-    /// leaked is taken out after ten seconds, and must not pass for a ledger that was right.
+    /// Waits until Warmpath's gauges say that nothing is in flight. This must be true within seconds of the
+    /// last answer: leaked requests are reconciled after ten seconds, and must not pass for a correct ledger.
     ///
     /// # Errors
     /// What is left, in words.
     pub async fn settled(&self) -> Result<(), String> {
         const SOON: Duration = Duration::from_secs(4);
         let start = Instant::now();
-        // The gauges move with the table: those of now come with the second one from here on.
+        // The gauges are set with each pod table. The second table from now has the present values.
         let generation = self.stat("wasmcustom.warmpath_table_generation.pool=default;").await;
         loop {
             let stats = self.stats("warmpath_(in_flight|waiting|outstanding_tokens|table_generation)").await;
@@ -285,7 +290,7 @@ impl Envoy {
         assert_eq!(self.stat("listener_manager.lds.update_rejected").await, 0);
     }
 
-    /// As [`Envoy::reload`], for settings that Envoy must refuse.
+    /// Like [`Envoy::reload`], for settings that Envoy must refuse.
     pub async fn reload_refused(&mut self, with: impl FnOnce(&mut Value)) {
         const REFUSED: &str = "listener_manager.lds.update_rejected";
         let before = self.stat(REFUSED).await;
@@ -294,12 +299,12 @@ impl Envoy {
             .await;
     }
 
-    /// The process id, for faults.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Bytes of memory that the process has in use.
+    /// Resident memory of the process in bytes.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -338,7 +343,7 @@ fn binary() -> &'static PathBuf {
     })
 }
 
-/// The module, which the tests do not build: cargo is running them.
+/// The module. Tests do not build it, because cargo is running them.
 fn module() -> PathBuf {
     let module = target().join("warmpath.wasm");
     assert!(

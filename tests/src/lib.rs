@@ -1,12 +1,12 @@
 //! The harness of the tests against a real Envoy.
 //!
-//! A test has three actors, and each ends when it is dropped:
-//! [`TestPod`], a scripted vLLM pod inside the test's process; [`Envoy`], a real one with the configuration that
-//! `scripts/envoy-config` prints; and the client, [`Request::send`].
+//! A test has three actors, and each ends when it is dropped: [`TestPod`] is a scripted vLLM pod inside the
+//! test's process. [`Envoy`] is a real Envoy with the configuration that `scripts/envoy-config` prints.
+//! [`Request::send`] is the client.
 //!
-//! Nothing waits for luck: every wait has a condition and a time limit ([`until`]), and a failure says what was missing.
+//! Every wait has a condition and a time limit ([`until`]), and a failure says which condition was not met.
 
-// A harness fails loudly: what it cannot do ends the test at the line that asked for it.
+// When the harness cannot do something, it ends the test at the line that asked for it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! A vLLM pod whose every answer the test decides.
+//! A vLLM pod for tests, which decide every answer.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -23,7 +23,7 @@ use crate::run::until;
 /// What a pod's `/metrics` page says.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// `vllm:num_requests_running` that the pod does not really have; those it has are added.
+    /// `vllm:num_requests_running` beyond the requests that the pod really works on; those are added.
     pub running: u32,
     /// `vllm:num_requests_waiting`.
     pub waiting: u32,
@@ -117,20 +117,22 @@ pub enum Answer {
     Whole(u16, Vec<(&'static str, String)>, Bytes),
     /// 200 and a `text/event-stream` whose pieces the test releases; from [`Stream::new`].
     Stream(StreamEnd),
-    /// As a model would: after `first`, so many `tokens`, `each` after so long; streamed if the request asks for it.
+    /// Like a model: the first of so many `tokens` after `first`, the others `each` apart. Streamed if the
+    /// request asks for it.
     Tokens {
         /// Time until the first token.
         first: Duration,
-        /// Time between two.
+        /// Time between two tokens.
         each: Duration,
-        /// How many.
+        /// Number of tokens.
         tokens: u32,
-        /// After how many of them the pod breaks the connection off; a whole answer then breaks off before its first byte.
+        /// The pod breaks the connection off after so many tokens. A whole answer then breaks off before its
+        /// first byte.
         cut: Option<u32>,
     },
-    /// 101, and then everything comes back as it was sent: a WebSocket, as far as a proxy can tell.
+    /// 101, and then the same bytes come back. To a proxy this is a WebSocket.
     Echo,
-    /// Waits, then does the other.
+    /// Waits, then gives the other answer.
     After(Duration, Box<Answer>),
     /// Ends the connection before the first byte of an answer.
     Reset,
@@ -142,7 +144,7 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct StreamEnd(mpsc::UnboundedReceiver<io::Result<Frame<Bytes>>>);
 
-/// The test's end of a streamed answer. Dropping it ends the answer properly.
+/// The test's end of a streamed answer. Dropping it completes the answer.
 #[derive(Debug)]
 pub struct Stream(mpsc::UnboundedSender<io::Result<Frame<Bytes>>>);
 
@@ -170,7 +172,7 @@ impl Stream {
         let _ = self.0.send(Err(io::Error::other("the test breaks the answer off")));
     }
 
-    /// Whether the pod's connection is gone, because the client went away or Envoy gave up.
+    /// Whether the connection to the pod has ended, because the client went away or Envoy gave up.
     pub fn is_cut(&self) -> bool {
         self.0.is_closed()
     }
@@ -238,7 +240,7 @@ impl TestPod {
         pods
     }
 
-    /// Its address, as routers write it.
+    /// Its address, `ip:port`.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
@@ -305,7 +307,7 @@ impl TestPod {
         until(&what, async || (self.scrapes() >= goal).then_some(())).await;
     }
 
-    /// Dies: nothing listens any more, and open connections are cut.
+    /// Stops listening and cuts open connections.
     pub async fn kill(&mut self) {
         if let Some(server) = self.server.take() {
             server.abort();
@@ -313,7 +315,7 @@ impl TestPod {
         }
     }
 
-    /// Lets nobody connect any more; connections that are open stay, and are served.
+    /// Refuses new connections. Open connections stay and are served.
     pub async fn refuse(&mut self) {
         if let Some(close) = self.listens.take() {
             let _ = close.send(());
@@ -335,7 +337,7 @@ impl TestPod {
         let (listens, mut close) = oneshot::channel();
         self.listens = Some(listens);
         self.server = Some(tokio::spawn(async move {
-            // Dropped with this task, and every connection with it.
+            // When this task is dropped, every connection is dropped too.
             let mut connections = JoinSet::new();
             loop {
                 let accepted = tokio::select! {
@@ -372,13 +374,13 @@ fn whole(body: impl Into<Bytes>) -> Body {
     Full::new(body.into()).map_err(|never: Infallible| match never {}).boxed()
 }
 
-/// A body that ends after its first piece: cut off there, or with nothing to follow.
+/// A body with one piece, after which the connection is cut or stays silent.
 fn broken(first: io::Result<Frame<Bytes>>, cut: bool) -> Body {
     let rest = futures::stream::once(async move {
         if !cut {
             std::future::pending::<()>().await;
         }
-        // The first piece is on its way before the connection ends.
+        // Gives the first piece time to be sent before the connection ends.
         tokio::time::sleep(Duration::from_millis(5)).await;
         Err(io::Error::other("the test cuts the page"))
     });
@@ -407,7 +409,7 @@ async fn respond(
                 let page = load.page();
                 let first = Ok(Frame::data(Bytes::from(page.as_bytes()[..size].to_vec())));
                 let cut = state.page_end == PageEnd::CutAfter(size);
-                // The length promises the whole page, so that what is missing is missed.
+                // The length is that of the whole page, so the client notices that a part is missing.
                 let response = response.header("content-length", page.len());
                 response.body(broken(first, cut)).unwrap()
             }
@@ -472,14 +474,14 @@ async fn respond(
                 response.header("content-type", "application/json").body(whole(completion())).unwrap()
             }
         }
-        // To hyper, an error of the service means: close without an answer.
+        // An error of the service makes hyper close the connection without an answer.
         Answer::Reset => return Err(io::Error::other("the test resets the connection")),
         Answer::Silence | Answer::After(..) => std::future::pending().await,
     };
     Ok(response)
 }
 
-/// A request that the pod works on, until it is dropped: with the answer, or with the connection.
+/// Counts a request that the pod works on, until the answer or the connection is dropped.
 struct Working(Arc<Mutex<State>>);
 
 impl Working {
@@ -497,7 +499,7 @@ impl Drop for Working {
     }
 }
 
-/// Tokens as server-sent events, as they are made.
+/// Server-sent events, one per token, each sent when its time has come.
 fn events(first: Duration, each: Duration, tokens: u32, cut: Option<u32>, working: Working) -> Body {
     let stream = futures::stream::unfold((0, working), move |(n, working)| async move {
         let frame = match n {

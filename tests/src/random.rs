@@ -15,8 +15,8 @@ impl Random {
         Self(SmallRng::seed_from_u64(seed))
     }
 
-    /// The seed of this run: `WARMPATH_SEED`, to repeat a run, or another one each time. Print it, so that a failure can be
-    /// repeated.
+    /// The seed of this run: `WARMPATH_SEED`, to repeat a run, or another one each time. Print it, so that a
+    /// failure can be repeated.
     ///
     /// # Panics
     /// When `WARMPATH_SEED` is not a whole number.

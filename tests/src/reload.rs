@@ -1,4 +1,4 @@
-//! Listeners in a file of their own, which Envoy follows while it runs: how a configuration is changed without a restart.
+//! Listeners in a file that Envoy watches, so that a test can change the configuration without a restart.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 #[derive(Debug)]
 pub struct Listeners {
     file: PathBuf,
-    /// The file's text, with a mark where the settings go.
+    /// Text of the file, with a mark in the place of the settings.
     text: String,
     settings: Value,
     version: u32,
@@ -17,8 +17,8 @@ pub struct Listeners {
 const MARK: &str = "@SETTINGS@";
 
 impl Listeners {
-    /// Takes the listeners out of `configuration`, which is what `scripts/envoy-config` prints: the rest comes back, for
-    /// Envoy's command line, and tells Envoy to read `file`.
+    /// Moves the listeners of `configuration`, the output of `scripts/envoy-config`, into `file`. Returns the
+    /// rest of the configuration, which tells Envoy to read `file`.
     pub fn split(configuration: &str, file: &Path) -> (String, Listeners) {
         let (before, rest) = configuration.split_once("\nstatic_resources:\n  listeners:\n").unwrap();
         let (listeners, clusters) = rest.split_once("\n  clusters:\n").unwrap();
@@ -28,7 +28,8 @@ impl Listeners {
              path_config_source: {{ path: {path} }}\nstatic_resources:\n  clusters:\n{clusters}"
         );
 
-        // An anchor does not reach into another file: the router gets its own copy of the collector's settings.
+        // A YAML anchor does not reach into another file, so the router gets a copy of the collector's
+        // settings.
         let (_, settings) = before.split_once("configuration: &warmpath\n").unwrap();
         let (_, settings) = settings.split_once("value: |\n").unwrap();
         let settings = serde_json::Deserializer::from_str(settings).into_iter().next().unwrap().unwrap();
@@ -44,7 +45,7 @@ impl Listeners {
         (bootstrap, listeners)
     }
 
-    /// Changes Warmpath's settings in the router, and moves a new version of the file into the old one's place.
+    /// Changes the router's settings, and replaces the file with a new version.
     pub fn change(&mut self, with: impl FnOnce(&mut Value)) {
         with(&mut self.settings);
         self.version += 1;

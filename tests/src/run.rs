@@ -1,14 +1,15 @@
-//! Waiting, and running the repository's own scripts.
+//! Waiting for conditions, and running the repository's scripts.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a wait may take: far above what anything needs here, so that a busy machine makes tests slow, not red. The longest
-/// is for the ledger to heal from leaks under load: two windows of ten seconds, and a scrape each second.
+/// Longest wait for a condition. It is far above what any test needs, so that a busy machine makes tests slow
+/// and not red. The longest real wait is for the reconciliation of leaks under load: two windows of ten
+/// seconds, and a scrape per second.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// How often a condition is looked at.
+/// Time between two checks of a condition.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Waits until `condition` gives a value; panics with `what` when it takes too long.
@@ -42,7 +43,7 @@ pub fn target() -> PathBuf {
     repository().join(chosen)
 }
 
-/// What a program said until it ended.
+/// The output of a program that has ended.
 #[derive(Debug)]
 pub struct Finished {
     /// Its exit code; -1 if a signal ended it.
@@ -53,7 +54,8 @@ pub struct Finished {
     pub err: String,
 }
 
-/// Runs a program of the repository (`scripts/...`) with `environment` on top of the test's own, until it ends.
+/// Runs a program of the repository (`scripts/...`) with `environment` on top of the test's own, until it
+/// ends.
 pub fn command(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Finished {
     let output = Command::new(repository().join(program))
         .args(arguments)

@@ -1,4 +1,4 @@
-//! A simulated pod in a process of its own, for what only a process can suffer: SIGKILL, SIGSTOP.
+//! A simulated pod in its own process, which can be killed and stopped.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ pub struct SimPod {
 }
 
 impl SimPod {
-    /// Starts `program`, which is `warmpath-sim` under whatever name cargo gave it, on a free port.
+    /// Starts `program`, a binary of `warmpath-sim`, on a free port.
     pub fn start(program: &str, flags: &[&str]) -> SimPod {
         let mut pod = SimPod {
             program: program.to_owned(),
@@ -30,7 +30,7 @@ impl SimPod {
         pod
     }
 
-    /// Its address, as routers write it.
+    /// Its address, `ip:port`.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
@@ -48,7 +48,7 @@ impl SimPod {
         }
     }
 
-    /// Starts it again on its port, with nothing of what it knew; comes back when it listens.
+    /// Starts it again on its port, with an empty cache. Returns when it listens.
     pub fn revive(&mut self) {
         self.kill();
         let mut child = Command::new(&self.program)
@@ -67,7 +67,7 @@ impl SimPod {
             .unwrap_or_else(|| panic!("{} said {line:?} instead of its address", self.program));
     }
 
-    /// SIGSTOP: the kernel still accepts connections for it, and nothing answers.
+    /// SIGSTOP. The kernel still accepts connections, and nothing answers.
     pub fn pause(&self) {
         self.signal("STOP");
     }

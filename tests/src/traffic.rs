@@ -1,7 +1,7 @@
 //! Continuous load that accounts for every request.
 //!
-//! Each of many connections sends one chat after the other, every second one streamed, until the test says stop; then each
-//! request it began is followed to its end. None may be missing from the [`Account`], and none is counted twice.
+//! Each of many connections sends one chat after the other, every second one streamed, until the test stops
+//! it. Each request is followed to its end, and is in the [`Account`] exactly once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(12);
 /// How long Envoy may take to write its log.
 const LOGGED: Duration = Duration::from_secs(5);
 
-/// How long a client waits after a request that did not end well.
+/// How long a client waits after a request that failed.
 const AFTER_TROUBLE: Duration = Duration::from_millis(100);
 
 /// How a request ended, as its client saw it.
@@ -41,7 +41,7 @@ pub enum Ending {
     BrokenAtHeaders,
     /// 2xx and a part of the body.
     Broken,
-    /// Not one byte, or none in time; the text says what there was instead.
+    /// No byte, or none in time. The text says why.
     Lost(String),
 }
 
@@ -60,8 +60,8 @@ pub struct Sent {
     pub ending: Ending,
     /// The [`crate::TestPod`] that answered, if one did.
     pub pod: Option<String>,
-    /// Whether it had to be sent twice, because Envoy closed the idle connection at the moment it was sent. Every client
-    /// of HTTP/1.1 has to do so.
+    /// Whether it was sent twice, because Envoy closed the idle connection as it was sent. Every HTTP/1.1
+    /// client must do so.
     pub resent: bool,
 }
 
@@ -111,7 +111,7 @@ impl Traffic {
         tokio::time::sleep(time).await;
     }
 
-    /// Begins no request any more, and waits for the end of those that are under way.
+    /// Stops new requests, and waits for the end of those in flight.
     pub async fn stop(self) -> Account {
         self.shared.stop.store(true, Ordering::Relaxed);
         let mut sent: Vec<Sent> = self.connections.join_all().await.into_iter().flatten().collect();
@@ -140,7 +140,7 @@ impl Connection {
             ]});
             let ended = self.send(id, streamed, body.to_string().into()).await;
             if ended.ending != Ending::Whole {
-                // As clients do, and so that quick refusals do not become a flood.
+                // Quick refusals must not become a flood.
                 tokio::time::sleep(AFTER_TROUBLE).await;
             }
             sent.push(ended);
@@ -152,7 +152,7 @@ impl Connection {
     async fn send(&mut self, id: String, streamed: bool, body: Bytes) -> Sent {
         let (at, start) = (self.shared.start.elapsed(), Instant::now());
         let (mut ending, mut pod, mut resent) = (Ending::Lost("never sent".into()), None, false);
-        // A connection that was idle may be closing as the request is sent: then it is sent once more.
+        // An idle connection may be closing as the request is sent. Then it is sent once more.
         for _ in 0..2 {
             let used = self.sender.is_some();
             let exchange = self.exchange(&id, streamed, body.clone());
@@ -181,7 +181,7 @@ impl Connection {
             let _ = socket.set_nodelay(true);
             match hyper::client::conn::http1::handshake(TokioIo::new(socket)).await {
                 Ok((sender, connection)) => {
-                    // Ends with its sender.
+                    // The task ends when its sender is dropped.
                     tokio::spawn(connection);
                     self.sender = Some(sender);
                 }
@@ -212,7 +212,7 @@ impl Connection {
     }
 }
 
-/// What a connection says that Envoy closed before any byte of an answer.
+/// The reason when Envoy closed the connection before any byte of an answer.
 const CLOSED: &str = "the connection was closed without a byte";
 
 /// Follows an answer to its end.
@@ -241,12 +241,12 @@ pub struct Account {
     pub sent: Vec<Sent>,
 }
 
-/// What the requests of an [`Account`] met, with Envoy's access log beside it.
+/// How many requests of an [`Account`] met the fault, by Envoy's access log.
 #[derive(Clone, Debug)]
 pub struct Met {
     /// Requests that needed more than one attempt.
     pub moved: usize,
-    /// Those, and all that did not end whole.
+    /// Requests that needed more than one attempt or did not end whole.
     pub fault: usize,
 }
 
@@ -271,8 +271,8 @@ impl Account {
         self.count(|ending| matches!(ending, Ending::Broken | Ending::BrokenAtHeaders))
     }
 
-    /// Requests that Envoy closed the connection on, and that were sent a second time. Only where it drains connections on
-    /// purpose may there be any: elsewhere a closed connection is a lost request that a client made good.
+    /// Requests that were sent twice because Envoy closed the connection. Only draining may cause any:
+    /// elsewhere, a closed connection is a lost request that the client repaired.
     pub fn resent(&self) -> usize {
         self.sent.iter().filter(|sent| sent.resent).count()
     }
@@ -283,7 +283,7 @@ impl Account {
         whole.map(|sent| sent.took).max().unwrap_or_default()
     }
 
-    /// Prints the account under a name, with the share that met the fault.
+    /// Prints the account under `name`, with the share of requests that met the fault.
     pub async fn print(&self, name: &str, envoy: &Envoy) -> Met {
         let attempts = attempts(envoy, &self.sent).await;
         let moved = |sent: &&Sent| attempts.get(&sent.id).is_some_and(|&attempts| attempts > 1);

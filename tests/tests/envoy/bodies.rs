@@ -1,4 +1,4 @@
-//! What comes in must come out, byte for byte, or be refused before it reaches a pod.
+//! A body reaches the pod byte for byte, or is refused before it reaches any pod.
 
 use serde_json::json;
 use warmpath_tests::{Envoy, Protocol, Reply, Request, TestPod, raw};
@@ -6,7 +6,7 @@ use warmpath_tests::{Envoy, Protocol, Reply, Request, TestPod, raw};
 const PATHS: [&str; 5] =
     ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/messages"];
 
-/// A chat body of about `size` bytes, with characters that need care in it.
+/// A chat body of about `size` bytes, with characters that JSON escapes or UTF-8 encodes.
 fn chat(size: usize) -> String {
     let text = "Wärme, \"quoted\" \\ and \u{1f525}\n".repeat(size / 32);
     json!({"model": "/model/qwen", "messages": [{"role": "user", "content": text}]}).to_string()
@@ -52,7 +52,7 @@ async fn a_prompt_with_trailers_is_routed_by_prefix() {
         let reply = request.header("x-request-id", &id).send(envoy.routed).await;
         assert_received(&pods, &reply, &body);
         assert_eq!(reply.pod(), first.pod());
-        // Not by luck: the decision saw the body.
+        // The pod is not the same by luck: the decision saw the body.
         envoy.logs(&["Do prefix-aware routing!", &id]).await;
     }
 }
@@ -99,7 +99,7 @@ async fn a_body_that_names_no_model_gets_an_openai_error_and_reaches_no_pod() {
         }
     }
     assert_eq!(pods.iter().map(|pod| pod.received().len()).sum::<usize>(), 0, "something reached a pod");
-    // The worker that said no so often is as good as new.
+    // After so many refusals the worker still serves.
     assert_eq!(Request::chat("hello").send(envoy.routed).await.status, 200);
     assert!(envoy.stats("vm_reload").await.values().all(|&count| count == 0));
 }
@@ -124,7 +124,7 @@ async fn a_body_that_is_not_utf8_gets_400_and_traps_nothing() {
         "POST /v1/completions HTTP/1.1\r\nhost: x\r\nx-odd: \u{0}caf\u{e9}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    // Latin-1 in a header value; NUL is Envoy's to refuse.
+    // Latin-1 in a header value is passed on. Envoy refuses NUL.
     let odd: Vec<u8> = request.replace('\u{0}', "").chars().map(|c| c as u8).collect();
     let answer = raw(envoy.routed, &odd).await;
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));

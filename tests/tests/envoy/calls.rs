@@ -1,5 +1,5 @@
-//! How often a request crosses the line between Envoy and the module: entries into the VM and host calls, which are most of its
-//! cost. `scripts/host-calls` shows them by name.
+//! How often a request crosses the line between Envoy and the module: entries into the VM and host calls,
+//! which are most of its cost. `scripts/host-calls` shows them by name.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,8 @@ fn usual(requests: &[(usize, usize)]) -> (usize, usize) {
 #[tokio::test]
 async fn calls_per_request_do_not_grow_with_the_number_of_pods() {
     const REQUESTS: usize = 200;
-    // At the log level `trace` every decision is logged too: one call for the line, and one for the request's id in it.
+    // At the log level `trace` every decision is logged too: one call for the line, and one for the request's
+    // id in it.
     const MOST: (usize, usize) = (7, 19 + 2);
     let mut found = Vec::new();
     for number in [3, 20, 100] {

@@ -1,4 +1,5 @@
-//! A pod that failed is left alone by every worker, for longer each time, and is back at once when it is known to be well.
+//! A pod that failed cools down for every worker, longer each time, and serves again as soon as it is known
+//! to be healthy.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ fn unavailable() -> Answer {
     Answer::Whole(503, Vec::new(), "draining".into())
 }
 
-/// Four workers, and three pods of which scrapes say nothing but good.
+/// Four workers, and three pods that always look healthy in scrapes.
 async fn fleet(strategy: &str) -> (Envoy, Vec<TestPod>) {
     let pods = TestPod::several(3).await;
     pods.iter().for_each(|pod| pod.answer_all(model));
@@ -35,7 +36,7 @@ fn arrivals(pod: &TestPod, since: Instant) -> Vec<f64> {
     pod.received().into_iter().filter_map(after).map(|time| time.as_secs_f64()).collect()
 }
 
-/// Waits until a pod that is well since then has its share again.
+/// Waits until a pod that is healthy since `since` gets its share of requests again.
 async fn served_again(pod: &TestPod, well: Instant) -> Vec<f64> {
     let share = until("the pod served again", async || {
         let since = arrivals(pod, well);
@@ -46,7 +47,7 @@ async fn served_again(pod: &TestPod, well: Instant) -> Vec<f64> {
     share
 }
 
-/// Arrivals that lie close together, as (first, how many).
+/// Groups of arrivals that are close together: the time of the first, and how many.
 fn waves(arrivals: &[f64]) -> Vec<(f64, usize)> {
     let mut waves: Vec<(f64, usize)> = Vec::new();
     for &arrival in arrivals {
@@ -65,7 +66,7 @@ async fn the_cool_down_doubles_and_one_request_at_a_time_probes() {
     load.more(200).await;
     pods[1].answer_all(unavailable);
     let failing = Instant::now();
-    // The first failures, of whatever was under way, and the probes 1 s, 2 s and 4 s after one another.
+    // First the requests that were in flight fail, then a probe after 1, 2 and 4 s.
     let probes = until("three probes came", async || {
         let waves = waves(&arrivals(&pods[1], failing));
         (waves.len() >= 4).then_some(waves)
@@ -76,12 +77,12 @@ async fn the_cool_down_doubles_and_one_request_at_a_time_probes() {
     assert!(workers.values().filter(|&&count| count > 5).count() >= 3, "{workers:?}");
     let gaps: Vec<f64> = probes.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
     for (gap, pause) in gaps.iter().zip([1.0, 2.0, 4.0]) {
-        // A busy machine is late, never early.
+        // A busy machine makes probes late, never early.
         assert!((pause - 0.05..pause + 1.0).contains(gap), "pauses of {gaps:?} s instead of 1, 2, 4");
     }
     assert!(probes[1..].iter().all(|&(_, count)| count == 1), "one at a time: {probes:?}");
 
-    // Well again: the next probe finds out, and then it gets its share.
+    // The pod is healthy again. The next probe shows it, and then the pod gets its share.
     pods[1].answer_all(model);
     let well = Instant::now();
     let share = served_again(&pods[1], well).await;
@@ -98,7 +99,7 @@ async fn a_pod_that_answers_500_at_once_gets_only_probes() {
     let (envoy, pods) = fleet("PREFIX_CACHE").await;
     let load = Traffic::start(envoy.routed, 64);
     load.more(200).await;
-    // Never busy, so by its load alone it would always be the best.
+    // It is never busy, so by load alone it would always be the best pod.
     pods[1].answer_all(|| Answer::Whole(500, Vec::new(), "broken".into()));
     let broken = Instant::now();
     let before: usize = pods.iter().map(TestPod::begun).sum();
@@ -106,7 +107,7 @@ async fn a_pod_that_answers_500_at_once_gets_only_probes() {
     let waves = waves(&arrivals(&pods[1], broken));
     let all = pods.iter().map(TestPod::begun).sum::<usize>() - before;
     println!("requests at the broken pod, in seconds: {waves:?}, of {all}");
-    // What was under way when the first three erred, then a probe after 1, 2 and 4 seconds.
+    // First the requests that were in flight when three failed, then a probe after 1, 2 and 4 s.
     let (first, probes) = waves.split_first().unwrap();
     assert!(first.1 < 64, "{waves:?}");
     assert!((1..=3).contains(&probes.len()) && probes.iter().all(|&(_, count)| count == 1), "{waves:?}");
@@ -117,7 +118,7 @@ async fn a_pod_that_answers_500_at_once_gets_only_probes() {
     let account = load.stop().await;
     account.print("a pod that answers 500 for six seconds", &envoy).await;
     assert_eq!((account.lost().len(), account.broken(), account.resent()), (0, 0, 0), "{account}");
-    // Each went to a client, once, as the pod said it, and is counted.
+    // Each error went to its client, once and unchanged, and is counted.
     let erred = waves.iter().map(|wave| wave.1).sum::<usize>();
     assert_eq!(account.errors().len(), erred);
     assert_eq!(envoy.stat("wasmcustom.warmpath_erred_total.pool=default;").await, erred as i64);
@@ -149,22 +150,22 @@ async fn one_failure_cools_the_pod_down_for_every_worker() {
     assert_eq!(pods[1].begun(), seen, "of {sent} requests on four workers, some went to a pod in its pause");
 }
 
-/// A fleet under load whose pod 1 has failed three times running and is at the start of a pause of four seconds, and when
-/// that pause began. By load alone an idle pod always wins, so only the pause can keep requests off it: where prompts
-/// counted, they would have become warm elsewhere.
+/// A fleet under load whose pod 1 has failed three times in a row and has just begun a cool-down of four
+/// seconds, and the time when it began. The strategy is by load alone, where an idle pod always wins: so only
+/// the cool-down keeps requests away. With prefixes, the prompts would have become warm on other pods.
 async fn paused() -> (Envoy, Vec<TestPod>, Traffic, Instant) {
     let (envoy, pods) = fleet("LOAD_ONLY").await;
     let load = Traffic::start(envoy.routed, 64);
     load.more(200).await;
     let failing = Instant::now();
     pods[1].answer_all(unavailable);
-    // What was under way, then a probe after 1 s and one after 2 s more.
+    // First the requests in flight, then a probe after 1 s and one after 2 s more.
     let waves = until("two probes came", async || {
         let waves = waves(&arrivals(&pods[1], failing));
         (waves.len() >= 3).then_some(waves)
     })
     .await;
-    // Its answer must have arrived: then the pause of four seconds runs.
+    // The cool-down of four seconds begins when the answer to the probe has arrived.
     tokio::time::sleep(SECOND / 5).await;
     pods[1].answer_all(model);
     let since = failing + Duration::from_secs_f64(waves[2].0);
@@ -173,7 +174,7 @@ async fn paused() -> (Envoy, Vec<TestPod>, Traffic, Instant) {
     (envoy, pods, load, since)
 }
 
-/// Waits until the pod serves again, which must be well before the four seconds from `since` on are over.
+/// Waits until the pod serves again, which must be well before four seconds after `since`.
 async fn serves_before_the_pause_is_over(pod: &TestPod, since: Instant, back: Instant) {
     let times = until("the pod served again", async || {
         let times = arrivals(pod, back);
@@ -191,7 +192,7 @@ async fn serves_before_the_pause_is_over(pod: &TestPod, since: Instant, back: In
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_that_shows_a_restart_ends_the_cool_down() {
     let (envoy, pods, load, since) = paused().await;
-    // A process that is gone for less than a scrape's interval: only the time of its start tells.
+    // The process is gone for less than a scrape interval, so only its start time shows the restart.
     let restarted = Instant::now();
     pods[1].set_load(Load { started: Load::default().started + 60.0, ..Load::default() });
     serves_before_the_pause_is_over(&pods[1], since, restarted).await;
@@ -205,7 +206,7 @@ async fn a_scrape_that_shows_a_restart_ends_the_cool_down() {
 async fn a_scrape_that_succeeds_again_ends_the_cool_down() {
     let (envoy, mut pods, load, since) = paused().await;
     pods[1].kill().await;
-    // The same process, by the time of its start, cut off until a scrape has noticed.
+    // The same process, cut off until a scrape has failed.
     envoy.sees_ready(2).await;
     let back = Instant::now();
     pods[1].revive().await;

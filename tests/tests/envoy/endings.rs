@@ -1,5 +1,5 @@
-//! Whatever the end of a stream, its account is closed, and the pod that is to blame is known: also where no byte of body
-//! ever passed, where the filter sees nothing of an answer until the stream is gone.
+//! However a request ends, its ticket is closed and the pod that failed is known. This includes answers
+//! without a body, of which the filter sees nothing until the stream is gone.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use warmpath_tests::{Answer, Envoy, EnvoyBuilder, Load, Request, Stream, TestPod, raw, until, within};
 
-/// A server that gives every request the same bytes, and then closes or waits. For what no proper server would send.
+/// A server that answers every request with the same bytes, which need not be HTTP, and then closes or waits.
 struct RawPod {
     address: SocketAddr,
     script: Arc<Mutex<Script>>,
@@ -20,7 +20,7 @@ struct RawPod {
 #[derive(Clone, Copy)]
 struct Script {
     answer: &'static [u8],
-    /// Whether it keeps the connection after that.
+    /// Whether it keeps the connection open after the answer.
     stays: bool,
     /// `process_start_time_seconds`.
     started: f64,
@@ -42,8 +42,8 @@ impl RawPod {
         RawPod { address, script, server }
     }
 
-    /// Another process with other answers: nothing that the one before did is held against it. Comes back when Warmpath
-    /// knows.
+    /// Becomes another process with another answer, so that earlier failures do not count. Returns when
+    /// Warmpath knows.
     async fn restart(&self, answer: &'static [u8], stays: bool) {
         let goal = {
             let mut script = self.script.lock().unwrap();
@@ -76,7 +76,7 @@ async fn serve(mut socket: TcpStream, script: Arc<Mutex<Script>>) {
     }
     let _ = socket.write_all(script.answer).await;
     if script.stays {
-        // Until Envoy has had enough of it.
+        // Until Envoy closes the connection.
         let _ = socket.read_to_end(&mut request).await;
     }
 }
@@ -87,23 +87,24 @@ impl Drop for RawPod {
     }
 }
 
-/// An Envoy for a pod that fails and two that do not. Requests by load go round, so that one in three meets it first.
+/// An Envoy for a pod that fails and two healthy ones. Requests without a prompt go round, so one in three
+/// tries it first.
 fn with(failing: SocketAddr, pods: &[TestPod]) -> EnvoyBuilder {
     let addresses = std::iter::once(failing.to_string()).chain(pods.iter().map(TestPod::address));
     Envoy::at(addresses.collect()).flag("--pod-silence-timeout", "300ms")
 }
 
-/// Requests of each form: that none of them comes to one of three equal pods happens once in 17,000 times.
+/// Requests per form. The chance that none of them tries one of three equal pods first is 1 in 17,000.
 const REQUESTS: usize = 24;
 
-/// How many requests, one after the other, were first sent to a pod that does not cool down.
+/// Sends requests one after the other; returns how many tried `pod` first.
 async fn first_sent_to(envoy: &Envoy, pod: &str, form: usize) -> usize {
     let mut count = 0;
     for n in 0..REQUESTS {
         let id = format!("round-{form}-{n}");
         let request = if n % 2 == 0 { Request::chat(&id) } else { Request::get("/v1/models") };
         if let Ok(reply) = request.header("x-request-id", &id).try_open(envoy.routed).await {
-            // It may break off: who was asked is the question.
+            // The answer may break off. Only the pod that was tried matters.
             let _ = reply.finish().await;
         }
         let line = envoy.access(&id).await;
@@ -144,7 +145,7 @@ async fn a_failure_in_any_form_cools_the_pod_down() {
         let count = first_sent_to(&envoy, &failing.address.to_string(), form).await;
         let took = start.elapsed().as_secs() as usize;
         println!("{name}: {count} of {REQUESTS} requests in {took} s met it");
-        // Once, and a probe after each pause, the shortest of which is a second.
+        // The first failure, and a probe after each cool-down, the shortest of which is one second.
         assert!(
             (1..=took + 2).contains(&count),
             "{name}: {count} of {REQUESTS} requests went to a pod that had failed"
@@ -182,7 +183,7 @@ async fn an_answer_without_a_body_is_no_failure() {
 
 #[tokio::test]
 async fn a_failed_pod_stays_in_cool_down_when_an_unlisted_pod_answers() {
-    // Envoy's last resort knows a pod that Warmpath's configuration does not list.
+    // The fallback cluster has a pod that Warmpath's configuration does not list.
     let listed = RawPod::start(b"", false).await;
     let stranger = TestPod::start().await;
     let (one, other) = (listed.address.to_string(), stranger.address());
@@ -196,7 +197,7 @@ async fn a_failed_pod_stays_in_cool_down_when_an_unlisted_pod_answers() {
         .start()
         .await;
     envoy.sees_ready(1).await;
-    // The first one that the stranger answers shows that the listed pod failed.
+    // An answer of the unlisted pod shows that the listed one failed.
     until("the stranger answered", async || {
         let reply = Request::chat("hello").send(envoy.routed).await;
         (reply.status == 200).then_some(())
@@ -222,7 +223,7 @@ async fn every_pod_that_failed_a_request_cools_down() {
             let request = if empty { Request::get("/health") } else { Request::chat("hello") };
             let reply = request.send(envoy.routed).await;
             assert!([503, 504].contains(&reply.status.as_u16()), "{}", reply.status);
-            // Both are in their pause of one second, and Warmpath says so at once.
+            // Both cool down for one second, and Warmpath refuses at once.
             let reply = Request::chat("hello").send(envoy.routed).await;
             assert_eq!(
                 (reply.status.as_u16(), reply.header("retry-after")),
@@ -261,7 +262,7 @@ async fn an_overflow_of_envoys_limit_cools_no_pod_down() {
     assert_eq!(refused, 1, "the limit of one request is met");
     drop(held);
     pods.iter().for_each(TestPod::forget_answers);
-    // Well below a pause of one second.
+    // These take far less than a cool-down of one second.
     for _ in 0..4 {
         let reply = Request::chat("hello").send(envoy.routed).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
@@ -279,13 +280,13 @@ async fn a_client_that_goes_away_cools_no_pod_down() {
     let body = json!({"model": "/model/qwen", "messages": [{"role": "user", "content": "x".repeat(5000)}]})
         .to_string();
     for round in 0..3 {
-        // In the middle of the upload: nothing was decided.
+        // The client leaves in the middle of its upload, before a decision.
         let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 9000\r\n\r\n";
         let mut socket = TcpStream::connect(envoy.routed).await.unwrap();
         socket.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
         drop(socket);
 
-        // Before the headers of the answer.
+        // The client leaves before the headers of the answer.
         pods.iter().for_each(|pod| pod.answer_all(|| Answer::Silence));
         let begun = pods[0].begun() + pods[1].begun();
         let head = format!(
@@ -298,7 +299,7 @@ async fn a_client_that_goes_away_cools_no_pod_down() {
             .await;
         drop(socket);
 
-        // After the headers, before any token.
+        // The client leaves after the headers and before any token.
         pods.iter().for_each(|pod| pod.answer_all(|| Answer::Completion));
         pods.iter().for_each(TestPod::forget_answers);
         let (one, answer) = Stream::new();

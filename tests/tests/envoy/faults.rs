@@ -1,4 +1,4 @@
-//! A request that has no byte of answer yet survives the pod it was sent to.
+//! A request that has no byte of an answer yet survives the failure of its pod.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ async fn a_runner_up_answers_for_a_dead_pod() {
     let warm = warm(&envoy, &pods).await;
     pods[warm].kill().await;
 
-    // The warm pod is dead and Warmpath does not know it yet: Envoy finds out, and goes on.
+    // The warm pod is dead, and Warmpath does not know it yet. Envoy finds out and tries the next pod.
     let reply = long_chat("three").header("x-request-id", "moved").send(envoy.routed).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_ne!(reply.pod(), pods[warm].address());
@@ -60,7 +60,8 @@ async fn a_retry_on_the_plain_port_never_goes_to_the_pod_that_failed() {
         .map(|received| received.headers["x-request-id"].as_bytes().to_vec())
         .collect();
     let all = met.len();
-    // Least request picks at random between idle pods, so about half of the requests try the failing pod first.
+    // Least request picks at random between idle pods, so about half of the requests try the failing pod
+    // first.
     assert!(all >= REQUESTS / 8, "only {all} of {REQUESTS} requests met the pod that fails");
     met.sort();
     met.dedup();
@@ -176,7 +177,7 @@ async fn a_metrics_page_that_breaks_off_does_not_stop_the_collector() {
         envoy.sees_ready(3).await;
         pods[0].set_page_end(end);
         envoy.logs(&["[warning]", &pods[0].address(), "cannot be scraped", "GET /metrics"]).await;
-        // It is tried on and on, and the others are scraped as before.
+        // The pod is still scraped, and so are the others.
         for pod in &pods {
             pod.scraped(5).await;
         }
@@ -184,11 +185,11 @@ async fn a_metrics_page_that_breaks_off_does_not_stop_the_collector() {
         for n in 0..5 {
             assert_eq!(Request::chat(&format!("hello {n}")).send(envoy.routed).await.status, 200, "{flag}");
         }
-        // And it is back as soon as a page is whole.
+        // The pod is ready again after the first whole page.
         pods[0].set_page_end(PageEnd::Whole);
         envoy.sees_ready(3).await;
         envoy.logs(&["[info]", &pods[0].address(), "tells its load again"]).await;
-        // Longer than a router waits before it takes a collector for dead.
+        // Longer than a router waits before it considers the collector dead.
         tokio::time::sleep(Duration::from_millis(3500)).await;
         let log = envoy.log();
         assert!(!log.contains("panicked") && !log.contains("RuntimeError"), "{flag}");
@@ -222,7 +223,7 @@ async fn with_all_pods_dead_a_request_gets_503_at_once() {
     for _ in 0..5 {
         let start = Instant::now();
         assert_eq!(Request::chat("hello").send(envoy.routed).await.status, 503);
-        // Four attempts, each refused at once; far below a client's patience even on a busy machine.
+        // Four attempts are refused at once. The limit is for a busy machine.
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 }
@@ -235,7 +236,7 @@ async fn with_all_pods_dead_and_fail_open_off_503_has_retry_after() {
     for pod in &mut pods {
         pod.kill().await;
     }
-    // The first requests find out that the pods are dead. Then Warmpath knows, and says when to come again.
+    // The first requests find out that the pods are dead. Then Warmpath refuses by itself, with Retry-After.
     until("a refusal says when to come again", async || {
         let reply = Request::chat("hello").send(envoy.routed).await;
         assert_eq!(reply.status, 503);
@@ -244,7 +245,8 @@ async fn with_all_pods_dead_and_fail_open_off_503_has_retry_after() {
     .await;
 }
 
-/// Warmpath's router has no table, for nobody collects for its pool; Envoy's own clusters have pods.
+/// An Envoy whose router has no pod table, because nobody collects for its pool. Envoy's own clusters have
+/// pods.
 fn without_table(pods: &[TestPod]) -> EnvoyBuilder {
     Envoy::of(pods).edit(move |configuration| {
         let settings = "configuration: *warmpath";
@@ -267,7 +269,7 @@ async fn without_a_pod_table_the_fallback_answers() {
         assert_eq!(reply.status, 200, "{}", reply.text());
         assert!(pods.iter().any(|pod| pod.address() == reply.pod()));
     }
-    // It is said: once for all that come within ten seconds, and for each only where every decision is.
+    // One warning covers ten seconds. At the level debug each request has a line.
     envoy
         .logs(&["[warning]", "requests without a pod", "left to the fallback cluster: no pod is known yet"])
         .await;

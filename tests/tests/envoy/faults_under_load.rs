@@ -1,7 +1,7 @@
-//! Every fault of a pod while 64 connections keep sending, streamed and whole answers mixed: each request is accounted for.
+//! Every fault of a pod while 64 connections send streamed and whole requests. Each request is accounted for.
 //!
-//! What must hold, whatever the fault: a request that had no byte of answer yet is answered by another pod; one whose
-//! answer had begun ends as its pod ends it, once; and when the load is gone, nothing is left in the ledger.
+//! With every fault: a request without a byte of an answer is answered by another pod. A request whose answer
+//! had begun ends with its pod, once. When the load has stopped, nothing is left in the ledger.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use warmpath_tests::{Account, Answer, Ending, Envoy, Load, Sent, SimPod, TestPod
 const CONNECTIONS: usize = 64;
 /// The simulator as cargo built it for these tests.
 const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
-/// A simulated pod that answers in about 150 ms, so that what lasts longer is the fault's doing.
+/// A simulated pod that answers in about 150 ms. Longer answers are the effect of the fault.
 const SWIFT: [&str; 6] = ["--profile", "h100", "--speed-up", "2", "--step-ms", "30"];
 
-/// About 170 ms: long enough that a third of the requests is with each pod at any moment, short enough for some hundred
-/// requests a second.
+/// Answers in about 170 ms: long enough that each pod has requests at any moment, short enough for some
+/// hundred requests per second.
 fn model() -> Answer {
     Answer::Tokens { first: Duration::from_millis(90), each: Duration::from_millis(10), tokens: 8, cut: None }
 }
@@ -26,7 +26,7 @@ async fn pods(count: usize) -> Vec<TestPod> {
     pods
 }
 
-/// An Envoy as in production but for the log: two workers, and scrapes every 100 ms as by default.
+/// An Envoy as in production, except for its log: two workers, and scrapes every 100 ms.
 async fn envoy(pods: &[TestPod]) -> Envoy {
     at(pods.iter().map(TestPod::address).collect()).await
 }
@@ -38,14 +38,15 @@ async fn at(pods: Vec<String>) -> Envoy {
     envoy
 }
 
-/// No request without a byte was lost, none was refused, and no client had to send one twice.
+/// No request was lost without a byte, none was refused, and none was sent twice.
 fn nothing_lost(account: &Account) {
     assert_eq!(account.resent(), 0, "{account}");
     assert_eq!(account.lost().len(), 0, "{:?}", account.lost());
     assert_eq!(account.errors().len(), 0, "{:?}", account.errors());
 }
 
-/// What broke off was streamed: a whole answer has no byte before its last token, so its request can go on elsewhere.
+/// Only streams broke off. A whole answer has no byte before its last token, so its request can go to another
+/// pod.
 fn only_streams_broke_off(account: &Account) {
     for sent in account.sent.iter().filter(|sent| sent.ending != Ending::Whole) {
         assert!(sent.streamed && matches!(sent.ending, Ending::Broken | Ending::BrokenAtHeaders), "{sent:?}");
@@ -99,7 +100,8 @@ async fn a_process_that_is_killed_loses_no_request_and_serves_again() {
         pod.revive();
         load.more(150).await;
     }
-    // The last one has an empty cache, and the others are warm: it comes into use as new conversations begin.
+    // The last pod has an empty cache while the others are warm. It is used again when new conversations
+    // begin.
     load.more(300).await;
     let account = load.stop().await;
     let met = account.print("each process killed once", &envoy).await;
@@ -110,7 +112,7 @@ async fn a_process_that_is_killed_loses_no_request_and_serves_again() {
         let cut = killed.iter().any(|&killed| sent.at < killed && killed < sent.at + sent.took + SECOND);
         assert!(cut, "broken off though no pod was killed meanwhile: {sent:?}");
     }
-    // All three serve again: the restarted ones are not held to what they failed before.
+    // All three serve again. Failures before the restart do not count.
     let pods_of_late = pods_since(&envoy, &account, account.sent.len() - 300);
     assert_eq!(pods_of_late.len(), 3, "{pods_of_late:?}");
     envoy.accounts_for_nothing().await;
@@ -144,7 +146,7 @@ async fn a_paused_process_gets_no_new_request_and_its_own_resume() {
     let account = load.stop().await;
     account.print("a process paused for three seconds", &envoy).await;
     nothing_lost(&account);
-    // With the default silence timeout of 15 minutes, everything it held waits for it and then ends whole.
+    // The default silence timeout is 15 minutes, so the requests of the paused pod wait for it and end whole.
     assert_eq!(account.broken(), 0);
     let hung: Vec<&Sent> = account.sent.iter().filter(|sent| sent.took > SECOND).collect();
     let last = hung.iter().map(|sent| sent.at.saturating_sub(paused)).max().unwrap_or_default();
@@ -178,7 +180,7 @@ async fn requests_of_a_paused_process_fail_over_after_the_silence_timeout() {
     nothing_lost(&account);
     assert!(met.moved > 0, "the test means nothing unless requests met the fault");
     assert!(account.slowest() < 4 * SECOND, "{:?}", account.slowest());
-    // Streams whose headers had come cannot be sent again: nobody knows what the client has seen.
+    // A stream whose headers have arrived cannot be retried, because the client may have seen a part of it.
     for sent in account.sent.iter().filter(|sent| sent.ending != Ending::Whole) {
         assert!(sent.streamed && sent.at < paused + 2 * SECOND, "{sent:?}");
     }
@@ -191,7 +193,7 @@ async fn a_pod_that_refuses_connections_loses_no_request() {
     let envoy = envoy(&pods).await;
     let load = Traffic::start(envoy.routed, CONNECTIONS / 2);
     load.more(100).await;
-    // What is connected stays, so scrapes go on; what needs a new connection must go elsewhere.
+    // Open connections stay, so scrapes go on. Requests that need a new connection must go to another pod.
     pods[1].refuse().await;
     let more = Traffic::start(envoy.routed, CONNECTIONS / 2);
     more.more(300).await;
@@ -231,7 +233,7 @@ async fn a_503_fails_over_and_a_500_reaches_the_client() {
         met.moved > 0 && unavailable < 100,
         "{unavailable} of 300 requests were sent to a pod that says 503"
     );
-    // An error that the next pod would give as well is the client's to see, and is not tried again.
+    // The next pod would probably answer the same error. So the client sees it, and there is no retry.
     assert!(!account.errors().is_empty());
     for sent in account.errors() {
         assert_eq!((&sent.ending, sent.pod.as_deref()), (&Ending::Error(500), Some(&*pods[2].address())));
@@ -275,11 +277,12 @@ async fn a_pod_that_breaks_streams_off_loses_no_whole_answer() {
     load.more(100).await;
     let mut began = Vec::new();
     let cuts: [fn() -> Answer; 2] = [
-        // In the middle, and after the headers.
+        // Once in the middle of the body, and once after the headers.
         || Answer::Tokens { first: Duration::from_millis(20), each: Duration::ZERO, tokens: 8, cut: Some(4) },
         || Answer::Tokens { first: Duration::from_millis(20), each: Duration::ZERO, tokens: 8, cut: Some(0) },
     ];
-    // Several times over: one failure keeps the rest away, and whether a stream or a whole answer meets it is chance.
+    // Several rounds: one failure keeps all other requests away, and it is chance whether a stream or a whole
+    // answer meets it.
     for cut in cuts.into_iter().cycle().take(4) {
         began.push(load.now());
         pods[1].answer_all(cut);
@@ -290,9 +293,9 @@ async fn a_pod_that_breaks_streams_off_loses_no_whole_answer() {
     let account = load.stop().await;
     let met = account.print("a pod that breaks off", &envoy).await;
     nothing_lost(&account);
-    // Streams break; whether a whole answer, whose request would go on, is among those that meet it is chance.
+    // Some streams broke off. Whether a whole answer met the fault too is chance.
     assert!(account.broken() > 0 && met.fault > 0, "the test means nothing unless requests met the fault");
-    // A whole answer that broke off had no byte yet: its request went on.
+    // A whole answer that broke off had no byte yet, so its request went to another pod.
     for sent in account.sent.iter().filter(|sent| sent.ending != Ending::Whole) {
         assert!(sent.streamed, "{sent:?}");
         assert_eq!(sent.pod.as_deref(), Some(&*pods[1].address()), "{sent:?}");
@@ -318,7 +321,7 @@ async fn a_pod_that_restarts_at_once_costs_no_request_and_serves_again() {
     nothing_lost(&account);
     only_streams_broke_off(&account);
     assert!(later(&account, restarted).iter().all(|sent| sent.ending == Ending::Whole));
-    // By how much, the cost of a cold pod beside warm ones decides.
+    // How many it gets depends on the cost of a cold pod next to warm ones.
     assert!(share > 0, "the restarted pod got none of 300 requests");
     envoy.accounts_for_nothing().await;
 }
@@ -336,8 +339,8 @@ async fn all_pods_killed_and_revived_serve_again() {
         for pod in &mut pods {
             pod.kill().await;
         }
-        // What was under way has ended then, and some have met no pod at all: a second alone may pass while the machine stands
-        // still.
+        // By then the requests in flight have ended and some met no pod. Waiting for one second would not be
+        // enough: the machine may stand still for that long.
         load.more(4 * CONNECTIONS as u64).await;
         load.lasts(SECOND).await;
         for pod in &mut pods {
@@ -350,7 +353,7 @@ async fn all_pods_killed_and_revived_serve_again() {
         let name = if closed { "all pods gone, fail_open off" } else { "all pods gone, fail_open on" };
         account.print(name, &envoy).await;
         assert_eq!(account.resent(), 0, "{account}");
-        // Nobody is left without an answer, and as soon as pods are back, they answer.
+        // Every request has an answer, and the pods answer as soon as they are back.
         assert_eq!(account.lost().len(), 0, "{:?}", account.lost());
         assert!(!account.errors().is_empty());
         let last = account.errors().iter().map(|sent| sent.at).max().unwrap_or_default();
@@ -374,7 +377,7 @@ async fn failing_scrapes_lose_no_request() {
     let load = Traffic::start(envoy.routed, CONNECTIONS);
     load.more(100).await;
     let mut shares = Vec::new();
-    // One pod's page fails; every pod's page fails; every scrape looks as if no pod were there.
+    // First one pod's page fails, then every pod's, then every scrape looks as if no pod were there.
     for (failing, status) in [(1, 500), (3, 500), (3, 503)] {
         for (n, pod) in pods.iter().enumerate() {
             pod.set_metrics_status(if n < failing { status } else { 200 });

@@ -1,5 +1,5 @@
-//! Ten thousand requests that nobody would send in good faith: none traps the module, each gets an answer, and afterwards
-//! nothing is left behind.
+//! Ten thousand hostile requests: none traps the module, each gets an answer, and afterwards nothing is left
+//! behind.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,12 +13,12 @@ use tokio::net::TcpStream;
 use warmpath_tests::{Envoy, Protocol, Random, Request, TestPod, until, within};
 
 const REQUESTS: u64 = 10_000;
-/// Connections at a time: enough to keep two workers busy.
+/// Connections at a time, enough to keep two workers busy.
 const AT_A_TIME: usize = 48;
 
-/// What goes to Envoy, and what may come back.
+/// A hostile request, and the answers that are allowed.
 struct Hostile {
-    /// For the message when it fails.
+    /// Names it in the message of a failure.
     kind: &'static str,
     bytes: Vec<u8>,
     expect: Expect,
@@ -26,9 +26,9 @@ struct Hostile {
 
 #[derive(Clone, Copy, Debug)]
 enum Expect {
-    /// 2xx, 400 or 413: the pod's judgement, or a refusal.
+    /// 2xx by a pod, or a refusal with 400 or 413.
     Judged,
-    /// Exactly this.
+    /// Exactly this status.
     Only(u16),
     /// The client goes away before it has sent everything.
     Nothing,
@@ -127,7 +127,8 @@ async fn odd_bodies_of_the_largest_size_get_their_status_and_trap_nothing() {
         );
         assert_eq!(reply.status, expected, "{what}: {}", reply.text());
     }
-    // One worker: its VM and Envoy's buffers hold a body of 31 MiB three or four times at once, and never more than one.
+    // There is one worker. Its VM and Envoy's buffers hold three or four copies of one body of 31 MiB, and
+    // never of two bodies.
     let grown = envoy.memory().saturating_sub(before);
     assert!(grown < 250 << 20, "Envoy has grown by {} MiB", grown >> 20);
     unharmed(&envoy, &pods).await;
@@ -161,20 +162,20 @@ const CHAT: &str = "/v1/chat/completions";
 /// Just below the largest body that Envoy takes.
 const LARGE: usize = 31 << 20;
 
-/// A large body of one thing again and again.
+/// A large body that repeats one unit.
 fn filled(start: &str, unit: &str, end: &str) -> Vec<u8> {
     let count = (LARGE - start.len() - end.len()) / unit.len();
     [start.as_bytes(), &unit.as_bytes().repeat(count), end.as_bytes()].concat()
 }
 
-/// A large body of one thing inside itself, with a number in the middle.
+/// A large body that nests one unit, with a number in the middle.
 fn nested(start: &str, open: &str, close: &str, end: &str) -> Vec<u8> {
     let depth = (LARGE - start.len() - end.len()) / (open.len() + close.len());
     let (open, close) = (open.as_bytes().repeat(depth), close.as_bytes().repeat(depth));
     [start.as_bytes(), &open, b"1", &close, end.as_bytes()].concat()
 }
 
-/// Sends the `n`th request of a seed; panics when the answer is none of those that may come.
+/// Sends the `n`th request of a seed; panics when the answer is not allowed.
 async fn one(to: SocketAddr, seed: u64, n: u64) -> (&'static str, u16) {
     let mut random = Random::new(seed ^ (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     if random.chance(12) {
@@ -199,7 +200,7 @@ async fn one(to: SocketAddr, seed: u64, n: u64) -> (&'static str, u16) {
     (hostile.kind, status)
 }
 
-/// Over HTTP/2, where the client library sees to the frames: hostile bodies only.
+/// Over HTTP/2 only the bodies are hostile, because the client library makes the frames.
 async fn over_http2(to: SocketAddr, random: &mut Random, n: u64) -> (&'static str, u16) {
     let mut request = Request::new("POST", random.of(&PATHS)).over(Protocol::Http2);
     if random.chance(4) {
@@ -230,23 +231,25 @@ async fn send(to: SocketAddr, hostile: &Hostile) -> Vec<u8> {
     exchange(to, &hostile.bytes).await
 }
 
-/// Sends bytes while it reads, as Envoy may answer before all is sent; returns the answer, or what came of it.
+/// Sends bytes and reads at the same time, as Envoy may answer early. Returns the answer, or the part that
+/// arrived.
 pub async fn exchange(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let (mut from, mut into) = within("the connection", TcpStream::connect(to)).await.unwrap().into_split();
     let mut answer = Vec::new();
     let reading = async {
-        // Not to the end of the connection: after an early refusal Envoy keeps it open for a second. A reset is an end, too.
+        // Stops before the end of the connection, because Envoy keeps it open for a second after an early
+        // refusal. A reset is an end.
         while !complete(&answer) && from.read_buf(&mut answer).await.is_ok_and(|size| size > 0) {}
     };
     let writing = async {
-        // Broken off when Envoy has heard enough.
+        // Envoy may close before everything is sent.
         let _ = into.write_all(bytes).await;
     };
     within("an answer", async { tokio::join!(reading, writing) }).await;
     answer
 }
 
-/// Whether an answer is whole, as far as its length says: pods and Envoy send it with every answer here.
+/// Whether an answer is whole by its `content-length`, which every answer here has.
 fn complete(answer: &[u8]) -> bool {
     let text = String::from_utf8_lossy(answer);
     // Interim answers have no body.
@@ -290,7 +293,7 @@ fn http1(random: &mut Random) -> Hostile {
     let (kind, body, expect): (&'static str, Vec<u8>, Expect) = match random.below(20) {
         0..10 => ("wrong values and torn bytes", mutate(sound, random), Expect::Judged),
         10 => {
-            // Cut off inside: no prefix of an object is an object.
+            // No proper prefix of an object is an object.
             let end = 1 + random.below(sound.len() as u64 - 2) as usize;
             ("cut off", sound[..end].to_vec(), Expect::Only(400))
         }
@@ -334,7 +337,7 @@ fn http1(random: &mut Random) -> Hostile {
     let mut head = Vec::new();
     let method =
         if random.chance(12) { random.of(&["PUT", "PATCH", "OPTIONS", "DELETE", "POSTER"]) } else { "POST" };
-    // What is expected above holds where the body is read: a POST to one of the five.
+    // The expected status holds where the body is read: for a POST to one of the five APIs.
     let path = if random.chance(4) { random.of(&PATHS) } else { random.of(&PATHS[..5]) };
     let read = method == "POST" && (PATHS[..7].contains(&path));
     head.extend_from_slice(
@@ -384,7 +387,7 @@ fn http1(random: &mut Random) -> Hostile {
         ]);
         head.extend_from_slice(line);
         head.extend_from_slice(b"\r\n");
-        // Malformed HTTP, Envoy's own to refuse. (No body follows, lest it be taken for the next request.)
+        // Envoy refuses malformed HTTP. No body follows, because it would be taken for the next request.
         head.extend_from_slice(b"\r\n");
         return Hostile { kind: "no HTTP", bytes: head, expect: Expect::Only(400) };
     }
@@ -395,7 +398,7 @@ fn http1(random: &mut Random) -> Hostile {
         let mut rest = &body[..];
         while !rest.is_empty() {
             let most = random.of(&[1, 7, 64, 5000, 70_000]);
-            // Tiny chunks only for what is small: a megabyte byte by byte tells nothing more.
+            // Only small bodies come in tiny chunks. Larger ones would find nothing more.
             let most = if rest.len() > 20_000 { 70_000 } else { most };
             let (chunk, tail) = rest.split_at(rest.len().min(1 + random.below(most) as usize));
             let extension = if random.chance(5) { ";a=b;c=\"d\"" } else { "" };
@@ -405,7 +408,7 @@ fn http1(random: &mut Random) -> Hostile {
             rest = tail;
         }
         if random.chance(30) {
-            // Torn framing: Envoy may have nothing to answer to.
+            // The framing is broken, so Envoy may have nothing to answer.
             bytes.extend_from_slice(random.of(&[
                 &b"-1\r\n"[..],
                 b"xyz\r\n",
@@ -431,7 +434,7 @@ fn http1(random: &mut Random) -> Hostile {
     Hostile { kind, bytes, expect }
 }
 
-/// A body as a client in good faith sends it: `$` marks where a value stands that hostile ones replace.
+/// Sound bodies; a `$` marks each value that a hostile body replaces.
 const BODIES: [&str; 7] = [
     r#"{"model":"/model/qwen","messages":[{"role":$"user","content":$"Hello there"},{"role":"assistant","content":$null,"tool_calls":$[{"id":"1","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":$"1","content":$"4"}],"tools":$[{"type":"function","function":{"name":"f"}}],"stream":$false,"temperature":$0.5}"#,
     r#"{"model":"/model/qwen","messages":$[{"role":"user","content":$[{"type":"text","text":$"What is this?"},{"type":"image_url","image_url":{"url":$"data:image/png;base64,iVBORw0KGgo="}}]}],"cache_salt":$"s","stream_options":$null}"#,
@@ -442,7 +445,7 @@ const BODIES: [&str; 7] = [
     r#"{"model":"/model/qwen","system":$[{"type":"text","text":"Be brief","cache_control":${"type":"ephemeral"}}],"messages":[{"role":"user","content":$"Hello"}],"max_tokens":$8}"#,
 ];
 
-/// One of [`BODIES`], sound.
+/// One of [`BODIES`], without a hostile value.
 fn body(random: &mut Random) -> Vec<u8> {
     random.of(&BODIES).replace('$', "").into_bytes()
 }
@@ -480,7 +483,7 @@ const NASTY: [&str; 30] = [
     "",
 ];
 
-/// Wrong values where a prompt may be, or torn bytes, or both.
+/// Replaces values, damages bytes, or both.
 fn mutate(sound: Vec<u8>, random: &mut Random) -> Vec<u8> {
     let mut body = if random.chance(2) {
         let template = random.of(&BODIES);
@@ -489,14 +492,14 @@ fn mutate(sound: Vec<u8>, random: &mut Random) -> Vec<u8> {
         text.push_str(parts.next().unwrap_or_default());
         for part in parts {
             match random.below(4) {
-                // The sound value goes on after the nasty one: as an object's key twice, or as no JSON at all.
+                // The sound value follows the hostile one, which makes a duplicate key or invalid JSON.
                 0 => {
                     text.push_str(random.of(&NASTY));
                     text.push_str(random.of(&["", ",\"content\":", ",\"model\":\"/model/qwen\",\"x\":"]));
                     text.push_str(part);
                 }
                 1 => {
-                    // In place of the sound value, as far as that can be told: up to the next comma.
+                    // Replaces the sound value, roughly: up to the next comma.
                     text.push_str(random.of(&NASTY));
                     text.push_str(part.find(',').map_or("", |at| &part[at..]));
                 }
@@ -558,7 +561,8 @@ fn start_of(bytes: &[u8]) -> String {
     bytes.iter().take(1500).flat_map(|&b| std::ascii::escape_default(b)).map(char::from).collect()
 }
 
-/// No trap, no call that was not allowed, nothing in the books, and conversations go on.
+/// Checks that there was no trap and no forbidden call, that the ledger is empty, and that conversations
+/// still work.
 pub async fn unharmed(envoy: &Envoy, pods: &[TestPod]) {
     let reloads = envoy.stats("vm_reload").await;
     assert!(reloads.values().all(|&count| count == 0), "{reloads:?}");
@@ -583,7 +587,7 @@ pub async fn unharmed(envoy: &Envoy, pods: &[TestPod]) {
     envoy.logs(&["Do prefix-aware routing!", id]).await;
 }
 
-/// Waits until a gauge of Warmpath's is there and says 0.
+/// Waits until a gauge of Warmpath exists and is 0.
 pub async fn empty(envoy: &Envoy, gauge: &str) {
     let line = format!("warmpath_{gauge}{{pool=\"default\"}} 0");
     until(&format!("Envoy reported {line}"), async || {

@@ -1,4 +1,4 @@
-//! Every limit says what it is, and what exceeds it is refused: in OpenAI's form, soon, and for the moment only.
+//! Every limit refuses what exceeds it: in OpenAI's form, at once, and only as long as it is exceeded.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use warmpath_tests::{Answer, Envoy, Load, Protocol, Reply, Request, TestPod, com
 
 use crate::hostile::{empty, exchange};
 
-/// Whether this is a refusal as OpenAI's clients know it, with the time to come again if it is one that passes.
+/// Checks that this is a refusal in OpenAI's form, with `Retry-After` if it is temporary.
 fn assert_refusal(reply: &Reply, status: u16) {
     assert_eq!(reply.status, status, "{}", reply.text());
     assert_eq!(reply.header("content-type"), Some("application/json"), "{}", reply.text());
@@ -62,7 +62,7 @@ async fn requests_beyond_the_limit_get_503_and_none_hangs() {
     println!("{CLIENTS} clients at once, 8 allowed: {counts:?} in {:?}", began.elapsed());
     assert_eq!(counts.values().sum::<usize>(), CLIENTS * EACH);
     assert!(counts[&200] > 8 && counts[&503] > CLIENTS, "{counts:?}");
-    // What Envoy refuses itself says nothing of the pods: none of them is avoided now.
+    // A refusal by Envoy says nothing about the pods, so none of them cools down.
     let failed = envoy.stats("warmpath_failed_total").await;
     assert!(failed.values().all(|&count| count == 0), "{failed:?}");
     for n in 0..30 {
@@ -82,7 +82,7 @@ async fn a_heap_full_of_bodies_refuses_new_requests_until_it_has_room() {
     envoy.sees(&pods).await;
     assert_eq!(chat(0).send(envoy.routed).await.status, 200);
 
-    // Bodies that never become whole.
+    // Bodies that never end.
     let start = [
         &b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-length: 33000000\r\n\r\n{\"model\": \""[..],
         &vec![b'x'; 30 << 20],
@@ -123,7 +123,7 @@ async fn envoys_own_refusals_have_openais_form() {
 
     let large = Request::chat(&"large ".repeat(300_000)).over(Protocol::Http2).send(envoy.routed).await;
     assert_refusal(&large, 413);
-    // Torn HTTP, and a client that is too slow.
+    // Malformed HTTP, and a client that is too slow.
     for (request, status) in [
         ("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nbad name: 1\r\n\r\n", 400),
         ("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"model\":", 408),
@@ -135,11 +135,11 @@ async fn envoys_own_refusals_have_openais_form() {
         let error: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(error["error"]["code"], status, "{answer}");
     }
-    // The module's own words stay as they are.
+    // The module's refusals are not rewritten.
     let own = Request::post("/v1/chat/completions", &json!({"messages": []})).send(envoy.routed).await;
     assert_refusal(&own, 400);
     assert_eq!(own.json()["error"]["param"], "model");
-    // A pod's words, too.
+    // Neither are a pod's.
     let words = r#"{"error": "as the pod says"}"#;
     pods.iter().for_each(|pod| pod.answer_next(Answer::Whole(429, Vec::new(), words.into())));
     let busy = chat(0).send(envoy.routed).await;
@@ -175,11 +175,11 @@ async fn an_endless_metrics_page_is_not_read() {
     pods[1].scraped(10).await;
     let grown = envoy.memory().saturating_sub(before);
     assert!(grown < 40 << 20, "Envoy has grown by {} MiB", grown >> 20);
-    // It serves all the same, once the other is gone.
+    // The pod still serves once the other one is gone.
     assert_eq!(chat(0).send(envoy.routed).await.status, 200);
 }
 
-/// What Envoy says to a configuration: its exit code and its words.
+/// Envoy's exit code and output for a configuration.
 fn validate(configuration: &str) -> (i32, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("envoy.yaml");
@@ -237,7 +237,8 @@ fn a_collector_without_pods_stops_envoy_and_says_so() {
         let configuration = printed.out.replace("\"pods\": [\"127.0.0.1:8000\"],", list);
         assert_ne!(configuration, printed.out);
         std::fs::write(&path, configuration).unwrap();
-        // Validation does not run bootstrap extensions, so this is a start; the limit is for one that goes well.
+        // `--mode validate` does not run bootstrap extensions, so Envoy is started. The time limit ends one
+        // that starts by mistake.
         let start = [
             "timeout",
             "20",
@@ -258,7 +259,7 @@ fn a_collector_without_pods_stops_envoy_and_says_so() {
 #[tokio::test]
 async fn a_pool_of_1024_pods_finds_the_one_that_lives() {
     let pod = TestPod::start().await;
-    // Nobody listens at these addresses of loopback, and a connection to them is refused at once.
+    // These loopback addresses refuse connections at once.
     let mut pods: Vec<String> = (0..1023).map(|n| format!("127.9.{}.{}:9", n / 250, 1 + n % 250)).collect();
     pods.insert(500, pod.address());
     let envoy = Envoy::at(pods).start().await;
@@ -267,7 +268,7 @@ async fn a_pool_of_1024_pods_finds_the_one_that_lives() {
         (reply.status == 200).then_some(())
     })
     .await;
-    // And it stays found.
+    // It is still found for further requests.
     for n in 0..20 {
         assert_eq!(chat(n).send(envoy.routed).await.pod(), pod.address());
     }

@@ -1,4 +1,4 @@
-//! Warmpath in a real Envoy, as its users have it: their configuration, their protocols, their faults.
+//! Warmpath in a real Envoy, with the configuration, the protocols and the faults that users have.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! Four workers decide as one: what one of them learned, all know; and gateways that share nothing agree where they can.
+//! Four workers decide as one, because they share what they learned. Gateways share nothing, and still agree
+//! where they can.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ async fn conversations_find_their_pod_again_from_every_worker() {
     envoy.sees(&pods).await;
     let routed = envoy.routed;
 
-    // Sixteen at a time: enough to keep all workers busy, too few for load to be a reason to move.
+    // Sixteen at a time keep all workers busy, and are too few for load to move a conversation.
     let turns = Arc::new(Semaphore::new(16));
     let mut talks = tokio::task::JoinSet::new();
     for conversation in 0..CONVERSATIONS {
@@ -109,7 +110,7 @@ fn endless() -> Answer {
     }
 }
 
-/// Opens a stream about something new, and waits for its first token: then it is one of those that run.
+/// Opens a stream with a new prompt, and waits for its first token, after which it counts as running.
 async fn running(envoy: &Envoy, seed: u64) -> Opened {
     let messages = [json!({"role": "user", "content": Random::text(seed, 300)})];
     let body = json!({"model": "/model/qwen", "stream": true, "messages": messages});
@@ -128,7 +129,7 @@ async fn two_gateways_that_share_nothing_see_each_others_load_and_do_not_herd() 
     pods.iter().for_each(|pod| pod.answer_all(endless));
     let (one, two) = (Envoy::ready(&pods).await, Envoy::ready(&pods).await);
 
-    // Two of the pods are busy, and only one gateway knows it from its own books.
+    // Two of the pods are busy, and only one gateway knows it from its ledger.
     let mut held = Vec::new();
     for seed in 0..40 {
         held.push(running(&one, 30_000 + seed).await);
@@ -142,7 +143,7 @@ async fn two_gateways_that_share_nothing_see_each_others_load_and_do_not_herd() 
     let busy = working(&pods);
     assert!(busy[..2].iter().all(|&count| count >= 8), "{busy:?}");
 
-    // The other gateway has it from the scrapes.
+    // The other gateway knows it from scrapes.
     two.sees(&pods).await;
     for seed in 0..12 {
         held.push(running(&two, 40_000 + seed).await);
@@ -151,7 +152,7 @@ async fn two_gateways_that_share_nothing_see_each_others_load_and_do_not_herd() 
     println!("12 cold streams of another gateway, one after the other: {busy:?} became {both:?}");
     assert_eq!(both[..2], busy[..2], "it sent to busy pods while others were idle");
 
-    // Both at once, each on what it saw before and on its own books.
+    // Both send at once, each by its last scrapes and its own ledger.
     one.sees(&pods).await;
     two.sees(&pods).await;
     let bursts = (0..100).map(|n| running(if n % 2 == 0 { &one } else { &two }, 50_000 + n));

@@ -1,4 +1,5 @@
-//! Three times what the pods can serve: Envoy does not grow, nobody starves, and who is refused is told when to come again.
+//! Three times the load that the pods can serve: Envoy does not grow, no client starves, and refusals have
+//! `Retry-After`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,14 +11,15 @@ use warmpath_tests::{Envoy, Random, Reply, Request, SimPod};
 
 /// The simulator as cargo built it for these tests.
 const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
-/// Four requests at a time and about 12 steps each: some eight requests a second.
+/// Four requests at a time with about 12 steps each: some eight requests per second.
 const SMALL: [&str; 8] = ["--profile", "h100", "--step-ms", "40", "--max-num-seqs", "4", "--blocks", "4000"];
 const CLIENTS: usize = 20;
-/// Milliseconds between two requests of a client at most, whatever becomes of them: five a second, in step with nobody.
+/// Longest time between two requests of a client in milliseconds, whether they end or not: five per second on
+/// average.
 const APART: u64 = 400;
 const LASTS: Duration = Duration::from_secs(20);
 
-/// What one client got.
+/// Results of one client.
 #[derive(Debug, Default)]
 struct Got {
     served: usize,
@@ -34,7 +36,7 @@ fn request(client: u64, n: u64, tokens: u64) -> Request {
     )
 }
 
-/// Whether it was served; if not, it was refused as OpenAI's clients know it.
+/// Whether it was served; checks that a refusal has OpenAI's form.
 fn served(reply: &Reply) -> bool {
     if reply.status == 200 {
         assert!(reply.body.ends_with(b"}") || reply.body.ends_with(b"data: [DONE]\n\n"), "{}", reply.text());
@@ -49,7 +51,7 @@ fn served(reply: &Reply) -> bool {
     false
 }
 
-/// Sends at its pace for so long, and follows every request to its end.
+/// Sends requests at random times, and follows each to its end.
 async fn client(to: SocketAddr, client: u64) -> Got {
     let mut random = Random::new(client);
     let start = Instant::now();
@@ -81,7 +83,7 @@ async fn three_times_what_the_pods_can_serve_starves_nobody_and_stays_in_bounds(
     let pods: Vec<SimPod> = (0..3).map(|_| SimPod::start(SIMULATOR, &SMALL)).collect();
     let envoy = Envoy::at(pods.iter().map(SimPod::address).collect())
         .flag("--scrape-ms", "100")
-        // Twice what the pods run at a time: as many wait as run.
+        // Twice what the pods run at a time, so as many requests wait as run.
         .flag("--max-requests", "24")
         .concurrency(2)
         .log_level("warn")
@@ -117,10 +119,11 @@ async fn three_times_what_the_pods_can_serve_starves_nobody_and_stays_in_bounds(
     );
     assert!(all + refused > all * 5 / 2, "not an overload: {all} of {} were served", all + refused);
     assert!(least as f64 * 3.0 >= mean, "somebody starves: {served:?}");
-    // A request that is let in waits behind those that its pod has, some two seconds of them, and for nothing else.
+    // An accepted request waits for the requests that its pod already has, about two seconds of them, and for
+    // nothing else.
     assert!(slowest < Duration::from_secs(6), "what was let in hangs: {slowest:?}");
     assert!(grown < 24, "Envoy has grown by {grown} MiB");
-    // What Envoy refuses says nothing of the pods.
+    // A refusal by Envoy says nothing about the pods.
     let counts = envoy.stats("warmpath_(failed|unrouted)_total|vm_reload").await;
     let bad: BTreeMap<_, _> = counts.into_iter().filter(|(_, count)| *count != 0).collect();
     assert!(bad.is_empty(), "{bad:?}");

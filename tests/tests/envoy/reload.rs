@@ -1,4 +1,4 @@
-//! Envoy's configuration is reloaded while requests run: other pods, another strategy, and nobody notices.
+//! Envoy's configuration is reloaded while requests run: other pods, another strategy, and no client notices.
 
 use std::time::{Duration, Instant};
 
@@ -38,21 +38,22 @@ async fn reloads(drain: u32) {
     let mut applied = Vec::new();
     for round in 0..6 {
         let reloaded = Instant::now();
-        // Pod 0 and pod 3 take turns: the one that comes may take the slot of the one that goes.
+        // Pod 0 and pod 3 alternate, so that a new pod may get the slot of one that left.
         let (out, back) = if round % 2 == 0 { (0, 3) } else { (3, 0) };
         let strategy = if round % 2 == 0 { "LOAD_ONLY" } else { "PREFIX_CACHE" };
         let pods_now = list(out);
         envoy
             .reload(|settings| {
                 (settings["pods"], settings["strategy"]) = (json!(pods_now), json!(strategy));
-                // Each list comes back while its listener still drains, so only its revision says that it is newer.
+                // Each list comes back while its listener still drains, so only its revision says that it is
+                // newer.
                 settings["revision"] = json!(round + 1);
             })
             .await;
         let before = pods[back].begun();
         until("the pod that came was sent to", async || (pods[back].begun() > before).then_some(())).await;
         applied.push(reloaded.elapsed());
-        // Decisions of before are on their way for a moment, no longer.
+        // Requests that were decided before may arrive for a moment.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let gone = pods[out].begun();
         tokio::time::sleep(Duration::from_secs(1).saturating_sub(reloaded.elapsed())).await;
@@ -64,7 +65,7 @@ async fn reloads(drain: u32) {
     account.print(&format!("six reloads, drained for {drain} s"), &envoy).await;
     println!("each in force after {applied:?}");
     assert_eq!((account.lost().len(), account.errors().len(), account.broken()), (0, 0, 0), "{account}");
-    // Envoy may close a connection that it drains just as its client sends on it; and only then.
+    // Envoy may close a draining connection just as its client sends. Nothing else may cause a second try.
     assert!(drain < 60 || account.resent() == 0, "{account}");
     let pods_known = envoy.stat("wasmcustom.warmpath_pods.pool=default;").await;
     assert_eq!(pods_known, 3);
@@ -80,7 +81,7 @@ async fn a_reload_every_second_loses_no_request_while_connections_stay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_every_second_loses_no_request_while_connections_drain() {
-    // Envoy asks clients to connect anew on the answers that it gives meanwhile; when the time is over, it cuts.
+    // While it drains, Envoy answers with `connection: close`. After the drain time it cuts the rest.
     reloads(4).await;
 }
 
@@ -107,7 +108,7 @@ async fn a_reload_forgets_no_prefix() {
 async fn a_new_router_has_read_the_whole_log_before_its_first_request() {
     const PROMPTS: u64 = 2400;
     let pods = TestPod::several(4).await;
-    // Room for all of it.
+    // The pods have room for all prompts.
     pods.iter().for_each(|pod| pod.set_load(Load { blocks: 2_000_000, ..Load::default() }));
     let mut envoy = Envoy::of(&pods).log_level("warn").reloadable(600).start().await;
     envoy.sees(&pods).await;
@@ -118,7 +119,7 @@ async fn a_new_router_has_read_the_whole_log_before_its_first_request() {
         .map(|reply| reply.pod().to_owned())
         .collect()
         .await;
-    // A record of 120 hashes each: more segments than a tick and some decisions together would read.
+    // A record has 120 hashes, so there are more segments than a tick and a few decisions would read.
     envoy.reload(|settings| settings["fail_open"] = json!(false)).await;
     let matched = "wasmcustom.warmpath_matched_total.pool=default;";
     let before = envoy.stat(matched).await;
@@ -135,7 +136,7 @@ async fn a_configuration_that_is_refused_changes_nothing() {
     let mut envoy = Envoy::of(&pods).reloadable(600).start().await;
     envoy.sees_ready(2).await;
     let one = pods[0].address();
-    // A mistake in one key: the pods beside it must not be taken either.
+    // One key is wrong, so the list of pods in the same configuration must not apply either.
     envoy
         .reload_refused(|settings| {
             (settings["pods"], settings["strategy"]) = (json!([one]), json!("FASTEST"))

@@ -43,7 +43,7 @@ impl Conversation {
         self.request_of("/model/qwen")
     }
 
-    /// The model stands behind the messages.
+    /// `model` comes after `messages` in the body.
     fn request_of(&self, model: &str) -> Request {
         Request::post("/v1/chat/completions", &json!({"messages": self.0, "model": model}))
     }
@@ -80,7 +80,7 @@ async fn a_conversation_stays_on_the_pod_of_its_first_round_on_every_worker() {
         let first = conversation.request().send(envoy.routed).await;
         assert_eq!(first.status, 200, "{}", first.text());
         used.insert(first.pod().to_owned());
-        // Each request is a new connection, so rounds land on other workers than their predecessors.
+        // Each request is a new connection, so the rounds reach different workers.
         for round in 2..=5 {
             conversation.next_round();
             let reply = conversation.request().send(envoy.routed).await;
@@ -103,7 +103,7 @@ async fn the_parse_cache_changes_no_decision() {
         assert_eq!(conversation.request().send(envoy.routed).await.pod(), first.pod());
         assert_eq!(matched().await, round);
     }
-    // The bytes up to the last message are known, and the prompt is another one.
+    // The bytes up to the last message are in the parse cache, and yet it is another prompt.
     for round in 0..2 {
         let reply = conversation.request_of("another").send(envoy.routed).await;
         assert_eq!((reply.status.as_u16(), matched().await), (200, 3 + round));
@@ -153,10 +153,10 @@ async fn log_lines_of_a_burst_are_printed_together_and_none_is_lost() {
     }
     assert!(burst.join_all().await.iter().all(|reply| reply.status == 200));
 
-    // Of those that went to a pod without the prompt, as a burst makes some, there is none.
+    // A burst sends some requests to pods without the prompt, and these have no line.
     let matched = envoy.stats("warmpath_matched_total").await.values().sum::<i64>() as usize;
     assert!(matched > BURST / 2, "{matched}");
-    // What the last print did not have comes with the router's tick, a second later at most.
+    // Lines that wait are printed with the router's next tick, at most a second later.
     let (first, others) = until("each match had its line", async || {
         let log = envoy.log();
         let lines =
@@ -253,7 +253,7 @@ async fn the_strategy_load_only_ignores_prefixes_under_both_its_names() {
 async fn requests_in_flight_count_before_any_scrape_shows_them() {
     let pods = TestPod::several(2).await;
     let envoy = Envoy::ready(&pods).await;
-    // The pods' pages say "idle" all along; only the ledger knows of the requests that are held open.
+    // The pods' metrics stay at idle. Only the ledger knows about the open requests.
     let (mut streams, mut replies) = (Vec::new(), Vec::new());
     for n in 0..8 {
         for pod in &pods {
@@ -290,7 +290,7 @@ async fn requests_without_a_prompt_go_to_the_least_loaded_pod_unchanged() {
         assert_eq!(reply.pod(), pods[1].address(), "{path}");
         assert_eq!(pods[1].received().last().unwrap().path, path);
     }
-    // An upload: not JSON, and nobody's to read but the pod's.
+    // An upload is not JSON, and only the pod reads it.
     let upload: Vec<u8> = (0..200_000_u32).map(|n| (n * 7 % 251) as u8).collect();
     let reply = Request::new("POST", "/v1/audio/transcriptions")
         .header("content-type", "multipart/form-data; boundary=x")
@@ -318,7 +318,7 @@ async fn a_prompt_is_held_until_it_is_whole_and_other_uploads_stream() {
     let mut upload = tokio::net::TcpStream::connect(envoy.routed).await.unwrap();
     upload.write_all((head("/v1/audio/transcriptions") + &body[..10]).as_bytes()).await.unwrap();
 
-    // The prompt was sent first, and still it is the upload alone that reaches the pod.
+    // The prompt was sent first, and still only the upload reaches the pod.
     until("the pod saw the upload begin", async || (pods[0].begun() == 1).then_some(())).await;
     assert!(pods[0].received().is_empty(), "no body is whole yet");
     prompt.write_all(&body.as_bytes()[10..]).await.unwrap();
@@ -338,7 +338,7 @@ async fn a_websocket_reaches_a_pod() {
             "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
-        // The scripted pod declines the upgrade with a plain answer, which ends the connection.
+        // The scripted pod declines the upgrade, which ends the connection.
         let answer = raw(envoy.routed, request.as_bytes()).await;
         assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
         let received = pods[0].received();

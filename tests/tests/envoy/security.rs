@@ -1,4 +1,4 @@
-//! Who may steer what: a client nothing, the module only what its role needs, and no secret reaches a log.
+//! A client can steer nothing, the module may call only what its role needs, and no secret reaches a log.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,7 +17,8 @@ fn body(extra: &str) -> String {
     format!("{head}\"{words}\"}}]{extra}}}")
 }
 
-/// Two pods, a stranger that must stay untouched, an Envoy for the two, and the address of the pod that holds [`body`].
+/// Two pods with an Envoy, a third pod that must stay untouched, and the address of the pod that holds
+/// [`body`].
 struct Scene {
     pods: Vec<TestPod>,
     stranger: TestPod,
@@ -36,7 +37,7 @@ impl Scene {
         Self { pods, stranger, envoy, home }
     }
 
-    /// Every way to write the stranger's address down.
+    /// Every spelling of the third pod's address.
     fn spellings(&self) -> Vec<String> {
         let there = self.stranger.address();
         let port = there.rsplit_once(':').unwrap().1;
@@ -58,7 +59,7 @@ impl Scene {
         ]
     }
 
-    /// The stranger saw nothing, and Envoy tried no address but the pods'.
+    /// Checks that the third pod saw nothing, and that Envoy tried no address but those of its pods.
     async fn stranger_is_untouched(&self) {
         assert_eq!(self.stranger.begun() + self.stranger.scrapes(), 0, "a client chose its destination");
         let clusters = self.envoy.admin_json("/clusters?format=json").await;
@@ -125,7 +126,7 @@ async fn no_header_names_a_host() {
     let body = body("");
     for name in &names {
         for value in scene.spellings() {
-            // Once and twice: a header that is there twice must not leave its second value behind.
+            // Once and twice: the second value of a header must be removed too.
             for header in [format!("{name}: {value}\r\n"), format!("{name}: {value}\r\n").repeat(2)] {
                 let request = format!(
                     "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\n{header}connection: close\r\ncontent-length: {}\r\n\r\n{body}",
@@ -207,7 +208,7 @@ async fn no_body_and_no_trailer_names_a_host() {
             let request = Request::new("POST", "/v1/chat/completions").body(body(&extra));
             assert_eq!(request.send(scene.envoy.routed).await.pod(), scene.home, "{extra}");
         }
-        // A model that is named like an address is one that no pod has, and has a prompt cache of its own.
+        // A model with the name of an address is just a model.
         let document = json!({"model": value, "messages": [{"role": "user", "content": value}]});
         let reply = Request::post("/v1/chat/completions", &document).send(scene.envoy.routed).await;
         assert!(scene.pods.iter().any(|pod| pod.address() == reply.pod()));
@@ -247,14 +248,14 @@ async fn no_client_steers_retries_timeouts_or_statistics() {
         let request = Request::new("POST", "/v1/chat/completions").body(body(""));
         controls.iter().fold(request, |request, (name, value)| request.header(name, value))
     };
-    // Neither the timeouts nor the lack of retries bites ...
+    // Neither the timeouts nor the number of retries changes ...
     home.answer_next(Answer::After(Duration::from_millis(300), Box::new(Answer::Completion)));
     assert_eq!(request().send(scene.envoy.routed).await.pod(), scene.home);
     home.answer_next(Answer::Reset);
     let reply = request().send(scene.envoy.routed).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_ne!(reply.pod(), scene.home);
-    // ... nor is an error sent again and again.
+    // ... and an error is not retried.
     let before: usize = scene.pods.iter().map(|pod| pod.received().len()).sum();
     scene.pods.iter().for_each(|pod| pod.answer_next(Answer::Whole(500, Vec::new(), "broken".into())));
     assert_eq!(request().send(scene.envoy.routed).await.status, 500);
@@ -270,7 +271,7 @@ async fn no_client_steers_retries_timeouts_or_statistics() {
             }
         }
     }
-    // The plain port belongs to Envoy alone, and takes no orders either.
+    // A client cannot steer the plain port either.
     let names = ["x-warmpath-destination-0", "X-Warmpath-Scrape", "x-warmpath-anything"];
     let plain = names.iter().fold(request(), |request, name| request.header(name, scene.stranger.address()));
     let reply = plain.header("x-request-id", "plain").header("x-mine", "kept").send(scene.envoy.plain).await;
@@ -331,7 +332,7 @@ async fn the_scrape_cluster_has_no_route_and_the_admin_page_is_on_loopback() {
 
     let admin = dump["configs"].as_array().unwrap().iter().find_map(|c| c["bootstrap"].get("admin")).unwrap();
     assert_eq!(admin["address"]["socket_address"]["address"], "127.0.0.1");
-    // No flag moves it off loopback.
+    // No flag makes it listen elsewhere.
     let opened = command("scripts/envoy-config", &["--listen", "0.0.0.0"], &[]);
     let line = opened.out.lines().find(|line| line.contains("# --admin-port")).unwrap();
     assert!(line.contains("address: 127.0.0.1,"), "{line}");
@@ -360,7 +361,7 @@ async fn no_prompt_and_no_key_reaches_a_log_or_a_statistic() {
         ("/v1/responses", json!({"model": "m", "input": prompt, "instructions": prompt})),
         ("/v1/embeddings", json!({"model": "m", "input": [prompt]})),
         ("/v1/messages", json!({"model": "m", "system": prompt, "messages": []})),
-        // Refused, and refused by a parser that knows where.
+        // The parser refuses this and names the place.
         ("/v1/chat/completions", json!({"messages": prompt})),
         ("/v1/chat/completions", json!([prompt])),
     ];
@@ -372,7 +373,7 @@ async fn no_prompt_and_no_key_reaches_a_log_or_a_statistic() {
         let reply = secret(Request::new("POST", "/v1/completions").body(torn)).send(envoy.routed).await;
         assert_eq!(reply.status, 400);
         assert!(!reply.text().contains(CANARY), "{}", reply.text());
-        // The second time nobody answers: failures have words of their own.
+        // The second time no pod answers, because failures have log lines too.
         if round == 0 {
             pods[0].kill().await;
             pods[1].kill().await;
@@ -480,7 +481,7 @@ async fn each_role_may_call_what_it_needs_and_nothing_else() {
     assert!(calls.is_subset(&imports), "not imported: {:?}", calls.difference(&imports));
     assert_eq!(router, calls.union(&callbacks).cloned().collect(), "the router's list in envoy/envoy.yaml");
 
-    // The collector sees no request, so it may neither be called for one nor touch one.
+    // The collector sees no request, so it gets no callback for requests and no call that changes one.
     assert!(collector.is_subset(&router));
     let for_requests = router.difference(&collector).map(String::as_str).collect::<Vec<_>>();
     assert_eq!(
@@ -503,7 +504,8 @@ async fn each_role_may_call_what_it_needs_and_nothing_else() {
 #[tokio::test]
 async fn envoy_refuses_a_host_call_that_is_not_on_the_roles_list() {
     let pods = TestPod::several(1).await;
-    // The collector's list comes first. Without this call it cannot scrape, and a router will have to stand in.
+    // The collector's list comes first in the file. Without this call it cannot scrape, so a router takes
+    // over.
     let envoy = Envoy::of(&pods).edit(|configuration| {
         let call = "            proxy_http_call: {}\n";
         assert_eq!(configuration.matches(call).count(), 2);

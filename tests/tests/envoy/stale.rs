@@ -1,4 +1,4 @@
-//! A load that is no longer scraped is believed less and less, until it counts for nothing.
+//! Load that is no longer scraped counts less and less, and finally for nothing.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ async fn the_load_of_a_pod_whose_scrapes_fail_ages_out() {
     let envoy = Envoy::of(&pods).concurrency(2).start().await;
     envoy.sees(&pods).await;
     let mut n = 0;
-    // Prompts that nobody holds, one after the other: load alone decides.
+    // No pod holds these prompts, so load alone decides.
     let mut next = async || {
         n += 1;
         let reply =
@@ -24,7 +24,7 @@ async fn the_load_of_a_pod_whose_scrapes_fail_ages_out() {
     }
     pods[0].set_metrics_status(500);
     let since = Instant::now();
-    // Not at once: a page that fails once says nothing of the load.
+    // Not at once, because a page that fails once says nothing about the load.
     for _ in 0..5 {
         assert!(!next().await, "the load was forgotten at once");
     }

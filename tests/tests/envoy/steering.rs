@@ -32,7 +32,7 @@ async fn headers_that_a_client_sends_choose_no_destination() {
         }
     }
     let body = r#"{"model": "/model/qwen", "messages": []}"#;
-    // A name in capitals is the same name, and one with a space is none.
+    // Capitals do not matter in a header name, and a space is an error.
     for (name, status) in [
         ("X-WARMPATH-DESTINATION-0", "200"),
         ("X-Warmpath-Destination-1", "200"),

@@ -1,4 +1,4 @@
-//! Tokens reach the client as they are made, and an end is an end on both sides.
+//! Tokens reach the client as the pod sends them, and both sides see the end of a stream.
 
 use serde_json::json;
 use warmpath_tests::{Answer, Envoy, Protocol, Request, Stream, TestPod, until};
@@ -15,7 +15,8 @@ async fn each_chunk_reaches_the_client_before_the_next_is_made() {
         for n in 0..20 {
             let event = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{n}\"}}}}]}}\n\n");
             stream.chunk(event.clone());
-            // Nothing else is released until this one is here: were it held back, this would time out.
+            // The next piece is sent only after this one has arrived. If Envoy held it back, this would time
+            // out.
             let mut seen = Vec::new();
             while seen.len() < event.len() {
                 seen.extend(reply.chunk().await.unwrap().expect("the stream ended early"));
@@ -99,7 +100,7 @@ async fn a_client_that_leaves_mid_stream_leaves_nothing_in_the_ledger() {
         }
         until("all are counted", async || (counted().await == EACH as i64).then_some(())).await;
         drop(replies);
-        // The pods would go on; nobody listens any more.
+        // The pods would continue, but the client is gone.
         envoy.accounts_for_nothing().await;
         drop(streams);
     }
@@ -137,7 +138,7 @@ fn long_chat(topic: &str, stream: bool) -> Request {
     Request::post("/v1/chat/completions", &body)
 }
 
-/// Sends a chat that the pod answers with this usage, in events that come in pieces or as a whole.
+/// Sends a chat that the pod answers with this usage, whole or as events in small pieces.
 async fn answered(envoy: &Envoy, pod: &TestPod, topic: &str, stream: bool, cached: u32) {
     let usage = json!({"prompt_tokens": 2000, "total_tokens": 2001, "completion_tokens": 1,
         "prompt_tokens_details": {"cached_tokens": cached}});
@@ -153,10 +154,10 @@ async fn answered(envoy: &Envoy, pod: &TestPod, topic: &str, stream: bool, cache
     let mut reply = long_chat(topic, stream).open(envoy.routed).await;
     let token = "data: {\"choices\":[{\"delta\":{\"content\":\"Yes.\"}}]}\n\n";
     let last = format!("data: {}\n\n", json!({"choices": [], "usage": usage}));
-    // Pieces of five bytes: key, colon and numbers are all cut somewhere.
+    // Pieces of five bytes cut the key, the colon and the numbers.
     for piece in std::iter::once(token.as_bytes()).chain(last.as_bytes().chunks(5)) {
         pieces.chunk(piece.to_vec());
-        // The next one is not sent before this one is here, so that none are joined on their way.
+        // The next piece is sent only after this one has arrived, so that no two are joined.
         let mut seen = 0;
         while seen < piece.len() {
             seen += reply.chunk().await.unwrap().expect("the stream ended early").len();
@@ -178,7 +179,8 @@ async fn cached_tokens_in_an_answer_correct_the_index() {
             for topic in [&old, &prompt] {
                 answered(&envoy, &pods[0], topic, stream, 0).await;
             }
-            // The pod has it in its cache, or has evicted it: then what it used before that is gone as well.
+            // Either the pod still holds the prompt, or it has evicted it and everything that it used
+            // earlier.
             answered(&envoy, &pods[0], &prompt, stream, cached).await;
             let before = matched().await;
             answered(&envoy, &pods[0], &old, stream, 1984).await;

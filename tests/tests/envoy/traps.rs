@@ -1,4 +1,4 @@
-//! What a defect in the module would do, and what is lost then: with a build that traps when it is asked to.
+//! What a trap in the module costs, with a build that traps on request.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ async fn a_router_takes_over_from_a_collector_that_trapped() {
     pods[0].set_metrics_status(200);
     let generation = metric(&envoy, "warmpath_table_generation").await;
     assert!(generation > 0);
-    // Nobody collects now, and requests are answered as before.
+    // Nobody collects now, and requests are still answered.
     for n in 0..10 {
         assert_eq!(chat(n, 1).send(envoy.routed).await.status, 200);
     }
@@ -65,7 +65,7 @@ async fn a_router_takes_over_from_a_collector_that_trapped() {
     .await;
     assert_eq!(metric(&envoy, "warmpath_takeovers_total").await, 1);
 
-    // It goes on as if nothing had been: loads are seen, conversations stay, other routers keep off.
+    // Everything works as before: load is seen, conversations stay, and no other router collects.
     assert_eq!(chat(0, 2).send(envoy.routed).await.pod(), home);
     let busy = pods.iter().position(|pod| pod.address() == home).unwrap();
     pods[busy].set_load(Load { running: 50, waiting: 200, ..Load::default() });
@@ -103,8 +103,8 @@ async fn a_router_that_trapped_comes_back_and_knows_every_conversation() {
         assert_eq!(reply.status, 503, "{}", reply.text());
         assert_eq!(reply.header("retry-after"), Some("1"));
         assert_eq!(reply.json()["error"]["type"], "ServiceUnavailableError");
-        // The worker gets a new VM with the next request, unless the one before was just as new (`reload_config`); and what
-        // it must know is in the log that all share.
+        // The worker gets a new VM with the next request, unless the last VM is too young (`reload_config`).
+        // The new VM learns from the shared log.
         until("the worker has a new VM", async || {
             (Request::get("/v1/models").send(envoy.routed).await.status == 200).then_some(())
         })
@@ -150,7 +150,7 @@ async fn counts_of_a_trapped_router_are_reconciled_after_ten_seconds() {
     .await;
 
     assert_eq!(chat(0, 0).header("x-trap", "1").send(envoy.routed).await.status, 503);
-    // The streams end however they end, but nobody is left who could take them off the books.
+    // The streams end, but the VM that had their tickets is gone.
     drop(answers);
     drop(streams);
     says(0);
@@ -161,7 +161,7 @@ async fn counts_of_a_trapped_router_are_reconciled_after_ten_seconds() {
     .await;
     let leaked = metric(&envoy, "warmpath_in_flight").await;
     assert!(leaked >= STREAMS as u64, "nothing leaked ({leaked}), so this test proves nothing");
-    // The pods say that they have nothing; when that has lasted, the collector believes them.
+    // The pods report nothing in flight. After ten seconds the collector believes them.
     empty(&envoy, "in_flight").await;
     empty(&envoy, "waiting").await;
     empty(&envoy, "outstanding_tokens").await;
@@ -173,7 +173,7 @@ async fn counts_of_a_trapped_router_are_reconciled_after_ten_seconds() {
     );
 }
 
-/// Three pods as models are, and an Envoy with two workers that traps when asked to.
+/// Three pods that answer like models, and an Envoy with two workers that traps on request.
 async fn under_load() -> (Envoy, Vec<TestPod>, Traffic) {
     let pods = TestPod::several(3).await;
     for pod in &pods {
@@ -219,7 +219,7 @@ async fn a_collector_trap_under_load_loses_no_request() {
 async fn a_router_trap_under_load_costs_at_most_what_its_worker_had_in_flight() {
     let (envoy, _pods, load) = under_load().await;
     let workers = envoy.stats(r"^listener\..*worker_\d+\.downstream_cx_active$").await;
-    // What came over connections that the load had already; the trap's own is one more.
+    // Counts the connections of the load; the request that traps has one more.
     let most = workers.iter().filter(|(name, _)| !name.contains("admin")).map(|(_, &count)| count).max();
     let trapped = load.now();
     let reply = chat(0, 0).header("x-trap", "1").send(envoy.routed).await;
@@ -242,11 +242,11 @@ async fn a_router_trap_under_load_costs_at_most_what_its_worker_had_in_flight() 
         after.iter().map(|sent| sent.at).max().unwrap_or(answered).saturating_sub(answered)
     );
     harmed.iter().for_each(|sent| println!("  {sent:?}"));
-    // The other worker's requests, and all that came once the VM was new, are none of it.
+    // Requests of the other worker, and those after the new VM was there, are not harmed.
     assert!(during.len() as i64 <= most.unwrap_or(0), "{} were harmed, {most:?} could be", during.len());
     assert!(after.is_empty(), "{after:?}");
     assert_eq!(envoy.stat("wasm.warmpath-router.vm_reload_success").await, 1);
-    // And what the dead VM had on its books is taken off them.
+    // The requests of the dead VM are reconciled.
     for gauge in ["in_flight", "waiting", "outstanding_tokens"] {
         empty(&envoy, gauge).await;
     }

@@ -1,4 +1,4 @@
-//! Clients of all kinds, every request of which ends in one count.
+//! Clients of many kinds. Each of their requests is counted exactly once.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use warmpath_tests::{Opened, Random, Request};
 
-/// Longer than a pod may be silent, plus the next one's time.
+/// Longest wait for an answer: longer than a pod may be silent, plus the time of the next pod.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Different beginnings of conversations: bounded, so that what Warmpath remembers is, too.
+/// Number of different conversations. It is bounded, so that the index stops growing.
 const TALKS: u64 = 300;
 /// How a stream ends.
 const STREAM_END: &[u8] = b"data: [DONE]\n\n";
 /// Rounds of a conversation.
 const ROUNDS: u64 = 8;
 
-/// All clients, and what became of their requests.
+/// All clients, and the outcomes of their requests.
 pub struct Clients {
     to: SocketAddr,
     stop: AtomicBool,
@@ -31,30 +31,31 @@ pub struct Clients {
 /// Requests by outcome.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
-    /// Answered whole, as was to be expected: 400 to what is no JSON is right.
+    /// Answered as expected; 400 is expected for a body that is not JSON.
     pub answered: BTreeMap<&'static str, u64>,
     /// The client went away on purpose.
     pub aborted: u64,
-    /// Streams that broke off after they had begun, each with the moment.
+    /// Streams that broke off after they had begun, each with its time.
     pub broken: Vec<Instant>,
-    /// Whole answers that broke off: none has a byte before its last token, so that its request can go on elsewhere.
+    /// Whole answers that broke off. A whole answer has no byte before its last token, so its request can go
+    /// to another pod.
     pub torn: u64,
-    /// Answered with a status that was not to be expected.
+    /// Answered with an unexpected status.
     pub refused: u64,
     /// No byte of an answer.
     pub lost: u64,
-    /// The first few of the last three kinds, in words.
+    /// The first few torn, refused and lost requests, in words.
     pub complaints: Vec<String>,
 }
 
-/// What a client does.
+/// One action of a client.
 struct Act {
     name: &'static str,
     request: Request,
     expected: u16,
-    /// How a stream ends, where the answer is one.
+    /// The end of the answer, if it is a stream.
     ends: &'static [u8],
-    /// After how many milliseconds the client goes away.
+    /// The client goes away after so many milliseconds.
     leaves: Option<u64>,
 }
 
@@ -158,7 +159,7 @@ async fn finish(opened: Opened, expected: u16, ends: &[u8]) -> Outcome {
     }
 }
 
-/// The next thing a client does; `talk` is its conversation so far.
+/// The client's next action; `talk` is its conversation so far.
 fn act(random: &mut Random, talk: &mut Vec<Value>) -> Act {
     let stream = random.within(0, 2) == 0;
     let tokens = random.within(2, 20);
@@ -213,7 +214,7 @@ fn chat(random: &mut Random, talk: &mut Vec<Value>, stream: bool, tokens: u64) -
         *talk = vec![json!({"role": "system", "content": Random::text(seed, 200)})];
     }
     let round = talk.len() as u64;
-    // What was said before decides what is said next, so that conversations of one beginning stay few.
+    // The next message depends on the round alone, so that there are few different conversations.
     talk.push(json!({"role": "user", "content": Random::text(round * 10 + random.within(0, 2), 30)}));
     let request = Request::post(
         "/v1/chat/completions",

@@ -1,4 +1,4 @@
-//! The pods and their misfortunes: one at a time, so that others always live.
+//! The pods and their faults. One pod is faulty at a time, so that others always live.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use warmpath_tests::{Envoy, Random, SimPod};
 
-/// Pods, and the Envoy that is told which of them there are.
+/// The pods, and the Envoy whose configuration lists some of them.
 pub struct Fleet {
     pub envoy: Envoy,
     pub faults: Faults,
@@ -16,7 +16,7 @@ pub struct Fleet {
     clients: usize,
     random: Random,
     trouble: Option<(usize, Trouble, Instant)>,
-    /// When streams may break off, in the order of time.
+    /// The faults that may break streams off, in order of time.
     pub cuts: Vec<Cut>,
     quiet_until: Instant,
     reload_at: Instant,
@@ -27,7 +27,7 @@ pub struct Fleet {
 pub struct Cut {
     pub name: &'static str,
     pub from: Instant,
-    /// The same until it is over.
+    /// Equal to `from` while the fault lasts.
     pub to: Instant,
     /// How many streams it may break off.
     pub most: usize,
@@ -41,7 +41,7 @@ pub struct Faults(pub BTreeMap<&'static str, u32>);
 enum Trouble {
     Killed,
     Paused,
-    /// A fault of the simulator, which is taken back at the end.
+    /// A fault of the simulator, which is revoked at the end.
     Simulated,
 }
 
@@ -62,7 +62,7 @@ impl Fleet {
         }
     }
 
-    /// Begins or ends what is due.
+    /// Begins or ends the fault that is due, and reloads when that is due.
     pub async fn step(&mut self) {
         let now = Instant::now();
         match self.trouble {
@@ -80,7 +80,7 @@ impl Fleet {
         }
     }
 
-    /// Ends what is under way.
+    /// Ends the present fault.
     pub async fn heal(&mut self) {
         if let Some((pod, trouble, _)) = self.trouble.take() {
             self.end(pod, trouble).await;
@@ -100,8 +100,8 @@ impl Fleet {
             7 => ("no metrics", Trouble::Simulated, Some(json!({"refuse_metrics": true}))),
             _ => ("restarted", Trouble::Simulated, Some(json!({"restart": true}))),
         };
-        // Each client has one request at a time, so no more streams than that are with one pod. A simulated engine that
-        // restarts breaks off what it works on, as one that dies.
+        // Each client has one request at a time, which bounds the streams on one pod. A simulated engine that
+        // restarts breaks off its requests, as one that dies does.
         let most = match name {
             "killed" | "paused" | "restarted" => Some(self.clients),
             "cut" => Some(count as usize),
@@ -130,7 +130,7 @@ impl Fleet {
         }
     }
 
-    /// Another list of pods, three at least; sometimes another strategy.
+    /// Configures another list of at least three pods, and sometimes another strategy.
     async fn reload(&mut self) {
         let out = self.random.number() as usize;
         let gone = [out % self.pods.len(), (out / 7) % self.pods.len()];

@@ -1,10 +1,10 @@
-//! `scripts/soak`: Warmpath under mixed traffic and random faults for as long as one likes.
+//! `scripts/soak`: Warmpath under mixed traffic and random faults, for as long as you like.
 //!
-//! An Envoy with two workers, five simulated pods in processes of their own, and clients that do what clients do, the bad ones
-//! included. All the while one pod at a time suffers a random fault, and pods come and go by reloaded configurations. At
-//! least two healthy pods are always there, so no request may be lost and none refused; and what breaks off is a stream, at a
-//! moment when a pod was killed, hung or cut it. At the end the ledger must be
-//! empty, and memory and the number of metrics must have stopped growing after the warm-up.
+//! There are an Envoy with two workers, five simulated pods in their own processes, and clients of all kinds,
+//! bad ones included. One pod at a time has a random fault, and reloaded configurations add and remove pods.
+//! At least two healthy pods are always there, so no request may be lost and none refused. Only streams may
+//! break off, and only when a pod was killed, hung or cut them. At the end the ledger must be empty, and
+//! memory and the number of metrics must have stopped growing after the warm-up.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,9 +31,9 @@ use crate::report::{Report, Sample};
 
 /// Simulated pods. One is faulty at a time, and up to two are off the list.
 const PODS: usize = 5;
-/// How often memory and metrics are looked at.
+/// Time between two samples of memory and metrics.
 const SAMPLE: Duration = Duration::from_secs(2);
-/// How often a line says how it goes.
+/// Time between two lines of progress.
 const LINE: Duration = Duration::from_secs(10);
 
 #[derive(Parser)]
@@ -42,7 +42,7 @@ const LINE: Duration = Duration::from_secs(10);
     about = "Mixed traffic and random faults on a real Envoy, for as long as you like"
 )]
 struct Options {
-    /// How long
+    /// Minutes to run
     #[arg(long, default_value_t = 3.0)]
     minutes: f64,
     /// Repeats a run's traffic and faults, as far as time allows
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
 
 async fn run(options: Options) -> ExitCode {
     let length = Duration::from_secs_f64(options.minutes * 60.0);
-    // Beside this program, where cargo puts both.
+    // Cargo puts both programs into one folder.
     let simulator = std::env::current_exe().unwrap().with_file_name("sim");
     let flags = ["--profile", "h100", "--speed-up", "2", "--step-ms", "20"];
     let pods: Vec<SimPod> =
@@ -77,7 +77,7 @@ async fn run(options: Options) -> ExitCode {
         .flag("--scrape-ms", "100")
         // Shorter than clients wait, longer than the longest pause of a healthy pod.
         .flag("--pod-silence-timeout", "3s")
-        // An hour of it would be a gigabyte.
+        // An hour of access log would be a gigabyte.
         .flag("--access-log", "/dev/null")
         .concurrency(2)
         .log_level("warn")

@@ -1,4 +1,4 @@
-//! What was seen, and what of it must not be.
+//! Samples and counts of a run, and the verdict on them.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use crate::Options;
 use crate::clients::{Clients, Counts};
 use crate::fleet::{Cut, Faults, Fleet};
 
-/// Time until memory may be called flat: caches fill, and V8 sees what its code is used for.
+/// Time until memory must be flat. Before, caches fill and V8 optimizes the code.
 const WARM_UP: Duration = Duration::from_secs(60);
-/// How much the last third may have over the first: V8 and the allocator breathe.
+/// Memory that the last third may use beyond the first, as V8 and the allocator vary.
 const BREATH: f64 = 1.08;
 const BREATH_MIB: f64 = 8.0;
 
-/// How much later than its cause a client may see the end of a stream, on a busy machine.
+/// How long after its cause a client may see the end of a stream, on a busy machine.
 const LATE: Duration = Duration::from_secs(2);
 
 /// Envoy at one moment.
@@ -30,7 +30,7 @@ pub struct Sample {
     in_flight: i64,
 }
 
-/// All that is told at the end.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Report {
     pub samples: Vec<Sample>,
@@ -63,7 +63,7 @@ fn rss(pid: u32) -> f64 {
 }
 
 impl Report {
-    /// Looks at what is left, and judges.
+    /// Checks what is left at the end, and gives the verdict.
     pub async fn finish(&mut self, fleet: &Fleet, clients: &Clients) {
         let envoy = &fleet.envoy;
         (self.counts, self.faults) = (clients.counts(), fleet.faults.clone());
@@ -102,7 +102,7 @@ impl Report {
         }
     }
 
-    /// The report for programs.
+    /// The report as JSON.
     pub fn json(&self, options: &Options) -> Value {
         let samples: Vec<Value> = self
             .samples
@@ -119,13 +119,13 @@ impl Report {
     }
 }
 
-/// Streams that broke off when no pod was killed, hung or cut them, or more of them than that fault explains; each with its
-/// distance from the last such fault.
+/// Streams that broke off without a fault that explains it, or more of them than the fault explains, each
+/// with the time since the last such fault.
 fn unexplained(broken: &[Instant], cuts: &[Cut]) -> Vec<String> {
     let mut left: Vec<usize> = cuts.iter().map(|cut| cut.most).collect();
     let mut unexplained = Vec::new();
     for &at in broken {
-        // What is killed breaks off at once; what hangs, when Envoy has waited for it long enough.
+        // A killed pod breaks streams off at once, a hung one when Envoy's silence timeout has passed.
         let by = cuts.iter().zip(&mut left).find(|(cut, left)| {
             let end = if ["killed", "restarted"].contains(&cut.name) { cut.from } else { cut.to };
             **left > 0 && cut.from <= at && at <= end + LATE
