@@ -26,5 +26,5 @@ fn a_pod_that_cannot_run_says_why() {
         Command::new(env!("CARGO_BIN_EXE_warmpath-sim")).args(["pod", "--blocks", "10"]).output().unwrap();
     assert!(!pod.status.success());
     let error = String::from_utf8_lossy(&pod.stderr).into_owned();
-    assert!(error.contains("max_model_len must be 2 to 144"), "{error}");
+    assert!(error.contains("--max-model-len must be 2 to 144"), "{error}");
 }

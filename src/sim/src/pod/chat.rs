@@ -1,68 +1,44 @@
 //! `POST /v1/chat/completions`.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::Value;
 
-use super::call::{Call, FINGERPRINT, StreamOptions, json, quoted};
-use super::driver::Limits;
-use super::error::ApiError;
-use super::faults::broken;
-use super::job::{Job, Usage};
-use super::stream::{self, Script};
+use super::api::{ApiBody, Asked, FINGERPRINT, json_answer};
+use super::error::Refusal;
+use super::generation::{Generation, TokenCounts};
+use super::json::{count, quoted};
+use super::stream::StreamForm;
 use super::template::{Message, chat_prompt};
 
 #[derive(Deserialize)]
-struct Body<'a> {
-    model: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    messages: Vec<Message<'a>>,
-    #[serde(borrow, default)]
-    tools: Option<&'a RawValue>,
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
+pub(super) struct ChatBody {
+    messages: Vec<Message>,
+    tools: Option<Value>,
+    #[serde(default, deserialize_with = "count")]
     max_tokens: Option<u32>,
+    #[serde(default, deserialize_with = "count")]
     max_completion_tokens: Option<u32>,
-    ignore_eos: Option<bool>,
-    cache_salt: Option<Cow<'a, str>>,
 }
 
-pub(super) async fn handle(call: Call) -> Response {
-    match answer(&call).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
+impl ApiBody for ChatBody {}
+
+pub(super) async fn handle(asked: Asked<ChatBody>) -> Result<Response, Refusal> {
+    let ChatBody { messages, tools, max_tokens, max_completion_tokens } = &asked.body;
+    let prompt = chat_prompt(asked.chain(), tools.as_ref(), messages);
+    let mut generation = asked.start(prompt, asked.limits(max_completion_tokens.or(*max_tokens)))?;
+    if asked.streams {
+        return Ok(asked.stream(vec![generation], ChatChunks::new(&asked)));
     }
+    generation.finish().await?;
+    Ok(json_answer(whole(&asked, &generation)))
 }
 
-async fn answer(call: &Call) -> Result<Response, ApiError> {
-    let body: Body<'_> = call.parse()?;
-    call.check_model(body.model.as_deref())?;
-    let streams = body.stream.unwrap_or(false);
-    let prompt = chat_prompt(call.pod.chain(body.cache_salt.as_deref()), body.tools, &body.messages)
-        .map_err(|error| call.misshapen(&error))?;
-    let limits = Limits {
-        max_tokens: body.max_completion_tokens.or(body.max_tokens),
-        ignore_eos: body.ignore_eos.unwrap_or(false),
-        streams,
-        alone: true,
-        prefill_only: false,
-    };
-    let mut job = Job::start(&call.pod, prompt, limits)?;
-    if streams {
-        let usage = body.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
-        return Ok(stream::respond(vec![job], Chunks::new(call, usage), call.cut));
-    }
-    match job.finish().await {
-        Ok(()) => Ok(json(whole(call, &job))),
-        Err(_) => Ok(broken()),
-    }
-}
-
-fn whole(call: &Call, job: &Job) -> String {
-    let Usage { prompt, completion, cached, created: new } = job.usage();
+fn whole(asked: &Asked<ChatBody>, generation: &Generation) -> String {
+    let counts = generation.counts();
+    let TokenCounts { prompt, completion, created, .. } = counts;
     format!(
         concat!(
             r#"{{"id":{id},"object":"chat.completion","created":{created},"model":{model},"choices":[{{"index":0,"#,
@@ -70,48 +46,47 @@ fn whole(call: &Call, job: &Job) -> String {
             r#""function_call":null,"reasoning":null}},"logprobs":null,"finish_reason":"{finish}","#,
             r#""stop_reason":null,"token_ids":null,"routed_experts":null}}],"service_tier":null,"#,
             r#""system_fingerprint":"{fingerprint}","usage":{{"prompt_tokens":{prompt},"total_tokens":{total},"#,
-            r#""completion_tokens":{completion},"prompt_tokens_details":{{"cached_tokens":{cached},"#,
-            r#""created_cache_tokens":{new},"multimodal_tokens":null}},"completion_tokens_details":null}},"#,
+            r#""completion_tokens":{completion},"prompt_tokens_details":{details},"completion_tokens_details":null}},"#,
             r#""prompt_logprobs":null,"prompt_token_ids":null,"prompt_text":null,"kv_transfer_params":null,"#,
             r#""ec_transfer_params":null,"metrics":null}}"#
         ),
-        id = quoted(&format!("chatcmpl-{}", call.id)),
-        created = call.created,
-        model = call.model_json(),
-        content = quoted(&job.answer.full_text()),
-        finish = job.answer.finish_reason(),
+        id = quoted(&format!("chatcmpl-{}", asked.id)),
+        created = asked.created,
+        model = asked.model_json(),
+        content = quoted(&generation.answer.full_text()),
+        finish = generation.answer.finish_reason(),
         fingerprint = FINGERPRINT,
         prompt = prompt,
         total = prompt + completion,
         completion = completion,
-        cached = cached,
-        new = new,
+        details =
+            counts.prompt_details(&format!(r#","created_cache_tokens":{created},"multimodal_tokens":null"#)),
     )
 }
 
 /// The chunks of a stream. What all of them begin with is written once.
-struct Chunks {
+struct ChatChunks {
     head: String,
     usage: bool,
 }
 
-impl Chunks {
-    fn new(call: &Call, usage: bool) -> Chunks {
+impl ChatChunks {
+    fn new(asked: &Asked<ChatBody>) -> ChatChunks {
         let head = format!(
             r#"data: {{"id":{},"object":"chat.completion.chunk","created":{},"model":{},"choices":["#,
-            quoted(&format!("chatcmpl-{}", call.id)),
-            call.created,
-            call.model_json(),
+            quoted(&format!("chatcmpl-{}", asked.id)),
+            asked.created,
+            asked.model_json(),
         );
-        Chunks { head, usage }
+        ChatChunks { head, usage: asked.reports_usage }
     }
 }
 
-impl Script for Chunks {
+impl StreamForm for ChatChunks {
     fn begin(&mut self, _: &mut String) {}
 
-    fn token(&mut self, out: &mut String, _: usize, index: u32, job: &Job, last: bool) {
-        let Chunks { head, usage } = self;
+    fn token(&mut self, out: &mut String, _: usize, index: u32, generation: &Generation, last: bool) {
+        let ChatChunks { head, usage } = self;
         if index == 0 {
             out.push_str(head);
             out.push_str(concat!(
@@ -123,7 +98,7 @@ impl Script for Chunks {
         out.push_str(head);
         out.push_str(r#"{"index":0,"delta":{"content":""#);
         // The words of an answer need no escapes.
-        out.push_str(job.answer.text(index));
+        out.push_str(generation.answer.text(index));
         if !last {
             out.push_str("\"},\"logprobs\":null,\"finish_reason\":null,\"token_ids\":null}]}\n\n");
             return;
@@ -132,7 +107,7 @@ impl Script for Chunks {
         let _ = write!(
             out,
             r#""}},"logprobs":null,"finish_reason":"{}","stop_reason":null,"token_ids":null}}]"#,
-            job.answer.finish_reason()
+            generation.answer.finish_reason()
         );
         if !*usage {
             let _ = write!(out, r#","system_fingerprint":"{FINGERPRINT}""#);
@@ -140,23 +115,22 @@ impl Script for Chunks {
         out.push_str("}\n\n");
     }
 
-    fn end(&mut self, out: &mut String, usage: Usage, _: &[Job]) {
+    fn end(&mut self, out: &mut String, counts: TokenCounts, _: &[Generation]) {
         if self.usage {
-            let Usage { prompt, completion, cached, created } = usage;
+            let TokenCounts { prompt, completion, created, .. } = counts;
             let total = prompt + completion;
             out.push_str(&self.head);
             let _ = write!(
                 out,
                 concat!(
                     r#"],"usage":{{"prompt_tokens":{prompt},"total_tokens":{total},"completion_tokens":{completion},"#,
-                    r#""prompt_tokens_details":{{"cached_tokens":{cached},"created_cache_tokens":{created}}}}},"#,
+                    r#""prompt_tokens_details":{details}}},"#,
                     r#""system_fingerprint":"{fingerprint}"}}"#
                 ),
                 prompt = prompt,
                 total = total,
                 completion = completion,
-                cached = cached,
-                created = created,
+                details = counts.prompt_details(&format!(r#","created_cache_tokens":{created}"#)),
                 fingerprint = FINGERPRINT,
             );
             out.push_str("\n\n");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A clock that runs `rate` times as fast as real time.
+/// A clock that runs `rate` times as fast as real time; at 0 it stands still.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     /// Virtual seconds at `since`.
@@ -24,9 +24,11 @@ impl Clock {
         self.base + self.since.elapsed().as_secs_f64() * self.rate
     }
 
-    /// When it will be `at`, capped at a day so that no speed can overflow a timer.
+    /// When it will be `at`, capped at a day so that no speed can overflow a timer, and none at all neither.
     pub(super) fn when(&self, at: f64) -> Instant {
-        let seconds = ((at - self.base) / self.rate).clamp(0.0, 86_400.0);
+        const LONGEST: f64 = 86_400.0;
+        let seconds =
+            if self.rate > 0.0 { ((at - self.base) / self.rate).clamp(0.0, LONGEST) } else { LONGEST };
         self.since + Duration::from_secs_f64(seconds)
     }
 

@@ -1,74 +1,63 @@
 //! `POST /v1/completions`: text and token-id prompts, one or many.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::call::{Call, FINGERPRINT, StreamOptions, json, quoted};
-use super::driver::Limits;
-use super::error::ApiError;
-use super::faults::broken;
-use super::job::{Job, Usage};
-use super::stream::{self, Script};
-use super::template::Prompts;
+use super::api::{ApiBody, Asked, FINGERPRINT, json_answer};
+use super::driver::AnswerLimits;
+use super::error::{ApiError, Refusal};
+use super::generation::{Generation, TokenCounts};
+use super::json::{count, quoted};
+use super::stream::StreamForm;
+use super::template::PromptInput;
 
 /// Tokens of an answer that its request does not limit: OpenAI's default, and vLLM's.
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
 #[derive(Deserialize)]
-struct Body<'a> {
-    model: Option<Cow<'a, str>>,
-    prompt: Prompts,
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
+pub(super) struct CompletionBody {
+    prompt: Option<PromptInput>,
+    prompt_embeds: Option<Value>,
+    #[serde(default, deserialize_with = "count")]
     max_tokens: Option<u32>,
-    ignore_eos: Option<bool>,
-    cache_salt: Option<Cow<'a, str>>,
 }
 
-pub(super) async fn handle(call: Call) -> Response {
-    match answer(&call).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
+impl ApiBody for CompletionBody {}
+
+pub(super) async fn handle(asked: Asked<CompletionBody>) -> Result<Response, Refusal> {
+    let body = &asked.body;
+    if body.prompt_embeds.as_ref().is_some_and(|embeds| !embeds.is_null()) {
+        let message = "You must set `--enable-prompt-embeds` to input `prompt_embeds`".to_owned();
+        return Err(asked.refuse(ApiError::bad_request("prompt_embeds", message)));
     }
-}
-
-async fn answer(call: &Call) -> Result<Response, ApiError> {
-    let body: Body<'_> = call.parse()?;
-    call.check_model(body.model.as_deref())?;
-    let streams = body.stream.unwrap_or(false);
-    let limits = Limits {
-        max_tokens: Some(body.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
-        ignore_eos: body.ignore_eos.unwrap_or(false),
-        streams,
-        alone: false,
-        prefill_only: false,
+    let limits = AnswerLimits {
+        stands_alone: false,
+        ..asked.limits(Some(body.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)))
     };
-    let prompts = body.prompt.chains(|| call.pod.chain(body.cache_salt.as_deref()));
+    let prompts = body.prompt.as_ref().map(|prompt| prompt.chains(|| asked.chain())).unwrap_or_default();
     if prompts.is_empty() {
-        return Err(ApiError::bad_request("prompt", "There is no prompt.".to_owned()));
+        let message = "Either prompt or prompt_embeds must be provided and non-empty.".to_owned();
+        return Err(asked.refuse(ApiError::bad_request("prompt", message)));
     }
-    let mut jobs = prompts
+    let mut generations = prompts
         .into_iter()
-        .map(|prompt| Job::start(&call.pod, prompt, limits))
-        .collect::<Result<Vec<Job>, ApiError>>()?;
-    if streams {
-        let usage = body.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
-        return Ok(stream::respond(jobs, Chunks::new(call, usage), call.cut));
+        .map(|prompt| asked.start(prompt, limits))
+        .collect::<Result<Vec<Generation>, Refusal>>()?;
+    if asked.streams {
+        return Ok(asked.stream(generations, CompletionChunks::new(&asked)));
     }
-    for job in &mut jobs {
-        if job.finish().await.is_err() {
-            return Ok(broken());
-        }
+    for generation in &mut generations {
+        generation.finish().await?;
     }
-    Ok(json(whole(call, &jobs)))
+    Ok(json_answer(whole(&asked, &generations)))
 }
 
-fn whole(call: &Call, jobs: &[Job]) -> String {
+fn whole(asked: &Asked<CompletionBody>, generations: &[Generation]) -> String {
     let mut choices = String::new();
-    for (index, job) in jobs.iter().enumerate() {
+    for (index, generation) in generations.iter().enumerate() {
         // Writing into a string cannot fail.
         let _ = write!(
             choices,
@@ -79,58 +68,60 @@ fn whole(call: &Call, jobs: &[Job]) -> String {
             ),
             comma = if index == 0 { "" } else { "," },
             index = index,
-            text = quoted(&job.answer.full_text()),
-            finish = job.answer.finish_reason(),
+            text = quoted(&generation.answer.full_text()),
+            finish = generation.answer.finish_reason(),
         );
     }
-    let Usage { prompt, completion, cached, .. } = Usage::of(jobs);
+    let counts = TokenCounts::of(generations);
+    let TokenCounts { prompt, completion, .. } = counts;
     format!(
         concat!(
             r#"{{"id":{id},"object":"text_completion","created":{created},"model":{model},"choices":[{choices}],"#,
             r#""service_tier":null,"system_fingerprint":"{fingerprint}","usage":{{"prompt_tokens":{prompt},"#,
             r#""total_tokens":{total},"completion_tokens":{completion},"prompt_tokens_details":"#,
-            r#"{{"cached_tokens":{cached},"created_cache_tokens":null,"multimodal_tokens":null}},"#,
+            r#"{details},"#,
             r#""completion_tokens_details":null}},"kv_transfer_params":null,"ec_transfer_params":null,"#,
             r#""metrics":null}}"#
         ),
-        id = quoted(&format!("cmpl-{}", call.id)),
-        created = call.created,
-        model = call.model_json(),
+        id = quoted(&format!("cmpl-{}", asked.id)),
+        created = asked.created,
+        model = asked.model_json(),
         choices = choices,
         fingerprint = FINGERPRINT,
         prompt = prompt,
         total = prompt + completion,
         completion = completion,
-        cached = cached,
+        details = counts.prompt_details(r#","created_cache_tokens":null,"multimodal_tokens":null"#),
     )
 }
 
 /// The chunks of a stream; those of several prompts are interleaved and told apart by `index`.
-struct Chunks {
+struct CompletionChunks {
     head: String,
     usage: bool,
 }
 
-impl Chunks {
-    fn new(call: &Call, usage: bool) -> Chunks {
+impl CompletionChunks {
+    fn new(asked: &Asked<CompletionBody>) -> CompletionChunks {
         let head = format!(
             r#"data: {{"id":{},"object":"text_completion","created":{},"model":{},"choices":["#,
-            quoted(&format!("cmpl-{}", call.id)),
-            call.created,
-            call.model_json(),
+            quoted(&format!("cmpl-{}", asked.id)),
+            asked.created,
+            asked.model_json(),
         );
-        Chunks { head, usage }
+        CompletionChunks { head, usage: asked.reports_usage }
     }
 }
 
-impl Script for Chunks {
+impl StreamForm for CompletionChunks {
     fn begin(&mut self, _: &mut String) {}
 
-    fn token(&mut self, out: &mut String, choice: usize, index: u32, job: &Job, last: bool) {
+    fn token(&mut self, out: &mut String, choice: usize, index: u32, generation: &Generation, last: bool) {
         out.push_str(&self.head);
         // Writing into a string cannot fail; the words of an answer need no escapes.
-        let _ = write!(out, r#"{{"index":{choice},"text":"{}","logprobs":null,"#, job.answer.text(index));
-        let finish = if last { quoted(job.answer.finish_reason()) } else { "null".to_owned() };
+        let _ =
+            write!(out, r#"{{"index":{choice},"text":"{}","logprobs":null,"#, generation.answer.text(index));
+        let finish = if last { quoted(generation.answer.finish_reason()) } else { "null".to_owned() };
         let _ = write!(
             out,
             r#""finish_reason":{finish},"stop_reason":null,"prompt_token_ids":null,"token_ids":null}}]"#
@@ -141,20 +132,20 @@ impl Script for Chunks {
         out.push_str("}\n\n");
     }
 
-    fn end(&mut self, out: &mut String, usage: Usage, _: &[Job]) {
+    fn end(&mut self, out: &mut String, counts: TokenCounts, _: &[Generation]) {
         if self.usage {
-            let Usage { prompt, completion, cached, .. } = usage;
+            let TokenCounts { prompt, completion, .. } = counts;
             out.push_str(&self.head);
             let _ = write!(
                 out,
                 concat!(
                     r#"],"usage":{{"prompt_tokens":{prompt},"total_tokens":{total},"completion_tokens":{completion},"#,
-                    r#""prompt_tokens_details":{{"cached_tokens":{cached}}}}},"system_fingerprint":"{fingerprint}"}}"#
+                    r#""prompt_tokens_details":{details}}},"system_fingerprint":"{fingerprint}"}}"#
                 ),
                 prompt = prompt,
                 total = prompt + completion,
                 completion = completion,
-                cached = cached,
+                details = counts.prompt_details(""),
                 fingerprint = FINGERPRINT,
             );
             out.push_str("\n\n");

@@ -4,6 +4,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::faults::broken;
+use super::json::quoted;
+
 /// An error that a client gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ApiError {
@@ -13,8 +16,28 @@ pub(super) struct ApiError {
     pub(super) param: Option<String>,
 }
 
+/// Whose form an API's errors have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    OpenAi,
+    Anthropic,
+}
+
+/// An answer that is none of the API's own.
+#[derive(Clone, Debug)]
+pub(super) enum Refusal {
+    /// The error's status and its body.
+    Whole(ApiError, Dialect),
+    /// Status 200, and the error as the first event: what vLLM finds only after the headers of a stream.
+    InStream(ApiError, Dialect),
+    /// Status 200, and nothing but the end of the stream.
+    DoneOnly,
+    /// The pod is gone: the connection breaks.
+    Broken,
+}
+
 #[derive(Serialize)]
-struct Body<'a> {
+struct ErrorBody<'a> {
     error: Detail<'a>,
 }
 
@@ -24,6 +47,19 @@ struct Detail<'a> {
     r#type: &'a str,
     param: Option<&'a str>,
     code: u16,
+}
+
+/// Anthropic's form.
+#[derive(Serialize)]
+struct AnthropicBody<'a> {
+    r#type: &'a str,
+    error: AnthropicDetail<'a>,
+}
+
+#[derive(Serialize)]
+struct AnthropicDetail<'a> {
+    r#type: &'a str,
+    message: &'a str,
 }
 
 impl ApiError {
@@ -37,14 +73,29 @@ impl ApiError {
         }
     }
 
+    /// Something that is not here.
+    pub(super) fn not_found(kind: &'static str, message: String) -> ApiError {
+        ApiError { status: StatusCode::NOT_FOUND, kind, message, param: None }
+    }
+
     /// A model the pod does not serve.
     pub(super) fn unknown_model(asked: &str, served: &str) -> ApiError {
-        ApiError {
-            status: StatusCode::NOT_FOUND,
-            kind: "NotFoundError",
-            message: format!("The model `{asked}` does not exist. Valid aliases: {served}."),
-            param: Some("model".to_owned()),
-        }
+        let message = format!("The model `{asked}` does not exist. Valid aliases: {served}.");
+        ApiError { param: Some("model".to_owned()), ..ApiError::not_found("NotFoundError", message) }
+    }
+
+    /// The answer of a fault with this status.
+    pub(super) fn of_fault(status: u16) -> ApiError {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = match status {
+            StatusCode::BAD_REQUEST => "BadRequestError",
+            StatusCode::UNAUTHORIZED => "AuthenticationError",
+            StatusCode::NOT_FOUND => "NotFoundError",
+            StatusCode::TOO_MANY_REQUESTS => "RateLimitError",
+            StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
+            _ => "InternalServerError",
+        };
+        ApiError { status, kind, message: "a fault was asked for".to_owned(), param: None }
     }
 
     /// A body that is not JSON, or JSON of another shape. vLLM gives the offset of the first and the name of the
@@ -72,39 +123,63 @@ impl ApiError {
         }
     }
 
-    /// The error of `/v1/messages`, which has Anthropic's form for what vLLM itself refuses.
-    pub(super) fn into_anthropic(self) -> Response {
-        #[derive(Serialize)]
-        struct Outer<'a> {
-            r#type: &'a str,
-            error: Inner<'a>,
-        }
-        #[derive(Serialize)]
-        struct Inner<'a> {
-            r#type: &'a str,
-            message: &'a str,
-        }
-        let body = Outer { r#type: "error", error: Inner { r#type: self.kind, message: &self.message } };
-        json(self.status, &body)
+    fn body(&self, kind: &str, dialect: Dialect) -> String {
+        let body = match dialect {
+            Dialect::OpenAi => serde_json::to_string(&ErrorBody {
+                error: Detail {
+                    message: &self.message,
+                    r#type: kind,
+                    param: self.param.as_deref(),
+                    code: self.status.as_u16(),
+                },
+            }),
+            Dialect::Anthropic => {
+                let error = AnthropicDetail { r#type: kind, message: &self.message };
+                serde_json::to_string(&AnthropicBody { r#type: "error", error })
+            }
+        };
+        // These bodies are strings and numbers, which always serialize.
+        body.unwrap_or_default()
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let detail = Detail {
-            message: &self.message,
-            r#type: self.kind,
-            param: self.param.as_deref(),
-            code: self.status.as_u16(),
-        };
-        json(self.status, &Body { error: detail })
+        Refusal::Whole(self, Dialect::OpenAi).into_response()
     }
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    // These bodies are strings and numbers, which always serialize.
-    let body = serde_json::to_string(body).unwrap_or_default();
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Refusal::Whole(error, dialect) => {
+                let body = error.body(error.kind, dialect);
+                (error.status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+            }
+            Refusal::InStream(error, dialect) => {
+                // Inside a stream the type of an overload is the status in words.
+                let kind = match error.status {
+                    StatusCode::SERVICE_UNAVAILABLE => "Service Unavailable",
+                    _ => error.kind,
+                };
+                let name = if dialect == Dialect::Anthropic { "event: error\n" } else { "" };
+                events(format!("{name}data: {}\n\ndata: [DONE]\n\n", error.body(kind, dialect)))
+            }
+            Refusal::DoneOnly => events("data: [DONE]\n\n".to_owned()),
+            Refusal::Broken => broken(),
+        }
+    }
+}
+
+/// An error of the web framework, not of vLLM's own.
+pub(super) fn plain_error(status: StatusCode, detail: &str) -> Response {
+    let body = format!(r#"{{"detail":{}}}"#, quoted(detail));
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// A stream that is already over.
+fn events(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/event-stream; charset=utf-8")], text).into_response()
 }
 
 /// Where in the body JSON stops making sense, in bytes from 0.

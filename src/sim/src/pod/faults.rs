@@ -1,30 +1,51 @@
 //! Ways to fail on purpose, so that a test sees what a router does about them.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 
 /// What goes wrong. The counts go down as inference requests (`POST /v1/...`) use them up; when several are set,
-/// the first of `reset`, `fail`, `cut` that is left applies.
+/// the first of `reset`, `fail`, `error_event`, `done_only`, `cut` that is left applies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
     /// Requests whose connection is reset before any byte of an answer.
     pub reset: u32,
-    /// Requests that are answered with `status` and an error body.
+    /// Requests that are answered at once with `status` and an error body.
     pub fail: u32,
-    /// The status of those, 200 to 599.
+    /// Requests whose generation fails before its first token: a stream says 200 and then an error event with `status`,
+    /// a whole answer has that status.
+    pub error_event: u32,
+    /// The status of `fail` and `error_event`, 200 to 599.
     pub status: u16,
+    /// Streams that say 200 and nothing but `[DONE]`. Whole answers are served.
+    pub done_only: u32,
     /// Requests whose stream is cut: the connection breaks after `cut_after` tokens. Whole answers are not cut.
     pub cut: u32,
     /// Tokens that a stream still gives before it is cut.
     pub cut_after: u32,
-    /// The engine is so many times slower.
+    /// The engines are so many times slower.
     pub slow_down: f64,
+    /// The engines stand still: requests are taken, streams get their headers and nothing else, and the metrics page
+    /// says what it said when this began.
+    pub hang: bool,
+    /// Streams whose first token is still to come get a comment so often, in real milliseconds; 0 is never.
+    pub keep_alive_ms: u64,
+    /// The gauges of running and waiting requests keep their values until the next batch, as vLLM's do after all
+    /// clients have left.
+    pub stale_gauges: bool,
+    /// Requests more that wait for something else than room (`reason="deferred"`).
+    pub deferred: u32,
     /// `GET /metrics` answers 503.
     pub refuse_metrics: bool,
-    /// Done once when set: the engine starts anew, as after a crash. Cache and counters are empty, the requests it
+    /// `GET /metrics` answers so much later, in real milliseconds.
+    pub metrics_delay_ms: u64,
+    /// `GET /metrics` takes so many milliseconds of the one thread that streams the tokens as well.
+    pub metrics_busy_ms: u64,
+    /// Done once when set: the engines start anew, as after a crash. Caches and counters are empty, the requests they
     /// had break off, `process_start_time_seconds` is now.
     pub restart: bool,
 }
@@ -34,45 +55,64 @@ impl Default for Faults {
         Faults {
             reset: 0,
             fail: 0,
+            error_event: 0,
             status: 503,
+            done_only: 0,
             cut: 0,
             cut_after: 4,
             slow_down: 1.0,
+            hang: false,
+            keep_alive_ms: 0,
+            stale_gauges: false,
+            deferred: 0,
             refuse_metrics: false,
+            metrics_delay_ms: 0,
+            metrics_busy_ms: 0,
             restart: false,
         }
     }
 }
 
-/// What the next inference request meets.
+/// How an inference request is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum Treatment {
     Served,
     Reset,
     Failed(u16),
+    ErrorEvent(u16),
+    DoneOnly,
     CutAfter(u32),
 }
 
 impl Faults {
-    /// The fate of one more inference request.
-    pub(super) fn next(&mut self) -> Fate {
+    /// The treatment of one more inference request.
+    pub(super) fn next(&mut self) -> Treatment {
         let use_up = |left: &mut u32| {
             let any = *left > 0;
             *left = left.saturating_sub(1);
             any
         };
         if use_up(&mut self.reset) {
-            Fate::Reset
+            Treatment::Reset
         } else if use_up(&mut self.fail) {
-            Fate::Failed(self.status)
+            Treatment::Failed(self.status)
+        } else if use_up(&mut self.error_event) {
+            Treatment::ErrorEvent(self.status)
+        } else if use_up(&mut self.done_only) {
+            Treatment::DoneOnly
         } else if use_up(&mut self.cut) {
-            Fate::CutAfter(self.cut_after)
+            Treatment::CutAfter(self.cut_after)
         } else {
-            Fate::Served
+            Treatment::Served
         }
     }
 
-    /// The same with a message about what cannot be.
+    /// How often a stream that waits for its first token gets a comment.
+    pub(super) fn keep_alive(&self) -> Option<Duration> {
+        (self.keep_alive_ms > 0).then(|| Duration::from_millis(self.keep_alive_ms))
+    }
+
+    /// Says which value cannot be.
     pub(super) fn check(&self) -> Result<(), String> {
         if !(200..=599).contains(&self.status) {
             return Err(format!("status must be 200 to 599, not {}", self.status));
@@ -117,11 +157,20 @@ mod tests {
 
     #[test]
     fn counts_are_used_up_in_order() {
-        let mut faults: Faults = r#"{"reset": 1, "fail": 2, "status": 500, "cut": 1}"#.parse().unwrap();
-        let fates: Vec<Fate> = (0..5).map(|_| faults.next()).collect();
+        let json = r#"{"reset": 1, "fail": 2, "status": 500, "error_event": 1, "done_only": 1, "cut": 1}"#;
+        let mut faults: Faults = json.parse().unwrap();
+        let treatments: Vec<Treatment> = (0..7).map(|_| faults.next()).collect();
         assert_eq!(
-            fates,
-            [Fate::Reset, Fate::Failed(500), Fate::Failed(500), Fate::CutAfter(4), Fate::Served]
+            treatments,
+            [
+                Treatment::Reset,
+                Treatment::Failed(500),
+                Treatment::Failed(500),
+                Treatment::ErrorEvent(500),
+                Treatment::DoneOnly,
+                Treatment::CutAfter(4),
+                Treatment::Served
+            ]
         );
     }
 

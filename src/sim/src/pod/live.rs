@@ -15,9 +15,12 @@ pub(super) struct Progress {
     pub(super) finished: bool,
 }
 
-/// A request in the engine. Times are virtual seconds.
-pub(super) struct Live {
+/// A request in an engine. Times are virtual seconds.
+pub(super) struct LiveRequest {
     pub(super) news: mpsc::UnboundedSender<Progress>,
+    /// The number of its engine.
+    pub(super) engine: usize,
+    pub(super) adapter: Option<String>,
     /// Whether every token is news, or only the end.
     pub(super) streams: bool,
     pub(super) stops: bool,
@@ -33,7 +36,7 @@ pub(super) struct Live {
 }
 
 /// Tells the request's handler and counts what vLLM counts.
-pub(super) fn on_event(live: &mut HashMap<u64, Live>, stats: &mut Stats, event: EngineEvent) {
+pub(super) fn on_event(live: &mut HashMap<u64, LiveRequest>, stats: &mut Stats, event: EngineEvent) {
     let Some(request) = live.get_mut(&event.id) else { return };
     match event.what {
         EventKind::Scheduled { cached_tokens } => {
@@ -63,7 +66,7 @@ pub(super) fn on_event(live: &mut HashMap<u64, Live>, stats: &mut Stats, event: 
     }
 }
 
-impl Live {
+impl LiveRequest {
     fn tell(&self, finished: bool) {
         if finished || self.streams {
             let progress =

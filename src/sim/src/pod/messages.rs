@@ -1,119 +1,85 @@
 //! `POST /v1/messages`, in Anthropic's shape.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::Value;
 
-use super::call::{Call, json, quoted};
-use super::driver::{Limits, Pod};
-use super::error::ApiError;
-use super::faults::broken;
-use super::job::{Job, Usage};
-use super::stream::{self, Script};
-use super::template::{Message, chat_prompt};
-use super::tokens::Answer;
-use crate::engine::Chain;
+use super::api::{ApiBody, Asked, json_answer};
+use super::error::{Dialect, Refusal};
+use super::generation::{Generation, TokenCounts};
+use super::json::quoted;
+use super::stream::StreamForm;
+use super::template::{Message, chat_prompt, system_message};
+use super::tokens::AnswerPlan;
 
 #[derive(Deserialize)]
-struct Body<'a> {
-    model: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    messages: Vec<Message<'a>>,
+pub(super) struct MessagesBody {
+    messages: Vec<Message>,
     max_tokens: u32,
-    #[serde(borrow, default)]
-    system: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tools: Option<&'a RawValue>,
-    stream: Option<bool>,
-    ignore_eos: Option<bool>,
+    system: Option<Value>,
+    tools: Option<Value>,
 }
 
-pub(super) async fn handle(call: Call) -> Response {
-    let body: Body<'_> = match call.parse() {
-        Ok(body) => body,
-        // What the shape itself forbids has the same form in all of vLLM's APIs.
-        Err(error) => return error.into_response(),
-    };
-    match answer(&call, body).await {
-        Ok(response) => response,
-        Err(error) => error.into_anthropic(),
-    }
+impl ApiBody for MessagesBody {
+    const DIALECT: Dialect = Dialect::Anthropic;
 }
 
-async fn answer(call: &Call, body: Body<'_>) -> Result<Response, ApiError> {
-    call.check_model(body.model.as_deref())?;
-    let streams = body.stream.unwrap_or(false);
-    let limits = Limits {
-        max_tokens: Some(body.max_tokens),
-        ignore_eos: body.ignore_eos.unwrap_or(false),
-        streams,
-        alone: true,
-        prefill_only: false,
-    };
-    let prompt = prompt(&call.pod, body).map_err(|error| call.misshapen(&error))?;
-    let mut job = Job::start(&call.pod, prompt, limits)?;
-    if streams {
-        let events = Events { id: quoted(&format!("chatcmpl-{}", call.id)), model: call.model_json() };
-        return Ok(stream::respond(vec![job], events, call.cut));
+pub(super) async fn handle(asked: Asked<MessagesBody>) -> Result<Response, Refusal> {
+    let MessagesBody { messages, max_tokens, system, tools } = &asked.body;
+    let system = system.clone().map(system_message);
+    let messages: Vec<Message> = system.into_iter().chain(messages.iter().cloned()).collect();
+    let prompt = chat_prompt(asked.chain(), tools.as_ref(), &messages);
+    let mut generation = asked.start(prompt, asked.limits(Some(*max_tokens)))?;
+    if asked.streams {
+        let id = quoted(&format!("chatcmpl-{}", asked.id));
+        return Ok(asked.stream(vec![generation], MessageEvents { id, model: asked.model_json() }));
     }
-    match job.finish().await {
-        Ok(()) => Ok(json(whole(call, &job))),
-        Err(_) => Ok(broken()),
-    }
+    generation.finish().await?;
+    Ok(json_answer(whole(&asked, &generation)))
 }
 
-fn prompt(pod: &Pod, body: Body<'_>) -> serde_json::Result<Chain> {
-    let mut messages = body.messages;
-    if let Some(system) = body.system {
-        let system = Message { role: Cow::Borrowed("system"), content: Some(system), tool_calls: None };
-        messages.insert(0, system);
-    }
-    chat_prompt(pod.chain(None), body.tools, &messages)
-}
-
-fn whole(call: &Call, job: &Job) -> String {
+fn whole(asked: &Asked<MessagesBody>, generation: &Generation) -> String {
     format!(
         concat!(
             r#"{{"id":{},"type":"message","role":"assistant","content":[{{"type":"text","text":{}}}],"model":{},"#,
             r#""stop_reason":"{}","usage":{}}}"#
         ),
-        quoted(&format!("chatcmpl-{}", call.id)),
-        quoted(&job.answer.full_text()),
-        call.model_json(),
-        stop_reason(&job.answer),
-        usage_json(job.usage()),
+        quoted(&format!("chatcmpl-{}", asked.id)),
+        quoted(&generation.answer.full_text()),
+        asked.model_json(),
+        stop_reason(&generation.answer),
+        usage_json(generation.counts()),
     )
 }
 
 /// Anthropic's sum: the prompt is `input_tokens` plus what was read from the cache.
-fn usage_json(usage: Usage) -> String {
+fn usage_json(counts: TokenCounts) -> String {
     format!(
         r#"{{"input_tokens":{},"output_tokens":{},"cache_creation_input_tokens":0,"cache_read_input_tokens":{}}}"#,
-        usage.prompt - usage.cached,
-        usage.completion,
-        usage.cached
+        counts.prompt - counts.cached,
+        counts.completion,
+        counts.cached
     )
 }
 
-fn stop_reason(answer: &Answer) -> &'static str {
+fn stop_reason(answer: &AnswerPlan) -> &'static str {
     if answer.stops { "end_turn" } else { "max_tokens" }
 }
 
 /// The events of a stream.
-struct Events {
+struct MessageEvents {
     id: String,
     model: String,
 }
 
-impl Script for Events {
+impl StreamForm for MessageEvents {
     fn begin(&mut self, _: &mut String) {}
 
-    fn token(&mut self, out: &mut String, _: usize, index: u32, job: &Job, _: bool) {
+    fn token(&mut self, out: &mut String, _: usize, index: u32, generation: &Generation, _: bool) {
         if index == 0 {
-            let usage = Usage { completion: 0, ..job.usage() };
+            let counts = TokenCounts { completion: 0, ..generation.counts() };
             // Writing into a string cannot fail.
             let _ = write!(
                 out,
@@ -128,10 +94,10 @@ impl Script for Events {
                 ),
                 self.id,
                 self.model,
-                usage_json(usage)
+                usage_json(counts)
             );
         }
-        let text = job.answer.text(index);
+        let text = generation.answer.text(index);
         if !text.is_empty() {
             let _ = write!(
                 out,
@@ -145,8 +111,8 @@ impl Script for Events {
         }
     }
 
-    fn end(&mut self, out: &mut String, usage: Usage, jobs: &[Job]) {
-        let Some(job) = jobs.first() else { return };
+    fn end(&mut self, out: &mut String, counts: TokenCounts, generations: &[Generation]) {
+        let Some(generation) = generations.first() else { return };
         let _ = write!(
             out,
             concat!(
@@ -160,8 +126,8 @@ impl Script for Events {
                 r#"data: {{"type":"message_stop"}}"#,
                 "\n\n"
             ),
-            stop_reason(&job.answer),
-            usage_json(usage)
+            stop_reason(&generation.answer),
+            usage_json(counts)
         );
     }
 }

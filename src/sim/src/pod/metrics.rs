@@ -1,11 +1,61 @@
-//! `GET /metrics`: the recorded page of vLLM with this pod's values (see `metrics/README.md`).
+//! `GET /metrics`: the recorded page of vLLM with this pod's values. Names, labels, order, HELP and TYPE lines are vLLM's
+//! (`tests/fixtures/vllm-0.32` and `vllm-0.32-modes`), the values are filled in line by line:
+//!
+//! | lines | value |
+//! | --- | --- |
+//! | load, cache, token and request series, all `vllm:` histograms | the engines', in virtual seconds |
+//! | `vllm:cache_config_info` | the recorded labels; sizes are the pod's |
+//! | `vllm:lora_requests_info` | a line for each set of adapters that had requests, with the Unix time when that was last so |
+//! | `process_start_time_seconds`, `*_created` | when the pod started, or restarted |
+//! | `http_*` | the two handlers of the recorded page, until the headers of the answer, in virtual seconds |
+//! | `python_*`, other `process_*` | as recorded: there is no Python here |
+//! | all others | what an idle vLLM says |
 
+mod family;
 mod histogram;
 mod page;
+mod source;
+mod value;
 
 pub(super) use page::Page;
 
 use self::histogram::Histogram;
+use super::adapters::AdapterLine;
+use super::admission::Rejections;
+use crate::engine::{Counters, EngineLoad};
+
+/// What the page says, beside what never changes.
+pub(super) struct PageView<'a> {
+    /// By number.
+    pub(super) engines: &'a [EngineView<'a>],
+    /// Unix seconds of the start.
+    pub(super) started: f64,
+    /// Whether there has been a request since: before that, a pod with several processes has no samples of its load.
+    pub(super) used: bool,
+    pub(super) sleep: SleepLevel,
+    pub(super) rejections: Rejections,
+    pub(super) adapters: &'a [AdapterLine],
+}
+
+/// What the page says of one engine.
+pub(super) struct EngineView<'a> {
+    /// What runs, and what waits for room.
+    pub(super) load: EngineLoad,
+    /// Requests that wait for something else.
+    pub(super) deferred: u32,
+    pub(super) counters: Counters,
+    pub(super) stats: &'a Stats,
+}
+
+/// How deep the engines sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SleepLevel {
+    Awake,
+    /// Level 1.
+    WeightsOffloaded,
+    /// Level 2.
+    DiscardAll,
+}
 
 /// A histogram of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +126,16 @@ pub(super) struct Stats {
 }
 
 impl Stats {
+    /// Nothing counted yet, in histograms with these bounds.
+    fn new(histograms: Vec<Histogram>) -> Stats {
+        let (models, chat) = (Handler::default(), Handler::default());
+        Stats { histograms, stopped: 0, cut_at_limit: 0, aborted: 0, models, chat }
+    }
+
+    fn histogram(&self, hist: Hist) -> Option<&Histogram> {
+        self.histograms.get(hist as usize)
+    }
+
     /// Counts one value.
     pub(super) fn observe(&mut self, hist: Hist, value: f64) {
         if let Some(histogram) = self.histograms.get_mut(hist as usize) {

@@ -1,243 +1,133 @@
-//! `POST /v1/responses`.
+//! `POST /v1/responses`, and what is stored of it: `GET /v1/responses/{id}` and `POST /v1/responses/{id}/cancel`.
 
-use std::borrow::Cow;
-use std::fmt::Write;
+mod form;
 
-use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::response::Response;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::Value;
 
-use super::call::{Call, json, quoted, unique};
-use super::driver::{Limits, Pod};
-use super::error::ApiError;
-use super::faults::broken;
-use super::job::{Job, Usage};
-use super::stream::{self, Script};
+use self::form::{ResponseEvents, ResponseForm};
+use super::api::{ApiBody, Asked, json_answer, unique};
+use super::driver::LivePod;
+use super::error::{ApiError, Refusal};
+use super::json::{canonical, count, flag, quoted};
 use super::template::{Message, chat_prompt};
-use crate::engine::Chain;
 
 #[derive(Deserialize)]
-struct Body<'a> {
-    model: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    input: &'a RawValue,
-    #[serde(borrow, default)]
-    instructions: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tools: Option<&'a RawValue>,
-    stream: Option<bool>,
+pub(super) struct ResponsesBody {
+    input: Value,
+    instructions: Option<Value>,
+    tools: Option<Value>,
+    #[serde(default, deserialize_with = "count")]
     max_output_tokens: Option<u32>,
-    ignore_eos: Option<bool>,
-    cache_salt: Option<Cow<'a, str>>,
+    previous_response_id: Option<String>,
+    #[serde(default, deserialize_with = "flag")]
+    store: Option<bool>,
+    #[serde(default, deserialize_with = "flag")]
+    background: Option<bool>,
 }
 
-pub(super) async fn handle(call: Call) -> Response {
-    match answer(&call).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
+impl ApiBody for ResponsesBody {}
+
+pub(super) async fn handle(asked: Asked<ResponsesBody>) -> Result<Response, Refusal> {
+    let stores = asked.pod.config.stores_responses && asked.body.store.unwrap_or(true);
+    let background = asked.body.background.unwrap_or(false);
+    if background && !stores {
+        return Err(asked.refuse(ApiError {
+            kind: "invalid_request_error",
+            ..ApiError::bad_request("store", STORE_IS_OFF.to_owned())
+        }));
     }
-}
-
-async fn answer(call: &Call) -> Result<Response, ApiError> {
-    let body: Body<'_> = call.parse()?;
-    call.check_model(body.model.as_deref())?;
-    let streams = body.stream.unwrap_or(false);
-    let prompt = prompt(&call.pod, &body).map_err(|error| call.misshapen(&error))?;
-    let limits = Limits {
-        max_tokens: body.max_output_tokens,
-        ignore_eos: body.ignore_eos.unwrap_or(false),
-        streams,
-        alone: true,
-        prefill_only: false,
-    };
-    let limit = body
-        .max_output_tokens
-        .unwrap_or_else(|| call.pod.config.max_model_len.saturating_sub(prompt.tokens()));
-    let mut job = Job::start(&call.pod, prompt, limits)?;
-    let form = Form {
-        id: quoted(&format!("resp_{}", call.id)),
+    let said = dialogue(&asked)?;
+    let prompt = prompt(&asked, &said);
+    let longest = asked.pod.config.max_model_len;
+    let form = ResponseForm {
+        id: format!("resp_{}", asked.id),
         item: quoted(&format!("msg_{}", unique())),
-        created: call.created,
-        model: call.model_json(),
-        instructions: body.instructions.map_or("null", RawValue::get).to_owned(),
-        tools: body.tools.map_or("[]", RawValue::get).to_owned(),
-        max_output_tokens: limit,
+        created: asked.created,
+        model: asked.model_json(),
+        instructions: asked.body.instructions.as_ref().map_or("null".to_owned(), Value::to_string),
+        tools: asked.body.tools.as_ref().map_or("[]".to_owned(), canonical),
+        max_output_tokens: asked.body.max_output_tokens.unwrap_or(longest.saturating_sub(prompt.tokens())),
+        previous: asked.body.previous_response_id.as_ref().map_or("null".to_owned(), quoted),
+        background,
+        store: stores.then(|| (asked.pod.clone(), said)),
     };
-    if streams {
-        return Ok(stream::respond(vec![job], Events { form, sequence: 0 }, call.cut));
+    let mut generation = asked.start(prompt, asked.limits(asked.body.max_output_tokens))?;
+    if asked.streams {
+        return Ok(asked.stream(vec![generation], ResponseEvents { form, sequence: 0 }));
     }
-    match job.finish().await {
-        Ok(()) => Ok(json(form.whole(&job))),
-        Err(_) => Ok(broken()),
-    }
-}
-
-/// The input is a user's text or a list of messages; `instructions` come before it as the system's.
-fn prompt(pod: &Pod, body: &Body<'_>) -> serde_json::Result<Chain> {
-    let mut messages = Vec::new();
-    let message = |role: &'static str, content| Message {
-        role: Cow::Borrowed(role),
-        content: Some(content),
-        tool_calls: None,
-    };
-    if let Some(instructions) = body.instructions.filter(|text| text.get() != "null") {
-        messages.push(message("system", instructions));
-    }
-    if body.input.get().starts_with('[') {
-        for raw in serde_json::from_str::<Vec<&RawValue>>(body.input.get())? {
-            let item: Message<'_> = serde_json::from_str(raw.get())?;
-            // Tool calls and their results have no content: they count as the JSON they are.
-            messages.push(Message { content: item.content.or(Some(raw)), ..item });
-        }
-    } else {
-        messages.push(message("user", body.input));
-    }
-    chat_prompt(pod.chain(body.cache_salt.as_deref()), body.tools, &messages)
-}
-
-/// What a response object says, as JSON where it is text.
-struct Form {
-    id: String,
-    item: String,
-    created: u64,
-    model: String,
-    instructions: String,
-    tools: String,
-    max_output_tokens: u32,
-}
-
-impl Form {
-    fn whole(&self, job: &Job) -> String {
-        let status = if job.answer.stops { "completed" } else { "incomplete" };
-        let item = format!("[{}]", self.item(&job.answer.full_text()));
-        self.object(status, &item, Some(job.usage()))
-    }
-
-    /// The finished message.
-    fn item(&self, text: &str) -> String {
-        format!(
-            concat!(
-                r#"{{"id":{},"content":[{{"annotations":[],"text":{},"type":"output_text","logprobs":null}}],"#,
-                r#""role":"assistant","status":"completed","type":"message","phase":null}}"#
-            ),
-            self.item,
-            quoted(text)
-        )
-    }
-
-    fn object(&self, status: &str, output: &str, usage: Option<Usage>) -> String {
-        let usage = usage.map_or("null".to_owned(), |usage| {
-            let Usage { prompt, completion, cached, .. } = usage;
-            format!(
-                concat!(
-                    r#"{{"input_tokens":{prompt},"input_tokens_details":{{"cached_tokens":{cached},"#,
-                    r#""cache_write_tokens":0,"input_tokens_per_turn":[],"cached_tokens_per_turn":[]}},"#,
-                    r#""output_tokens":{completion},"output_tokens_details":{{"reasoning_tokens":0,"#,
-                    r#""tool_output_tokens":0,"output_tokens_per_turn":[],"tool_output_tokens_per_turn":[]}},"#,
-                    r#""total_tokens":{total}}}"#
-                ),
-                prompt = prompt,
-                cached = cached,
-                completion = completion,
-                total = prompt + completion,
-            )
+    if background {
+        let queued = form.object("queued", "[]", None);
+        let kept = form.clone();
+        // It is stored under its task before the task can end, as both run on this thread and nothing is awaited.
+        let task = tokio::spawn(async move {
+            if generation.finish().await.is_ok() {
+                kept.keep(&kept.whole(&generation), &generation.answer.full_text());
+            }
         });
-        let incomplete = match status {
-            "incomplete" => r#"{"reason":"max_output_tokens"}"#,
-            _ => "null",
-        };
-        format!(
-            concat!(
-                r#"{{"id":{id},"created_at":{created},"incomplete_details":{incomplete},"instructions":{instructions},"#,
-                r#""metadata":null,"model":{model},"object":"response","output":{output},"#,
-                r#""parallel_tool_calls":true,"temperature":1.0,"tool_choice":"none","tools":{tools},"top_p":1.0,"#,
-                r#""background":false,"max_output_tokens":{limit},"max_tool_calls":null,"#,
-                r#""previous_response_id":null,"prompt":null,"reasoning":null,"service_tier":"auto","#,
-                r#""status":"{status}","text":null,"top_logprobs":null,"truncation":"disabled","usage":{usage},"#,
-                r#""user":null,"presence_penalty":0.0,"frequency_penalty":0.0,"kv_transfer_params":null,"#,
-                r#""ec_transfer_params":null,"input_messages":null,"output_messages":null}}"#
-            ),
-            id = self.id,
-            created = self.created,
-            incomplete = incomplete,
-            instructions = self.instructions,
-            model = self.model,
-            output = output,
-            tools = self.tools,
-            limit = self.max_output_tokens,
-            status = status,
-            usage = usage,
-        )
+        form.keep_running("in_progress", task.abort_handle());
+        return Ok(json_answer(queued));
     }
+    generation.finish().await?;
+    let whole = form.whole(&generation);
+    form.keep(&whole, &generation.answer.full_text());
+    Ok(json_answer(whole))
 }
 
-/// The events of a stream, in the order of OpenAI's Responses API, each with the next sequence number.
-struct Events {
-    form: Form,
-    sequence: u32,
+/// What vLLM says to what needs a store when it has none.
+const STORE_IS_OFF: &str = "`store=True` (default) is not supported. Please set `store=False` in Responses API or set \
+                            `VLLM_ENABLE_RESPONSES_API_STORE=1` in the env var when starting the vLLM server.";
+
+/// `GET /v1/responses/{id}`.
+pub(super) async fn get(
+    State(pod): State<Arc<LivePod>>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    pod.responses.get(&id, |stored| json_answer(stored.object.clone()))
 }
 
-impl Events {
-    /// One event; `rest` is what follows its number and type, with a leading comma.
-    fn event(&mut self, out: &mut String, name: &str, rest: &str) {
-        // Writing into a string cannot fail.
-        let _ = write!(
-            out,
-            "event: {name}\ndata: {{\"sequence_number\":{},\"type\":\"{name}\"{rest}}}\n\n",
-            self.sequence
-        );
-        self.sequence += 1;
-    }
-
-    /// Where in the response a delta belongs.
-    fn place(&self) -> String {
-        format!(r#","content_index":0,"item_id":{},"output_index":0"#, self.form.item)
-    }
+/// `POST /v1/responses/{id}/cancel`.
+pub(super) async fn cancel(
+    State(pod): State<Arc<LivePod>>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    pod.responses.cancel(&id).map(json_answer)
 }
 
-impl Script for Events {
-    fn begin(&mut self, out: &mut String) {
-        let started = format!(r#","response":{}"#, self.form.object("in_progress", "[]", None));
-        self.event(out, "response.created", &started);
-        self.event(out, "response.in_progress", &started);
+/// What was said up to now: a stored dialogue and this request's input, which is a user's text or a list of messages.
+fn dialogue(asked: &Asked<ResponsesBody>) -> Result<Vec<Message>, Refusal> {
+    let mut messages = match &asked.body.previous_response_id {
+        Some(previous) => asked
+            .pod
+            .responses
+            .get(previous, |stored| stored.messages.clone())
+            .map_err(|error| asked.refuse(error))?,
+        None => Vec::new(),
+    };
+    match &asked.body.input {
+        Value::Array(items) => messages.extend(items.iter().map(|item| {
+            let text = |field: &str| item.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+            // Tool calls and their results have no content: they count as the JSON they are.
+            let content = item.get("content").cloned().unwrap_or_else(|| item.clone());
+            Message {
+                role: text("role"),
+                content: Some(content),
+                tool_calls: item.get("tool_calls").cloned(),
+            }
+        })),
+        text => messages.push(Message::new("user", text.clone())),
     }
+    Ok(messages)
+}
 
-    fn token(&mut self, out: &mut String, _: usize, index: u32, job: &Job, _: bool) {
-        let place = self.place();
-        if index == 0 {
-            let item = format!(
-                r#","item":{{"id":{},"content":[],"role":"assistant","status":"in_progress","type":"message","phase":null}},"output_index":0"#,
-                self.form.item
-            );
-            self.event(out, "response.output_item.added", &item);
-            let part = format!(
-                r#"{place},"part":{{"annotations":[],"text":"","type":"output_text","logprobs":[]}}"#
-            );
-            self.event(out, "response.content_part.added", &part);
-        }
-        let text = job.answer.text(index);
-        // The end-of-sequence token has no text, and so no event.
-        if !text.is_empty() {
-            let delta = format!(r#"{place},"delta":"{text}","logprobs":[]"#);
-            self.event(out, "response.output_text.delta", &delta);
-        }
-    }
-
-    fn end(&mut self, out: &mut String, usage: Usage, jobs: &[Job]) {
-        let Some(job) = jobs.first() else { return };
-        let place = self.place();
-        let text = job.answer.full_text();
-        let quoted_text = quoted(&text);
-        let done = format!(r#"{place},"logprobs":[],"text":{quoted_text}"#);
-        self.event(out, "response.output_text.done", &done);
-        let part = format!(
-            r#"{place},"part":{{"annotations":[],"text":{quoted_text},"type":"output_text","logprobs":null}}"#
-        );
-        self.event(out, "response.content_part.done", &part);
-        let item = self.form.item(&text);
-        self.event(out, "response.output_item.done", &format!(r#","item":{item},"output_index":0"#));
-        let status = if job.answer.stops { "completed" } else { "incomplete" };
-        let object = self.form.object(status, &format!("[{item}]"), Some(usage));
-        self.event(out, &format!("response.{status}"), &format!(r#","response":{object}"#));
-    }
+/// The prompt of a dialogue; `instructions` come before it as the system's, and are not part of what is stored.
+fn prompt(asked: &Asked<ResponsesBody>, said: &[Message]) -> crate::engine::Chain {
+    let instructions = asked.body.instructions.clone().filter(|text| !text.is_null());
+    let system = instructions.map(|text| Message::new("system", text));
+    let messages: Vec<Message> = system.into_iter().chain(said.iter().cloned()).collect();
+    chat_prompt(asked.chain(), asked.body.tools.as_ref(), &messages)
 }

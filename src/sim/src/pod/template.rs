@@ -1,68 +1,76 @@
 //! The prompt of a chat, in the order of vLLM's chat templates: tools, then role and content of each message.
 
-use std::borrow::Cow;
-
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::Value;
 
+use super::json::canonical;
 use super::tokens::{END, START, by_id, tokenize};
 use crate::engine::Chain;
 
+/// Clients of Anthropic's API put a line with another value in each request first in `system`; vLLM leaves it out.
+const ATTRIBUTION: &str = "x-anthropic-billing-header:";
+
 /// One message as any of the chat APIs has it.
-#[derive(Deserialize)]
-pub(super) struct Message<'a> {
-    #[serde(borrow, default)]
-    pub(super) role: Cow<'a, str>,
-    #[serde(borrow, default)]
-    pub(super) content: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    pub(super) tool_calls: Option<&'a RawValue>,
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Message {
+    #[serde(default)]
+    pub(super) role: String,
+    #[serde(default)]
+    pub(super) content: Option<Value>,
+    #[serde(default)]
+    pub(super) tool_calls: Option<Value>,
 }
 
-/// Part of a message's content. What has no text (images, tool results) counts as the JSON it is.
-#[derive(Deserialize)]
-struct Part<'a> {
-    #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
+impl Message {
+    /// A message without tool calls.
+    pub(super) fn new(role: &str, content: Value) -> Message {
+        Message { role: role.to_owned(), content: Some(content), tool_calls: None }
+    }
 }
 
 /// A chat's prompt, appended to `chain`.
-pub(super) fn chat_prompt(
-    mut chain: Chain,
-    tools: Option<&RawValue>,
-    messages: &[Message<'_>],
-) -> serde_json::Result<Chain> {
+pub(super) fn chat_prompt(mut chain: Chain, tools: Option<&Value>, messages: &[Message]) -> Chain {
     push_tools(&mut chain, tools);
-    for message in messages {
-        push_message(&mut chain, message)?;
-    }
+    messages.iter().for_each(|message| push_message(&mut chain, message));
     push_generation(&mut chain);
-    Ok(chain)
+    chain
 }
 
-/// Appends the tools, if there are any.
-fn push_tools(chain: &mut Chain, tools: Option<&RawValue>) {
-    if let Some(tools) = tools.filter(|tools| !matches!(tools.get(), "null" | "[]")) {
+/// `system` of Anthropic's API as a message, without attribution lines.
+pub(super) fn system_message(system: Value) -> Message {
+    let attribution = |part: &Value| {
+        part.get("text").and_then(Value::as_str).is_some_and(|text| text.starts_with(ATTRIBUTION))
+    };
+    let system = match system {
+        Value::Array(parts) => parts.into_iter().filter(|part| !attribution(part)).collect(),
+        other => other,
+    };
+    Message::new("system", system)
+}
+
+/// Appends the tools, if there are any: their spelling does not matter.
+fn push_tools(chain: &mut Chain, tools: Option<&Value>) {
+    let none = |tools: &Value| tools.is_null() || tools.as_array().is_some_and(Vec::is_empty);
+    if let Some(tools) = tools.filter(|tools| !none(tools)) {
         chain.push_token(START);
         push_text(chain, "tools");
-        push_text(chain, tools.get());
+        push_text(chain, &canonical(tools));
         chain.push_token(END);
     }
 }
 
 /// Appends one message.
-fn push_message(chain: &mut Chain, message: &Message<'_>) -> serde_json::Result<()> {
+fn push_message(chain: &mut Chain, message: &Message) {
     chain.push_token(START);
     push_text(chain, &message.role);
     chain.push_token(START);
-    if let Some(content) = message.content {
-        push_content(chain, content)?;
+    if let Some(content) = &message.content {
+        push_content(chain, content);
     }
-    if let Some(calls) = message.tool_calls.filter(|calls| calls.get() != "null") {
-        push_text(chain, calls.get());
+    if let Some(calls) = message.tool_calls.as_ref().filter(|calls| !calls.is_null()) {
+        push_text(chain, &canonical(calls));
     }
     chain.push_token(END);
-    Ok(())
 }
 
 /// Opens the assistant's next message, which the answer then fills.
@@ -72,25 +80,23 @@ fn push_generation(chain: &mut Chain) {
     chain.push_token(START);
 }
 
-/// Appends a content: a string, a list of parts, or nothing.
-fn push_content(chain: &mut Chain, content: &RawValue) -> serde_json::Result<()> {
-    let json = content.get();
-    if json.starts_with('"') {
-        push_text(chain, &serde_json::from_str::<Text<'_>>(json)?.0);
-    } else if json.starts_with('[') {
-        for raw in serde_json::from_str::<Vec<&RawValue>>(json)? {
-            let part: Part<'_> = serde_json::from_str(raw.get())?;
-            push_text(chain, part.text.as_deref().unwrap_or(raw.get()));
+/// Appends a content: a string, a list of parts, or nothing. A part without text (an image, a tool's result) counts as
+/// the JSON it is.
+fn push_content(chain: &mut Chain, content: &Value) {
+    match content {
+        Value::Null => {}
+        Value::String(text) => push_text(chain, text),
+        Value::Array(parts) => {
+            for part in parts {
+                match part.get("text").and_then(Value::as_str) {
+                    Some(text) => push_text(chain, text),
+                    None => push_text(chain, &canonical(part)),
+                }
+            }
         }
-    } else if json != "null" {
-        push_text(chain, json);
+        other => push_text(chain, &canonical(other)),
     }
-    Ok(())
 }
-
-/// A string that borrows from the body where it has no escapes.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 fn push_text(chain: &mut Chain, text: &str) {
     tokenize(text, |token| chain.push_token(token));
@@ -99,15 +105,15 @@ fn push_text(chain: &mut Chain, text: &str) {
 /// The prompts of `/v1/completions` and the inputs of `/v1/embeddings`.
 #[derive(Deserialize)]
 #[serde(untagged)]
-pub(super) enum Prompts {
+pub(super) enum PromptInput {
     Text(String),
     Texts(Vec<String>),
     Ids(Vec<u32>),
     IdLists(Vec<Vec<u32>>),
 }
 
-impl Prompts {
-    /// One chain a prompt, each begun by `new`.
+impl PromptInput {
+    /// One chain per prompt, each begun by `new`.
     pub(super) fn chains(&self, new: impl Fn() -> Chain) -> Vec<Chain> {
         let text = |text: &String| {
             let mut chain = new();
@@ -120,10 +126,10 @@ impl Prompts {
             chain
         };
         match self {
-            Prompts::Text(one) => vec![text(one)],
-            Prompts::Texts(all) => all.iter().map(text).collect(),
-            Prompts::Ids(one) => vec![ids(one)],
-            Prompts::IdLists(all) => all.iter().map(ids).collect(),
+            PromptInput::Text(one) => vec![text(one)],
+            PromptInput::Texts(all) => all.iter().map(text).collect(),
+            PromptInput::Ids(one) => vec![ids(one)],
+            PromptInput::IdLists(all) => all.iter().map(ids).collect(),
         }
     }
 }

@@ -53,7 +53,7 @@ const WORDS: [&str; 64] = [
 
 /// The answer to one prompt: as many tokens as wanted, each known from its number alone.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
+pub(super) struct AnswerPlan {
     /// From the prompt and the pod's seed.
     pub(super) seed: u64,
     /// Tokens, the end-of-sequence token included.
@@ -62,10 +62,10 @@ pub(super) struct Answer {
     pub(super) stops: bool,
     /// Whether the answer stands by itself, as a chat message does, rather than right after the prompt's text. It
     /// then begins without a space: clients trim messages.
-    pub(super) alone: bool,
+    pub(super) stands_alone: bool,
 }
 
-impl Answer {
+impl AnswerPlan {
     /// The text of token `index`, from 0.
     pub(super) fn text(&self, index: u32) -> &'static str {
         if self.stops && index + 1 >= self.tokens {
@@ -73,7 +73,7 @@ impl Answer {
         }
         let pick = xxh3_64_with_seed(&index.to_le_bytes(), self.seed) as usize % WORDS.len();
         let word = WORDS.get(pick).copied().unwrap_or(" the");
-        if self.alone && index == 0 { word.trim_start() } else { word }
+        if self.stands_alone && index == 0 { word.trim_start() } else { word }
     }
 
     /// The whole text.
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn an_answer_sent_back_has_the_same_tokens() {
         for (alone, before) in [(true, ""), (false, "Once upon a ti")] {
-            let answer = Answer { seed: 7, tokens: 300, stops: true, alone };
+            let answer = AnswerPlan { seed: 7, tokens: 300, stops: true, stands_alone: alone };
             let mut generated = tokens(before);
             answer.tokenize(|token| generated.push(token));
             assert_eq!(generated.pop(), Some(END));

@@ -59,6 +59,22 @@ impl TestPod {
         self.client.post(format!("{}{path}", self.base)).body(body).send().await.unwrap()
     }
 
+    /// Posts these very bytes, with a header more.
+    pub async fn post_bytes(&self, path: &str, body: Vec<u8>, header: (&str, &str)) -> Response {
+        let request = self.client.post(format!("{}{path}", self.base)).header(header.0, header.1);
+        request.header("content-type", "application/json").body(body).send().await.unwrap()
+    }
+
+    /// Sets faults.
+    pub async fn fault(&self, faults: Value) {
+        assert_eq!(self.post("/sim/faults", &faults).await.status(), 200, "{faults}");
+    }
+
+    /// `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
     pub async fn request_with_id(&self, path: &str, body: &Value, id: &str) -> Response {
         let request = self.client.post(format!("{}{path}", self.base)).header("x-request-id", id);
         request.json(body).send().await.unwrap()
@@ -78,6 +94,19 @@ impl Drop for TestPod {
 /// A chat of one message.
 pub fn chat(content: &str, max_tokens: u32) -> Value {
     json!({"model": "/model/qwen", "messages": [{"role": "user", "content": content}], "max_tokens": max_tokens})
+}
+
+/// The same as a stream.
+pub fn streamed(content: &str, max_tokens: u32) -> Value {
+    let mut body = chat(content, max_tokens);
+    body["stream"] = json!(true);
+    body
+}
+
+/// Bytes of `tests/fixtures/cases`.
+pub fn case(file: &str) -> Vec<u8> {
+    let path = format!("{}/../../tests/fixtures/cases/{file}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// A recorded answer.

@@ -5,6 +5,8 @@
 mod form;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod modes;
 
 use std::time::Duration;
 

@@ -17,8 +17,9 @@ impl Histogram {
         self.counts.push(0);
     }
 
-    pub(super) fn buckets(&self) -> usize {
-        self.bounds.len()
+    /// The number of the bucket with this bound.
+    pub(super) fn bucket_of(&self, bound: f64) -> usize {
+        self.bounds.iter().position(|&other| other == bound).unwrap_or(self.bounds.len())
     }
 
     pub(super) fn observe(&mut self, value: f64) {
