@@ -1,8 +1,8 @@
-//! What must hold for whatever bytes come in, one function for each door they come through.
+//! Fuzz targets: one function for each kind of bytes that comes from outside.
 //!
-//! Each takes bytes and panics when something does not hold. Two drivers call them: cargo-fuzz
-//! (`fuzz/targets`), and on a stable compiler the replay of the corpora with mutations
-//! (`fuzz/tests/corpus.rs`), which is what CI runs.
+//! Each function takes bytes, and panics when a property does not hold. Two drivers call them: cargo-fuzz
+//! (`fuzz/targets`), and, on a stable compiler, `fuzz/tests/corpus.rs`, which replays and mutates the
+//! corpora.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,10 +35,10 @@ use warmpath::shared::pod_table::{MAX_PODS, PodTable};
 use warmpath::shared::store::{Keys, Map, SharedData};
 use warmpath::{SECOND, Slot};
 
-/// A door for bytes: what is to hold behind it.
+/// A fuzz target: panics when a property does not hold for these bytes.
 pub type Target = fn(&[u8]);
 
-/// All of them, by the names of their corpora.
+/// All targets, by the names of their corpora.
 pub const TARGETS: [(&str, Target); 7] = [
     ("body", body),
     ("config", config),
@@ -51,8 +51,8 @@ pub const TARGETS: [(&str, Target); 7] = [
 
 const NOW: u64 = 1_795_224_676 * SECOND;
 
-/// A request body, whose first byte chooses the API: read as `serde_json` reads it, with the same prompt
-/// however it is spelled and cut, and any valid one finds a pod.
+/// A request body; its first byte chooses the API. It is read as `serde_json` reads it, its prompt does not
+/// depend on spelling or chunks, and every valid body finds a pod.
 pub fn body(bytes: &[u8]) {
     let Some((&first, body)) = bytes.split_first() else { return };
     let api =
@@ -65,7 +65,7 @@ pub fn body(bytes: &[u8]) {
         Ok(request) => request,
         Err(error) => {
             match (&error, naive) {
-                // What the twin refuses may be refused for another reason.
+                // Both refuse it, perhaps for different reasons.
                 (_, Err(_)) => {}
                 (BodyError::NotAnObject, Ok(value)) => assert!(!value.is_object()),
                 (BodyError::Model, Ok(value)) => assert!(value["model"].as_str().is_none_or(str::is_empty)),
@@ -79,7 +79,8 @@ pub fn body(bytes: &[u8]) {
         }
     };
     assert_eq!(parse(api, body).as_ref(), Ok(&request));
-    // The twin also refuses numbers beyond f64, which are for the pod to judge, and nests one level less.
+    // The twin also refuses numbers beyond f64, which only the pod judges, and allows one level of nesting
+    // less.
     match &naive {
         Ok(value) => assert_eq!(decoded(&request.model), value["model"]),
         Err(error) => {
@@ -94,7 +95,7 @@ pub fn body(bytes: &[u8]) {
     let mut whole = Vec::new();
     canonical(&request.prompt, |piece| whole.extend_from_slice(piece));
     if let (Ok(value), Prompt::Texts(_) | Prompt::Tokens(_)) = (&naive, &request.prompt) {
-        // Written anew, with other escapes and other space: the same prompt.
+        // The same JSON with other escapes and white space has the same prompt.
         let again = serde_json::to_vec_pretty(value).unwrap();
         let again = parse(api, &again).unwrap();
         let mut bytes = Vec::new();
@@ -115,7 +116,7 @@ pub fn body(bytes: &[u8]) {
         (by_bytes.hashes(), by_bytes.bytes(), by_bytes.head())
     );
     assert_eq!(chain.hashes().len(), blocks_in(whole.len() as u64));
-    // The start of a prompt has the start of its chain.
+    // A prefix of a prompt has a prefix of its chain.
     let half = chain_of(&request, &mut |chain| chain.push(&whole[..whole.len() / 2]));
     assert!(chain.hashes().starts_with(half.hashes()));
 
@@ -125,7 +126,7 @@ pub fn body(bytes: &[u8]) {
     let mut router = Router::new(&config, 7);
     router.refresh(&shared).unwrap();
     for _ in 0..2 {
-        // The second time the body is known.
+        // The second time the body is in the parse cache.
         let reading = router.read(api, body).unwrap();
         let mut decision = router.decide(RouteBy::Prompt(&reading), &mut shared, NOW).unwrap();
         assert_eq!(decision.bytes, whole.len() as u64);
@@ -139,14 +140,14 @@ pub fn body(bytes: &[u8]) {
     assert_eq!((ledger.totals().in_flight, ledger.totals().waiting, ledger.totals().work), (0, 0, 0));
 }
 
-/// Whether there is a key with which `serde_json` marks a `RawValue` of its own: it takes any object that has
-/// it for one.
+/// Whether there is the key with which `serde_json` marks its `RawValue`. It mistakes every object with that
+/// key for one.
 fn is_special_to_the_twin(body: &[u8]) -> bool {
     let key = b"$serde_json::private::RawValue";
     body.windows(key.len()).any(|bytes| bytes == key)
 }
 
-/// Text in its canonical spelling, decoded.
+/// Decodes text in canonical spelling.
 fn decoded(text: &[u8]) -> Value {
     let json = [b"\"", text, b"\""].concat();
     serde_json::from_slice(&json).unwrap()
@@ -160,12 +161,12 @@ fn chain_of(request: &Request<'_>, push: &mut dyn FnMut(&mut Chain)) -> Chain {
     chain
 }
 
-/// Pieces between zeros, the rounds of a conversation behind a system prompt that is long enough to be
-/// remembered: whatever came before, each body is read as if it were the first.
+/// The rounds of a conversation, separated by zeros, after a system prompt that is long enough for the parse
+/// cache. Whatever came before, each body is read as if it were the first.
 pub fn conversation(bytes: &[u8]) {
     let Some((&[first, filler], pieces)) = bytes.split_first_chunk::<2>() else { return };
     let api = [Api::Chat, Api::Messages, Api::Embeddings][usize::from(first) % 3];
-    // It ends anywhere in what the scanner looks at at once.
+    // It ends at any place in a block of the scanner.
     let system = "s".repeat(4096 + usize::from(filler));
     let mut history =
         format!(r#"{{"model":"m","messages":[{{"role":"system","content":"{system}"}}"#).into_bytes();
@@ -181,7 +182,7 @@ pub fn conversation(bytes: &[u8]) {
     }
 }
 
-/// What a router gets of a body, the messages aside: they are in the chain.
+/// The fields of a body that a router uses, except the messages, which are in the chain.
 fn seen(parse_cache: &mut ParseCache, reading: &ParsedRequest<'_>) -> impl PartialEq + Debug + use<> {
     let (mut chain, request) = (Chain::default(), &reading.request);
     parse_cache.chain(reading, &mut chain, Chain::push);
@@ -193,7 +194,7 @@ fn seen(parse_cache: &mut ParseCache, reading: &ParsedRequest<'_>) -> impl Parti
     )
 }
 
-/// Any JSON: the scanner takes what `serde_json` takes, and hands it out as it is written.
+/// Any JSON. The scanner accepts what `serde_json` accepts, and returns text as it is written.
 pub fn json(bytes: &[u8]) {
     let mut scanner = Scanner::new(bytes);
     let ours = scanner.skip().and_then(|value| scanner.end().map(|()| value));
@@ -208,8 +209,7 @@ pub fn json(bytes: &[u8]) {
             }
         }
         (Ok(ours), Err(error)) => panic!("{error} in {}", ours.escape_ascii()),
-        // The twin passes over what it does not decode: only a decoding says that an escape names no
-        // character.
+        // The twin skips text without decoding it, and only decoding finds an escape that names no character.
         (Err(error), Ok(naive)) => {
             let deep = depth(naive.get().as_bytes()) > MAX_DEPTH as usize;
             match error {
@@ -224,7 +224,7 @@ pub fn json(bytes: &[u8]) {
     }
 }
 
-/// How deep brackets nest in valid JSON.
+/// Depth of nesting of valid JSON.
 fn depth(json: &[u8]) -> usize {
     let (mut depth, mut most, mut text, mut escape) = (0_usize, 0, false, false);
     for byte in json {
@@ -243,7 +243,7 @@ fn depth(json: &[u8]) -> usize {
     most
 }
 
-/// A pod's metrics page: whatever it says, the table of the pool stays readable, and requests find a pod.
+/// A pod's metrics page. With any page, the pod table stays readable and requests find a pod.
 pub fn metrics(page: &[u8]) {
     exposition::samples(
         page,
@@ -283,8 +283,8 @@ pub fn metrics(page: &[u8]) {
     }
 }
 
-/// Values in shared data, the first byte chooses which: another version of Warmpath may have written them, or
-/// nobody.
+/// A value in shared data; the first byte chooses which. It may be of another version of Warmpath, or
+/// garbage.
 pub fn shared(bytes: &[u8]) {
     let Some((&which, bytes)) = bytes.split_first() else { return };
     let config = config_of(3);
@@ -336,13 +336,13 @@ pub fn shared(bytes: &[u8]) {
     }
     let mine = lease::take(&keys.lease, 1, &mut map, NOW);
     assert!(!mine || !lease::take(&keys.lease, 2, &mut map, NOW), "two hold the lease");
-    // Whatever stands there: afterwards a list holds that is at least as new as the one announced.
+    // With any value, the list that holds afterwards is at least as new as the announced one.
     let list = PodList { revision: u64::from(which), pods: vec!["10.0.0.1:1".to_owned()] };
     let said = announce(&keys.pods, &list, &mut map);
     let (holding, _) = announced(&keys.pods, &map).unwrap();
     assert!(if said.is_ok() { holding == list } else { holding.revision > list.revision });
 
-    // Both roles go on, whatever they find.
+    // Both roles continue with any value.
     let mut router = Router::new(&config, 7);
     let readable = router.refresh(&map);
     router.follow(&map, 4);
@@ -366,11 +366,12 @@ pub fn shared(bytes: &[u8]) {
     }
     collector.in_flight(&map);
     collector.publish(&mut map, NOW + 5 * SECOND);
-    // What the collector has written is a table again.
+    // The collector has replaced it with a readable table.
     assert!(router.refresh(&map).is_ok());
 }
 
-/// A pod's answer, whose first byte says where it is cut: what is found must not depend on it.
+/// A pod's answer; its first byte says where it is cut into chunks. The usage that is found does not depend
+/// on it.
 pub fn usage(bytes: &[u8]) {
     let Some((&cut, answer)) = bytes.split_first() else { return };
     let mut whole = UsageScanner::default();
@@ -378,7 +379,7 @@ pub fn usage(bytes: &[u8]) {
     let mut steady = UsageScanner::default();
     answer.chunks(1 + usize::from(cut)).for_each(|chunk| steady.feed(chunk));
     assert_eq!(steady.usage(), whole.usage());
-    // Pieces of changing size, empty ones among them.
+    // Chunks of changing size, some of them empty.
     let (mut uneven, mut rest, mut size) = (UsageScanner::default(), answer, usize::from(cut));
     while !rest.is_empty() {
         let (chunk, tail) = rest.split_at(rest.len().min(size));
@@ -389,7 +390,7 @@ pub fn usage(bytes: &[u8]) {
     assert_eq!(uneven.usage(), whole.usage());
 }
 
-/// A plugin configuration: what is taken is within its limits.
+/// A plugin configuration. Every accepted value is within its range.
 pub fn config(bytes: &[u8]) {
     let config = match Config::parse(bytes) {
         Ok(config) => config,
@@ -401,7 +402,7 @@ pub fn config(bytes: &[u8]) {
     };
     assert_eq!(Config::parse(bytes).as_ref(), Ok(&config));
     assert!((1..=64).contains(&config.pool.len()));
-    // A statistic's name is made of it.
+    // It becomes a part of metric names.
     assert!(config.pool.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)));
     for pod in config.pods.iter().flatten() {
         let address: std::net::SocketAddr = pod.parse().unwrap();
@@ -418,14 +419,14 @@ pub fn config(bytes: &[u8]) {
     assert_eq!(router.table().live().count(), config.pods.map_or(0, |pods| pods.len()));
 }
 
-/// A configuration of so many pods.
+/// A configuration with so many pods.
 fn config_of(pods: Slot) -> Config {
     let pods: Vec<String> = (0..pods).map(|n| format!("\"10.0.0.{n}:8000\"")).collect();
     let json = format!("{{\"pods\":[{}],\"index\":{{\"log_segments\":2,\"max_mib\":1}}}}", pods.join(","));
     Config::parse(json.as_bytes()).unwrap()
 }
 
-/// Publishes the pods of a configuration, not scraped yet.
+/// Publishes the pods of a configuration, before any scrape.
 fn publish(config: &Config, shared: &mut Map) {
     Collector::new(config, shared, 1, NOW).publish(shared, NOW);
 }
