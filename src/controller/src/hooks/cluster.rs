@@ -3,7 +3,8 @@
 use super::HookError;
 use super::memory::Memory;
 use super::messages::ClusterRequest;
-use crate::plan::{ClusterName, World};
+use crate::plan::wiring::Hook;
+use crate::plan::{ClusterName, PoolKey, World};
 use crate::xds;
 use crate::xds::listener::Module;
 
@@ -19,13 +20,14 @@ pub fn answer(
     let Some(bound) = memory.bound(&cluster.of_rule()) else {
         return Err(HookError::Unknown(format!("cluster {name}")));
     };
-    let pools = match cluster.backend {
+    let pools: Vec<&PoolKey> = match cluster.backend {
         Some(backend) => bound.binding.pool(backend).into_iter().collect(),
         None => bound.binding.pools(),
     };
     if pools.is_empty() {
         return Ok(request.cluster.clone());
     }
+    memory.asked_about(Hook::Cluster, pools.iter().copied());
     let h2c = pools.iter().any(|pool| world.pools.get(*pool).is_some_and(|state| state.h2c));
     Ok(xds::cluster::attach(&request.cluster, h2c, module)?)
 }

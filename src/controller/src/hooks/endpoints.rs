@@ -3,6 +3,7 @@
 use super::HookError;
 use super::memory::Memory;
 use super::messages::EndpointsRequest;
+use crate::plan::wiring::Hook;
 use crate::plan::{ClusterName, PoolKey, World};
 use crate::xds;
 use crate::xds::endpoints::Fill;
@@ -40,6 +41,7 @@ pub fn answer(request: &EndpointsRequest, world: &World, memory: &Memory) -> Res
         Some(Fill { places: &state.places, revision: bound.revisions.get(pool).copied().unwrap_or(0) })
     };
     let edited = xds::endpoints::fill(&request.assignment, fill)?;
+    memory.asked_about(Hook::Endpoints, bound.binding.pools());
     for pool in bound.binding.pools() {
         if let Some(state) = world.pools.get(pool) {
             memory.serve(pool, &state.digest);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use crate::plan::binding::Binding;
+use crate::plan::wiring::Hook;
 use crate::plan::{ClusterName, PoolKey, World};
 
 /// Bindings that are kept before those of routes that are gone are thrown away.
@@ -20,6 +21,8 @@ struct Inner {
     bound: BTreeMap<ClusterName, Bound>,
     served: BTreeMap<PoolKey, String>,
     owed: BTreeSet<PoolKey>,
+    asked: BTreeMap<PoolKey, BTreeSet<Hook>>,
+    listeners: bool,
 }
 
 /// The pools of a rule, as the last translation named them.
@@ -87,9 +90,29 @@ impl Memory {
         })
     }
 
-    /// Pools that Envoy Gateway asked about, since the start.
-    pub fn asked(&self) -> BTreeSet<PoolKey> {
-        self.with(|inner| inner.bound.values().flat_map(|bound| bound.binding.pools()).cloned().collect())
+    /// Notes that a hook was asked about these pools.
+    pub fn asked_about<'p>(&self, hook: Hook, pools: impl IntoIterator<Item = &'p PoolKey>) {
+        self.with(|inner| {
+            for pool in pools {
+                inner.asked.entry(pool.clone()).or_default().insert(hook);
+            }
+        });
+    }
+
+    /// Notes that the listeners' hook was asked; it names no pool.
+    pub fn asked_about_listeners(&self) {
+        self.with(|inner| inner.listeners = true);
+    }
+
+    /// The hooks that were asked about a pool since the start.
+    pub fn asked(&self, pool: &PoolKey) -> BTreeSet<Hook> {
+        self.with(|inner| {
+            let mut asked = inner.asked.get(pool).cloned().unwrap_or_default();
+            if inner.listeners {
+                asked.insert(Hook::Listener);
+            }
+            asked
+        })
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Inner) -> T) -> T {

@@ -7,6 +7,7 @@ use super::memory::{Bound, Memory};
 use super::messages::{ExtensionResource, RouteRequest};
 use crate::plan::binding::Binding;
 use crate::plan::facts::pool_identity;
+use crate::plan::wiring::Hook;
 use crate::plan::{ClusterName, PoolKey, World, view};
 use crate::xds;
 
@@ -56,6 +57,7 @@ pub fn answer(
     let metadata = world.route_metadata(&rule, &binding);
     let edited = xds::route::attach(&request.route, &metadata, world.max_body(&binding))?;
     let revisions = question.policies.iter().filter_map(view::identity).collect();
+    memory.asked_about(Hook::Route, &pools);
     memory.bind(rule, Bound { binding, revisions }, world);
     Ok(edited)
 }

@@ -12,7 +12,8 @@ use super::memory::Memory;
 use super::messages::{self, ClusterRequest, EndpointsRequest, ListenerRequest, RouteRequest};
 use super::{HookError, cluster, endpoints, listener, route};
 use crate::plan::World;
-use crate::telemetry::{Hook, Metrics};
+use crate::plan::wiring::Hook;
+use crate::telemetry::Metrics;
 use crate::xds;
 use crate::xds::listener::Module;
 
@@ -163,7 +164,7 @@ impl EnvoyGatewayExtension for Hooks {
         request: Request<ListenerRequest>,
     ) -> Result<Response<messages::Response>, Status> {
         let request = request.into_inner();
-        self.call(Hook::Listener, |world| listener::answer(&request, world, &self.module)).await
+        self.call(Hook::Listener, |world| listener::answer(&request, world, &self.memory, &self.module)).await
     }
 }
 

@@ -5,7 +5,7 @@ mod pod;
 mod pool;
 mod route;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use gateway::Gateway;
 pub use pod::PodFact;
@@ -32,6 +32,8 @@ pub struct Facts {
     pub models: BTreeMap<ObjectKey, Json>,
     /// InferenceObjectives.
     pub objectives: BTreeMap<ObjectKey, Json>,
+    /// Pools that a BackendTLSPolicy targets.
+    pub tls: BTreeSet<PoolKey>,
     /// Our own RoutedPools.
     pub views: BTreeMap<ObjectKey, Json>,
 }

@@ -3,13 +3,14 @@
 //! It shows people what a pool is, and it makes Envoy Gateway ask the hooks again: Envoy Gateway translates anew when the spec of
 //! a policy changes that targets a route. So whatever Envoy is told of a pool changes the spec, and nothing else does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::names::{ObjectKey, PoolGroup, PoolKey};
 use super::settings::{Settings, Strategy};
+use super::wiring::{self, Hook};
 use super::world::World;
 
 /// The group of our objects.
@@ -85,6 +86,12 @@ pub fn settings(object: &Json) -> Option<Settings> {
 /// The revision of a RoutedPool, 0 where it has none.
 pub fn revision(object: &Json) -> u64 {
     object.pointer("/spec/revision").and_then(Json::as_u64).unwrap_or(0)
+}
+
+/// The hooks that any replica was asked about the pool of a RoutedPool.
+pub fn asked(object: &Json) -> BTreeSet<Hook> {
+    let annotations = object.pointer("/metadata/annotations").and_then(Json::as_object);
+    annotations.and_then(|all| all.get(wiring::ASKED)?.as_str()).map(wiring::read).unwrap_or_default()
 }
 
 /// The spec to write: `existing` is the object that is there, `raise` asks for a new revision though nothing else changes.

@@ -39,6 +39,8 @@ pub struct PoolState {
     pub settings: Settings,
     /// What is wrong with its annotations, a sentence each.
     pub problems: Vec<String>,
+    /// Why nothing is sent to it, a sentence; `None` where it is served.
+    pub refused: Option<String>,
     /// Models and objectives that refer to it.
     pub models: PoolModels,
     /// Twelve hexadecimal digits that change with whatever Envoy is told of the pool.
@@ -48,7 +50,9 @@ pub struct PoolState {
 impl PoolState {
     fn of(key: &PoolKey, pool: &Pool, good: Settings, facts: &Facts) -> Self {
         let members = members(&key.namespace, pool, &facts.pods);
-        let places = places(&members, &pool.ports);
+        let tls = "a BackendTLSPolicy asks for TLS to this pool, which Envoy Gateway does not give to InferencePools; nothing is sent to it in plain text";
+        let refused = facts.tls.contains(key).then(|| tls.to_owned());
+        let places = if refused.is_some() { Vec::new() } else { places(&members, &pool.ports) };
         let (settings, problems) = Settings::read(&pool.annotations, good);
         let mut state = PoolState {
             generation: pool.generation,
@@ -57,6 +61,7 @@ impl PoolState {
             places,
             settings,
             problems,
+            refused,
             models: models::of_pool(key, &facts.models, &facts.objectives),
             digest: String::new(),
         };

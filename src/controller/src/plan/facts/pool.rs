@@ -12,6 +12,8 @@ use crate::plan::names::{PoolGroup, PoolKey};
 pub struct Pool {
     /// `metadata.generation`, which rises with each change of the spec.
     pub generation: i64,
+    /// `metadata.resourceVersion`.
+    pub version: String,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
     /// The labels that a pod must have. An empty selector selects no pod.
@@ -46,11 +48,12 @@ struct Raw {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct RawMeta {
     name: String,
     namespace: String,
     generation: i64,
+    resource_version: String,
     annotations: BTreeMap<String, String>,
 }
 
@@ -98,6 +101,7 @@ impl Pool {
         let picker = spec.endpoint_picker_ref.or(spec.extension_ref);
         Ok(Pool {
             generation: raw.metadata.generation,
+            version: raw.metadata.resource_version,
             annotations: raw.metadata.annotations,
             selector,
             ports,

@@ -1,0 +1,60 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// What Kubernetes says of inference pools becomes what Envoy Gateway is told: a controller for InferencePools, and Envoy
+/// Gateway's extension server.
+#[derive(Debug, Parser)]
+#[command(name = "warmpath-controller", version)]
+pub struct Options {
+    /// The module that is put into Envoy's listeners, a .wasm file
+    #[arg(long, value_name = "FILE")]
+    pub module: PathBuf,
+
+    /// The module's plugin configuration, a JSON file; without it, one that finds pods by Envoy's admin page
+    #[arg(long, value_name = "FILE")]
+    pub plugin_config: Option<PathBuf>,
+
+    /// Put the module's role that reads answers into the clusters of pools too
+    #[arg(long)]
+    pub answer_filter: bool,
+
+    /// Where Envoy Gateway asks the hooks
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:9443")]
+    pub listen: SocketAddr,
+
+    /// The certificate that the hooks are served with, a PEM file; without it they are served without TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its private key, a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Only clients with a certificate of this authority may ask the hooks, a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub client_ca: Option<PathBuf>,
+
+    /// Where metrics and probes are served: /metrics, /livez, /readyz
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:8080")]
+    pub pages: SocketAddr,
+
+    /// The namespace of the lease that says which replica writes
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "warmpath-system")]
+    pub namespace: String,
+
+    /// The name of this replica; each has its own
+    #[arg(long, value_name = "NAME", env = "HOSTNAME")]
+    pub replica: String,
+
+    /// The controllerName of Envoy Gateway's GatewayClasses
+    #[arg(long, value_name = "NAME", default_value = "gateway.envoyproxy.io/gatewayclass-controller")]
+    pub gateway_controller: String,
+
+    /// Write the log as JSON
+    #[arg(long)]
+    pub log_json: bool,
+}

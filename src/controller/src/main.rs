@@ -1,0 +1,18 @@
+//! `warmpath-controller`: see `--help`.
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+use warmpath_controller::{cli, run};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let options = cli::Options::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if options.log_json {
+        log.json().init()
+    } else {
+        log.init()
+    }
+    run::run(options).await
+}

@@ -1,0 +1,253 @@
+//! All that is to be written: the difference between what shall be and what is there. Nothing to do is an empty list.
+
+use serde_json::{Value as Json, json};
+
+use super::condition::{Condition, merge};
+use super::facts::Facts;
+use super::models::{self, Verdict};
+use super::names::{ObjectKey, PoolKey};
+use super::status::{Wiring, pool_status};
+use super::view;
+use super::world::World;
+
+/// One write to the API server. `version` is the `resourceVersion` that it follows from: where the object has changed since,
+/// the write is refused, and what follows from the change is written instead.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// A RoutedPool that is not there.
+    CreateView {
+        /// Its name.
+        key: ObjectKey,
+        /// Its spec.
+        spec: Json,
+    },
+    /// A RoutedPool with another spec.
+    UpdateView {
+        /// Its name.
+        key: ObjectKey,
+        /// Its spec.
+        spec: Json,
+        /// What it follows from.
+        version: String,
+    },
+    /// A RoutedPool about whose pool a hook was asked for the first time.
+    AnnotateView {
+        /// Its name.
+        key: ObjectKey,
+        /// The hooks, as the annotation has them.
+        asked: String,
+        /// What it follows from.
+        version: String,
+    },
+    /// A RoutedPool whose pool or routes are gone.
+    DeleteView {
+        /// Its name.
+        key: ObjectKey,
+    },
+    /// The status of an InferencePool.
+    PoolStatus {
+        /// The pool.
+        pool: PoolKey,
+        /// The fields of the status that change.
+        status: Json,
+        /// What it follows from.
+        version: String,
+    },
+    /// The status of an InferenceModel or InferenceObjective.
+    ModelStatus {
+        /// Which of the two.
+        kind: ModelKind,
+        /// Its name.
+        key: ObjectKey,
+        /// The status.
+        status: Json,
+        /// What it follows from.
+        version: String,
+    },
+}
+
+/// A kind whose objects refer to a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelKind {
+    /// InferenceModel.
+    Model,
+    /// InferenceObjective.
+    Objective,
+}
+
+/// What `writes` is told beside the facts.
+pub struct Circumstances<'a> {
+    /// The controller name of Envoy Gateway's classes.
+    pub envoy_gateway: &'a str,
+    /// What is known of the wiring, for each pool.
+    pub wiring: &'a dyn Fn(&PoolKey) -> Wiring,
+    /// RFC 3339, UTC.
+    pub now: &'a str,
+}
+
+/// All that is to be written.
+pub fn writes(facts: &Facts, world: &World, circumstances: &Circumstances<'_>) -> Vec<Write> {
+    let mut writes = views(facts, world);
+    for (key, pool) in &facts.pools {
+        let (Ok(pool), Some(state)) = (pool, world.pools.get(key)) else { continue };
+        let Circumstances { envoy_gateway, wiring, now } = circumstances;
+        if let Some(status) = pool_status(key, pool, state, facts, envoy_gateway, &wiring(key), now) {
+            writes.push(Write::PoolStatus { pool: key.clone(), status, version: pool.version.clone() });
+        }
+    }
+    let exists = |pool: &PoolKey| facts.pools.contains_key(pool);
+    let of_models = models::verdicts(&facts.models, exists);
+    let of_objectives = models::objective_verdicts(&facts.objectives, exists);
+    for (kind, objects, verdicts) in [
+        (ModelKind::Model, &facts.models, of_models),
+        (ModelKind::Objective, &facts.objectives, of_objectives),
+    ] {
+        for (key, verdict) in verdicts {
+            writes.extend(
+                objects
+                    .get(&key)
+                    .and_then(|object| model_status(kind, key, object, verdict, circumstances.now)),
+            );
+        }
+    }
+    writes
+}
+
+fn views(facts: &Facts, world: &World) -> Vec<Write> {
+    let desired = view::desired(world);
+    let mut writes = Vec::new();
+    for (key, spec) in &desired {
+        let existing = facts.views.get(key);
+        let Some(spec) = view::write(existing, spec, false) else { continue };
+        writes.push(match existing {
+            None => Write::CreateView { key: key.clone(), spec },
+            Some(object) => Write::UpdateView { key: key.clone(), spec, version: version(object) },
+        });
+    }
+    for (key, object) in &facts.views {
+        // A pool that cannot be read for a moment is still there, and so is its object.
+        let unreadable =
+            view::identity(object).is_some_and(|(pool, _)| matches!(facts.pools.get(&pool), Some(Err(_))));
+        if !desired.contains_key(key) && !unreadable {
+            writes.push(Write::DeleteView { key: key.clone() });
+        }
+    }
+    writes
+}
+
+fn model_status(
+    kind: ModelKind,
+    key: ObjectKey,
+    object: &Json,
+    verdict: Verdict,
+    now: &str,
+) -> Option<Write> {
+    let generation = object.pointer("/metadata/generation").and_then(Json::as_i64).unwrap_or(0);
+    let existing = object.pointer("/status/conditions").unwrap_or(&Json::Null);
+    let wanted = Condition {
+        kind: "Accepted",
+        status: verdict.accepted,
+        reason: verdict.reason,
+        message: verdict.message,
+    };
+    let merged = Json::Array(merge(existing, &[wanted], generation, now));
+    (merged != *existing).then(|| Write::ModelStatus {
+        kind,
+        key,
+        status: json!({"conditions": merged}),
+        version: version(object),
+    })
+}
+
+/// The `resourceVersion` of an object.
+pub fn version(object: &Json) -> String {
+    object.pointer("/metadata/resourceVersion").and_then(Json::as_str).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::facts::Pool;
+    use crate::plan::testing;
+
+    fn all(facts: &Facts) -> Vec<Write> {
+        let world = World::of(facts, &World::default(), |_| None);
+        let wiring = |_: &PoolKey| Some(Ok(()));
+        writes(
+            facts,
+            &world,
+            &Circumstances { envoy_gateway: testing::CONTROLLER, wiring: &wiring, now: "t" },
+        )
+    }
+
+    /// The facts after the writes are done.
+    fn apply(facts: &mut Facts, writes: Vec<Write>) {
+        for write in writes {
+            match write {
+                Write::CreateView { key, spec } | Write::UpdateView { key, spec, .. } => {
+                    facts.views.insert(
+                        key,
+                        json!({"kind": view::KIND, "metadata": {"resourceVersion": "5"}, "spec": spec}),
+                    );
+                }
+                Write::AnnotateView { .. } => panic!("the plan does not annotate"),
+                Write::DeleteView { key } => {
+                    facts.views.remove(&key);
+                }
+                Write::PoolStatus { pool, status, .. } => {
+                    if let Some(Ok(pool)) = facts.pools.get_mut(&pool) {
+                        pool.status = status;
+                    }
+                }
+                Write::ModelStatus { kind, key, status, .. } => {
+                    let objects =
+                        if kind == ModelKind::Model { &mut facts.models } else { &mut facts.objectives };
+                    objects.get_mut(&key).unwrap()["status"] = status;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn after_one_round_nothing_is_left_to_write() {
+        let mut facts = testing::facts();
+        let model = json!({"metadata": {"generation": 1}, "spec": {"modelName": "m",
+            "poolRef": {"name": "pool", "group": "inference.networking.k8s.io"}}});
+        facts.models.insert(ObjectKey::new("default", "m"), model);
+        let objective = json!({"spec": {"priority": 1, "poolRef": {"name": "gone"}}});
+        facts.objectives.insert(ObjectKey::new("default", "o"), objective);
+        let first = all(&facts);
+        assert_eq!(first.len(), 4);
+        apply(&mut facts, first);
+        assert_eq!(all(&facts), []);
+        // What alters no endpoint writes nothing.
+        facts.pods.values_mut().for_each(|pod| {
+            pod.labels.insert("note".into(), "x".into());
+        });
+        assert_eq!(all(&facts), []);
+        // One pod that turns not ready is one write.
+        facts.pods.values_mut().next().unwrap().ready = false;
+        let after = all(&facts);
+        assert!(
+            matches!(after.as_slice(), [Write::UpdateView { version, .. }] if version == "5"),
+            "{after:?}"
+        );
+    }
+
+    #[test]
+    fn an_object_goes_with_its_route_but_not_with_a_pool_that_cannot_be_read() {
+        let mut facts = testing::facts();
+        let first = all(&facts);
+        apply(&mut facts, first);
+        let unreadable = Pool::parse(&json!({"spec": {}}));
+        let good = facts.pools.insert(testing::pool("pool"), unreadable).unwrap();
+        assert_eq!(all(&facts), []);
+        facts.pools.insert(testing::pool("pool"), good);
+        facts.routes.clear();
+        let after = all(&facts);
+        assert!(
+            matches!(after.as_slice(), [Write::DeleteView { .. }, Write::PoolStatus { .. }]),
+            "{after:?}"
+        );
+    }
+}
