@@ -17,9 +17,7 @@ pub fn answer(
 ) -> Result<Vec<u8>, HookError> {
     let name = xds::cluster::name(&request.cluster)?;
     let Some(cluster) = ClusterName::parse(&name) else { return Ok(request.cluster.clone()) };
-    let Some(bound) = memory.bound(&cluster.of_rule()) else {
-        return Err(HookError::Unknown(format!("cluster {name}")));
-    };
+    let Some(bound) = memory.bound(&cluster.of_rule(), world) else { return Ok(request.cluster.clone()) };
     let pools: Vec<&PoolKey> = match cluster.backend {
         Some(backend) => bound.binding.pool(backend).into_iter().collect(),
         None => bound.binding.pools(),

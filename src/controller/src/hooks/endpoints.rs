@@ -12,16 +12,7 @@ use crate::xds::endpoints::Fill;
 pub fn answer(request: &EndpointsRequest, world: &World, memory: &Memory) -> Result<Vec<u8>, HookError> {
     let name = xds::endpoints::cluster_name(&request.assignment)?;
     let Some(cluster) = ClusterName::parse(&name) else { return Ok(request.assignment.clone()) };
-    let Some(bound) = memory.bound(&cluster.of_rule()) else {
-        // Its route was not asked about since this process started. Where it has pools, an answer would be a guess.
-        let has_pools =
-            world.rule(&cluster).is_some_and(|rule| rule.backends.iter().any(|b| b.pool.is_some()));
-        return if has_pools {
-            Err(HookError::Unknown(format!("cluster {name}")))
-        } else {
-            Ok(request.assignment.clone())
-        };
-    };
+    let Some(bound) = memory.bound(&cluster.of_rule(), world) else { return Ok(request.assignment.clone()) };
     // A locality that Envoy Gateway filled is a Service's.
     let filled = xds::endpoints::regions(&request.assignment)?;
     let pool_of = |region: &str| -> Option<&PoolKey> {

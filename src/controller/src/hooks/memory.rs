@@ -45,9 +45,13 @@ impl Memory {
         });
     }
 
-    /// The pools of a rule.
-    pub fn bound(&self, rule: &ClusterName) -> Option<Bound> {
-        self.with(|inner| inner.bound.get(rule).cloned())
+    /// The pools of a rule: as the last translation named them, else by our copy of the route. `None` where it has none.
+    pub fn bound(&self, rule: &ClusterName, world: &World) -> Option<Bound> {
+        let named = self.with(|inner| inner.bound.get(rule).cloned());
+        named.or_else(|| {
+            let binding = Binding::by_copy(world.rule(rule)?)?;
+            Some(Bound { binding, revisions: BTreeMap::new() })
+        })
     }
 
     /// Notes what Envoy Gateway got of a pool: the digest of its state.
@@ -66,11 +70,9 @@ impl Memory {
     /// The same for the pools of a cluster.
     pub fn owe_cluster(&self, name: &str, world: &World) {
         let Some(cluster) = ClusterName::parse(name) else { return };
-        let bound = self.bound(&cluster.of_rule());
-        let named = bound.iter().flat_map(|bound| bound.binding.pools()).cloned();
-        let ours =
-            world.rule(&cluster).into_iter().flat_map(|rule| &rule.backends).filter_map(|b| b.pool.clone());
-        self.owe(named.chain(ours));
+        self.owe(
+            self.bound(&cluster.of_rule(), world).iter().flat_map(|bound| bound.binding.pools()).cloned(),
+        );
     }
 
     /// The pools of which Envoy Gateway has something else than the world says, each named once: a revision has to be raised.

@@ -13,7 +13,7 @@ use crate::xds;
 
 /// What a route's question says, read once.
 pub struct Question {
-    clusters: Vec<ClusterName>,
+    route: xds::route::Identity,
     /// The pools, in the order of the rule, with their generations.
     pub pools: Vec<(PoolKey, i64)>,
     policies: Vec<Json>,
@@ -28,9 +28,8 @@ pub fn read(request: &RouteRequest) -> Result<Question, HookError> {
             .filter_map(|r| serde_json::from_slice(&r.unstructured_bytes).ok())
             .collect::<Vec<Json>>()
     };
-    let names = xds::route::clusters(&request.route)?;
     Ok(Question {
-        clusters: names.iter().filter_map(|name| ClusterName::parse(name)).collect(),
+        route: xds::route::identity(&request.route)?,
         pools: objects(&context.extension_resources).iter().filter_map(pool_identity).collect(),
         policies: objects(&context.extension_policies),
     })
@@ -43,19 +42,23 @@ pub fn answer(
     world: &World,
     memory: &Memory,
 ) -> Result<Vec<u8>, HookError> {
-    let Some(first) = question.clusters.first() else { return Ok(request.route.clone()) };
-    if question.pools.is_empty() {
+    let route = &question.route;
+    let Some(rule) = ClusterName::of_route(&route.name).filter(|_| route.sends && !question.pools.is_empty())
+    else {
         return Ok(request.route.clone());
-    }
+    };
     if let Some((pool, _)) = question.pools.iter().find(|(pool, generation)| !world.knows(pool, *generation))
     {
         return Err(HookError::Unknown(format!("InferencePool {pool}")));
     }
-    let rule = first.of_rule();
     let pools: Vec<PoolKey> = question.pools.iter().map(|(pool, _)| pool.clone()).collect();
-    let binding = Binding::of(&pools, first.backend.is_some(), world.rule(&rule))?;
-    let metadata = world.route_metadata(&rule, &binding);
-    let edited = xds::route::attach(&request.route, &metadata, world.max_body(&binding))?;
+    let binding = Binding::of(&pools, route.weighted, world.rule(&rule))?;
+    let attachment = xds::route::Attachment {
+        metadata: &world.route_metadata(&rule, &binding),
+        max_body: world.max_body(&binding),
+        clusters: &world.weighted_clusters(&rule, &binding),
+    };
+    let edited = xds::route::attach(&request.route, attachment)?;
     let revisions = question.policies.iter().filter_map(view::identity).collect();
     memory.asked_about(Hook::Route, &pools);
     memory.bind(rule, Bound { binding, revisions }, world);

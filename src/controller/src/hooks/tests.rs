@@ -47,7 +47,10 @@ fn route_request(pool: &Json, policies: &[Json]) -> RouteRequest {
     let mut action = Message::new();
     action.set_bytes(1, CLUSTER.as_bytes());
     let mut route = Message::new();
-    route.set_bytes(2, action.encode()).set_bytes(14, &b"name"[..]).set_varint(9999, 4);
+    route
+        .set_bytes(2, action.encode())
+        .set_bytes(14, format!("{CLUSTER}/match/0/*").into_bytes())
+        .set_varint(9999, 4);
     let resource = |object: &Json| ExtensionResource { unstructured_bytes: object.to_string().into_bytes() };
     RouteRequest {
         route: route.encode(),
@@ -121,14 +124,24 @@ async fn an_unknown_pool_is_an_error_and_no_empty_list() {
     let mut lab = lab(Arc::new(World::default())).await;
     let status = lab.client.route(route_request(&pool_object(1), &[])).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
-    // A cluster that has pools, whose route was not asked about: also after a restart in the middle of a translation.
-    lab.world.send_replace(world_of(&testing::facts()));
+    // Our copy of the route has the pool, which is gone.
+    let mut facts = testing::facts();
+    facts.pools.clear();
+    lab.world.send_replace(world_of(&facts));
     let status = lab.client.endpoints(endpoints_request(CLUSTER)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     // Envoy Gateway does not ask again by itself, so the pool's revision has to be raised, once.
+    lab.world.send_replace(world_of(&testing::facts()));
     let world = lab.world.borrow().clone();
     assert_eq!(lab.memory.behind(&world).len(), 1);
     assert_eq!(lab.memory.behind(&world).len(), 0);
+}
+
+#[tokio::test]
+async fn a_translation_whose_route_another_replica_was_asked_about_goes_on_here() {
+    let mut lab = lab(world_of(&testing::facts())).await;
+    let endpoints = lab.client.endpoints(endpoints_request(CLUSTER)).await.unwrap().into_inner().resource;
+    assert_eq!(count(&endpoints), 2);
 }
 
 #[tokio::test]

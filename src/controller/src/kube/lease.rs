@@ -12,10 +12,10 @@ use tokio::sync::watch;
 /// The name of the Lease.
 pub const NAME: &str = "warmpath-controller";
 /// A leader that has not renewed for so long is none.
-const DURATION: Duration = Duration::from_secs(15);
-const RENEW: Duration = Duration::from_secs(4);
+const DURATION: Duration = Duration::from_secs(6);
+const RENEW: Duration = Duration::from_secs(2);
 /// A request that takes longer has failed.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What to do about the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

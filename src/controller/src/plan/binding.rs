@@ -48,6 +48,13 @@ impl Binding {
         if named.peek().is_some() { Err(Disagreement) } else { Ok(Binding::ByBackend(bound)) }
     }
 
+    /// Binds by our copy of the rule alone: for a question about a cluster whose route was not asked about before, as when
+    /// another replica was asked about it. `None` where the rule has no pool.
+    pub fn by_copy(rule: &Rule) -> Option<Binding> {
+        let bound: Vec<_> = rule.backends.iter().map(|b| b.pool.clone().filter(|_| b.weight > 0)).collect();
+        bound.iter().any(Option::is_some).then_some(Binding::ByBackend(bound))
+    }
+
     /// The pool of a backend.
     pub fn pool(&self, backend: usize) -> Option<&PoolKey> {
         match self {

@@ -108,6 +108,12 @@ impl ClusterName {
         parts.next().is_none().then_some(ClusterName { route, rule, backend })
     }
 
+    /// The cluster of the rule that a route is made of, by the route's name: `httproute/NAMESPACE/NAME/rule/I/match/...`.
+    pub fn of_route(name: &str) -> Option<Self> {
+        let mut ends = name.match_indices('/').map(|(at, _)| at);
+        ClusterName::parse(ends.nth(4).and_then(|end| name.get(..end)).unwrap_or(name))
+    }
+
     /// The name of the rule's own cluster.
     pub fn of_rule(&self) -> ClusterName {
         ClusterName { backend: None, ..self.clone() }
@@ -135,6 +141,14 @@ mod tests {
             let cluster = ClusterName { route: ObjectKey::new(namespace, name), rule, backend };
             prop_assert_eq!(ClusterName::parse(&cluster.to_string()), Some(cluster));
         }
+    }
+
+    #[test]
+    fn a_route_says_its_rule() {
+        let of = |name: &str| ClusterName::of_route(name).map(|cluster| cluster.to_string());
+        assert_eq!(of("httproute/a/b/rule/3/match/0/*").as_deref(), Some("httproute/a/b/rule/3"));
+        assert_eq!(of("httproute/a/b/rule/3").as_deref(), Some("httproute/a/b/rule/3"));
+        assert_eq!(of("grpcroute/a/b/rule/3/match/0"), None);
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub fn desired(world: &World) -> BTreeMap<ObjectKey, Json> {
         }
     }
     let spec = |((namespace, pool), names): ((&str, &PoolKey), Vec<&str>)| {
-        let state = world.pools.get(pool)?;
+        // The object of a pool that cannot be read stays as it is.
+        let state = world.pools.get(pool).filter(|state| state.generation != i64::MAX)?;
         let target =
             |name: &str| json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": name});
         let spec = json!({

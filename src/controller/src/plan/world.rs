@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::binding::Binding;
-use super::facts::{Facts, Pool, Route};
+use super::facts::{Backend, Facts, Pool, Route};
 use super::members::{Member, members, places};
 use super::models::{self, PoolModels};
 use super::names::{ClusterName, ObjectKey, PoolKey};
@@ -16,7 +16,7 @@ use crate::xds::endpoints::Place;
 /// What follows from the facts. Made anew whenever they change; never changed.
 #[derive(Clone, Debug, Default)]
 pub struct World {
-    /// The pools that can be read.
+    /// The pools.
     pub pools: BTreeMap<PoolKey, PoolState>,
     /// The routes, as they are.
     pub routes: BTreeMap<ObjectKey, Route>,
@@ -69,6 +69,21 @@ impl PoolState {
         state
     }
 
+    /// A pool that cannot be read: nothing is sent to it, and the others are served.
+    fn unreadable(error: &str, settings: Settings) -> Self {
+        PoolState {
+            generation: i64::MAX,
+            h2c: false,
+            members: Vec::new(),
+            places: Vec::new(),
+            settings,
+            problems: Vec::new(),
+            refused: Some(format!("the InferencePool cannot be read: {error}")),
+            models: PoolModels::default(),
+            digest: "unreadable".into(),
+        }
+    }
+
     /// The number of its pods that are ready.
     pub fn ready(&self) -> usize {
         self.members.iter().filter(|member| member.ready).count()
@@ -96,10 +111,14 @@ impl World {
         let state = |(key, pool): (&PoolKey, &Result<Pool, String>)| {
             let known = before.pools.get(key).map(|state| state.settings);
             let good = known.or_else(|| good(key)).unwrap_or_default();
-            Some((key.clone(), PoolState::of(key, pool.as_ref().ok()?, good, facts)))
+            let state = match pool {
+                Ok(pool) => PoolState::of(key, pool, good, facts),
+                Err(error) => PoolState::unreadable(error, good),
+            };
+            (key.clone(), state)
         };
         World {
-            pools: facts.pools.iter().filter_map(state).collect(),
+            pools: facts.pools.iter().map(state).collect(),
             routes: facts.routes.clone(),
             ports: routed_ports(facts),
         }
@@ -150,6 +169,17 @@ impl World {
         };
         object.insert("pools".into(), Json::Array(pools));
         object
+    }
+
+    /// The clusters of the rule's pools, where each backend has one, with their weights.
+    pub fn weighted_clusters(&self, cluster: &ClusterName, binding: &Binding) -> Vec<(String, u32)> {
+        let backends = self.rule(cluster).map(|rule| rule.backends.as_slice()).unwrap_or_default();
+        let weighted = |(index, backend): (usize, &Backend)| {
+            binding.pool(index)?;
+            let name = ClusterName { backend: Some(index), ..cluster.clone() };
+            (backend.pool.is_some() && backend.weight > 0).then(|| (name.to_string(), backend.weight))
+        };
+        backends.iter().enumerate().filter_map(weighted).collect()
     }
 
     /// The largest body that any of the pools takes, bytes.

@@ -9,36 +9,58 @@ use super::{FILTER, build};
 const ACTION: u32 = 2;
 const METADATA: u32 = 4;
 const TYPED_PER_FILTER_CONFIG: u32 = 13;
+const NAME: u32 = 14;
 const REQUEST_BODY_BUFFER_LIMIT: u32 = 20;
 // envoy.config.route.v3.RouteAction
-const CLUSTER: u32 = 1;
 const WEIGHTED_CLUSTERS: u32 = 3;
 const TIMEOUT: u32 = 8;
 const RETRY_POLICY: u32 = 9;
 // envoy.config.core.v3.Metadata
 const FILTER_METADATA: u32 = 1;
 
-/// The clusters that a route sends to: one, or those of its weighted list. Empty where it sends to none, as a redirect.
-///
-/// # Errors
-/// Where the bytes are no route.
-pub fn clusters(route: &[u8]) -> Result<Vec<String>, WireError> {
-    let route = Message::parse(route)?;
-    let Some(action) = route.message(ACTION)? else { return Ok(Vec::new()) };
-    let action = Message::parse(&action)?;
-    if let Some(weighted) = action.message(WEIGHTED_CLUSTERS)? {
-        let weighted = Message::parse(&weighted)?;
-        return weighted.all(1).map(|cluster| Ok(Message::parse(cluster?)?.text(1)?.to_owned())).collect();
-    }
-    Ok(Some(action.text(CLUSTER)?.to_owned()).filter(|name| !name.is_empty()).into_iter().collect())
+/// What the hook must know of a route to decide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name, `httproute/NAMESPACE/NAME/rule/I/match/J/...`.
+    pub name: String,
+    /// Whether it sends anywhere; a redirect does not.
+    pub sends: bool,
+    /// Whether it has a cluster for each backend, in a weighted list.
+    pub weighted: bool,
 }
 
-/// The route with the filter enabled. `metadata` is what the module reads as property `xds.route_metadata` under our key;
-/// `body_limit` is in bytes. A retry policy, a timeout or a limit that the user set stays.
+/// Name and shape of a route.
 ///
 /// # Errors
 /// Where the bytes are no route.
-pub fn attach(route: &[u8], metadata: &Map<String, Json>, body_limit: u64) -> Result<Vec<u8>, WireError> {
+pub fn identity(route: &[u8]) -> Result<Identity, WireError> {
+    let route = Message::parse(route)?;
+    let action = route.message(ACTION)?;
+    let weighted = match &action {
+        Some(action) => Message::parse(action)?.has(WEIGHTED_CLUSTERS),
+        None => false,
+    };
+    Ok(Identity { name: route.text(NAME)?.to_owned(), sends: action.is_some(), weighted })
+}
+
+/// What a route to a pool gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Attachment<'a> {
+    /// What the module reads as property `xds.route_metadata` under our key.
+    pub metadata: &'a Map<String, Json>,
+    /// The largest body of a request, bytes.
+    pub max_body: u64,
+    /// Clusters of pools with their weights. A weighted list of Envoy Gateway's leaves them out, since to its knowledge they
+    /// have no endpoints; the pools' share would be lost.
+    pub clusters: &'a [(String, u32)],
+}
+
+/// The route with the filter enabled. A retry policy, a timeout or a limit that the user set stays.
+///
+/// # Errors
+/// Where the bytes are no route.
+pub fn attach(route: &[u8], attachment: Attachment<'_>) -> Result<Vec<u8>, WireError> {
+    let Attachment { metadata, max_body, clusters } = attachment;
     let mut route = Message::parse(route)?;
     if !route.has(ACTION) {
         return Ok(route.encode());
@@ -51,10 +73,13 @@ pub fn attach(route: &[u8], metadata: &Map<String, Json>, body_limit: u64) -> Re
         if !action.has(TIMEOUT) {
             action.set_bytes(TIMEOUT, build::duration(0));
         }
+        if action.has(WEIGHTED_CLUSTERS) {
+            action.edit(WEIGHTED_CLUSTERS, |list| add_clusters(list, clusters))?;
+        }
         Ok(())
     })?;
     if !route.has(REQUEST_BODY_BUFFER_LIMIT) {
-        route.set_bytes(REQUEST_BODY_BUFFER_LIMIT, build::wrapped(body_limit));
+        route.set_bytes(REQUEST_BODY_BUFFER_LIMIT, build::wrapped(max_body));
     }
     // The configuration is an empty Any: the filter is enabled with what stands in the listener.
     let mut enabled = Message::new();
@@ -65,6 +90,20 @@ pub fn attach(route: &[u8], metadata: &Map<String, Json>, body_limit: u64) -> Re
         all.set_map_value(FILTER_METADATA, FILTER, build::structure(metadata)).map(|_| ())
     })?;
     Ok(route.encode())
+}
+
+/// Adds the clusters that a weighted list lacks.
+fn add_clusters(list: &mut Message<'_>, clusters: &[(String, u32)]) -> Result<(), WireError> {
+    let mut there = Vec::new();
+    for cluster in list.all(1) {
+        there.push(Message::parse(cluster?)?.text(1)?.to_owned());
+    }
+    for (name, weight) in clusters.iter().filter(|(name, _)| !there.contains(name)) {
+        let mut cluster = Message::new();
+        cluster.set_bytes(1, name.clone().into_bytes()).set_bytes(2, build::wrapped(u64::from(*weight)));
+        list.push(1, cluster.encode());
+    }
+    Ok(())
 }
 
 /// Attempt 1 goes to the pod that was chosen; what fails before its first byte goes to the next in the list.
@@ -85,6 +124,12 @@ mod tests {
 
     use super::*;
 
+    const CLUSTER: u32 = 1;
+
+    fn attached(route: &[u8], max_body: u64, clusters: &[(String, u32)]) -> Result<Vec<u8>, WireError> {
+        attach(route, Attachment { metadata: &metadata(), max_body, clusters })
+    }
+
     fn metadata() -> Map<String, Json> {
         json!({"strategy": "PREFIX_CACHE"}).as_object().unwrap().clone()
     }
@@ -101,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_route_is_attached_and_unknown_fields_stay() {
-        let bytes = attach(&route(|_| ()), &metadata(), 1 << 25).unwrap();
+        let bytes = attached(&route(|_| ()), 1 << 25, &[]).unwrap();
         let edited = Message::parse(&bytes).unwrap();
         assert_eq!(edited.varint(5151), Ok(7));
         assert_eq!(edited.text(14), Ok("name"));
@@ -123,7 +168,7 @@ mod tests {
         let mine = route(|action| {
             action.set_bytes(TIMEOUT, build::duration(3_600_000)).set_bytes(RETRY_POLICY, vec![8, 9]);
         });
-        let bytes = attach(&mine, &metadata(), 1).unwrap();
+        let bytes = attached(&mine, 1, &[]).unwrap();
         let action = Message::parse(&bytes).unwrap().message(ACTION).unwrap().unwrap().into_owned();
         let action = Message::parse(&action).unwrap();
         assert_eq!(action.message(TIMEOUT).unwrap().unwrap().as_ref(), build::duration(3_600_000));
@@ -132,23 +177,32 @@ mod tests {
 
     #[test]
     fn attaching_again_changes_nothing() {
-        let once = attach(&route(|_| ()), &metadata(), 5).unwrap();
-        assert_eq!(attach(&once, &metadata(), 5).unwrap(), once);
+        let once = attached(&route(|_| ()), 5, &[]).unwrap();
+        assert_eq!(attached(&once, 5, &[]).unwrap(), once);
     }
 
     #[test]
-    fn the_clusters_are_the_one_or_the_weighted_ones() {
-        assert_eq!(clusters(&route(|_| ())).unwrap(), ["httproute/default/pooled/rule/0"]);
-        let mut weighted = Message::new();
-        for name in ["a/backend/0", "a/backend/1"] {
-            let mut cluster = Message::new();
-            cluster.set_bytes(1, name.as_bytes()).set_bytes(2, build::wrapped(1));
-            weighted.push(1, cluster.encode());
-        }
+    fn a_weighted_list_gets_the_pools_clusters_once() {
+        let mut other = Message::new();
+        other.set_bytes(1, &b"invalid-backend-cluster"[..]).set_bytes(2, build::wrapped(1));
+        let mut list = Message::new();
+        list.push(1, other.encode());
         let bytes = route(|action| {
-            action.clear(CLUSTER).set_bytes(WEIGHTED_CLUSTERS, weighted.encode());
+            action.clear(CLUSTER).set_bytes(WEIGHTED_CLUSTERS, list.encode());
         });
-        assert_eq!(clusters(&bytes).unwrap(), ["a/backend/0", "a/backend/1"]);
+        let identity = identity(&bytes).unwrap();
+        assert_eq!((identity.name.as_str(), identity.sends, identity.weighted), ("name", true, true));
+        let clusters = [("r/backend/1".to_owned(), 70)];
+        let once = attached(&bytes, 5, &clusters).unwrap();
+        assert_eq!(attached(&once, 5, &clusters).unwrap(), once);
+        let action = Message::parse(&once).unwrap().message(ACTION).unwrap().unwrap().into_owned();
+        let list = Message::parse(&action).unwrap().message(WEIGHTED_CLUSTERS).unwrap().unwrap().into_owned();
+        let list = Message::parse(&list).unwrap();
+        let names: Vec<_> =
+            list.all(1).map(|c| Message::parse(c.unwrap()).unwrap().text(1).unwrap().to_owned()).collect();
+        assert_eq!(names, ["invalid-backend-cluster", "r/backend/1"]);
+        // A route to one cluster stays one.
+        assert!(!super::identity(&attached(&route(|_| ()), 5, &clusters).unwrap()).unwrap().weighted);
     }
 
     #[test]
@@ -156,7 +210,7 @@ mod tests {
         let mut redirect = Message::new();
         redirect.set_bytes(3, &b"to elsewhere"[..]);
         let bytes = redirect.encode();
-        assert_eq!(attach(&bytes, &metadata(), 5), Ok(bytes.clone()));
-        assert_eq!(clusters(&bytes), Ok(Vec::new()));
+        assert_eq!(attached(&bytes, 5, &[]), Ok(bytes.clone()));
+        assert!(!identity(&bytes).unwrap().sends);
     }
 }
