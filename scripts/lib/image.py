@@ -1,0 +1,92 @@
+"""The module as an OCI image, laid out as a folder that registries and their tools take as it is.
+
+Envoy Gateway and Istio pull a module in two forms: "oci", whose layers are the module and its configuration under media types of
+their own, and "compat", a container image of the one file `plugin.wasm`, which every registry takes. The layout holds
+both, the second under the tag VERSION and the first under VERSION-oci.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+
+OCI = "application/vnd.oci.image"
+WASM = "application/vnd.module.wasm"
+
+
+class Layout:
+    """Blobs by their digest, and an index of tagged manifests."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.manifests = []
+        (folder / "blobs" / "sha256").mkdir(parents=True)
+
+    def blob(self, data, kind):
+        """Stores bytes, and returns how a manifest refers to them."""
+        name = hashlib.sha256(data).hexdigest()
+        (self.folder / "blobs" / "sha256" / name).write_bytes(data)
+        return {"mediaType": kind, "digest": f"sha256:{name}", "size": len(data)}
+
+    def image(self, tag, config, layers, notes):
+        """Adds a manifest under a tag: the bytes of its configuration, and its layers as `blob` returned them."""
+        kind = f"{OCI}.manifest.v1+json"
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": kind,
+            "config": self.blob(document(config), f"{OCI}.config.v1+json"),
+            "layers": layers,
+            "annotations": notes,
+        }
+        entry = self.blob(document(manifest), kind)
+        self.manifests.append({**entry, "annotations": {"org.opencontainers.image.ref.name": tag}})
+
+    def finish(self):
+        index = {"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": self.manifests}
+        (self.folder / "index.json").write_bytes(document(index))
+        (self.folder / "oci-layout").write_bytes(document({"imageLayoutVersion": "1.0.0"}))
+
+
+def write(folder, module, version, time, notes):
+    """Writes the layout; `time` is RFC 3339, `notes` are annotations of both manifests."""
+    layout = Layout(folder)
+    packed = tar_of("plugin.wasm", module)
+    layer = layout.blob(gzip_of(packed), f"{OCI}.layer.v1.tar+gzip")
+    layout.image(version, config([packed], time), [layer], {**notes, "module.wasm.image/variant": "compat"})
+    parts = [(b"{}", f"{WASM}.config.v1+json"), (module, f"{WASM}.content.layer.v1+wasm")]
+    layers = [layout.blob(data, kind) for data, kind in parts]
+    layout.image(f"{version}-oci", config([data for data, _ in parts], time), layers, notes)
+    layout.finish()
+
+
+def config(layers, time):
+    digests = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
+    rootfs = {"type": "layers", "diff_ids": digests}
+    return {"created": time, "architecture": "wasm", "os": "wasi", "config": {}, "rootfs": rootfs}
+
+
+def document(value):
+    """JSON that is the same bytes for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def tar_of(name, data):
+    """A tar of one file, without anything of the machine that packs it."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mode = len(data), 0o644
+        tar.addfile(entry, io.BytesIO(data))
+    return packed.getvalue()
+
+
+def gzip_of(data):
+    """The gzip form of bytes as stored blocks: what a compressor makes of them depends on its version, and the digest with it."""
+    most = 0xFFFF
+    out = bytearray(b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff")
+    for at in range(0, len(data), most):
+        chunk = data[at : at + most]
+        last = at + most >= len(data)
+        out += bytes([last]) + len(chunk).to_bytes(2, "little") + (len(chunk) ^ most).to_bytes(2, "little") + chunk
+    return bytes(out) + zlib.crc32(data).to_bytes(4, "little") + (len(data) & 0xFFFFFFFF).to_bytes(4, "little")
