@@ -42,11 +42,11 @@ def in_ci():
 class Parser(argparse.ArgumentParser):
     """Flags of a script: a description, examples below, no abbreviations, and errors that name where help is."""
 
-    def __init__(self, description, examples="", **more):
+    def __init__(self, description, examples, epilogue="", **more):
         super().__init__(
             prog=f"scripts/{NAME}",
             description=description,
-            epilog=f"examples:\n{examples}" if examples else None,
+            epilog=f"examples:\n{examples}\n{epilogue}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             **more,
@@ -75,6 +75,33 @@ def number(kind, least, most):
         if value is None or not least <= value <= most:
             raise argparse.ArgumentTypeError(f"'{text}' is not a number from {least} to {most}")
         return value
+
+    return read
+
+
+def numbers(kind, least):
+    """A reader of lists of numbers like 2,32, none of them below `least`."""
+
+    def read(text):
+        try:
+            values = [kind(item) for item in text.split(",")]
+        except ValueError:
+            values = []
+        if not values or min(values) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers from {least} up, like 1,4")
+        return values
+
+    return read
+
+
+def names(known):
+    """A reader of lists of names, all of them in `known`."""
+
+    def read(text):
+        for name in text.split(","):
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"'{name}' is not known; there are: {', '.join(known)}")
+        return text.split(",")
 
     return read
 

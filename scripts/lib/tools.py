@@ -21,8 +21,9 @@ def tool(name):
     return shutil.which(name) or str(installed(*TOOLS[name]) / "bin" / name)
 
 
-def installed(package, version, note=""):
-    """The virtual environment with exactly this package, without its dependencies; installed when it is not there yet."""
+def installed(package, version, note="", dependencies=False):
+    """The virtual environment with this package, installed when it is not there yet. It is moved into its place, so a script
+    in its bin/ is run as `bin/python bin/script`."""
     venv = TARGET / "tools" / f"{package}-{version}"
     if venv.exists():
         return venv
@@ -36,7 +37,8 @@ def installed(package, version, note=""):
             [sys.executable, "-m", "venv", fresh],
             f"{sys.executable} cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)",
         )
-        flags = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+        flags = ["--quiet", "--disable-pip-version-check"]
+        flags += [] if dependencies else ["--no-deps", "--only-binary", ":all:"]
         step([f"{fresh}/bin/pip", "install", *flags, f"{package}=={version}"], f"could not install {package} {version}")
         try:
             os.rename(fresh, venv)

@@ -78,7 +78,8 @@ impl EnvoyBuilder {
         let (wasm, access) = (module().display().to_string(), access_log.display().to_string());
         let mut arguments =
             vec!["--pods", &pods, "--port=0", "--plain-port=0", "--admin-port=0", "--wasm", &wasm];
-        arguments.extend(["--access-log", &access]);
+        let version = version();
+        arguments.extend(["--access-log", &access, "--envoy-version", &version]);
         arguments.extend(self.flags.iter().map(String::as_str));
         let printed = command("scripts/envoy-config", &arguments, &[]);
         assert_eq!(printed.code, 0, "scripts/envoy-config {arguments:?}: {}", printed.err);
@@ -341,6 +342,13 @@ fn binary() -> &'static PathBuf {
         assert_eq!(which.code, 0, "{}", which.err);
         which.out.trim().into()
     })
+}
+
+/// Its version, which decides the form of the configuration. Envoy prints `... version: COMMIT/VERSION/STATE/TYPE/TLS`.
+fn version() -> String {
+    let said = Command::new(binary()).arg("--version").output().unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    said.split('/').rev().nth(3).unwrap_or_else(|| panic!("no version in: {said}")).to_owned()
 }
 
 /// The module. Tests do not build it, because cargo is running them.

@@ -29,6 +29,11 @@ fn every_flag_reaches_the_configuration() {
         ("--strategy=DEFAULT", r#""strategy": "DEFAULT","#),
         ("--fail-closed", r#""fail_open": false,"#),
         ("--wasm=/opt/warmpath.wasm", "filename: /opt/warmpath.wasm }"),
+        ("--wasm=/my folder/a: b.wasm", r#"filename: "/my folder/a: b.wasm" }"#),
+        (
+            "--envoy-version=1.40",
+            "          capability_restriction_config:\n            allowed_capabilities:",
+        ),
         ("--access-log=/dev/null", "path: /dev/null"),
         ("--max-body-mib=5", "request_body_buffer_limit: 5242880"),
         ("--max-heap-mib=100", "max_heap_size_bytes: 104857600"),
@@ -68,7 +73,8 @@ fn a_wrong_flag_is_named_with_its_remedy() {
         ("--listen=localhost", "--listen", "127.0.0.1"),
         ("--pool=a b", "--pool", "letters"),
         ("--strategy=FASTEST", "--strategy", "PREFIX_CACHE"),
-        ("--wasm=a: b", "--wasm", "letters"),
+        ("--wasm=a\nb", "--wasm", "printable"),
+        ("--envoy-version=new", "--envoy-version", "like 1.40"),
         ("--max-body-mib=0", "--max-body-mib", "1 to 128"),
         ("--max-body-mib=129", "--max-body-mib", "of MiB from 1 to 128"),
         ("--max-heap-mib=1", "--max-heap-mib", "64 to"),
@@ -309,4 +315,68 @@ fn wrong_flags_of_developers_scripts_are_named() {
     }
     let help = command("scripts/fuzz", &["--help"], &[]);
     assert!(help.code == 0 && help.out.contains("--seconds 3600 body usage"), "{}", help.out);
+}
+
+#[test]
+fn help_of_every_script_teaches_by_examples_and_starts_nothing() {
+    // Whoever calls one of these has begun to work.
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["cargo", "rustup", "pip", "envoy"] {
+        use std::os::unix::fs::PermissionsExt;
+        let path = folder.path().join(name);
+        std::fs::write(&path, "#!/bin/sh\necho started >&2\nexit 9\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let mut scripts = 0;
+    for entry in std::fs::read_dir(repository().join("scripts")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            continue;
+        }
+        let name = format!("scripts/{}", entry.file_name().to_string_lossy());
+        let help = command(&name, &["--help"], &[("PATH", &path)]);
+        assert_eq!(help.code, 0, "{name}: {}", help.err);
+        assert_eq!(help.err, "", "{name} starts something to print its help");
+        let examples = help.out.lines().filter(|line| line.starts_with(&format!("  {name}"))).count();
+        assert!(examples > 0, "{name} --help shows no example:\n{}", help.out);
+        scripts += 1;
+    }
+    assert!(scripts > 10, "only {scripts} scripts were found");
+}
+
+#[test]
+fn scripts_envoy_without_a_configuration_says_how_to_give_one() {
+    for (arguments, says) in [
+        (&[][..], "scripts/envoy -c FILE"),
+        (&["--log-level", "warning"], "scripts/envoy -c FILE"),
+        (&["--use"], "--use 1.39.3"),
+        (&["--use", "newest", "--which"], "'newest' is not a version"),
+    ] {
+        let finished = command("scripts/envoy", arguments, &[]);
+        assert_eq!((finished.code, finished.out.as_str()), (1, ""), "{arguments:?}: {}", finished.err);
+        assert!(finished.err.contains(says), "{arguments:?}: {}", finished.err);
+    }
+}
+
+#[test]
+fn scripts_envoy_reads_json_from_standard_input_and_refuses_yaml() {
+    let wasm = format!("--wasm={}", warmpath_tests::target().join("warmpath.wasm").display());
+    let run = |json: &str| {
+        let script =
+            format!("scripts/envoy-config {json} '{wasm}' | scripts/envoy --mode validate -l error -c -");
+        command("/usr/bin/env", &["bash", "-c", &script], &[])
+    };
+    let read = run("--json");
+    assert_eq!(read.code, 0, "{}", read.err);
+    let refused = run("");
+    assert_eq!(refused.code, 1, "{}", refused.err);
+    assert!(refused.err.contains("scripts/envoy-config --json"), "{}", refused.err);
+}
+
+#[tokio::test]
+async fn envoy_starts_without_a_warning_about_deprecated_fields() {
+    let pods = warmpath_tests::TestPod::several(1).await;
+    let envoy = warmpath_tests::Envoy::ready(&pods).await;
+    assert!(!envoy.log().contains("Deprecated field"), "{}", envoy.log());
 }

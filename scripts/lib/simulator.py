@@ -1,0 +1,61 @@
+"""warmpath-sim, started by a script: simulated pods, instant pods, and load."""
+
+import json
+import os
+import subprocess
+
+from .client import ask
+from .common import ROOT, TARGET, Failure, run
+from .processes import Process, wait_for
+
+# Pods of an Envoy unless a script asks for another number.
+PODS = 3
+
+
+def build(profile="release"):
+    """Builds warmpath-sim and returns its path; without optimizations in half the time, for scripts that only show."""
+    run(["cargo", "build", "--locked", "--package", "warmpath-sim", "--profile", profile], "building the simulator")
+    return TARGET / ("debug" if profile == "dev" else profile) / "warmpath-sim"
+
+
+def start_pods(program, ports, *flags, folder=None):
+    """Simulated pods on these ports, ready for requests."""
+    pods = []
+    for port in ports:
+        log = folder and folder / f"pod-{port}.log"
+        pods.append(Process(f"the simulated pod on port {port}", [program, "pod", "--port", port, *flags], log=log))
+    for port in ports:
+        wait_for(f"the simulated pod on port {port}", lambda port=port: ask(port, path="/health")[0] == 200)
+    return pods
+
+
+class Backend:
+    """Instant pods in one process."""
+
+    def __init__(self, program, cpu, *flags, pods=PODS):
+        read, write = os.pipe()
+        with os.fdopen(read) as lines, os.fdopen(write, "w") as out:
+            ports = ",".join(["0"] * pods)
+            command = [program, "instant", "--port", ports, *flags]
+            self.process = Process("the backend", command, cpu, stdout=out)
+            out.close()
+            self.pods = [lines.readline().strip() for _ in range(pods)]
+        if not all(self.pods):
+            raise Failure(f"the backend has not opened its ports:\n{self.process.last_words()}")
+
+
+def load(program, cpu, port, *flags):
+    """Runs the load to its end; its summary. A request that fails is a failure of the whole run."""
+    done = subprocess.run(
+        [str(program), "load", "--json", "--url", f"http://127.0.0.1:{port}", *map(str, flags)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+    )
+    if done.returncode != 0:
+        raise Failure(f"the load ended with: {done.stderr.strip()}")
+    summary = json.loads(done.stdout)
+    if summary["errors"] > 0:
+        raise Failure(f"{summary['errors']} of {summary['requests']} requests failed; first: {summary['first_error']}")
+    return summary

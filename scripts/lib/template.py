@@ -1,0 +1,78 @@
+"""The lines of envoy/envoy.yaml, and what flags change in them."""
+
+import json
+import re
+
+from .common import Failure
+
+
+class Template:
+    """Lines of a configuration. Every replacement says how often it must apply, so that no edit of the template can
+    leave a flag without effect."""
+
+    def __init__(self, text):
+        self.lines = text.splitlines()
+
+    def replace(self, mark, pattern, value, times):
+        """Puts `value` in place of `pattern`'s match, on the lines whose comment names the flag `mark`."""
+        marked = re.compile(rf"#(?: --[a-z-]+)* {mark}(?: --[a-z-]+)*$")
+        self._each(times, mark, marked.search, pattern, value)
+
+    def setting(self, key, value, times=1):
+        """Replaces the value of one of Warmpath's own settings, which are JSON and hold no comments."""
+        self._each(times, key, lambda line: True, rf'(?<="{key}": )(\[.*\]|[^,]+)', json.dumps(value))
+
+    def repeat(self, mark, lines):
+        """Replaces the lines that end in the flag `mark` by `lines`, indented as the first of them."""
+        at = [i for i, line in enumerate(self.lines) if line.endswith(f"# {mark}")]
+        if not at or at != list(range(at[0], at[0] + len(at))):
+            raise Failure(f"envoy/envoy.yaml must have one block of lines marked '# {mark}'")
+        indent = self.lines[at[0]][: -len(self.lines[at[0]].lstrip())]
+        self.lines[at[0] : at[-1] + 1] = [f"{indent}{line} # {mark}" for line in lines]
+
+    def _each(self, times, name, chosen, pattern, value):
+        done = 0
+        for i, line in enumerate(self.lines):
+            if chosen(line):
+                self.lines[i], count = re.subn(pattern, lambda _: value, line, count=1)
+                done += count
+        if done != times:
+            raise Failure(f"envoy/envoy.yaml has {done} places for {name} instead of {times}")
+
+    def callbacks(self, by_role):
+        """Lists the callbacks of each role among its capabilities; the role is that of the `root_id` before them."""
+        lines, role, filled = [], None, []
+        for line in self.lines:
+            named = re.match(r"\s+root_id: (\w+)", line)
+            role = named[1] if named else role
+            if not re.match(r"\s+proxy_on_\w+: \{\}$", line):
+                lines.append(line)
+            elif role not in filled:
+                indent = line[: -len(line.lstrip())]
+                lines += [f"{indent}{name}: {{}}" for name in by_role[role]]
+                filled.append(role)
+        if sorted(filled) != sorted(by_role):
+            raise Failure(f"envoy/envoy.yaml has callbacks of {filled}, and src/wasm/callbacks.txt of {list(by_role)}")
+        self.lines = lines
+
+    def capabilities_in_vm(self):
+        """Moves each list of capabilities, with the comment above it, from the plugin to its `vm_config`."""
+        moved, at = 0, 0
+        while at < len(self.lines):
+            if self.lines[at].strip() != "capability_restriction_config:":
+                at += 1
+                continue
+            indent = len(self.lines[at]) - len(self.lines[at].lstrip())
+            first, end = at, at + 1
+            while self.lines[first - 1].lstrip().startswith("#"):
+                first -= 1
+            while len(self.lines[end]) - len(self.lines[end].lstrip()) > indent:
+                end += 1
+            block = [f"  {line}" for line in self.lines[first:end] if "Envoy 1.40" not in line]
+            del self.lines[first:end]
+            vm = self.lines.index(f"{' ' * indent}vm_config:", first)
+            self.lines[vm + 1 : vm + 1] = block
+            moved += 1
+            at = vm + 1 + len(block)
+        if not moved:
+            raise Failure("envoy/envoy.yaml has no capability_restriction_config")
