@@ -1,0 +1,208 @@
+"""What the cluster says: of the Gateway, its routes, and the policies that stand near them already. Reads, and changes nothing."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+GATEWAY_API = "gateway.networking.k8s.io"
+ENVOY_GATEWAY = "gateway.envoyproxy.io"
+
+# The kinds that are looked at, by the plural that kubectl takes.
+PLURALS = {
+    "Gateway": f"gateways.{GATEWAY_API}",
+    "HTTPRoute": f"httproutes.{GATEWAY_API}",
+    "EnvoyPatchPolicy": f"envoypatchpolicies.{ENVOY_GATEWAY}",
+    "EnvoyExtensionPolicy": f"envoyextensionpolicies.{ENVOY_GATEWAY}",
+    "BackendTrafficPolicy": f"backendtrafficpolicies.{ENVOY_GATEWAY}",
+    "ClientTrafficPolicy": f"clienttrafficpolicies.{ENVOY_GATEWAY}",
+    "EndpointSlice": "endpointslices.discovery.k8s.io",
+}
+
+
+@dataclass
+class Listener:
+    """A listener of the Gateway: `first` is the first one of the same port, whose name all of them have in Envoy."""
+
+    name: str
+    first: str
+    port: int
+    http3: bool
+
+
+@dataclass
+class Facts:
+    """`gateway` and `proxy` (the EnvoyProxy in force) are objects, or None where nothing is known of them; `objects` holds, by
+    kind, what stands in the namespace; `unknown` has a sentence for what could not be read."""
+
+    listeners: list
+    merges_extensions: bool
+    merged_class: str = None
+    gateway: dict = None
+    proxy: dict = None
+    objects: dict = field(default_factory=dict)
+    routes: list = field(default_factory=list)
+    unknown: list = field(default_factory=list)
+
+    def of(self, kind):
+        return self.objects.get(kind, [])
+
+
+def stop(text):
+    print(f"kubernetes-manifests: {text}", file=sys.stderr)
+    sys.exit(1)
+
+
+def assume(options):
+    """The facts of `--offline`: what the flags say, and nothing else in the cluster."""
+    name = options.listener[0]
+    return Facts(
+        listeners=[Listener(name, name, options.port, options.http3)],
+        merges_extensions=options.envoy_gateway >= (1, 9),
+        merged_class=options.merged_class,
+    )
+
+
+def kubectl(options, *words):
+    """Runs kubectl: (exit code, standard output, standard error)."""
+    program = shlex.split(os.environ.get("KUBECTL", "kubectl"))
+    context = ["--context", options.context] if options.context else []
+    try:
+        done = subprocess.run([*program, *context, *words], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        stop(f"cannot ask the cluster with '{program[0]}' ({error}); name kubectl in $KUBECTL, or print with --offline")
+    return done.returncode, done.stdout, done.stderr.strip()
+
+
+def get(options, *words):
+    """The objects that `kubectl get` lists, or one of them; None with its complaint where it fails."""
+    code, out, complaint = kubectl(options, "get", *words, "-o", "json")
+    return (json.loads(out), "") if code == 0 else (None, complaint)
+
+
+def look(options):
+    """The facts of the live cluster. Stops where the Gateway or a route that was named is not there."""
+    found, complaint = get(options, ",".join(PLURALS.values()), "--namespace", options.namespace)
+    if found is None:
+        stop(f"cannot read the cluster: {complaint.splitlines()[-1] if complaint else 'kubectl said nothing'}")
+    objects = {}
+    for each in found["items"]:
+        objects.setdefault(each["kind"], []).append(each)
+    gateway = one(objects, "Gateway", options.gateway, options.namespace)
+    facts = Facts(
+        listeners=[],
+        merges_extensions=kubectl(options, "explain", f"{PLURALS['EnvoyExtensionPolicy'].split('.')[0]}.spec.mergeType",
+                                  f"--api-version={ENVOY_GATEWAY}/v1alpha1")[0] == 0,
+        gateway=gateway,
+        objects=objects,
+        routes=routes(options, objects),
+    )
+    facts.listeners = listeners(options, facts)
+    proxy_of(options, facts)
+    return facts
+
+
+def one(objects, kind, name, namespace):
+    for each in objects.get(kind, []):
+        if each["metadata"]["name"] == name:
+            return each
+    there = ", ".join(each["metadata"]["name"] for each in objects.get(kind, [])) or "none"
+    stop(f"there is no {kind} {namespace}/{name}; there: {there}")
+
+
+def routes(options, objects):
+    """The HTTPRoutes that the flags mean."""
+    if options.route:
+        return [one(objects, "HTTPRoute", name, options.namespace) for name in options.route]
+    key, value = options.selector
+    found = [each for each in objects.get("HTTPRoute", []) if each["metadata"].get("labels", {}).get(key) == value]
+    return found or stop(f"no HTTPRoute in namespace {options.namespace} has the label {key}={value}")
+
+
+def listeners(options, facts):
+    """The Gateway's listeners that the routes attach to, or those that the flags name."""
+    every = [each for each in facts.gateway["spec"]["listeners"] if each["protocol"] in ("HTTP", "HTTPS")]
+    names = options.listener or [
+        each["name"]
+        for each in every
+        if any(parent.get("sectionName", each["name"]) == each["name"] for route in facts.routes for parent in parents_of(route, options))
+    ]
+    found = []
+    for name in names:
+        mine = next((each for each in every if each["name"] == name), None)
+        if mine is None:
+            stop(f"Gateway {options.gateway} has no HTTP listener '{name}'; there: {', '.join(each['name'] for each in every)}")
+        first = next(each["name"] for each in every if each["port"] == mine["port"])
+        http3 = any("http3" in each["spec"] for each in above(facts, "ClientTrafficPolicy", [name]))
+        found.append(Listener(name, first, mine["port"], http3))
+    return found or stop(f"no route attaches to an HTTP listener of Gateway {options.gateway}; name one with --listener")
+
+
+def parents_of(route, options):
+    """The references of a route to our Gateway."""
+    for parent in route["spec"].get("parentRefs", []):
+        if parent["name"] == options.gateway and parent.get("namespace", options.namespace) == options.namespace:
+            yield parent
+
+
+def targets(policy):
+    """What a policy aims at: its references, old form and new, and its selectors."""
+    spec = policy["spec"]
+    return [*spec.get("targetRefs", []), *([spec["targetRef"]] if "targetRef" in spec else [])], spec.get("targetSelectors", [])
+
+
+def aims(policy, kind, there, sections=None):
+    """Whether a policy aims at an object of this kind; with `sections`, at the whole of it or one of these sections."""
+    references, selectors = targets(policy)
+    for each in references:
+        if each["kind"] == kind and each["name"] == there["metadata"]["name"]:
+            if sections is None or each.get("sectionName") is None or each["sectionName"] in sections:
+                return True
+    labels = there["metadata"].get("labels", {})
+    return any(
+        each["kind"] == kind and each.get("matchLabels") and all(labels.get(k) == v for k, v in each["matchLabels"].items())
+        for each in selectors
+    )
+
+
+def above(facts, kind, names):
+    """The policies of a kind on the Gateway, or on one of these listeners of it."""
+    return [each for each in facts.of(kind) if aims(each, "Gateway", facts.gateway, names)]
+
+
+def beside(facts, kind, own):
+    """The policies of a kind on one of the routes, or on a rule of one, that are not our own: (policy, route)."""
+    return [
+        (each, route)
+        for each in facts.of(kind)
+        if each["metadata"]["name"] != own
+        for route in facts.routes
+        if aims(each, "HTTPRoute", route)
+    ]
+
+
+def proxy_of(options, facts):
+    """Finds the EnvoyProxy in force, the Gateway's own before its class's, and whether Gateways are merged."""
+    class_name = facts.gateway["spec"]["gatewayClassName"]
+    gateway_class, complaint = get(options, f"gatewayclasses.{GATEWAY_API}", class_name)
+    if gateway_class is None:
+        facts.unknown.append(f"GatewayClass {class_name} cannot be read, nor its EnvoyProxy ({complaint})")
+    found = {}
+    for whose, reference in (
+        ("class", (gateway_class or {}).get("spec", {}).get("parametersRef")),
+        ("gateway", facts.gateway["spec"].get("infrastructure", {}).get("parametersRef")),
+    ):
+        if not reference or reference.get("kind") != "EnvoyProxy":
+            continue
+        namespace = reference.get("namespace", options.namespace)
+        found[whose], complaint = get(
+            options, f"envoyproxies.{ENVOY_GATEWAY}", reference["name"], "--namespace", namespace
+        )
+        if found[whose] is None:
+            facts.unknown.append(f"EnvoyProxy {namespace}/{reference['name']} cannot be read ({complaint})")
+    facts.proxy = found.get("gateway") or found.get("class")
+    # Only a class can merge its Gateways; they have one Envoy then, and a patch names the class.
+    if (found.get("class") or {}).get("spec", {}).get("mergeGateways"):
+        facts.merged_class = class_name
