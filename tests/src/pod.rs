@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -208,6 +208,16 @@ impl TestPod {
 
     /// Starts a pod with this load.
     pub async fn with(load: Load) -> Self {
+        Self::listening("127.0.0.1:0", load).await
+    }
+
+    /// Starts an idle pod at this address, whose process is younger than that of any pod before it.
+    pub async fn at(address: &str) -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        Self::listening(address, Load { started: now.as_secs_f64(), ..Load::default() }).await
+    }
+
+    async fn listening(address: &str, load: Load) -> Self {
         let state = State {
             load,
             metrics_status: 200,
@@ -220,7 +230,7 @@ impl TestPod {
             next: VecDeque::new(),
             usual: || Answer::Completion,
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap_or_else(|e| panic!("{address}: {e}"));
         let mut pod = Self {
             address: listener.local_addr().unwrap(),
             state: Arc::new(Mutex::new(state)),

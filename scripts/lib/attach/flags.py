@@ -4,10 +4,10 @@ what to write instead; argparse puts the flag's name in front."""
 import argparse
 import hashlib
 import re
-import sys
+
+from ..common import Parser
 
 EXAMPLES = """\
-examples:
   scripts/kubernetes-manifests --gateway eg --listener routed --route chat \\
       --module-url https://example.com/warmpath.wasm --module target/warmpath.wasm > warmpath.yaml
   kubectl apply -f warmpath.yaml
@@ -101,7 +101,9 @@ def image(text):
 def version(text):
     match = re.fullmatch(r"v?([0-9]+)\.([0-9]+)(\.[0-9]+)?", text)
     if not match or not OLDEST <= (int(match[1]), int(match[2])) <= NEWEST:
-        raise wrong(f"'{text}' is no version of Envoy Gateway from {shown(OLDEST)} to {shown(NEWEST)}; write it like 1.9")
+        raise wrong(
+            f"'{text}' is no version of Envoy Gateway from {shown(OLDEST)} to {shown(NEWEST)}; write it like 1.9"
+        )
     return int(match[1]), int(match[2])
 
 
@@ -109,20 +111,8 @@ def shown(version):
     return f"{version[0]}.{version[1]}"
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        print(f"kubernetes-manifests: {message}\n(scripts/kubernetes-manifests --help lists the flags)", file=sys.stderr)
-        sys.exit(2)
-
-
-def parse(arguments):
-    parser = Parser(
-        prog="scripts/kubernetes-manifests",
-        description="Prints the policies that attach Warmpath to routes of an Envoy Gateway, or checks those of a live cluster.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def parse(description):
+    parser = Parser(description, EXAMPLES)
 
     def group(title):
         add = parser.add_argument_group(title).add_argument
@@ -168,14 +158,24 @@ def parse(arguments):
     flag("--index-mib", whole(1, 512, " of MiB"), "48", "memory a worker may use to remember who holds what", "N")
 
     add, flag = group("the cluster")
-    add("--check", action="store_true", help="print nothing; say whether all of it is accepted and programmed, and what is missing")
+    add(
+        "--check",
+        action="store_true",
+        help="print nothing; say whether all of it is accepted and programmed, and what is missing",
+    )
     add("--offline", action="store_true", help="do not ask the cluster; nothing else may stand on the route")
     flag("--context", str, None, "the context of kubectl; $KUBECTL names another program", "NAME")
     flag("--port", whole(1, 65535), None, "with --offline: the listener's port", "N")
     flag("--envoy-gateway", version, "1.9", "with --offline: the version of Envoy Gateway", "VERSION")
-    flag("--merged-class", name, None, "with --offline: the GatewayClass whose Gateways share one Envoy (mergeGateways)", "NAME")
+    flag(
+        "--merged-class",
+        name,
+        None,
+        "with --offline: the GatewayClass whose Gateways share one Envoy (mergeGateways)",
+        "NAME",
+    )
     add("--http3", action="store_true", help="with --offline: the listener serves HTTP/3 too")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     consistent(parser, options)
     options.sha256 = options.module or options.sha256
     return options
@@ -195,7 +195,9 @@ def consistent(parser, options):
             "module when a new one is there"
         )
     if options.offline and not (options.listener and options.port):
-        parser.error("--offline needs --listener and --port: the listener has another name in Envoy from Envoy Gateway 1.10 on")
+        parser.error(
+            "--offline needs --listener and --port: the listener has another name in Envoy from Envoy Gateway 1.10 on"
+        )
     if options.offline and len(options.listener) > 1:
         parser.error("--offline takes one --listener: only the cluster knows the port of each")
     if not options.offline:

@@ -1,7 +1,7 @@
 """`--check`: whether each policy is there, accepted and programmed, and in one sentence each what is missing."""
 
-from attach.cluster import above, parents_of
-from attach.refusals import blind, full, lost, notes
+from .cluster import above, parents_of
+from .refusals import blind, full, lost, notes
 
 # Conditions of a policy that take its effect away, or part of it.
 SPOILING = ("Conflicted", "Overridden")
@@ -40,7 +40,9 @@ def gateway(options, facts, good, missing):
 def routes(options, facts, good, missing):
     for route in facts.routes:
         wanted = len(list(parents_of(route, options)))
-        statuses = [each for each in route.get("status", {}).get("parents", []) if each["parentRef"]["name"] == options.gateway]
+        statuses = [
+            each for each in route.get("status", {}).get("parents", []) if each["parentRef"]["name"] == options.gateway
+        ]
         bad = [
             f"{kind} is {status} ({reason}: {message})"
             for each in statuses
@@ -49,7 +51,9 @@ def routes(options, facts, good, missing):
             if status != "True"
         ]
         if wanted and not statuses:
-            missing.append(f"{full(route)} has no status for Gateway {options.gateway}: Envoy Gateway does not run, or does not see it")
+            missing.append(
+                f"{full(route)} has no status for Gateway {options.gateway}: Envoy Gateway does not run, or does not see it"
+            )
         elif bad:
             missing.append(f"{full(route)}: {'; '.join(bad)}")
         elif wanted:
@@ -61,7 +65,9 @@ def mine(options, facts, kind, name):
 
 
 def conditions(policy):
-    return [each for ancestor in policy.get("status", {}).get("ancestors", []) for each in ancestor.get("conditions", [])]
+    return [
+        each for ancestor in policy.get("status", {}).get("ancestors", []) for each in ancestor.get("conditions", [])
+    ]
 
 
 def patches(options, facts, good, missing):
@@ -70,7 +76,9 @@ def patches(options, facts, good, missing):
     for name in (options.name, f"{options.name}-by-port"):
         policy = mine(options, facts, "EnvoyPatchPolicy", name)
         if policy is None:
-            missing.append(f"EnvoyPatchPolicy {options.namespace}/{name} is not there: apply what scripts/kubernetes-manifests prints")
+            missing.append(
+                f"EnvoyPatchPolicy {options.namespace}/{name} is not there: apply what scripts/kubernetes-manifests prints"
+            )
             continue
         accepted, programs = condition(conditions(policy), "Accepted"), condition(conditions(policy), "Programmed")
         if accepted[1] == "Disabled" or programs[1] == "Disabled":
@@ -89,7 +97,9 @@ def patches(options, facts, good, missing):
     if programmed:
         good.append(f"{programmed[0]} is accepted and programmed")
     elif real:
-        missing.append(f"the filter is not patched, and requests go unrouted ({real[0]}); is the module's server reachable?")
+        missing.append(
+            f"the filter is not patched, and requests go unrouted ({real[0]}); is the module's server reachable?"
+        )
     elif len(words) == 2:
         missing.append(
             f"no listener has the names that the patches use, and requests go unrouted ({words[0][1]}); print the manifests again "
@@ -101,17 +111,25 @@ def policies(options, facts, good, missing):
     for kind in ("EnvoyExtensionPolicy", "BackendTrafficPolicy"):
         policy = mine(options, facts, kind, options.name)
         if policy is None:
-            missing.append(f"{kind} {options.namespace}/{options.name} is not there: apply what scripts/kubernetes-manifests prints")
+            missing.append(
+                f"{kind} {options.namespace}/{options.name} is not there: apply what scripts/kubernetes-manifests prints"
+            )
             continue
         found = conditions(policy)
         status, reason, message = condition(found, "Accepted")
-        spoilt = [(each["type"], each.get("message", "")) for each in found if each["type"] in SPOILING and each["status"] == "True"]
+        spoilt = [
+            (each["type"], each.get("message", ""))
+            for each in found
+            if each["type"] in SPOILING and each["status"] == "True"
+        ]
         if status != "True":
             missing.append(f"{full(policy)} is not accepted ({reason}: {message})")
         elif spoilt:
             missing.append(f"{full(policy)} is {spoilt[0][0].lower()} by another policy ({spoilt[0][1]})")
-        elif kind in ("EnvoyExtensionPolicy", "BackendTrafficPolicy") and "mergeType" not in policy["spec"] and above(
-            facts, kind, [each.name for each in facts.listeners]
+        elif (
+            kind in ("EnvoyExtensionPolicy", "BackendTrafficPolicy")
+            and "mergeType" not in policy["spec"]
+            and above(facts, kind, [each.name for each in facts.listeners])
         ):
             over = above(facts, kind, [each.name for each in facts.listeners])[0]
             missing.append(f"{full(over)} has no effect on the routes: {full(policy)} lacks mergeType: StrategicMerge")
@@ -129,4 +147,6 @@ def proxy(options, facts, good, missing):
             "the Gateway's EnvoyProxy sets no shutdown.drainTimeout: streams longer than 60 s are cut when module or settings change"
         )
     else:
-        good.append(f"{full(facts.proxy)} lets streams go on for {spec['shutdown']['drainTimeout']} when the listener changes")
+        good.append(
+            f"{full(facts.proxy)} lets streams go on for {spec['shutdown']['drainTimeout']} when the listener changes"
+        )

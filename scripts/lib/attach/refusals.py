@@ -1,6 +1,6 @@
 """Why the policies are not printed: each reason is one sentence that names what would be lost, or cannot work, and the way out."""
 
-from attach.cluster import above, beside, parents_of
+from .cluster import above, beside, parents_of
 
 # Lists of a policy do not merge: the route's own replaces the one above it.
 LISTS = {"EnvoyExtensionPolicy": "wasm"}
@@ -42,7 +42,9 @@ def blind(options, facts):
     proxy = (facts.proxy or {}).get("spec", {})
     by_service = [facts.proxy] if proxy.get("routingType") == "Service" else []
     names = [each.name for each in facts.listeners]
-    by_service += [each for each in above(facts, "BackendTrafficPolicy", names) if each["spec"].get("routingType") == "Service"]
+    by_service += [
+        each for each in above(facts, "BackendTrafficPolicy", names) if each["spec"].get("routingType") == "Service"
+    ]
     for each in by_service:
         yield (
             f"{full(each)} has routingType Service, so Envoy knows the Service's one address and not the pods': traffic flows, "

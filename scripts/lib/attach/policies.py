@@ -2,12 +2,13 @@
 
 import json
 import re
-from pathlib import Path
+
+from ..common import ROOT
 
 LABEL = "app.kubernetes.io/part-of: warmpath"
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
 # A plain Envoy's configuration has the labels of Warmpath's metrics, and here they are the same.
-PLAIN = Path(__file__).resolve().parent.parent.parent / "envoy" / "envoy.yaml"
+PLAIN = ROOT / "envoy" / "envoy.yaml"
 
 
 def text(options, facts):
@@ -18,7 +19,9 @@ def text(options, facts):
     return "---\n".join(
         [
             head(options)
-            + patches(options, facts, options.name, FIRST_PATCHES, by_name, [f"{each}-quic" for each in by_name if http3]),
+            + patches(
+                options, facts, options.name, FIRST_PATCHES, by_name, [f"{each}-quic" for each in by_name if http3]
+            ),
             patches(
                 options,
                 facts,
@@ -35,7 +38,9 @@ def text(options, facts):
 
 
 def head(options):
-    attached = f"routes {', '.join(options.route)}" if options.route else f"routes with the label {'='.join(options.selector)}"
+    attached = (
+        f"routes {', '.join(options.route)}" if options.route else f"routes with the label {'='.join(options.selector)}"
+    )
     return f"""\
 # Attaches Warmpath to Gateway {options.namespace}/{options.gateway}, {attached}. Printed by scripts/kubernetes-manifests;
 # docs/envoy-gateway.md explains each policy. `kubectl apply -f` applies them in this order, and the order matters: a filter
@@ -120,7 +125,9 @@ def operations(options, buffered):
     yield ["op: remove", f'jsonPath: "{config}.fail_open"']
     yield add(config, "/failure_policy", "value: FAIL_RELOAD")
     yield add(config, "/allow_on_headers_stop_iteration", "value: true")
-    yield add(f"{config}.vm_config", "/configuration", f'value: {{ "@type": {string}, value: {quoted(options.sha256)} }}')
+    yield add(
+        f"{config}.vm_config", "/configuration", f'value: {{ "@type": {string}, value: {quoted(options.sha256)} }}'
+    )
 
 
 # The others --------------------------------------------------------------------------------------------------------

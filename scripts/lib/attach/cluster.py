@@ -4,8 +4,9 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass, field
+
+from ..common import Failure
 
 GATEWAY_API = "gateway.networking.k8s.io"
 ENVOY_GATEWAY = "gateway.envoyproxy.io"
@@ -50,11 +51,6 @@ class Facts:
         return self.objects.get(kind, [])
 
 
-def stop(text):
-    print(f"kubernetes-manifests: {text}", file=sys.stderr)
-    sys.exit(1)
-
-
 def assume(options):
     """The facts of `--offline`: what the flags say, and nothing else in the cluster."""
     name = options.listener[0]
@@ -72,7 +68,9 @@ def kubectl(options, *words):
     try:
         done = subprocess.run([*program, *context, *words], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        stop(f"cannot ask the cluster with '{program[0]}' ({error}); name kubectl in $KUBECTL, or print with --offline")
+        raise Failure(
+            f"cannot ask the cluster with '{program[0]}' ({error}); name kubectl in $KUBECTL, or print with --offline"
+        ) from None
     return done.returncode, done.stdout, done.stderr.strip()
 
 
@@ -86,15 +84,20 @@ def look(options):
     """The facts of the live cluster. Stops where the Gateway or a route that was named is not there."""
     found, complaint = get(options, ",".join(PLURALS.values()), "--namespace", options.namespace)
     if found is None:
-        stop(f"cannot read the cluster: {complaint.splitlines()[-1] if complaint else 'kubectl said nothing'}")
+        raise Failure(f"cannot read the cluster: {complaint.splitlines()[-1] if complaint else 'kubectl said nothing'}")
     objects = {}
     for each in found["items"]:
         objects.setdefault(each["kind"], []).append(each)
     gateway = one(objects, "Gateway", options.gateway, options.namespace)
     facts = Facts(
         listeners=[],
-        merges_extensions=kubectl(options, "explain", f"{PLURALS['EnvoyExtensionPolicy'].split('.')[0]}.spec.mergeType",
-                                  f"--api-version={ENVOY_GATEWAY}/v1alpha1")[0] == 0,
+        merges_extensions=kubectl(
+            options,
+            "explain",
+            f"{PLURALS['EnvoyExtensionPolicy'].split('.')[0]}.spec.mergeType",
+            f"--api-version={ENVOY_GATEWAY}/v1alpha1",
+        )[0]
+        == 0,
         gateway=gateway,
         objects=objects,
         routes=routes(options, objects),
@@ -109,7 +112,7 @@ def one(objects, kind, name, namespace):
         if each["metadata"]["name"] == name:
             return each
     there = ", ".join(each["metadata"]["name"] for each in objects.get(kind, [])) or "none"
-    stop(f"there is no {kind} {namespace}/{name}; there: {there}")
+    raise Failure(f"there is no {kind} {namespace}/{name}; there: {there}")
 
 
 def routes(options, objects):
@@ -118,7 +121,9 @@ def routes(options, objects):
         return [one(objects, "HTTPRoute", name, options.namespace) for name in options.route]
     key, value = options.selector
     found = [each for each in objects.get("HTTPRoute", []) if each["metadata"].get("labels", {}).get(key) == value]
-    return found or stop(f"no HTTPRoute in namespace {options.namespace} has the label {key}={value}")
+    if not found:
+        raise Failure(f"no HTTPRoute in namespace {options.namespace} has the label {key}={value}")
+    return found
 
 
 def listeners(options, facts):
@@ -127,17 +132,25 @@ def listeners(options, facts):
     names = options.listener or [
         each["name"]
         for each in every
-        if any(parent.get("sectionName", each["name"]) == each["name"] for route in facts.routes for parent in parents_of(route, options))
+        if any(
+            parent.get("sectionName", each["name"]) == each["name"]
+            for route in facts.routes
+            for parent in parents_of(route, options)
+        )
     ]
     found = []
     for name in names:
         mine = next((each for each in every if each["name"] == name), None)
         if mine is None:
-            stop(f"Gateway {options.gateway} has no HTTP listener '{name}'; there: {', '.join(each['name'] for each in every)}")
+            raise Failure(
+                f"Gateway {options.gateway} has no HTTP listener '{name}'; there: {', '.join(each['name'] for each in every)}"
+            )
         first = next(each["name"] for each in every if each["port"] == mine["port"])
         http3 = any("http3" in each["spec"] for each in above(facts, "ClientTrafficPolicy", [name]))
         found.append(Listener(name, first, mine["port"], http3))
-    return found or stop(f"no route attaches to an HTTP listener of Gateway {options.gateway}; name one with --listener")
+    if not found:
+        raise Failure(f"no route attaches to an HTTP listener of Gateway {options.gateway}; name one with --listener")
+    return found
 
 
 def parents_of(route, options):
@@ -150,19 +163,23 @@ def parents_of(route, options):
 def targets(policy):
     """What a policy aims at: its references, old form and new, and its selectors."""
     spec = policy["spec"]
-    return [*spec.get("targetRefs", []), *([spec["targetRef"]] if "targetRef" in spec else [])], spec.get("targetSelectors", [])
+    return [*spec.get("targetRefs", []), *([spec["targetRef"]] if "targetRef" in spec else [])], spec.get(
+        "targetSelectors", []
+    )
 
 
 def aims(policy, kind, there, sections=None):
     """Whether a policy aims at an object of this kind; with `sections`, at the whole of it or one of these sections."""
     references, selectors = targets(policy)
     for each in references:
-        if each["kind"] == kind and each["name"] == there["metadata"]["name"]:
-            if sections is None or each.get("sectionName") is None or each["sectionName"] in sections:
-                return True
+        named = each["kind"] == kind and each["name"] == there["metadata"]["name"]
+        if named and (sections is None or "sectionName" not in each or each["sectionName"] in sections):
+            return True
     labels = there["metadata"].get("labels", {})
     return any(
-        each["kind"] == kind and each.get("matchLabels") and all(labels.get(k) == v for k, v in each["matchLabels"].items())
+        each["kind"] == kind
+        and each.get("matchLabels")
+        and all(labels.get(k) == v for k, v in each["matchLabels"].items())
         for each in selectors
     )
 

@@ -1,0 +1,162 @@
+//! The API server, as a user with every right: objects as JSON through the `kube` crate, files through kubectl as people type it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::{Value, json};
+
+use crate::sandbox::address;
+
+/// The token of the one user there is.
+pub const TOKEN: &str = "tests-admin";
+
+/// A kind as the API server has it: group, version, kind, plural.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind(pub &'static str, pub &'static str, pub &'static str, pub &'static str);
+
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io";
+
+/// Core and its neighbours.
+pub const NAMESPACE: Kind = Kind("", "v1", "Namespace", "namespaces");
+pub const SERVICE: Kind = Kind("", "v1", "Service", "services");
+pub const SECRET: Kind = Kind("", "v1", "Secret", "secrets");
+pub const CONFIG_MAP: Kind = Kind("", "v1", "ConfigMap", "configmaps");
+pub const ENDPOINT_SLICE: Kind = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices");
+pub const DEPLOYMENT: Kind = Kind("apps", "v1", "Deployment", "deployments");
+/// The Gateway API.
+pub const GATEWAY_CLASS: Kind = Kind(GATEWAY_API, "v1", "GatewayClass", "gatewayclasses");
+pub const GATEWAY: Kind = Kind(GATEWAY_API, "v1", "Gateway", "gateways");
+pub const HTTP_ROUTE: Kind = Kind(GATEWAY_API, "v1", "HTTPRoute", "httproutes");
+/// Envoy Gateway's policies.
+pub const ENVOY_PROXY: Kind = Kind(ENVOY_GATEWAY, "v1alpha1", "EnvoyProxy", "envoyproxies");
+pub const PATCH_POLICY: Kind = Kind(ENVOY_GATEWAY, "v1alpha1", "EnvoyPatchPolicy", "envoypatchpolicies");
+pub const EXTENSION_POLICY: Kind =
+    Kind(ENVOY_GATEWAY, "v1alpha1", "EnvoyExtensionPolicy", "envoyextensionpolicies");
+pub const BACKEND_POLICY: Kind =
+    Kind(ENVOY_GATEWAY, "v1alpha1", "BackendTrafficPolicy", "backendtrafficpolicies");
+pub const CLIENT_POLICY: Kind =
+    Kind(ENVOY_GATEWAY, "v1alpha1", "ClientTrafficPolicy", "clienttrafficpolicies");
+
+/// A client of the API server.
+#[derive(Clone)]
+pub struct Cluster {
+    client: kube::Client,
+    kubectl: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl Cluster {
+    /// A client, and a kubeconfig in `folder` for programs.
+    pub fn new(tools: &Path, folder: &Path) -> Cluster {
+        let server = format!("https://{}:6443", address::API);
+        let kubeconfig = folder.join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "tests",
+            "clusters": [{"name": "tests", "cluster": {"server": server, "insecure-skip-tls-verify": true}}],
+            "users": [{"name": "admin", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "admin"}}],
+        });
+        std::fs::write(&kubeconfig, config.to_string()).unwrap();
+        let mut config = kube::Config::new(server.parse().unwrap());
+        config.accept_invalid_certs = true;
+        config.auth_info.token = Some(TOKEN.to_owned().into());
+        config.read_timeout = Some(Duration::from_secs(20));
+        let client = kube::Client::try_from(config).unwrap();
+        Cluster { client, kubectl: tools.join("kubectl"), kubeconfig }
+    }
+
+    /// The path of the kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Whether the API server answers that it is ready.
+    pub async fn is_ready(&self) -> bool {
+        let request = hyper::Request::get("/readyz").body(Vec::new()).unwrap();
+        self.client.request_text(request).await.is_ok()
+    }
+
+    fn api(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
+        let Kind(group, version, name, plural) = kind;
+        let resource =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, name), plural);
+        match namespace {
+            "" => Api::all_with(self.client.clone(), &resource),
+            _ => Api::namespaced_with(self.client.clone(), namespace, &resource),
+        }
+    }
+
+    /// Makes an object, or makes it what `object` says; its kind is looked up by its name.
+    pub async fn apply(&self, kind: Kind, object: &Value) {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("");
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let mut object = object.clone();
+        let Kind(group, version, of, _) = kind;
+        object["apiVersion"] =
+            if group.is_empty() { version.into() } else { format!("{group}/{version}").into() };
+        object["kind"] = of.into();
+        let parameters = PatchParams::apply("tests").force();
+        self.api(kind, namespace)
+            .patch(name, &parameters, &Patch::Apply(&object))
+            .await
+            .unwrap_or_else(|error| panic!("cannot apply {of} {name}: {error}"));
+    }
+
+    /// An object, if it is there.
+    pub async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
+        let found = self.api(kind, namespace).get_opt(name).await;
+        found
+            .unwrap_or_else(|error| panic!("cannot read {} {name}: {error}", kind.2))
+            .map(|object| serde_json::to_value(object).unwrap())
+    }
+
+    /// The objects of a kind with this label, `KEY=VALUE`, or all of them with "".
+    pub async fn list(&self, kind: Kind, namespace: &str, label: &str) -> Vec<Value> {
+        let found = self.api(kind, namespace).list(&ListParams::default().labels(label)).await;
+        let found = found.unwrap_or_else(|error| panic!("cannot list {}: {error}", kind.3));
+        found.items.into_iter().map(|object| serde_json::to_value(object).unwrap()).collect()
+    }
+
+    /// Removes an object, if it is there.
+    pub async fn delete(&self, kind: Kind, namespace: &str, name: &str) {
+        match self.api(kind, namespace).delete(name, &DeleteParams::default()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => panic!("cannot delete {} {name}: {error}", kind.2),
+        }
+    }
+
+    /// A command of kubectl.
+    pub fn kubectl(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
+        command
+    }
+
+    /// `kubectl ... -f -` with this text; panics with what it says to a mistake.
+    pub fn pipe(&self, arguments: &[&str], text: &str) -> String {
+        let mut child = self
+            .kubectl(arguments)
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl");
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let done = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(
+            done.status.success(),
+            "kubectl {}: {said}{}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&done.stderr)
+        );
+        said
+    }
+}

@@ -1,0 +1,274 @@
+//! Envoy Gateway as its Deployment would run it, and Envoy as the Deployment that Envoy Gateway writes for it says.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use warmpath_tests::{Reply, Request, until};
+
+use crate::api::{CONFIG_MAP, Cluster, DEPLOYMENT, ENDPOINT_SLICE, SECRET, SERVICE};
+use crate::ground::Ground;
+use crate::process::Process;
+use crate::sandbox::{address, run};
+
+const SYSTEM: &str = "envoy-gateway-system";
+
+/// A running Envoy Gateway, in a network namespace of its own: it listens on ports that Envoy wants too.
+pub struct EnvoyGateway {
+    process: Process,
+}
+
+/// What `envoy-gateway.yaml` says; `more` is added.
+pub fn configuration(more: Value) -> Value {
+    let mut document = json!({
+        "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+        "kind": "EnvoyGateway",
+        "gateway": {"controllerName": "gateway.envoyproxy.io/gatewayclass-controller"},
+        // The injector would write into Pods that are not there.
+        "provider": {"type": "Kubernetes", "kubernetes": {"proxyTopologyInjector": {"disabled": true}}},
+        "logging": {"level": {"default": "info"}},
+        "extensionApis": {"enableEnvoyPatchPolicy": true},
+    });
+    crate::objects::merge(&mut document, more);
+    document
+}
+
+impl EnvoyGateway {
+    /// Starts it with this configuration, and waits until it serves Envoys.
+    pub async fn start(ground: &Ground, configuration: &Value) -> EnvoyGateway {
+        let program = ground.tools.join("envoy-gateway");
+        let kubeconfig = ground.cluster.kubeconfig();
+        let environment = [
+            ("KUBECONFIG", kubeconfig.to_str().unwrap()),
+            ("ENVOY_GATEWAY_NAMESPACE", SYSTEM),
+            ("KUBERNETES_CLUSTER_DOMAIN", "cluster.local"),
+        ];
+        if ground.cluster.get(SECRET, SYSTEM, "envoy-gateway").await.is_none() {
+            let done = Command::new(&program)
+                .args(["certgen", "--disable-topology-injector"])
+                .envs(environment)
+                .output()
+                .unwrap();
+            assert!(done.status.success(), "certgen: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        let certificates = secret_files(&ground.cluster, &ground.folder, "envoy-gateway").await;
+        let config = ground.folder.join("envoy-gateway-config");
+        std::fs::create_dir_all(&config).unwrap();
+        std::fs::write(config.join("envoy-gateway.yaml"), configuration.to_string()).unwrap();
+        let (here, there) = address::LINK;
+        let script = format!(
+            r#"set -e
+mount --make-rprivate /
+mount --bind "$1" /certs
+mount --bind "$2" /config
+mount -t tmpfs tmpfs /var/lib
+mkdir -p /var/lib/eg/wasm
+until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
+ip link set lo up
+ip addr add {there}/30 dev eth0
+ip link set eth0 up
+ip route add default via {here}
+exec "$3" server --config-path=/config/envoy-gateway.yaml"#
+        );
+        let mut command = Command::new("unshare");
+        command
+            .args(["--net", "--mount", "sh", "-c", &script, "envoy-gateway"])
+            .args([&certificates, &config, &program])
+            .envs(environment);
+        let mut process = Process::start("envoy-gateway", &ground.logs(), &mut command);
+        let id = process.id().to_string();
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        until("Envoy Gateway has its network namespace", async || {
+            (std::fs::read_link(format!("/proc/{id}/ns/net")).ok()? != own).then_some(())
+        })
+        .await;
+        // One that was here before may not be gone yet.
+        let _ = Command::new("ip").args(["link", "del", "gateway0"]).output();
+        run("ip", &["link", "add", "gateway0", "type", "veth", "peer", "name", "eth0", "netns", &id]);
+        run("ip", &["addr", "add", &format!("{here}/30"), "dev", "gateway0"]);
+        run("ip", &["link", "set", "gateway0", "up"]);
+        until("Envoy Gateway serves", async || {
+            process.lives();
+            tokio::net::TcpStream::connect((there, 18000)).await.ok()
+        })
+        .await;
+        EnvoyGateway { process }
+    }
+
+    /// Ends it.
+    pub fn end(self) {
+        self.process.end();
+    }
+}
+
+/// Writes a Secret's entries as the files that a volume would have.
+async fn secret_files(cluster: &Cluster, folder: &Path, name: &str) -> PathBuf {
+    let secret =
+        cluster.get(SECRET, SYSTEM, name).await.unwrap_or_else(|| panic!("there is no Secret {name}"));
+    let folder = folder.join(format!("secret-{name}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    for (file, value) in secret["data"].as_object().unwrap() {
+        let bytes: k8s_openapi::ByteString = serde_json::from_value(value.clone()).unwrap();
+        std::fs::write(folder.join(file), bytes.0).unwrap();
+    }
+    folder
+}
+
+/// A running Envoy of a Gateway.
+pub struct Envoy {
+    process: Process,
+    log: PathBuf,
+    /// Where the log of this process begins in the file, which all of them share.
+    from: u64,
+}
+
+impl Envoy {
+    /// Starts the container `envoy` of the Deployment that belongs to the Gateway or class that `label` names, and waits until
+    /// it says that it is ready.
+    pub async fn start(ground: &Ground, label: &str, namespace: &str) -> Envoy {
+        let mut envoy = Envoy::begin(ground, label, namespace).await;
+        until("Envoy is ready", async || {
+            envoy.process.lives();
+            (envoy.admin("/ready").await?.text().trim() == "LIVE").then_some(())
+        })
+        .await;
+        envoy
+    }
+
+    /// The same without waiting until it is ready.
+    pub async fn begin(ground: &Ground, label: &str, namespace: &str) -> Envoy {
+        let cluster = &ground.cluster;
+        let deployment = until("Envoy Gateway has written Envoy's Deployment", async || {
+            cluster.list(DEPLOYMENT, namespace, label).await.pop()
+        })
+        .await;
+        let service =
+            until("and its Service", async || cluster.list(SERVICE, namespace, label).await.pop()).await;
+        endpoints_of_envoy(cluster, &service).await;
+        let certificates = secret_files(cluster, &ground.folder, "envoy").await;
+        let name = deployment["metadata"]["name"].as_str().unwrap();
+        let secrets = ground.folder.join("sds");
+        std::fs::create_dir_all(&secrets).unwrap();
+        if let Some(map) = cluster.get(CONFIG_MAP, namespace, name).await {
+            for (file, text) in map["data"].as_object().unwrap() {
+                std::fs::write(secrets.join(file), text.as_str().unwrap()).unwrap();
+            }
+        }
+        let containers = deployment["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+        let container = containers.iter().find(|each| each["name"] == "envoy").unwrap();
+        let (environment, arguments) = container_command(container, namespace);
+        let script = r#"set -e
+mount --make-rprivate /
+mount --bind "$1" /certs
+mount --bind "$2" /sds
+shift 2
+exec "$@""#;
+        let log = ground.logs().join("envoy.log");
+        let from = std::fs::metadata(&log).map_or(0, |file| file.len());
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", script, "envoy"])
+            .args([&certificates, &secrets, &ground.tools.join("envoy")])
+            .args(arguments)
+            .envs(environment);
+        Envoy { process: Process::start("envoy", &ground.logs(), &mut command), log, from }
+    }
+
+    /// What a page of Envoy's admin interface says; nothing while it cannot be reached.
+    pub async fn admin(&self, path: &str) -> Option<Reply> {
+        let to: SocketAddr = "127.0.0.1:19000".parse().unwrap();
+        tokio::net::TcpStream::connect(to).await.ok()?;
+        Request::get(path).try_open(to).await.ok()?.finish().await.ok()
+    }
+
+    /// The hosts of a cluster, `address:port`, with their health as the endpoints have it.
+    pub async fn hosts(&self, cluster: &str) -> BTreeMap<String, String> {
+        let page = self
+            .admin(&format!("/clusters?format=json&filter=^{cluster}$"))
+            .await
+            .expect("Envoy's admin page")
+            .json();
+        let empty = Vec::new();
+        let clusters = page["cluster_statuses"].as_array().unwrap_or(&empty);
+        let hosts = clusters.iter().flat_map(|cluster| cluster["host_statuses"].as_array().unwrap_or(&empty));
+        hosts
+            .map(|host| {
+                let at = &host["address"]["socket_address"];
+                let address = format!("{}:{}", at["address"].as_str().unwrap(), at["port_value"]);
+                (address, host["health_status"]["eds_health_status"].as_str().unwrap_or("?").to_owned())
+            })
+            .collect()
+    }
+
+    /// Waits until a cluster has exactly these hosts.
+    pub async fn knows(&self, cluster: &str, hosts: &[(String, &str)]) {
+        let wanted: BTreeMap<String, String> =
+            hosts.iter().map(|(host, health)| (host.clone(), (*health).to_owned())).collect();
+        until(&format!("Envoy knows {wanted:?} of {cluster}"), async || {
+            (self.hosts(cluster).await == wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// What this process has written so far.
+    pub fn said(&self) -> String {
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(self.from as usize..).unwrap_or_default()).into_owned()
+    }
+
+    /// Ends it.
+    pub fn end(self) {
+        self.process.end();
+    }
+}
+
+/// Without endpoints of Envoy's own Service its bootstrap waits 15 s for them.
+async fn endpoints_of_envoy(cluster: &Cluster, service: &Value) {
+    let ports: Vec<Value> = service["spec"]["ports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|port| json!({"name": port["name"], "port": port["port"], "protocol": port["protocol"]}))
+        .collect();
+    let (name, namespace) = (&service["metadata"]["name"], &service["metadata"]["namespace"]);
+    cluster
+        .apply(
+            ENDPOINT_SLICE,
+            &json!({
+                "metadata": {
+                    "name": format!("{}-1", name.as_str().unwrap()), "namespace": namespace,
+                    "labels": {"kubernetes.io/service-name": name},
+                },
+                "addressType": "IPv4",
+                "ports": ports,
+                "endpoints": [{
+                    "addresses": [address::ENVOY],
+                    "conditions": {"ready": true, "serving": true, "terminating": false},
+                }],
+            }),
+        )
+        .await;
+}
+
+/// Environment and arguments of a container, as the kubelet would fill them in.
+fn container_command(container: &Value, namespace: &str) -> (BTreeMap<String, String>, Vec<String>) {
+    let empty = Vec::new();
+    let mut environment: BTreeMap<String, String> = container["env"]
+        .as_array()
+        .unwrap_or(&empty)
+        .iter()
+        .map(|each| {
+            (each["name"].as_str().unwrap().to_owned(), each["value"].as_str().unwrap_or("").to_owned())
+        })
+        .collect();
+    environment.insert("ENVOY_POD_NAMESPACE".into(), namespace.into());
+    environment.insert("ENVOY_POD_NAME".into(), "envoy-0".into());
+    let arguments = container["args"].as_array().unwrap().iter().map(|each| {
+        let text = each.as_str().unwrap().to_owned();
+        environment.iter().fold(text, |text, (name, value)| text.replace(&format!("$({name})"), value))
+    });
+    let arguments = arguments.collect();
+    (environment, arguments)
+}

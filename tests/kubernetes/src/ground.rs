@@ -1,0 +1,113 @@
+//! The cluster without Warmpath: etcd, the API server with the definitions of the Gateway API and of Envoy Gateway, and nothing
+//! that would start a pod.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+use warmpath_tests::{target, until};
+
+use crate::api::{Cluster, NAMESPACE, TOKEN};
+use crate::process::Process;
+use crate::sandbox::address;
+
+/// The running control plane of Kubernetes.
+pub struct Ground {
+    /// The programs.
+    pub tools: PathBuf,
+    /// Where everything of this run lies.
+    pub folder: PathBuf,
+    /// The API server.
+    pub cluster: Cluster,
+    etcd: Process,
+    api_server: Option<Process>,
+}
+
+impl Ground {
+    /// Starts all of it, and waits until the definitions are there.
+    pub async fn start(tools: &Path) -> Ground {
+        let folder = target().join("kubernetes");
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(folder.join("logs")).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(folder.join("service-accounts.key"), key.serialize_pem()).unwrap();
+        std::fs::write(folder.join("service-accounts.pub"), key.public_key_pem()).unwrap();
+        std::fs::write(folder.join("tokens.csv"), format!("{TOKEN},admin,admin,system:masters\n")).unwrap();
+        let etcd = Process::start(
+            "etcd",
+            &folder.join("logs"),
+            Command::new(tools.join("etcd")).arg("--data-dir").arg(folder.join("etcd")).args([
+                "--listen-client-urls=http://127.0.0.1:2379",
+                "--advertise-client-urls=http://127.0.0.1:2379",
+                "--listen-peer-urls=http://127.0.0.1:2380",
+                "--unsafe-no-fsync",
+                "--log-level=warn",
+            ]),
+        );
+        let cluster = Cluster::new(tools, &folder);
+        let mut ground = Ground { tools: tools.to_owned(), folder, cluster, etcd, api_server: None };
+        ground.start_api_server().await;
+        ground.define().await;
+        ground
+    }
+
+    /// The folder of the logs.
+    pub fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    /// How a person reaches this cluster from another terminal.
+    pub fn invitation(&self) -> String {
+        format!(
+            "nsenter --target $(pgrep --newest kubernetes-tests) --all -- env KUBECONFIG={} PATH={}:$PATH bash",
+            self.cluster.kubeconfig().display(),
+            self.tools.display()
+        )
+    }
+
+    /// Starts the API server, which may have been stopped, and waits until it is ready.
+    pub async fn start_api_server(&mut self) {
+        let flag = |name: &str, file: &str| format!("--{name}={}", self.folder.join(file).display());
+        let mut command = Command::new(self.tools.join("kube-apiserver"));
+        command
+            .args([
+                "--etcd-servers=http://127.0.0.1:2379",
+                "--secure-port=6443",
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                "--authorization-mode=RBAC",
+                "--disable-admission-plugins=ServiceAccount",
+                "--endpoint-reconciler-type=none",
+            ])
+            .arg(format!("--bind-address={}", address::API))
+            .arg(format!("--advertise-address={}", address::API))
+            .arg(flag("cert-dir", "certificates"))
+            .arg(flag("token-auth-file", "tokens.csv"))
+            .arg(flag("service-account-key-file", "service-accounts.pub"))
+            .arg(flag("service-account-signing-key-file", "service-accounts.key"));
+        let mut server = Process::start("kube-apiserver", &self.logs(), &mut command);
+        until("the API server is ready", async || {
+            self.etcd.lives();
+            server.lives();
+            self.cluster.is_ready().await.then_some(())
+        })
+        .await;
+        self.api_server = Some(server);
+    }
+
+    /// Stops the API server, as when its node goes away.
+    pub fn stop_api_server(&mut self) {
+        self.api_server = None;
+    }
+
+    async fn define(&self) {
+        let folder = self.tools.join("crds");
+        let done = self
+            .cluster
+            .kubectl(&["apply", "--server-side", "-f", folder.to_str().unwrap()])
+            .output()
+            .expect("kubectl");
+        assert!(done.status.success(), "the definitions: {}", String::from_utf8_lossy(&done.stderr));
+        self.cluster.apply(NAMESPACE, &json!({"metadata": {"name": "envoy-gateway-system"}})).await;
+    }
+}

@@ -1,0 +1,279 @@
+//! All that a case plays in: the cluster, Envoy Gateway, an Envoy, pods, the module and its server; and the way back to the
+//! beginning for the next case.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use warmpath_tests::{Answer, Finished, Request, TestPod, command, target, until};
+
+use crate::api::{
+    BACKEND_POLICY, CLIENT_POLICY, Cluster, ENDPOINT_SLICE, ENVOY_PROXY, EXTENSION_POLICY, GATEWAY,
+    GATEWAY_CLASS, HTTP_ROUTE, Kind, PATCH_POLICY, SERVICE,
+};
+use crate::gateway::{Envoy, EnvoyGateway, configuration};
+use crate::ground::Ground;
+use crate::modules::{ModuleServer, port};
+use crate::objects::{self, Is};
+use crate::sandbox::address;
+
+/// The label of what belongs to the Gateway `eg`.
+pub const OF_EG: &str = "gateway.envoyproxy.io/owning-gateway-name=eg";
+/// Envoy's name of the cluster behind the first rule of the route `routed`.
+pub const POOL: &str = "httproute/default/routed/rule/0";
+
+/// What may stand in the namespace `default`, and what of it stays from case to case.
+const KINDS: [(Kind, &[&str]); 8] = [
+    (PATCH_POLICY, &["warmpath", "warmpath-by-port"]),
+    (EXTENSION_POLICY, &["warmpath"]),
+    (BACKEND_POLICY, &["warmpath"]),
+    (CLIENT_POLICY, &[]),
+    (HTTP_ROUTE, &["plain", "routed"]),
+    (GATEWAY, &["eg"]),
+    (ENVOY_PROXY, &["eg", "warmpath"]),
+    (SERVICE, &["vllm", "kubernetes"]),
+];
+
+/// Everything there is.
+pub struct World {
+    /// The cluster.
+    pub ground: Ground,
+    /// Envoy Gateway, unless a case has stopped it.
+    pub gateway: Option<EnvoyGateway>,
+    /// The Envoy of the Gateway `eg`, unless a case has stopped it.
+    pub envoy: Option<Envoy>,
+    /// The server of the modules.
+    pub modules: ModuleServer,
+    /// The module under test.
+    pub module: Bytes,
+    /// The pods that live, by number.
+    pub pods: BTreeMap<u8, TestPod>,
+    /// Envoy must be started anew before the next case: its clusters or its configuration were changed.
+    spoilt: bool,
+}
+
+impl World {
+    /// Starts all of it, attached.
+    pub async fn start(tools: &Path, module: Option<&Path>) -> World {
+        let module = module.map_or_else(|| target().join("warmpath.wasm"), PathBuf::from);
+        let module = std::fs::read(&module)
+            .unwrap_or_else(|error| panic!("{}: {error}; scripts/build makes it", module.display()))
+            .into();
+        let ground = Ground::start(tools).await;
+        let modules = ModuleServer::start().await;
+        let gateway = EnvoyGateway::start(&ground, &configuration(json!({}))).await;
+        let mut world = World {
+            ground,
+            gateway: Some(gateway),
+            envoy: None,
+            modules,
+            module,
+            pods: BTreeMap::new(),
+            spoilt: true,
+        };
+        world.reset().await;
+        world
+    }
+
+    /// The API server.
+    pub fn cluster(&self) -> &Cluster {
+        &self.ground.cluster
+    }
+
+    /// The Envoy.
+    pub fn envoy(&self) -> &Envoy {
+        self.envoy.as_ref().expect("this case has stopped Envoy")
+    }
+
+    /// Says that the next case needs a new Envoy, and all objects again.
+    pub fn spoilt(&mut self) {
+        self.spoilt = true;
+    }
+
+    /// Back to the beginning: three new pods behind the Service `vllm`, the two routes, Warmpath attached to one of them.
+    pub async fn reset(&mut self) {
+        self.end_pods().await;
+        self.start_pods(&[11, 12, 13]).await;
+        if self.gateway.is_none() {
+            self.start_gateway(json!({})).await;
+        }
+        if self.spoilt || self.envoy.is_none() {
+            if let Some(envoy) = self.envoy.take() {
+                envoy.end();
+            }
+            self.restore().await;
+            self.attach(&[]).await;
+            self.start_envoy().await;
+            self.spoilt = false;
+        } else {
+            self.cluster().apply(ENDPOINT_SLICE, &objects::endpoints("vllm", &ready(&[11, 12, 13]))).await;
+        }
+        self.envoy().knows(POOL, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
+        self.is_routed().await;
+    }
+
+    /// Takes away what a case has left, and writes what every case begins with.
+    async fn restore(&mut self) {
+        let cluster = self.cluster();
+        for (kind, stay) in KINDS {
+            for each in cluster.list(kind, "default", "").await {
+                let name = each["metadata"]["name"].as_str().unwrap();
+                if !stay.contains(&name) {
+                    cluster.delete(kind, "default", name).await;
+                }
+            }
+        }
+        for each in cluster.list(ENDPOINT_SLICE, "default", "").await {
+            cluster.delete(ENDPOINT_SLICE, "default", each["metadata"]["name"].as_str().unwrap()).await;
+        }
+        cluster.apply(SERVICE, &objects::service("vllm")).await;
+        cluster.apply(ENDPOINT_SLICE, &objects::endpoints("vllm", &ready(&[11, 12, 13]))).await;
+        cluster.apply(GATEWAY_CLASS, &objects::gateway_class()).await;
+        cluster.apply(ENVOY_PROXY, &objects::envoy_proxy(json!({}))).await;
+        cluster.apply(GATEWAY, &objects::gateway()).await;
+        cluster.apply(HTTP_ROUTE, &objects::route("plain", "plain", &[("/", "vllm")])).await;
+        cluster.apply(HTTP_ROUTE, &objects::route("routed", "routed", &[("/", "vllm")])).await;
+    }
+
+    /// Prints the policies for the Gateway and its route, as a user does, with these flags more.
+    pub fn print(&self, module: &Bytes, flags: &[&str]) -> Finished {
+        let url = self.modules.put(module);
+        let file = self.ground.folder.join("module.wasm");
+        std::fs::write(&file, module).unwrap();
+        let mut arguments = vec![
+            "--gateway=eg",
+            "--listener=routed",
+            "--module-url",
+            &url,
+            "--module",
+            file.to_str().unwrap(),
+        ];
+        if !flags.iter().any(|flag| flag.starts_with("--route") || flag.starts_with("--selector")) {
+            arguments.push("--route=routed");
+        }
+        arguments.extend(flags);
+        self.manifests(&arguments)
+    }
+
+    /// `scripts/kubernetes-manifests` against this cluster.
+    pub fn manifests(&self, arguments: &[&str]) -> Finished {
+        let kubectl = format!(
+            "{} --kubeconfig {}",
+            self.ground.tools.join("kubectl").display(),
+            self.cluster().kubeconfig().display()
+        );
+        command("scripts/kubernetes-manifests", arguments, &[("KUBECTL", &kubectl)])
+    }
+
+    /// `--check` of what [`World::print`] printed.
+    pub fn check(&self) -> Finished {
+        self.manifests(&["--gateway=eg", "--listener=routed", "--route=routed", "--check"])
+    }
+
+    /// Prints the policies and applies them.
+    pub async fn attach(&mut self, flags: &[&str]) {
+        let module = self.module.clone();
+        self.attach_module(&module, flags).await;
+    }
+
+    /// The same with another module.
+    pub async fn attach_module(&mut self, module: &Bytes, flags: &[&str]) {
+        let printed = self.print(module, flags);
+        assert_eq!(printed.code, 0, "{}", printed.err);
+        self.cluster().pipe(&["apply"], &printed.out);
+    }
+
+    /// Starts Envoy Gateway with additions to its configuration.
+    pub async fn start_gateway(&mut self, more: Value) {
+        self.stop_gateway();
+        self.gateway = Some(EnvoyGateway::start(&self.ground, &configuration(more)).await);
+    }
+
+    /// Stops Envoy Gateway.
+    pub fn stop_gateway(&mut self) {
+        if let Some(gateway) = self.gateway.take() {
+            gateway.end();
+        }
+    }
+
+    /// Starts the Envoy of the Gateway `eg`.
+    pub async fn start_envoy(&mut self) {
+        if let Some(envoy) = self.envoy.take() {
+            envoy.end();
+        }
+        self.envoy = Some(Envoy::start(&self.ground, OF_EG, "envoy-gateway-system").await);
+    }
+
+    /// Starts pods with these numbers; one that lives already is replaced.
+    pub async fn start_pods(&mut self, numbers: &[u8]) {
+        for &number in numbers {
+            if let Some(mut old) = self.pods.remove(&number) {
+                old.kill().await;
+            }
+            let pod = TestPod::at(&at(number)).await;
+            pod.answer_all(|| Answer::Tokens {
+                first: Duration::from_millis(5),
+                each: Duration::from_millis(1),
+                tokens: 8,
+                cut: None,
+            });
+            self.pods.insert(number, pod);
+        }
+    }
+
+    /// Ends all pods; their addresses are free when it comes back.
+    async fn end_pods(&mut self) {
+        for pod in self.pods.values_mut() {
+            pod.kill().await;
+        }
+        self.pods.clear();
+    }
+
+    /// Writes the endpoints of the Service `vllm`.
+    pub async fn endpoints(&self, pods: &[(u8, Is)]) {
+        self.cluster().apply(ENDPOINT_SLICE, &objects::endpoints("vllm", pods)).await;
+    }
+
+    /// Waits until chats are answered on the routed port by a pod that Warmpath named.
+    pub async fn is_routed(&self) {
+        until("a chat is routed by Warmpath", async || {
+            let opened = Request::chat("Are you there?").try_open(routed()).await.ok()?;
+            let reply = opened.finish().await.ok()?;
+            let pod = self
+                .pods
+                .iter()
+                .find(|(number, _)| Some(at(**number).as_str()) == reply.header("x-test-pod"))?
+                .1;
+            let received = pod.received();
+            received.last()?.headers.contains_key("x-warmpath-destination").then_some(())
+        })
+        .await;
+    }
+
+    /// How many requests each pod has got so far.
+    pub fn counts(&self) -> BTreeMap<u8, usize> {
+        self.pods.iter().map(|(&number, pod)| (number, pod.received().len())).collect()
+    }
+}
+
+/// Pods that are ready.
+pub fn ready(numbers: &[u8]) -> Vec<(u8, Is)> {
+    numbers.iter().map(|&number| (number, Is::Ready)).collect()
+}
+
+/// Address and port of a pod.
+pub fn at(number: u8) -> String {
+    format!("{}:8000", address::pod(number))
+}
+
+/// The port that Warmpath routes.
+pub fn routed() -> std::net::SocketAddr {
+    port(8081)
+}
+
+/// The port of plain Envoy.
+pub fn plain() -> std::net::SocketAddr {
+    port(8080)
+}

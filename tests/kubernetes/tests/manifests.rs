@@ -1,0 +1,135 @@
+//! `scripts/kubernetes-manifests` as far as it needs no cluster: what it prints, and what it says to a mistake.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use warmpath_tests::{Finished, command, repository};
+
+const ZEROS: &str = "--sha256=0000000000000000000000000000000000000000000000000000000000000000";
+/// The flags behind `manifests/attach/reference.yaml`.
+const REFERENCE: [&str; 8] = [
+    "--offline",
+    "--gateway=qwen-inference-gateway",
+    "--listener=llm-gw",
+    "--port=8081",
+    "--route=qwen-backend",
+    "--pool=vllm-qwen-pool",
+    "--module-url=https://example.com/warmpath.wasm",
+    ZEROS,
+];
+
+fn manifests(arguments: &[&str]) -> Finished {
+    command("scripts/kubernetes-manifests", arguments, &[])
+}
+
+/// The reference's flags without those that begin with a word of `without`, and with `more`.
+fn reference(without: &[&str], more: &[&str]) -> Finished {
+    let kept = REFERENCE.into_iter().filter(|flag| !without.iter().any(|word| flag.starts_with(word)));
+    manifests(&kept.chain(more.iter().copied()).collect::<Vec<_>>())
+}
+
+#[test]
+fn the_file_for_the_reference_is_what_the_script_prints() {
+    let printed = manifests(&REFERENCE);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    let file = std::fs::read_to_string(repository().join("manifests/attach/reference.yaml")).unwrap();
+    assert!(printed.out == file, "manifests/attach/README.md has the command that makes them equal again");
+}
+
+#[test]
+fn the_patches_come_first() {
+    let printed = manifests(&REFERENCE).out;
+    let kinds: Vec<&str> = printed.lines().filter_map(|line| line.strip_prefix("kind: ")).collect();
+    assert_eq!(
+        kinds,
+        [
+            "EnvoyPatchPolicy",
+            "EnvoyPatchPolicy",
+            "EnvoyExtensionPolicy",
+            "BackendTrafficPolicy",
+            "EnvoyProxy"
+        ]
+    );
+}
+
+#[test]
+fn every_flag_reaches_the_policies() {
+    let image = "--module-image=registry.example.com/warmpath:0.2";
+    let cases: [(&[&str], &[&str], &str); 18] = [
+        (&["--gateway"], &["--gateway=front"], "kind: Gateway, name: front }"),
+        (&["--gateway"], &["--gateway=front"], "name: default/front/llm-gw\n"),
+        (&["--listener"], &["--listener=web"], "name: default/qwen-inference-gateway/web\n"),
+        (&["--port"], &["--port=80"], "name: tcp-80\n"),
+        (&[], &["--http3"], "name: default/qwen-inference-gateway/llm-gw-quic\n"),
+        (&[], &["--http3"], "name: udp-8081\n"),
+        (&[], &["--route=second"], "kind: HTTPRoute, name: second }"),
+        (&["--route"], &["--selector=pool=a"], r#"kind: HTTPRoute, matchLabels: { "pool": "a" } }"#),
+        (&[], &["--namespace=team"], "envoyextensionpolicy/team/warmpath/wasm/0"),
+        (&[], &["--name=mine"], "envoyextensionpolicy/default/mine/wasm/0"),
+        (&["--module-url"], &[image], r#"image: { url: "registry.example.com/warmpath:0.2", sha256: 0000"#),
+        (&[], &["--strategy=LOAD_ONLY"], r#""strategy": "LOAD_ONLY""#),
+        (&[], &["--fail-closed"], r#""fail_open": false"#),
+        (&[], &["--max-body-mib=2"], "value: 2097152\n"),
+        (&[], &["--max-requests=77"], "maxParallelRequests: 77"),
+        (&[], &["--request-timeout=1h"], "requestTimeout: 1h"),
+        (&[], &["--drain-time=5m"], "drainTimeout: 5m"),
+        (&[], &["--merged-class=shared"], "kind: GatewayClass, name: shared }"),
+    ];
+    let plain = manifests(&REFERENCE).out;
+    for (without, more, line) in cases {
+        let printed = reference(without, more);
+        assert_eq!(printed.code, 0, "{more:?}: {}", printed.err);
+        assert!(!plain.contains(line) && printed.out.contains(line), "{more:?} does not lead to: {line}");
+    }
+}
+
+#[test]
+fn an_envoy_gateway_that_cannot_merge_gets_no_field_that_it_does_not_know() {
+    let merges = |version: &str| {
+        let printed = reference(&[], &[version]).out;
+        printed.matches("\n  mergeType: StrategicMerge\n").count()
+    };
+    assert_eq!(
+        merges("--envoy-gateway=1.8"),
+        1,
+        "a BackendTrafficPolicy merges, an EnvoyExtensionPolicy does not"
+    );
+    assert_eq!(merges("--envoy-gateway=1.9"), 2);
+}
+
+#[test]
+fn a_wrong_flag_is_named_with_its_remedy() {
+    let cases: [(&[&str], &[&str], &str, &str); 17] = [
+        (&["--gateway"], &["--gateway=Front"], "--gateway", "small letters"),
+        (&["--gateway"], &[], "--gateway", "required"),
+        (&["--route"], &[], "--route", "--selector"),
+        (&[], &["--selector=a=b"], "--route", "either"),
+        (&["--route"], &["--selector=a"], "--selector", "KEY=VALUE"),
+        (&["--module-url"], &[], "--module-url", "--module-image"),
+        (&["--module-url"], &["--module-url=warmpath.wasm"], "--module-url", "https://"),
+        (&["--module-url"], &["--module-image=warmpath"], "--module-image", "REGISTRY/NAME:TAG"),
+        (&["--sha256"], &[], "checksum", "--sha256"),
+        (&["--sha256"], &["--sha256=12"], "--sha256", "sha256sum"),
+        (&["--sha256"], &["--module=no-such-file"], "--module", "scripts/build"),
+        (&["--sha256"], &["--module=Cargo.toml"], "--module", "WebAssembly"),
+        (&["--listener"], &[], "--listener", "--port"),
+        (&["--offline"], &[], "--port", "cluster is asked"),
+        (&[], &["--envoy-gateway=1.5"], "--envoy-gateway", "1.6 to 1.10"),
+        (&[], &["--drain-time=5"], "--drain-time", "15m"),
+        (&[], &["--strategy=FASTEST"], "--strategy", "PREFIX_CACHE"),
+    ];
+    for (without, more, named, remedy) in cases {
+        let said = reference(without, more);
+        assert_eq!(said.code, 2, "{more:?}: {}", said.err);
+        assert!(said.out.is_empty(), "{more:?} printed manifests all the same");
+        assert!(said.err.contains(named) && said.err.contains(remedy), "{more:?}: {}", said.err);
+    }
+}
+
+#[test]
+fn without_kubectl_it_says_how_to_go_on() {
+    let arguments = ["--gateway=eg", "--route=chat", "--module-url=https://example.com/warmpath.wasm", ZEROS];
+    let said = command("scripts/kubernetes-manifests", &arguments, &[("KUBECTL", "no-such-kubectl")]);
+    assert_eq!(said.code, 1);
+    assert!(said.err.contains("no-such-kubectl") && said.err.contains("--offline"), "{}", said.err);
+    assert!(said.out.is_empty());
+}
