@@ -17,6 +17,7 @@ use std::fmt::Debug;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use warmpath::account::ledger::Ledger;
+use warmpath::answer::first_token::{FirstEvent, FirstTokenReader};
 use warmpath::answer::usage::{Usage, UsageScanner};
 use warmpath::collector::{Collector, DueScrape};
 use warmpath::config::Config;
@@ -39,10 +40,11 @@ use warmpath::{SECOND, Slot};
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("body", body),
     ("config", config),
     ("conversation", conversation),
+    ("first_token", first_token),
     ("json", json),
     ("metrics", metrics),
     ("shared", shared),
@@ -388,6 +390,28 @@ pub fn usage(bytes: &[u8]) {
         size = (size * 5 + 3) % 97;
     }
     assert_eq!(uneven.usage(), whole.usage());
+}
+
+/// The start of an answer, whose first byte says how it is cut: its first events mean the same however it arrives, and what
+/// is final stays.
+pub fn first_token(bytes: &[u8]) {
+    let Some((&first, answer)) = bytes.split_first() else { return };
+    let mut whole = FirstTokenReader::default();
+    let said = whole.feed(answer);
+    let mut cut = FirstTokenReader::default();
+    let mut last = FirstEvent::NotYet;
+    for chunk in answer.chunks(1 + usize::from(first)) {
+        let next = cut.feed(chunk);
+        assert!(!last.is_final() || next == last, "{last:?} became {next:?}");
+        last = next;
+    }
+    assert_eq!(last, said);
+    let end = whole.end();
+    assert_eq!(cut.end(), end);
+    assert!(!said.is_final() || said == end);
+    if let FirstEvent::Error(error) = end {
+        assert!((400..600).contains(&error.status));
+    }
 }
 
 /// A plugin configuration. Every accepted value is within its range.

@@ -198,6 +198,11 @@ fn shared() {
 }
 
 #[test]
+fn first_token() {
+    replay_and_mutate("first_token");
+}
+
+#[test]
 fn usage() {
     replay_and_mutate("usage");
 }

@@ -1,4 +1,7 @@
-//! What an answer means: the usage it reports, and the answers that a client gets when nothing is served.
+//! What an answer means: whether anything has been computed, how it failed, the usage it reports; and the answers that a
+//! client gets when nothing is served.
 
+pub mod error_event;
+pub mod first_token;
 pub mod refusal;
 pub mod usage;

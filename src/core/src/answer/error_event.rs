@@ -1,0 +1,118 @@
+//! An error that stands in the body of an answer, in all the forms of vLLM's APIs.
+//!
+//! | API | form |
+//! | --- | --- |
+//! | Chat, Completions | `{"error": {"message", "type", "param", "code": 503}}` |
+//! | the same, older | `{"object": "error", "message", "type", "param", "code": 400}`, alone or within `error` |
+//! | Responses | `{"type": "error", "code": "server_error", "message"}`, `{"type": "response.failed", "response": {"error": {"code", "message"}}}` |
+//! | Messages | `{"type": "error", "error": {"type": "internal_error", "message"}}` |
+
+use crate::request::json::{Kind, Scanner};
+
+/// What an error in the body of an answer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorEvent {
+    /// The HTTP status that fits it, 400 to 599.
+    pub status: u16,
+    /// What it says about the pod.
+    pub kind: ErrorKind,
+}
+
+/// What an error says about the pod that answered it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The pod is healthy and takes no more at the moment.
+    Full,
+    /// The request is at fault: another pod would say the same.
+    Request,
+    /// The pod has failed.
+    Fault,
+}
+
+/// Words in `type` or `code`, lower case and without marks, and the status that goes with them.
+const STATUS_OF_WORD: [(&[u8], u16); 13] = [
+    (b"unavailable", 503),
+    (b"overloaded", 503),
+    (b"ratelimit", 429),
+    (b"toomanyrequests", 429),
+    (b"notfound", 404),
+    (b"authentication", 401),
+    (b"unauthorized", 401),
+    (b"permission", 403),
+    (b"forbidden", 403),
+    (b"unprocessable", 422),
+    (b"badrequest", 400),
+    (b"invalidrequest", 400),
+    (b"invalidprompt", 400),
+];
+
+/// The sentence with which vLLM refuses a request when its queue is full; the Messages API passes it on without a code.
+const BUSY: &[u8] = b"engine is currently busy";
+
+impl ErrorEvent {
+    /// Reads the JSON of an error, or of an object that has it under `error`; without a status in it, it is a fault.
+    pub(super) fn of(json: &[u8]) -> ErrorEvent {
+        let mut status = None;
+        read(json, &mut status, true);
+        let status = status.unwrap_or(500);
+        let kind = match status {
+            429 | 503 => ErrorKind::Full,
+            400..500 => ErrorKind::Request,
+            _ => ErrorKind::Fault,
+        };
+        ErrorEvent { status, kind }
+    }
+}
+
+/// Finds a status; that of a number counts more than that of a word.
+fn read(json: &[u8], status: &mut Option<u16>, goes_deeper: bool) {
+    let mut by_word = None;
+    let mut scanner = Scanner::new(json);
+    // An error is the end of what was kept; whatever stands before it counts.
+    let _ = scanner.object(|scanner, key| {
+        match &*key {
+            b"code" | b"status" | b"status_code" => {
+                let value = scanner.skip()?;
+                *status = status.or(number(value));
+                by_word = by_word.or(word(value));
+            }
+            b"type" => by_word = by_word.or(word(scanner.skip()?)),
+            b"message" => {
+                let busy = memchr::memmem::find(scanner.skip()?, BUSY).is_some();
+                by_word = if busy { Some(503) } else { by_word };
+            }
+            b"error" if goes_deeper && scanner.kind()? == Kind::Object => {
+                read(scanner.skip()?, status, false)
+            }
+            _ => drop(scanner.skip()?),
+        }
+        Ok(())
+    });
+    *status = status.or(by_word);
+}
+
+/// A status that is written as a number, or as a number in text.
+fn number(json: &[u8]) -> Option<u16> {
+    let digits = json.strip_prefix(b"\"").and_then(|json| json.strip_suffix(b"\"")).unwrap_or(json);
+    let status = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    match status {
+        // Anthropic's word for "overloaded", which no client of the other APIs knows.
+        529 => Some(503),
+        400..600 => Some(status),
+        _ => None,
+    }
+}
+
+/// The status of a word.
+fn word(json: &[u8]) -> Option<u16> {
+    let word: Vec<u8> = json
+        .iter()
+        .filter(|byte| byte.is_ascii_alphanumeric())
+        .take(64)
+        .map(u8::to_ascii_lowercase)
+        .collect();
+    STATUS_OF_WORD
+        .iter()
+        .find(|(part, _)| memchr::memmem::find(&word, part).is_some())
+        .map(|&(_, status)| status)
+}
