@@ -16,7 +16,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod text;
-mod warmpath;
+pub mod warmpath;
 
 use std::sync::Arc;
 

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 
 use crate::engine::{EngineConfig, Hardware};
 use crate::fleet::contender::{Contender, Sweep};
+use crate::fleet::warmpath::Share;
 use crate::fleet::{Connections, Setup, run, summarize};
 use crate::report::{self, Progress, ResultRow};
 use crate::workload::{self, Traffic, Workload, trace};
@@ -33,6 +34,9 @@ pub struct FleetArgs {
     /// Worker threads of each gateway; several with commas
     #[arg(long, default_value = "4", value_delimiter = ',')]
     pub workers: Vec<usize>,
+    /// What the workers of a gateway of ours share
+    #[arg(long, value_enum, default_value_t)]
+    pub share: Share,
     /// Gateways, each with a mind of its own
     #[arg(long, default_value_t = 1)]
     pub gateways: usize,
@@ -265,7 +269,10 @@ impl FleetArgs {
         let mut done = 0;
         let run = run(
             &setup,
-            |gateway, pods| job.contender.make(pods, job.workers, case.seed, gateway, !self.no_cached_tokens),
+            |gateway, pods| {
+                let reports_cached = !self.no_cached_tokens;
+                job.contender.make(pods, job.workers, case.seed, gateway, reports_cached, self.share)
+            },
             |now_done| {
                 progress.advance((now_done - done) as u64);
                 done = now_done;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use anyhow::bail;
 use warmpath::decide::cost::CostConstants;
 
-use super::warmpath::{Warmpath, WarmpathOptions};
+use super::warmpath::{Share, Unshared, Warmpath, WarmpathOptions};
 use crate::baselines::{self, Place};
 use crate::policy::{FleetPod, Policy};
 
@@ -77,12 +77,18 @@ impl Contender {
         seed: u64,
         gateway: usize,
         reports_cached: bool,
+        share: Share,
     ) -> anyhow::Result<Box<dyn Policy + 'a>> {
         Ok(match &self.kind {
             Kind::Baseline(baseline) => baseline.make(&Place { pods, workers, seed, gateway }),
             Kind::Ours { strategy, constants } => {
-                let options = WarmpathOptions { strategy, workers, reports_cached, constants: *constants };
-                Box::new(Warmpath::new(&options, pods, seed.wrapping_add(gateway as u64))?)
+                let constants = *constants;
+                let options = WarmpathOptions { strategy, workers, share, reports_cached, constants };
+                let seed = seed.wrapping_add(gateway as u64);
+                match share {
+                    Share::None => Box::new(Unshared::new(&options, pods, seed)?),
+                    Share::All | Share::Ledger => Box::new(Warmpath::new(&options, pods, seed)?),
+                }
             }
         })
     }

@@ -4,6 +4,7 @@ use super::*;
 use crate::baselines;
 use crate::engine::Profile;
 use crate::fleet::contender::Contender;
+use crate::fleet::warmpath::Share;
 use crate::workload::{self, Change, Session, Traffic, Turn};
 
 fn traffic(pods: usize, requests: usize) -> Traffic {
@@ -11,18 +12,22 @@ fn traffic(pods: usize, requests: usize) -> Traffic {
 }
 
 fn simulate(policy: &str, workload: &Workload, pods: usize, gateways: usize) -> FleetRun {
+    simulate_sharing(Share::All, Connections::Sticky, policy, workload, pods, gateways)
+}
+
+fn simulate_sharing(
+    share: Share,
+    connections: Connections,
+    policy: &str,
+    workload: &Workload,
+    pods: usize,
+    gateways: usize,
+) -> FleetRun {
     let configs = vec![Profile::A10.config(); pods];
-    let setup = Setup {
-        pods: &configs,
-        gateways,
-        workers: 4,
-        seed: 5,
-        connections: Connections::Sticky,
-        workload,
-        sample_seconds: 0.25,
-    };
+    let setup =
+        Setup { pods: &configs, gateways, workers: 4, seed: 5, connections, workload, sample_seconds: 0.25 };
     let contender = &Contender::parse(&[policy.to_owned()], &[]).unwrap()[0];
-    run(&setup, |gateway, pods| contender.make(pods, 4, 5, gateway, true), |_| ()).unwrap()
+    run(&setup, |gateway, pods| contender.make(pods, 4, 5, gateway, true, share), |_| ()).unwrap()
 }
 
 fn policies() -> Vec<String> {
@@ -125,4 +130,14 @@ fn pods_that_leave_finish_what_they_have_and_get_no_more() {
         assert_eq!(run.computed[0], 2000.0, "{policy}: half of the first four");
         assert_eq!(run.computed[2], 0.0, "{policy}: was never there");
     }
+}
+
+#[test]
+fn conversations_that_meet_any_worker_need_workers_that_share() {
+    let workload = workload::find("chats").unwrap().build(&traffic(4, 600));
+    let hits = |share| {
+        summarize(&simulate_sharing(share, Connections::Random, "warmpath", &workload, 4, 1)).hit_rate
+    };
+    let (all, ledger, none) = (hits(Share::All), hits(Share::Ledger), hits(Share::None));
+    assert!(all > 1.2 * ledger.max(none), "{all} against {ledger} and {none}");
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use warmpath::answer::usage::Usage;
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
 use warmpath::config::Config;
@@ -26,6 +27,18 @@ const PAGE_COST: Micros = 60;
 const FOLLOW_SECONDS: f64 = 1.0;
 const SEGMENTS_A_FOLLOW: usize = 512;
 
+/// What the workers of one gateway share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Share {
+    /// Ledger and log: what is in flight, and which pod holds which prompt.
+    #[default]
+    All,
+    /// The ledger alone.
+    Ledger,
+    /// Nothing: each worker is on its own.
+    None,
+}
+
 /// What can be set about ours.
 #[derive(Clone, Debug)]
 pub struct WarmpathOptions {
@@ -33,6 +46,8 @@ pub struct WarmpathOptions {
     pub strategy: &'static str,
     /// Worker threads of the gateway.
     pub workers: usize,
+    /// What they share. For [`Share::None`], use [`Unshared`].
+    pub share: Share,
     /// Whether answers report `cached_tokens`, which vLLM does only when told to.
     pub reports_cached: bool,
     /// CostConstants of the cost.
@@ -103,7 +118,9 @@ impl Warmpath {
         let generation = collector.publish(&mut map, 0).unwrap_or(0);
         let routers = (0..options.workers.max(1))
             .map(|n| Worker {
-                router: Router::new(&config, n as u32 + 1).with_constants(options.constants),
+                // A worker passes over the records of its own number.
+                router: Router::new(&config, if options.share == Share::Ledger { 1 } else { n as u32 + 1 })
+                    .with_constants(options.constants),
                 generation: 0,
             })
             .collect();
@@ -238,6 +255,64 @@ impl Policy for Warmpath {
     }
 }
 
+/// One gateway with our module whose workers share nothing.
+#[derive(Debug)]
+pub struct Unshared {
+    workers: Vec<Warmpath>,
+    /// The worker of each open request.
+    worker_of: HashMap<u64, usize>,
+}
+
+impl Unshared {
+    /// A gateway in front of `pods`; `seed` spreads the scrapes of several.
+    pub fn new(
+        options: &WarmpathOptions,
+        pods: &[FleetPod],
+        seed: u64,
+    ) -> Result<Unshared, warmpath::config::ConfigError> {
+        let alone = WarmpathOptions { workers: 1, ..options.clone() };
+        let workers = (0..options.workers.max(1) as u64)
+            .map(|n| Warmpath::new(&alone, pods, seed.wrapping_add(n << 32)))
+            .collect::<Result<_, _>>()?;
+        Ok(Unshared { workers, worker_of: HashMap::new() })
+    }
+
+    fn of(&mut self, id: u64) -> Option<&mut Warmpath> {
+        self.workers.get_mut(*self.worker_of.get(&id)?)
+    }
+}
+
+impl Policy for Unshared {
+    fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
+        self.worker_of.insert(ask.id, ask.worker);
+        let Some(worker) = self.workers.get_mut(ask.worker) else { return Vec::new() };
+        worker.choose(world, &RouteRequest { worker: 0, ..*ask })
+    }
+
+    fn on_moved(&mut self, world: &World<'_>, id: u64, to: usize) {
+        if let Some(worker) = self.of(id) {
+            worker.on_moved(world, id, to);
+        }
+    }
+
+    fn on_first_token(&mut self, world: &World<'_>, id: u64) {
+        if let Some(worker) = self.of(id) {
+            worker.on_first_token(world, id);
+        }
+    }
+
+    fn on_end(&mut self, world: &World<'_>, id: u64, outcome: RequestEnd) {
+        if let Some(worker) = self.of(id) {
+            worker.on_end(world, id, outcome);
+        }
+        self.worker_of.remove(&id);
+    }
+
+    fn on_timer(&mut self, world: &World<'_>) -> Option<f64> {
+        self.workers.iter_mut().filter_map(|worker| worker.on_timer(world)).min_by(f64::total_cmp)
+    }
+}
+
 fn addresses(listed: &[bool]) -> impl Iterator<Item = String> {
     listed.iter().enumerate().filter(|(_, listed)| **listed).map(|(number, _)| address(number))
 }
@@ -293,6 +368,6 @@ fn request<'a>(spans: &[Span], texts: &'a [Arc<str>]) -> Request<'a> {
         cache_salt: None,
         stream: true,
         reports_usage: true,
-        prompt: Prompt::Chat { tools, system: Vec::new(), messages: messages.into() },
+        prompt: Prompt::Chat { tools, system: Vec::new(), messages },
     }
 }
