@@ -3,12 +3,53 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 
 /// What Kubernetes says of inference pools becomes what Envoy Gateway is told: a controller for InferencePools, and Envoy
 /// Gateway's extension server.
 #[derive(Debug, Parser)]
 #[command(name = "warmpath-controller", version)]
+pub struct Cli {
+    /// Write the log as JSON
+    #[arg(long, global = true)]
+    pub log_json: bool,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch the cluster and answer Envoy Gateway
+    Serve(Options),
+    /// Make the certificates of controller and Envoy Gateway, where they are not there
+    Certgen(CertgenOptions),
+}
+
+/// Options of `certgen`.
+#[derive(Debug, Args)]
+pub struct CertgenOptions {
+    /// The namespace of the controller
+    #[arg(long, value_name = "NAME", default_value = "warmpath-system")]
+    pub namespace: String,
+
+    /// The namespace of Envoy Gateway
+    #[arg(long, value_name = "NAME", default_value = "envoy-gateway-system")]
+    pub envoy_gateway_namespace: String,
+
+    /// The controller's Service
+    #[arg(long, value_name = "NAME", default_value = "warmpath-controller")]
+    pub service: String,
+
+    /// The cluster's domain
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub domain: String,
+}
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
 pub struct Options {
     /// The module that is put into Envoy's listeners, a .wasm file
     #[arg(long, value_name = "FILE")]
@@ -53,8 +94,4 @@ pub struct Options {
     /// The controllerName of Envoy Gateway's GatewayClasses
     #[arg(long, value_name = "NAME", default_value = "gateway.envoyproxy.io/gatewayclass-controller")]
     pub gateway_controller: String,
-
-    /// Write the log as JSON
-    #[arg(long)]
-    pub log_json: bool,
 }

@@ -3,6 +3,7 @@
 //! The path of a fact: [`plan`] says what follows from the objects; [`hooks`] is the gRPC server that Envoy Gateway asks about each
 //! resource of a translation; [`xds`] edits that resource's bytes.
 
+pub mod certgen;
 pub mod cli;
 pub mod hooks;
 pub mod kube;

@@ -201,3 +201,36 @@ async fn bytes_that_are_no_message_are_refused() {
     let status = lab.client.endpoints(EndpointsRequest { assignment: vec![0xff] }).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
 }
+
+/// With the certificates that `certgen` makes: Envoy Gateway is answered, and nobody else.
+#[tokio::test]
+async fn only_a_client_with_envoy_gateways_certificate_is_answered() {
+    use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
+    let name = "warmpath-controller.warmpath-system.svc.cluster.local";
+    let made = crate::certgen::certificates(vec![name.into()]).unwrap();
+    let stranger = crate::certgen::certificates(vec![name.into()]).unwrap();
+    let identity = |(certificate, key): &(String, String)| Identity::from_pem(certificate, key);
+    let authority = Certificate::from_pem(&made.authority);
+    let tls = ServerTlsConfig::new().identity(identity(&made.controller)).client_ca_root(authority.clone());
+
+    let (_sender, receiver) = watch::channel(world_of(&testing::facts()));
+    let module = Arc::new(Module::new(b"\0asm".to_vec(), "{}"));
+    let hooks = Hooks::new(receiver, Arc::default(), module, false, Arc::new(Metrics::default()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    let mut server = Server::builder().tls_config(tls).unwrap();
+    tokio::spawn(server.add_service(hooks.service()).serve_with_incoming(incoming));
+
+    let ask = async |client: ClientTlsConfig| {
+        let endpoint = Channel::from_shared(format!("https://{address}")).unwrap();
+        let channel =
+            endpoint.tls_config(client.domain_name(name).ca_certificate(authority.clone())).unwrap();
+        let channel = channel.connect().await.map_err(|error| error.to_string())?;
+        let mut client = EnvoyGatewayExtensionClient::new(channel);
+        client.endpoints(endpoints_request("other")).await.map_err(|status| status.to_string())
+    };
+    ask(ClientTlsConfig::new().identity(identity(&made.envoy_gateway))).await.unwrap();
+    ask(ClientTlsConfig::new()).await.unwrap_err();
+    ask(ClientTlsConfig::new().identity(identity(&stranger.envoy_gateway))).await.unwrap_err();
+}

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::{Timestamp, Unit};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
 use serde_json::{Value as Json, json};
 use tokio::sync::{Notify, watch};
@@ -14,7 +16,8 @@ use tokio::time::Instant;
 
 use super::keeper::Snapshot;
 use super::kinds::Kind;
-use crate::plan::status::Wiring;
+use crate::plan::condition::News;
+use crate::plan::status::{CONTROLLER, Wiring};
 use crate::plan::wiring::Hook;
 use crate::plan::writes::{Circumstances, ModelKind, Write, version, writes};
 use crate::plan::{ObjectKey, PoolKey, view, wiring};
@@ -36,6 +39,7 @@ pub struct Writer {
     metrics: Arc<Metrics>,
     wiring: Arc<dyn Fn(&PoolKey) -> Wiring + Send + Sync>,
     wake: Arc<Notify>,
+    recorder: Recorder,
 }
 
 impl Writer {
@@ -48,7 +52,9 @@ impl Writer {
         wiring: Arc<dyn Fn(&PoolKey) -> Wiring + Send + Sync>,
         wake: Arc<Notify>,
     ) -> Self {
-        Writer { client, envoy_gateway, metrics, wiring, wake }
+        let recorder =
+            Recorder::new(client.clone(), Reporter { controller: CONTROLLER.into(), instance: None });
+        Writer { client, envoy_gateway, metrics, wiring, wake, recorder }
     }
 
     /// Writes while this replica leads, until nobody tells anything any more.
@@ -175,16 +181,45 @@ impl Writer {
             Write::DeleteView { key } => {
                 api(&key.namespace).delete(&key.name, &DeleteParams::default()).await?;
             }
-            Write::PoolStatus { pool, status, version } => {
-                let patch = json!({"metadata": {"resourceVersion": version}, "status": status});
-                api(&pool.namespace).patch_status(&pool.name, &merge, &Patch::Merge(patch)).await?;
-            }
-            Write::ModelStatus { key, status, version, .. } => {
+            Write::PoolStatus { pool, status, news, version } => {
+                let key = ObjectKey { namespace: pool.namespace, name: pool.name };
                 let patch = json!({"metadata": {"resourceVersion": version}, "status": status});
                 api(&key.namespace).patch_status(&key.name, &merge, &Patch::Merge(patch)).await?;
+                self.tell(kind, &key, news).await;
+            }
+            Write::ModelStatus { key, status, news, version, .. } => {
+                let patch = json!({"metadata": {"resourceVersion": version}, "status": status});
+                api(&key.namespace).patch_status(&key.name, &merge, &Patch::Merge(patch)).await?;
+                self.tell(kind, &key, news).await;
             }
         }
         Ok(())
+    }
+}
+
+impl Writer {
+    /// Publishes events at an object. What is lost is in the object's conditions too.
+    async fn tell(&self, kind: Kind, key: &ObjectKey, news: Vec<News>) {
+        let resource = kind.resource();
+        let regarding = ObjectReference {
+            api_version: Some(resource.api_version.clone()),
+            kind: Some(resource.kind.clone()),
+            namespace: Some(key.namespace.clone()),
+            name: Some(key.name.clone()),
+            ..ObjectReference::default()
+        };
+        for News { warning, reason, message } in news {
+            let event = Event {
+                type_: if warning { EventType::Warning } else { EventType::Normal },
+                reason,
+                note: Some(message.chars().take(1000).collect()),
+                action: "Reconcile".into(),
+                secondary: None,
+            };
+            if let Err(error) = self.recorder.publish(&event, &regarding).await {
+                tracing::debug!(object = %key, %error, "an event was not taken");
+            }
+        }
     }
 }
 

@@ -33,6 +33,37 @@ pub fn merge(existing: &Json, wanted: &[Condition], generation: i64, now: &str) 
     written.chain(existing.iter().filter(ours).cloned()).collect()
 }
 
+/// What a change of conditions tells people.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct News {
+    /// Whether something is wrong.
+    pub warning: bool,
+    /// One word.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// What is new from `before` to `after`: each condition that is wrong now in a way it was not, or right again.
+pub fn news(before: &Json, after: &[Json]) -> Vec<News> {
+    let before = before.as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |condition: &Json, key: &str| {
+        condition.get(key).and_then(Json::as_str).unwrap_or_default().to_owned()
+    };
+    let mut all = Vec::new();
+    for condition in after {
+        let was = before.iter().find(|c| text(c, "type") == text(condition, "type"));
+        let wrong = text(condition, "status") == "False";
+        let was_wrong = was.is_some_and(|was| text(was, "status") == "False");
+        let same = was.is_some_and(|was| text(was, "message") == text(condition, "message"));
+        if (wrong && !(was_wrong && same)) || (!wrong && was_wrong) {
+            let (reason, message) = (text(condition, "reason"), text(condition, "message"));
+            all.push(News { warning: wrong, reason, message });
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +83,17 @@ mod tests {
             (&json!("t1"), &json!(2))
         );
         assert_eq!(merge(&first, &wanted(false), 2, "t3")[0]["lastTransitionTime"], "t3");
+    }
+
+    #[test]
+    fn only_what_goes_wrong_and_what_is_right_again_is_news() {
+        let good = merge(&Json::Null, &wanted(true), 1, "t");
+        assert_eq!(news(&Json::Null, &good), []);
+        let bad = merge(&Json::Null, &wanted(false), 1, "t");
+        let wrong = News { warning: true, reason: "Accepted".into(), message: "m".into() };
+        assert_eq!(news(&Json::Array(good.clone()), &bad), [wrong]);
+        assert_eq!(news(&Json::Array(bad.clone()), &bad), []);
+        assert!(!news(&Json::Array(bad), &good)[0].warning);
     }
 
     #[test]

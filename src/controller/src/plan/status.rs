@@ -1,10 +1,10 @@
 //! What is said of a pool in its status: one entry for each Gateway of Envoy Gateway's that refers to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value as Json, json};
 
-use super::condition::{Condition, merge};
+use super::condition::{Condition, News, merge, news};
 use super::facts::{Facts, Pool, Route};
 use super::names::{ObjectKey, PoolGroup, PoolKey};
 use super::world::PoolState;
@@ -20,6 +20,15 @@ const ROUTES: &str = "warmpath.dev/RoutesComplete";
 /// What is known of the wiring to Envoy Gateway: `None` while it is too early to say, a sentence where something lacks.
 pub type Wiring = Option<Result<(), String>>;
 
+/// A status to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewStatus {
+    /// The fields of the status that change.
+    pub status: Json,
+    /// What is new in it, each thing once.
+    pub news: Vec<News>,
+}
+
 /// The status that the pool shall have, `None` where it has it. `envoy_gateway`: the controller name of its GatewayClasses.
 pub fn pool_status(
     key: &PoolKey,
@@ -29,7 +38,7 @@ pub fn pool_status(
     envoy_gateway: &str,
     wiring: &Wiring,
     now: &str,
-) -> Option<Json> {
+) -> Option<NewStatus> {
     let field = match key.group {
         PoolGroup::Stable => "parents",
         PoolGroup::Experimental => "parent",
@@ -37,12 +46,15 @@ pub fn pool_status(
     let before = pool.status.get(field).and_then(Json::as_array).cloned().unwrap_or_default();
     let (ours, others): (Vec<Json>, Vec<Json>) = before.iter().cloned().partition(is_ours);
     let mut entries: Vec<Json> = others.into_iter().filter(|entry| !is_placeholder(entry)).collect();
+    let mut told = BTreeSet::new();
     for (gateway, accepted) in parents(key, facts, envoy_gateway) {
         let entry = ours.iter().find(|entry| gateway_of(entry, &key.namespace).as_ref() == Some(&gateway));
         let existing = entry.and_then(|entry| entry.get("conditions")).unwrap_or(&Json::Null);
         let wanted = conditions(key, pool, state, facts, accepted, wiring);
+        let merged = merge(existing, &wanted, pool.generation, now);
+        told.extend(news(existing, &merged));
         let mut written = Map::new();
-        written.insert("conditions".into(), Json::Array(merge(existing, &wanted, pool.generation, now)));
+        written.insert("conditions".into(), Json::Array(merged));
         if key.group == PoolGroup::Stable {
             written.insert("controllerName".into(), json!(CONTROLLER));
         }
@@ -60,7 +72,8 @@ pub fn pool_status(
                 "lastTransitionTime": "1970-01-01T00:00:00Z"}]}))
         }));
     }
-    (!same(&before, &entries)).then(|| json!({field: entries}))
+    (!same(&before, &entries))
+        .then(|| NewStatus { status: json!({field: entries}), news: told.into_iter().collect() })
 }
 
 /// The Gateways of Envoy Gateway's that routes to the pool attach to, and whether one of these routes is accepted there.
@@ -186,6 +199,7 @@ mod tests {
         let world = World::of(facts, &World::default(), |_| None);
         let pool = facts.pools[&key].as_ref().unwrap();
         pool_status(&key, pool, &world.pools[&key], facts, testing::CONTROLLER, wiring, now)
+            .map(|new| new.status)
     }
 
     fn write(facts: &mut Facts, status: Json) {
@@ -263,6 +277,7 @@ mod tests {
             let world = World::of(facts, &World::default(), |_| None);
             let pool = facts.pools[&key].as_ref().unwrap();
             pool_status(&key, pool, &world.pools[&key], facts, testing::CONTROLLER, &None, "t")
+                .map(|new| new.status)
         };
         let placeholder = json!({"parentRef": {"kind": "Status", "name": "default"}, "conditions": []});
         let set = |facts: &mut Facts, status: Json| {

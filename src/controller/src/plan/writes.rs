@@ -2,11 +2,11 @@
 
 use serde_json::{Value as Json, json};
 
-use super::condition::{Condition, merge};
+use super::condition::{Condition, News, merge, news};
 use super::facts::Facts;
 use super::models::{self, Verdict};
 use super::names::{ObjectKey, PoolKey};
-use super::status::{Wiring, pool_status};
+use super::status::{NewStatus, Wiring, pool_status};
 use super::view;
 use super::world::World;
 
@@ -50,6 +50,8 @@ pub enum Write {
         pool: PoolKey,
         /// The fields of the status that change.
         status: Json,
+        /// What is new in it.
+        news: Vec<News>,
         /// What it follows from.
         version: String,
     },
@@ -61,6 +63,8 @@ pub enum Write {
         key: ObjectKey,
         /// The status.
         status: Json,
+        /// What is new in it.
+        news: Vec<News>,
         /// What it follows from.
         version: String,
     },
@@ -91,9 +95,13 @@ pub fn writes(facts: &Facts, world: &World, circumstances: &Circumstances<'_>) -
     for (key, pool) in &facts.pools {
         let (Ok(pool), Some(state)) = (pool, world.pools.get(key)) else { continue };
         let Circumstances { envoy_gateway, wiring, now } = circumstances;
-        if let Some(status) = pool_status(key, pool, state, facts, envoy_gateway, &wiring(key), now) {
-            writes.push(Write::PoolStatus { pool: key.clone(), status, version: pool.version.clone() });
-        }
+        let new = pool_status(key, pool, state, facts, envoy_gateway, &wiring(key), now);
+        writes.extend(new.map(|NewStatus { status, news }| Write::PoolStatus {
+            pool: key.clone(),
+            status,
+            news,
+            version: pool.version.clone(),
+        }));
     }
     let exists = |pool: &PoolKey| facts.pools.contains_key(pool);
     let of_models = models::verdicts(&facts.models, exists);
@@ -154,6 +162,7 @@ fn model_status(
     (merged != *existing).then(|| Write::ModelStatus {
         kind,
         key,
+        news: news(existing, merged.as_array().map(Vec::as_slice).unwrap_or_default()),
         status: json!({"conditions": merged}),
         version: version(object),
     })
