@@ -49,7 +49,7 @@ class Template:
                 lines.append(line)
             elif role not in filled:
                 indent = line[: -len(line.lstrip())]
-                lines += [f"{indent}{name}: {{}}" for name in by_role[role]]
+                lines += [f"{indent}{name}: {{}}" for name in by_role.get(role, [])]
                 filled.append(role)
         if sorted(filled) != sorted(by_role):
             raise Failure(f"envoy/envoy.yaml has callbacks of {filled}, and src/wasm/callbacks.txt of {list(by_role)}")

@@ -1,0 +1,135 @@
+"""What the scripts make of files: callbacks, the configuration, the image."""
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+import unittest
+from pathlib import Path
+
+from lib import callbacks, image
+from lib.common import ROOT, Failure
+from lib.template import Template
+from lib.yaml_subset import Yaml
+
+SOURCE = """
+impl HttpContext for Filter {
+    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+        Action::Continue
+    }
+    fn on_log(&mut self) {}
+}
+
+impl Filter {
+    fn on_something_else(&self) {}
+}
+"""
+
+
+class CallbacksTest(unittest.TestCase):
+    def test_methods_of_the_sdks_traits_are_found_and_others_are_not(self):
+        self.assertEqual(callbacks.implemented(SOURCE), ["on_http_request_headers", "on_log"])
+
+    def test_names_of_methods_become_names_of_callbacks(self):
+        self.assertEqual(callbacks.callback_of("on_http_request_headers"), "proxy_on_request_headers")
+        self.assertEqual(callbacks.callback_of("on_http_call_response"), "proxy_on_http_call_response")
+
+    def test_a_callback_that_is_implemented_and_not_listed_is_named(self):
+        with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
+            source = Path(folder) / "filter.rs"
+            source.write_text(SOURCE)
+            with self.assertRaisesRegex(Failure, "implements on_log.*does not list proxy_on_log"):
+                callbacks.must_cover([source])
+
+    def test_a_source_without_any_callback_is_a_failure_of_the_check(self):
+        with self.assertRaisesRegex(Failure, "has the source moved"):
+            callbacks.must_cover([])
+
+    def test_roles_are_read_in_order_and_a_callback_without_one_is_refused(self):
+        read = callbacks.by_role("# list\nproxy_on_tick a b # ticks\nproxy_on_delete b\n")
+        self.assertEqual(read, {"a": ["proxy_on_tick"], "b": ["proxy_on_tick", "proxy_on_delete"]})
+        with self.assertRaises(Failure):
+            callbacks.by_role("proxy_on_tick\n")
+
+
+class TemplateTest(unittest.TestCase):
+    TEXT = """\
+config:
+  root_id: router
+  # What it may call.
+  # Envoy 1.40 wants it elsewhere.
+  capability_restriction_config:
+    allowed_capabilities:
+      proxy_on_tick: {}
+      proxy_log: {}
+  vm_config:
+    vm_id: warmpath
+"""
+
+    def test_callbacks_of_a_role_replace_those_that_are_there(self):
+        template = Template(self.TEXT)
+        template.callbacks({"router": ["proxy_on_delete", "proxy_on_tick"]})
+        self.assertEqual(
+            [line.strip() for line in template.lines[6:9]],
+            ["proxy_on_delete: {}", "proxy_on_tick: {}", "proxy_log: {}"],
+        )
+        with self.assertRaises(Failure):
+            Template(self.TEXT).callbacks({"collector": ["proxy_on_tick"]})
+
+    def test_capabilities_move_into_the_vm_with_the_comment_that_still_holds(self):
+        template = Template(self.TEXT)
+        template.capabilities_in_vm()
+        moved = "\n".join(template.lines)
+        plugin = Yaml(moved).document()["config"]
+        self.assertEqual(
+            plugin["vm_config"]["capability_restriction_config"]["allowed_capabilities"],
+            {"proxy_on_tick": {}, "proxy_log": {}},
+        )
+        self.assertNotIn("capability_restriction_config", plugin)
+        self.assertIn("    # What it may call.", moved)
+        self.assertNotIn("1.40", moved)
+
+    def test_a_replacement_that_finds_nothing_is_a_failure(self):
+        with self.assertRaises(Failure):
+            Template(self.TEXT).replace("--port", r"\d+", "1", 1)
+
+
+class ImageTest(unittest.TestCase):
+    def test_gzip_of_gives_the_bytes_back_and_is_the_same_each_time(self):
+        for data in (b"x", bytes(range(256)) * 1000, b"y" * 0xFFFF, b"z" * 0x10000):
+            packed = image.gzip_of(data)
+            self.assertEqual(gzip.decompress(packed), data)
+            self.assertEqual(packed, image.gzip_of(data))
+
+    def test_both_forms_of_the_image_lead_from_the_index_to_the_module(self):
+        module = b"\0asm" + bytes(100_000)
+        with tempfile.TemporaryDirectory() as folder:
+            image.write(Path(folder), module, "1.2.3", "2026-01-01T00:00:00Z", {})
+
+            def blob(entry):
+                data = (Path(folder) / "blobs" / "sha256" / entry["digest"][len("sha256:") :]).read_bytes()
+                self.assertEqual("sha256:" + hashlib.sha256(data).hexdigest(), entry["digest"])
+                self.assertEqual(len(data), entry["size"])
+                return data
+
+            index = json.loads((Path(folder) / "index.json").read_text())
+            found = {}
+            for entry in index["manifests"]:
+                manifest = json.loads(blob(entry))
+                rootfs = json.loads(blob(manifest["config"]))["rootfs"]["diff_ids"]
+                self.assertEqual(len(rootfs), len(manifest["layers"]))
+                found[entry["annotations"]["org.opencontainers.image.ref.name"]] = (manifest, rootfs)
+            self.assertEqual(set(found), {"1.2.3", "1.2.3-oci"})
+
+            compat, rootfs = found["1.2.3"]
+            packed = gzip.decompress(blob(compat["layers"][0]))
+            self.assertEqual(rootfs, ["sha256:" + hashlib.sha256(packed).hexdigest()])
+            with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+                self.assertEqual(tar.getnames(), ["plugin.wasm"])
+                self.assertEqual(tar.extractfile("plugin.wasm").read(), module)
+            self.assertEqual(compat["annotations"]["module.wasm.image/variant"], "compat")
+
+            oci, _ = found["1.2.3-oci"]
+            self.assertEqual(blob(oci["layers"][1]), module)
