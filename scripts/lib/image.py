@@ -1,8 +1,8 @@
 """The module as an OCI image, laid out as a folder that registries and their tools take as it is.
 
-Envoy Gateway and Istio pull a module in two forms: "oci", whose layers are the module and its configuration under media types of
-their own, and "compat", a container image of the one file `plugin.wasm`, which every registry takes. The layout holds
-both, the second under the tag VERSION and the first under VERSION-oci.
+Envoy Gateway and Istio pull a module in two forms: "compat", a container image of the one file `plugin.wasm`, which every
+registry takes, and "oci", whose layers are the module and its configuration under media types of their own. A layout holds one of
+them: a tag must lead to an image and not to a choice of images.
 """
 
 import hashlib
@@ -48,15 +48,21 @@ class Layout:
         (self.folder / "oci-layout").write_bytes(document({"imageLayoutVersion": "1.0.0"}))
 
 
-def write(folder, module, version, time, notes):
-    """Writes the layout; `time` is RFC 3339, `notes` are annotations of both manifests."""
+def write_compat(folder, module, version, time, notes):
+    """Writes the layout of the form "compat"; `time` is RFC 3339, `notes` are annotations of the manifest."""
     layout = Layout(folder)
     packed = tar_of("plugin.wasm", module)
     layer = layout.blob(gzip_of(packed), f"{OCI}.layer.v1.tar+gzip")
     layout.image(version, config([packed], time), [layer], {**notes, "module.wasm.image/variant": "compat"})
+    layout.finish()
+
+
+def write_oci(folder, module, version, time, notes):
+    """Writes the layout of the form "oci"; arguments as for `write_compat`."""
+    layout = Layout(folder)
     parts = [(b"{}", f"{WASM}.config.v1+json"), (module, f"{WASM}.content.layer.v1+wasm")]
     layers = [layout.blob(data, kind) for data, kind in parts]
-    layout.image(f"{version}-oci", config([data for data, _ in parts], time), layers, notes)
+    layout.image(version, config([data for data, _ in parts], time), layers, notes)
     layout.finish()
 
 
