@@ -16,7 +16,8 @@ use std::fmt::Debug;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
-use warmpath::account::ledger::Ledger;
+use warmpath::account::ledger::{Ledger, ModelId};
+use warmpath::account::pod_health::Observed;
 use warmpath::answer::first_token::{FirstEvent, FirstTokenReader};
 use warmpath::answer::usage::{Usage, UsageScanner};
 use warmpath::collector::{Collector, DueScrape};
@@ -32,9 +33,9 @@ use warmpath::scrape::{exposition, vllm};
 use warmpath::shared::codec::Reader;
 use warmpath::shared::lease;
 use warmpath::shared::membership::{PodList, announce, announced};
-use warmpath::shared::pod_table::{MAX_PODS, PodTable};
+use warmpath::shared::pod_table::{MAX_PODS, PodKey, PodTable};
 use warmpath::shared::store::{Keys, Map, SharedData};
-use warmpath::{SECOND, Slot};
+use warmpath::{Micros, SECOND, Slot};
 
 /// A fuzz target: panics when a property does not hold for these bytes.
 pub type Target = fn(&[u8]);
@@ -51,7 +52,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("usage", usage),
 ];
 
-const NOW: u64 = 1_795_224_676 * SECOND;
+const NOW: Micros = Micros::from_seconds(1_795_224_676);
 
 /// A request body; its first byte chooses the API. It is read as `serde_json` reads it, its prompt does not
 /// depend on spelling or chunks, and every valid body finds a pod.
@@ -133,13 +134,13 @@ pub fn body(bytes: &[u8]) {
         let mut decision = router.decide(RouteBy::Prompt(&reading), &mut shared, NOW).unwrap();
         assert_eq!(decision.bytes, whole.len() as u64);
         assert!(decision.matched_bytes <= decision.bytes);
-        router.start(&mut decision.ticket, &mut shared, NOW + 1000);
+        router.start(&mut decision.ticket, &mut shared, NOW + Micros(1000)).unwrap();
         let usage =
             Some(Usage { prompt_tokens: u32::from(first) * 1000, cached_tokens: Some(u32::from(first)) });
-        router.close(decision.ticket, End::Answered { usage, at: NOW + 2000 }, &mut shared);
+        router.close(decision.ticket, End::Answered { usage, at: NOW + Micros(2000) }, &mut shared).unwrap();
     }
     let ledger = ledger_in(&config, &shared);
-    assert_eq!((ledger.totals().in_flight, ledger.totals().waiting, ledger.totals().work), (0, 0, 0));
+    assert_eq!((ledger.totals().in_flight, ledger.totals().waiting, ledger.totals().outstanding), (0, 0, 0));
 }
 
 /// Whether there is the key with which `serde_json` marks its `RawValue`. It mistakes every object with that
@@ -275,12 +276,12 @@ pub fn metrics(page: &[u8]) {
         for due in collector.due(&shared, now) {
             let DueScrape { slot, .. } = due;
             collector.take(&due, if slot == 1 { page } else { sound }, &mut shared, now);
-            collector.done(&due, Some(10), now);
+            collector.done(&due, Some(Micros(10)), now);
         }
         assert!(collector.publish(&mut shared, now).is_some());
         router.refresh(&shared).unwrap();
         assert_eq!(router.table(), collector.table());
-        router.decide(RouteBy::Load, &mut shared, now).unwrap();
+        drop(router.decide(RouteBy::Load, &mut shared, now).unwrap());
         assert!(router.candidates().iter().all(|s| s.terms.seconds.is_finite()), "{:?}", router.candidates());
     }
 }
@@ -311,21 +312,27 @@ pub fn shared(bytes: &[u8]) {
         ledger.totals();
         ledger.grow(slots.saturating_add(2).min(usize::from(u16::MAX)));
         for slot in 0..4 {
-            let id = ledger.entry(slot).id;
-            ledger.change(slot, id, |entry| {
-                entry.open(u32::MAX, NOW);
-                entry.start(5, 7, 9);
-                entry.fail(NOW, NOW);
-                entry.close(Some(7));
-                entry.reconcile(3, 2);
+            let id = ledger.account(slot).id;
+            ledger.change(PodKey { slot, id }, |account| {
+                account.open(u32::MAX, NOW);
+                account.start(5, Observed { sent_at: Micros(7), at: Micros(9) });
+                account.health.failed(Observed { sent_at: NOW, at: NOW });
+                account.close(Some(7));
+                account.reconcile(3, 2);
             });
         }
-        ledger.count_opened(9);
+        ledger.count_routed();
+        ledger.learn_mean_work(9);
         assert!(ledger.mean_work().is_finite());
-        ledger.learn_bytes_per_token(3, 4000, 1000);
-        assert!(ledger.bytes_per_token(3) > 0.0);
-        ledger.append(&LogRecord { writer: 1, slot: 2, id: 3, correction: None, hashes: &[0; 64] });
-        assert_eq!(Ledger::decode(ledger.encode().to_vec()).as_ref(), Ok(&ledger));
+        ledger.learn_bytes_per_token(ModelId(3), 4000, 1000);
+        assert!(ledger.bytes_per_token(ModelId(3)) > 0.0);
+        ledger.append(&LogRecord {
+            writer: 1,
+            pod: PodKey { slot: 2, id: 3 },
+            correction: None,
+            hashes: &[0; 64],
+        });
+        assert_eq!(Ledger::decode(ledger.as_ref().to_vec()).unwrap().as_ref(), ledger.as_ref());
     }
     if let Ok((_, records)) = unseal(bytes) {
         let mut reader = Reader(records);
@@ -352,10 +359,10 @@ pub fn shared(bytes: &[u8]) {
         parse(Api::Completions, br#"{"model":"m","prompt":"Once upon a time, and so on and on"}"#).unwrap();
     for by in [RouteBy::Prompt(&request.into()), RouteBy::Load] {
         if let Ok(mut decision) = router.decide(by, &mut map, NOW) {
-            router.start(&mut decision.ticket, &mut map, NOW);
-            router.failed_over(&mut decision.ticket, 1, Some(2), &mut map, NOW);
-            router.unanswered(&decision.ticket, 2, &mut map, NOW);
-            router.close(decision.ticket, End::Aborted, &mut map);
+            router.start(&mut decision.ticket, &mut map, NOW).unwrap();
+            router.failed_over(&mut decision.ticket, 1, Some(2), &mut map, NOW).unwrap();
+            router.unanswered(&decision.ticket, 2, &mut map, NOW).unwrap();
+            router.close(decision.ticket, End::Aborted, &mut map).unwrap();
         }
     }
     assert!(readable.is_err() || router.refresh(&map).is_ok());

@@ -11,14 +11,14 @@ use warmpath::request::prompt::canonical;
 use warmpath::router::{End, RouteBy, Router, Ticket};
 use warmpath::shared::pod_table::{Pod, PodState, PodTable};
 use warmpath::shared::store::{Keys, Map, SharedData};
-use warmpath::{Micros, SECOND, Slot};
+use warmpath::{Micros, Slot};
 
 /// Sizes of bodies in bytes.
 pub const BODIES: [usize; 4] = [2 << 10, 32 << 10, 256 << 10, 1 << 20];
 /// Sizes of pools.
 pub const PODS: [usize; 4] = [3, 20, 100, 1000];
 /// A moment: any will do.
-const NOW: Micros = 1_700_000_000 * SECOND;
+const NOW: Micros = Micros::from_seconds(1_700_000_000);
 /// Conversations whose bodies are made; each is asked again and again, so that a decision finds a match.
 const CONVERSATIONS: u64 = 8;
 
@@ -217,7 +217,7 @@ impl Worker {
     /// From its body to the decision.
     pub fn decide(&mut self) -> Ticket {
         let Worker { router, map, bodies, next, now } = self;
-        *now += 100;
+        *now = *now + Micros(100);
         *next = (*next + 1) % bodies.len();
         let reading = parse(&bodies[*next]).into();
         router.decide(RouteBy::Prompt(&reading), map, *now).expect("a pod").ticket
@@ -227,7 +227,9 @@ impl Worker {
     pub fn close(&mut self, ticket: Ticket) {
         let tokens = (self.bodies[self.next].len() / 4) as u32;
         let usage = Some(Usage { prompt_tokens: tokens, cached_tokens: Some(tokens) });
-        self.router.close(ticket, End::Answered { usage, at: self.now + 60 }, &mut self.map);
+        self.router
+            .close(ticket, End::Answered { usage, at: self.now + Micros(60) }, &mut self.map)
+            .expect("nobody else writes");
     }
 }
 

@@ -7,11 +7,12 @@ mod cases;
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use warmpath::account::ledger::{Ledger, PodAccount};
+use warmpath::Micros;
+use warmpath::account::ledger::Ledger;
 use warmpath::prefix::index::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
-use warmpath::shared::pod_table::PodTable;
+use warmpath::shared::pod_table::{PodKey, PodTable};
 
 use cases::{BODIES, Full, Known, PODS, Worker};
 
@@ -119,11 +120,11 @@ fn chain_of_the_look_ups() -> [u32; 32] {
 fn ledger_decode_change_encode(bencher: Bencher, pods: usize) {
     let mut ledger = Ledger::default();
     ledger.grow(pods);
-    let bytes = ledger.encode().to_vec();
+    let bytes = ledger.as_ref().to_vec();
     bencher.with_inputs(|| bytes.clone()).bench_local_values(|bytes| {
         let mut ledger = Ledger::decode(bytes).expect("a ledger");
-        ledger.change(1, 0, |entry: &mut PodAccount| entry.open(100, 1));
-        black_box(ledger.encode().len());
+        ledger.change(PodKey { slot: 1, id: 0 }, |account| account.open(100, Micros(1)));
+        black_box(ledger.as_ref().len());
         ledger
     });
 }

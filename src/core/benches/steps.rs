@@ -7,11 +7,12 @@ mod cases;
 
 use std::hint::black_box;
 
-use warmpath::account::ledger::{Ledger, PodAccount};
+use warmpath::Micros;
+use warmpath::account::ledger::Ledger;
 use warmpath::prefix::index::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
-use warmpath::shared::pod_table::PodTable;
+use warmpath::shared::pod_table::{PodKey, PodTable};
 
 use cases::{BODIES, Full, Known, PODS, Worker};
 
@@ -67,10 +68,10 @@ fn main() {
         }
         let mut ledger = Ledger::default();
         ledger.grow(pods);
-        let bytes = ledger.encode().to_vec();
+        let bytes = ledger.as_ref().to_vec();
         step(&format!("ledger/{pods}-pods"), || {
             let mut ledger = Ledger::decode(bytes.clone()).expect("a ledger");
-            ledger.change(1, 0, |entry: &mut PodAccount| entry.open(100, 1));
+            ledger.change(PodKey { slot: 1, id: 0 }, |account| account.open(100, Micros(1)));
             ledger
         });
         let table = cases::table(pods);

@@ -1,4 +1,8 @@
-//! Work in flight and the health of each pod, as all workers of one Envoy see them; and what answers teach of a pod.
+//! The requests in flight on each pod and its health, as all workers of one Envoy see them; and what answers teach.
 
 pub mod learning;
 pub mod ledger;
+pub mod pod_account;
+pub mod pod_health;
+pub mod ticket;
+pub mod transaction;

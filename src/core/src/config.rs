@@ -1,7 +1,7 @@
-//! What a user may set: the plugin configuration, JSON, the same document for both roles.
+//! The settings of a user: the plugin configuration, JSON, the same document for both roles.
 //!
-//! Read once into values that cannot be wrong; an unknown key, a wrong unit or a number out of range is an error that names
-//! the key.
+//! It is read once into values that cannot be wrong. An unknown key, a wrong type or a number out of range is an error that
+//! names the key.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,13 +11,13 @@ use serde::Deserialize;
 use crate::shared::pod_table::MAX_PODS;
 use crate::{MILLISECOND, Micros};
 
-/// How pods are chosen, by the names that users of the reference know.
+/// How pods are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum Strategy {
-    /// Load only. The reference calls it `DEFAULT`, which is not the default here.
+    /// By load only. Its other name, `DEFAULT`, is that of the reference; it is not the default here.
     #[serde(rename = "LOAD_ONLY", alias = "DEFAULT")]
     LoadOnly,
-    /// Load and the prefix each pod holds.
+    /// By load, and by the prefixes that each pod holds.
     #[default]
     #[serde(rename = "PREFIX_CACHE")]
     PrefixCache,
@@ -26,16 +26,16 @@ pub enum Strategy {
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Names the pool; gateways of one Envoy that route to the same pods share it.
+    /// Names the pool: listeners of one Envoy that route to the same pods share it.
     pub pool: String,
-    /// The pods, `ip:port`. A router's list replaces the collector's; `None` leaves it as it is. A collector must have some
-    /// ([`Config::pods_to_scrape`]).
+    /// The pods, `ip:port`. A router's list replaces the collector's; `None` leaves that as it is. A collector must have
+    /// some ([`Config::pods_to_scrape`]).
     pub pods: Option<Vec<String>>,
     /// Orders the lists of pods of routers: the highest revision holds ([`crate::shared::membership`]).
     pub revision: u64,
     /// How pods are chosen.
     pub strategy: Strategy,
-    /// Without any pod to name: `true` leaves the request to the fallback cluster, `false` answers 503.
+    /// A request for which no pod can be named is left to the fallback cluster (`true`) or answered 503 (`false`).
     pub fail_open: bool,
     /// How load is collected.
     pub scrape: Scrape,
@@ -52,7 +52,7 @@ pub struct Scrape {
     pub path: String,
     /// Time between two scrapes of a pod while there is traffic.
     pub interval: Micros,
-    /// The same without traffic.
+    /// Time between two scrapes of a pod without traffic.
     pub idle_interval: Micros,
     /// How long a scrape may take.
     pub timeout: Micros,
@@ -63,9 +63,10 @@ pub struct Scrape {
 pub struct IndexBounds {
     /// Memory of the index in bytes.
     pub memory: usize,
-    /// Shares of prompts that pods hold, over all pods.
+    /// Holdings: parts of prompts that a pod holds, over all pods.
     pub holdings: usize,
-    /// Sealed log segments that are kept for workers that start or fall behind, 1 KiB each.
+    /// Sealed log segments that are kept for workers that start or fall behind, of
+    /// [`SEGMENT_BYTES`](crate::prefix::log::SEGMENT_BYTES) each.
     pub log_segments: usize,
 }
 
@@ -78,7 +79,7 @@ pub enum ConfigError {
     Value {
         /// The key, with dots.
         key: &'static str,
-        /// What is wrong and how to mend it.
+        /// What is wrong and how to fix it.
         reason: String,
     },
 }
@@ -152,7 +153,7 @@ impl Default for RawScrape {
 
 impl Default for RawIndex {
     fn default() -> Self {
-        // 48 MiB leave room for the rest of the VM under 64 MiB; so many segments replay about 60,000 prompts of 2 KB.
+        // The index leaves room for the rest of the VM under 64 MiB. The segments replay some ten thousand prompts.
         RawIndex { max_mib: 48, max_holdings: 1_000_000, log_segments: 8192 }
     }
 }
@@ -161,7 +162,7 @@ impl Config {
     /// Reads a plugin configuration.
     ///
     /// # Errors
-    /// [`ConfigError`] that names the key and the mend.
+    /// [`ConfigError`] names the key and the fix.
     pub fn parse(json: &[u8]) -> Result<Config, ConfigError> {
         let raw: Raw = serde_json::from_slice(json).map_err(|e| ConfigError::Json(e.to_string()))?;
         if raw.pool.is_empty()
@@ -207,7 +208,7 @@ impl Config {
         })
     }
 
-    /// The pods that a collector begins with. Without any it would publish an empty table, and every request would quietly
+    /// The pods that a collector begins with. Without any it would publish an empty table, and every request would silently
     /// go elsewhere.
     ///
     /// # Errors
@@ -234,7 +235,7 @@ fn within(key: &'static str, found: u64, least: u64, most: u64) -> Result<(), Co
     value(key, format!("is {found}; use {least} to {most}"))
 }
 
-/// Checks the list of pods: addresses only, for a destination must never depend on a name that others resolve.
+/// Checks the list of pods. Only addresses are taken: a destination must not depend on a name that others resolve.
 fn pods(raw: &[String]) -> Result<Vec<String>, ConfigError> {
     if raw.len() > MAX_PODS {
         return value("pods", format!("lists {}; a pool has at most {MAX_PODS}", raw.len()));

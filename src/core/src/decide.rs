@@ -1,4 +1,5 @@
 //! From what is known of each pod to the pods that a request tries, best first.
 
+pub mod candidates;
 pub mod cost;
 pub mod pick;

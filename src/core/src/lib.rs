@@ -24,4 +24,4 @@ pub mod scrape;
 pub mod shared;
 pub mod units;
 
-pub use units::{MILLISECOND, Micros, SECOND, Slot};
+pub use units::{DEFAULT_BYTES_PER_TOKEN, MILLISECOND, Micros, Random, SECOND, Slot};

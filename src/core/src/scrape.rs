@@ -1,5 +1,6 @@
-//! Which pods are due for a scrape, and what their metrics pages say.
+//! Which pods are due for a scrape, what their metrics pages say, and which requests of the ledger no page has.
 
 pub mod exposition;
+pub mod leaks;
 pub mod schedule;
 pub mod vllm;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
 use warmpath::config::Config;
 use warmpath::shared::pod_table::PodState;
-use warmpath::{MILLISECOND, Micros, SECOND};
+use warmpath::{MILLISECOND, Micros};
 
 use crate::host::{self, Host};
 use crate::metrics::CollectorMetrics;
@@ -17,7 +17,7 @@ use crate::metrics::CollectorMetrics;
 const LONGEST_PAGE: usize = 4 << 20;
 
 /// How long what was said stays unsaid, so that a lasting trouble does not fill the log.
-pub const QUIET: Micros = 10 * SECOND;
+pub const QUIET: Micros = Micros::from_seconds(10);
 
 /// A collector with its calls under way.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Collecting {
             metrics: CollectorMetrics::of(&config.pool),
             config: config.clone(),
             under_way: HashMap::new(),
-            told_unsent: 0,
+            told_unsent: Micros::ZERO,
         };
         collecting.publish(now);
         collecting
@@ -47,12 +47,12 @@ impl Collecting {
 
     /// How often [`Collecting::tick`] wants to be called: often enough to spread a fleet over its interval.
     pub fn period(config: &Config) -> Duration {
-        Duration::from_millis((config.scrape.interval / MILLISECOND / 5).clamp(5, 1000))
+        Duration::from_millis((config.scrape.interval.0 / MILLISECOND.0 / 5).clamp(5, 1000))
     }
 
     /// Sends what is due.
     pub fn tick(&mut self, now: Micros) {
-        let timeout = Duration::from_micros(self.config.scrape.timeout);
+        let timeout = Duration::from_micros(self.config.scrape.timeout.0);
         for due in self.collector.due(&Host, now) {
             match host::fetch(&self.config.scrape.cluster, &due.address, &self.config.scrape.path, timeout) {
                 Some(call) => {
@@ -62,7 +62,7 @@ impl Collecting {
                     // The cluster is not there, or not yet: says nothing of the pod.
                     self.metrics.unsent.count();
                     self.collector.done(&due, None, now);
-                    if now.saturating_sub(self.told_unsent) >= QUIET {
+                    if now.since(self.told_unsent) >= QUIET {
                         self.told_unsent = now;
                         log::warn!(
                             "warmpath: Envoy does not send the scrape of {}: `scrape.cluster` is \"{}\", name a cluster that Envoy has",
@@ -94,10 +94,11 @@ impl Collecting {
                 Some(_) if body_size > LONGEST_PAGE => self
                     .unreadable(&due, &format!("its page has {body_size} bytes, more than {LONGEST_PAGE}")),
                 Some((_, page)) => {
-                    let leaked = self.collector.leaked();
+                    let (leaked, contended) = (self.collector.leaked(), self.collector.contended());
                     self.collector.take(&due, &page, &mut Host, began);
                     self.metrics.leaked.add(self.collector.leaked() - leaked);
-                    cost = Some(host::now().saturating_sub(began));
+                    self.metrics.contended_reconcile.add(self.collector.contended() - contended);
+                    cost = Some(host::now().since(began));
                     if self.collector.table().pod(due.slot).is_some_and(|pod| pod.state == PodState::Ready) {
                         self.metrics.scraped.count();
                         String::new()
@@ -165,7 +166,7 @@ impl Collecting {
             let in_flight = self.collector.in_flight(&Host);
             self.metrics.in_flight.set(in_flight.in_flight);
             self.metrics.waiting.set(in_flight.waiting);
-            self.metrics.outstanding_tokens.set(in_flight.work);
+            self.metrics.outstanding_tokens.set(in_flight.outstanding);
             let table = self.collector.table();
             self.metrics.pods.set(table.live().count() as u64);
             self.metrics

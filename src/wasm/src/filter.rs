@@ -15,10 +15,11 @@ use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Api, BodyError};
 use warmpath::router::{Decision, End, NoPod, RouteBy, Router, Ticket};
 use warmpath::shared::pod_table::PodTable;
+use warmpath::shared::store::Contended;
 use warmpath::{MILLISECOND, Micros, Slot};
 
 use crate::collect::QUIET;
-use crate::host::{self, Host};
+use crate::host::{self, Host, Metric};
 use crate::laps;
 use crate::lines::Lines;
 use crate::metrics::RouterMetrics;
@@ -106,10 +107,10 @@ impl Mind {
             router: router(config, writer),
             metrics: RouterMetrics::of(&config.pool),
             generation: 0,
-            looked_at: 0,
+            looked_at: Micros::ZERO,
             fail_open: config.fail_open,
             by_prefix: config.strategy == Strategy::PrefixCache,
-            told_no_pod: 0,
+            told_no_pod: Micros::ZERO,
             untold: 0,
             log_level: host::log_level(),
             warm: Lines::default(),
@@ -120,7 +121,7 @@ impl Mind {
 
     /// Whether it has routed anything yet: the VM of Envoy's main thread never does.
     pub fn routes(&self) -> bool {
-        self.looked_at > 0
+        self.looked_at > Micros::ZERO
     }
 
     /// Reads what other workers wrote to the log, at most `segments` segments.
@@ -156,7 +157,7 @@ impl Mind {
     /// Decides, names the pods to Envoy, and says so where that is wanted.
     fn route(&mut self, by: RouteBy<'_>) -> Result<Decision, NoPod> {
         let now = host::now();
-        if now.saturating_sub(self.looked_at) >= LOOKS_EVERY {
+        if now.since(self.looked_at) >= LOOKS_EVERY {
             self.looked_at = now;
             self.refresh();
         }
@@ -171,7 +172,10 @@ impl Mind {
                 match no_pod {
                     NoPod::NoTable => self.metrics.no_table.count(),
                     NoPod::AllCoolingDown => self.metrics.all_cooling.count(),
-                    NoPod::Contended => self.metrics.contended.count(),
+                    NoPod::Contended => {
+                        self.metrics.contended.count();
+                        self.metrics.contended_decide.count();
+                    }
                 }
                 self.tell_no_pod(*no_pod, now);
             }
@@ -247,7 +251,7 @@ impl Mind {
         let (why, then) =
             (in_words(no_pod), if self.fail_open { "left to the fallback cluster" } else { "answered 503" });
         self.untold += 1;
-        if now.saturating_sub(self.told_no_pod) >= QUIET {
+        if now.since(self.told_no_pod) >= QUIET {
             log::warn!(
                 "warmpath: {} requests without a pod since this was last said, {then}: {why}",
                 self.untold
@@ -371,12 +375,13 @@ impl Filter {
             let end = match sent.answer {
                 Some(Answer::Served) => End::Answered {
                     usage: sent.scanner.as_ref().and_then(UsageScanner::usage),
-                    at: if sent.ticket.started() { 0 } else { host::now() },
+                    at: if sent.ticket.started() { Micros::ZERO } else { host::now() },
                 },
                 Some(Answer::Erred) => End::UpstreamError { at: host::now() },
                 _ => End::Aborted,
             };
-            mind.router.close(sent.ticket, end, &mut Host);
+            let closed = mind.router.close(sent.ticket, end, &mut Host);
+            count_contended(closed, mind.metrics.contended_close);
         }
     }
 }
@@ -403,12 +408,15 @@ impl Mind {
         if attempts > 1 {
             let answers = host::property(&["upstream", "address"]).and_then(|address| self.slot_of(&address));
             self.metrics.moved.count();
-            self.router.failed_over(&mut sent.ticket, attempts - 1, answers, &mut Host, host::now());
+            let moved =
+                self.router.failed_over(&mut sent.ticket, attempts - 1, answers, &mut Host, host::now());
+            count_contended(moved, self.metrics.contended_failover);
         }
         match code {
             503 => {
                 self.metrics.failed.count();
-                self.router.failed_upstream(&sent.ticket, &mut Host, host::now());
+                let failed = self.router.failed_upstream(&sent.ticket, &mut Host, host::now());
+                count_contended(failed, self.metrics.contended_failure);
                 Answer::Refused
             }
             500 | 502 | 504 => {
@@ -425,7 +433,8 @@ impl Mind {
         let failed = if blames_pod(details) { attempts } else { attempts.saturating_sub(1) };
         if failed > 0 {
             self.metrics.failed.count();
-            self.router.unanswered(&sent.ticket, failed, &mut Host, host::now());
+            let failed = self.router.unanswered(&sent.ticket, failed, &mut Host, host::now());
+            count_contended(failed, self.metrics.contended_failure);
         }
     }
 
@@ -435,7 +444,8 @@ impl Mind {
         let details = code_details();
         match sent.answer {
             Some(Answer::Served) if blames_pod(&details) => {
-                self.router.failed_upstream(&sent.ticket, &mut Host, host::now());
+                let failed = self.router.failed_upstream(&sent.ticket, &mut Host, host::now());
+                count_contended(failed, self.metrics.contended_failure);
             }
             Some(_) => {}
             None if details == VIA_UPSTREAM => sent.answer = Some(self.see_answer(sent)),
@@ -453,6 +463,13 @@ const VIA_UPSTREAM: &[u8] = b"via_upstream";
 /// Envoy's words for the end of the stream, or for its own answer.
 fn code_details() -> Bytes {
     host::property(&["response", "code_details"]).unwrap_or_default()
+}
+
+/// Counts a change of the ledger that is lost, because other workers wrote first at every try.
+fn count_contended(result: Result<(), Contended>, during: Metric) {
+    if result == Err(Contended) {
+        during.count();
+    }
 }
 
 /// How many pods were tried.
@@ -527,7 +544,8 @@ impl HttpContext for Filter {
                 && !sent.ticket.started()
                 && !end_of_stream
             {
-                mind.router.start(&mut sent.ticket, &mut Host, host::now());
+                let started = mind.router.start(&mut sent.ticket, &mut Host, host::now());
+                count_contended(started, mind.metrics.contended_start);
             }
         });
         if end_of_stream {
@@ -560,7 +578,7 @@ impl Drop for Filter {
 /// The router of a VM.
 fn router(config: &Config, writer: u32) -> Router {
     let router = Router::new(config, writer);
-    if cfg!(feature = "laps") { router.with_timer(laps::step) } else { router }
+    if cfg!(feature = "laps") { router.with_observer(laps::step) } else { router }
 }
 
 /// Whether the body is compressed: then it is routed by load, for the module does not unpack.

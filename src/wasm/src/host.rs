@@ -38,7 +38,7 @@ impl SharedData for Host {
 /// leased or cooling would be so for ever or never. All VMs of an Envoy are in one process and read the same clock, so what
 /// one writes down means the same to the others. 210 to 250 ns.
 pub fn now() -> Micros {
-    laps::call("clock", nanoseconds) / 1_000
+    Micros(laps::call("clock", nanoseconds) / 1_000)
 }
 
 /// WASI's monotonic clock. `std::time::Instant` reads it too, but keeps to itself since when it counts.

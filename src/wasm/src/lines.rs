@@ -8,7 +8,7 @@ use warmpath::Micros;
 use crate::host;
 
 /// Time from one print to the next, as long as lines come; the last ones of a burst wait for the root's tick.
-const GATHERED: Micros = 10_000;
+const GATHERED: Micros = Micros::from_millis(10);
 /// Bytes that are not held back, whatever the time.
 const FULL: usize = 16 << 10;
 
@@ -26,7 +26,7 @@ impl Lines {
             self.text.push('\n');
         }
         write(&mut self.text);
-        if self.text.len() >= FULL || now.saturating_sub(self.printed_at) >= GATHERED {
+        if self.text.len() >= FULL || now.since(self.printed_at) >= GATHERED {
             self.print(now);
         }
     }

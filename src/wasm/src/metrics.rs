@@ -21,6 +21,16 @@ pub struct RouterMetrics {
     pub all_cooling: Metric,
     /// Other workers always wrote first: fallback or 503.
     pub contended: Metric,
+    /// Changes of the ledger that were lost during this: decide.
+    pub contended_decide: Metric,
+    /// Changes of the ledger that were lost during this: start.
+    pub contended_start: Metric,
+    /// Changes of the ledger that were lost during this: failover.
+    pub contended_failover: Metric,
+    /// Changes of the ledger that were lost during this: failure.
+    pub contended_failure: Metric,
+    /// Changes of the ledger that were lost during this: close.
+    pub contended_close: Metric,
     /// Requests that a runner-up answered.
     pub moved: Metric,
     /// Requests that no pod answered.
@@ -46,6 +56,11 @@ impl RouterMetrics {
             no_table: counter("unrouted_total.reason=no_table;"),
             all_cooling: counter("unrouted_total.reason=all_cooling;"),
             contended: counter("unrouted_total.reason=contended;"),
+            contended_decide: counter("contended_total.during=decide;"),
+            contended_start: counter("contended_total.during=start;"),
+            contended_failover: counter("contended_total.during=failover;"),
+            contended_failure: counter("contended_total.during=failure;"),
+            contended_close: counter("contended_total.during=close;"),
             moved: counter("moved_total"),
             failed: counter("failed_total"),
             erred: counter("erred_total"),
@@ -80,6 +95,8 @@ pub struct CollectorMetrics {
     pub unsent: Metric,
     /// Times a router took over from a dead collector.
     pub takeovers: Metric,
+    /// Leaks that could not be taken out of the ledger, because routers always wrote first.
+    pub contended_reconcile: Metric,
     /// Requests that the ledger counted and no pod had: they were taken out of it.
     pub leaked: Metric,
 }
@@ -101,6 +118,7 @@ impl CollectorMetrics {
             unreadable: counter("scrapes_total.result=unreadable;"),
             unsent: counter("scrapes_total.result=unsent;"),
             takeovers: counter("takeovers_total"),
+            contended_reconcile: counter("contended_total.during=reconcile;"),
             leaked: counter("leaked_total"),
         }
     }

@@ -82,7 +82,7 @@ impl RootContext for Root {
         };
         let now = host::now();
         // Chance enough to tell VMs apart: they start at different nanoseconds and live at different addresses.
-        let seed = now ^ ((&raw const *self as u64) << 32);
+        let seed = now.0 ^ ((&raw const *self as u64) << 32);
         match host::root_id().as_slice() {
             b"router" => {
                 let holder = warmpath::request::blocks::mix(seed) as u32;
@@ -179,7 +179,7 @@ impl Watch {
                         self.config.pool
                     );
                     CollectorMetrics::of(&self.config.pool).takeovers.count();
-                    self.standing_in = Some(Collecting::start(&self.config, now, now));
+                    self.standing_in = Some(Collecting::start(&self.config, now.0, now));
                     host::tick_every(Collecting::period(&self.config));
                 }
             }

@@ -1,41 +1,53 @@
-//! What an answer teaches: each pod's prefill rate, each model's bytes a token, and where the index was wrong.
+//! What answers teach: each pod's prefill rate, each model's bytes per token, the mean work of a prompt, and where the index
+//! was wrong.
 
-use crate::account::ledger::PodAccount;
+use crate::account::ledger::{Ledger, MODELS, ModelId};
+use crate::account::pod_account::PodAccount;
 use crate::answer::usage::Usage;
 use crate::request::blocks::{blocks_in, bytes_of};
-use crate::{MILLISECOND, Micros};
+use crate::{DEFAULT_BYTES_PER_TOKEN, MILLISECOND, Micros};
 
-/// Work below which a first-token time says more of the step than of the rate.
+/// Prompt tokens per second before anything is learned: a 7B model on an A10. Only ratios between pods, and between a
+/// pod and the constants in seconds, depend on it.
+pub const DEFAULT_RATE: f32 = 5_500.0;
+
+/// Work below which a first-token time tells more of the batch step than of the rate.
 const MIN_SAMPLE_TOKENS: u32 = 1_000;
-/// Two first tokens closer than this came from the same step.
-const MIN_SAMPLE_TIME: Micros = 5 * MILLISECOND;
-/// Largest step towards a new sample, as a share of the rate, once there are some twenty.
-const GAIN: f32 = 0.05;
-/// Rates outside are errors of measurement, in prompt tokens a second.
-const PLAUSIBLE: std::ops::RangeInclusive<f32> = 50.0..=5_000_000.0;
-/// Tokens of the prompt that vLLM may compute again though it holds them: the last block, and our own last block.
+/// Two first tokens closer than this came from the same batch step.
+const MIN_SAMPLE_TIME: Micros = Micros(5 * MILLISECOND.0);
+/// Largest step towards a new sample, as a share of the rate, once there are many samples.
+const RATE_GAIN: f32 = 0.05;
+/// Rates outside are errors of measurement, in prompt tokens per second.
+const PLAUSIBLE_RATES: std::ops::RangeInclusive<f32> = 50.0..=5_000_000.0;
+/// Tokens of the prompt that vLLM may compute again although it holds them: its last block, and Warmpath's last block.
 const SLACK_TOKENS: u32 = 32;
-/// Less than this part of a match off is no error. The answer's own ratio of bytes to tokens is that of the whole prompt, and
-/// a system prompt in plain words has 4.5 bytes a token where the code or the numbers after it have 3.5. At an eighth, such
-/// prompts made a pod look as if it had lost all it held, and conversations were sent elsewhere: their hits fell from 91 % to
-/// 80 %, and the mean time to first token rose by two thirds.
-const UNEVEN: u64 = 3;
+/// A match that is off by less than this part of it is no error. The answer's ratio of bytes to tokens is that of the whole
+/// prompt, and plain words have more bytes per token than the code or the numbers after them. With a smaller tolerance, such
+/// prompts make a pod look as if it had lost all that it held, and conversations are sent elsewhere.
+const MISS_TOLERANCE: u64 = 3;
+/// Shorter prompts teach no bytes per token: they are mostly the template.
+const MIN_RATIO_TOKENS: u32 = 16;
+/// Bytes per token outside belong to an embedding, an image or an error.
+const PLAUSIBLE_RATIOS: std::ops::RangeInclusive<f32> = 0.25..=32.0;
+/// Weight of an answer in a model's mean of bytes per token.
+const RATIO_GAIN: f32 = 0.1;
+/// Prompts in the mean of work; before there are as many, it is the plain mean.
+const MEAN_WORK_PROMPTS: u64 = 100;
 
-/// Learns a pod's prefill rate: a prompt of which `work` tokens were to be computed took `elapsed`, counted from the first
-/// token before it, or from its own start on a pod that computed nothing else.
+/// Learns a pod's prefill rate: a prompt of which `tokens` were to be computed took `elapsed`, counted from the first token
+/// before it, or from its own start on a pod that computed nothing else.
 ///
-/// A match that was not there makes a pod look slow, prompts that are computed together make it look fast: so the rate is
-/// the median of what is seen, approached in small steps.
-pub fn learn_rate(entry: &mut PodAccount, work: u32, elapsed: Micros) {
-    let sample = work as f32 / (elapsed as f32 / 1e6);
-    if work < MIN_SAMPLE_TOKENS || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE.contains(&sample) {
+/// A match that was not there makes a pod look slow, prompts that are computed together make it look fast. The rate is
+/// therefore the median of the samples, approached in small steps.
+pub fn learn_rate(account: &mut PodAccount, tokens: u32, elapsed: Micros) {
+    let sample = tokens as f32 / elapsed.as_seconds();
+    if tokens < MIN_SAMPLE_TOKENS || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE_RATES.contains(&sample) {
         return;
     }
-    // From a third down to a twentieth.
-    let step = GAIN.max(1.0 / (entry.samples as f32 + 2.0)) * entry.rate;
-    entry.rate =
-        if entry.samples == 0 { sample } else { entry.rate + (sample - entry.rate).clamp(-step, step) };
-    entry.samples = entry.samples.saturating_add(1);
+    let step = RATE_GAIN.max(1.0 / (account.samples as f32 + 2.0)) * account.rate;
+    account.rate =
+        if account.samples == 0 { sample } else { account.rate + (sample - account.rate).clamp(-step, step) };
+    account.samples = account.samples.saturating_add(1);
 }
 
 /// Whether the pod held clearly less of a prompt than the `matched` leading blocks that were believed.
@@ -48,33 +60,61 @@ pub fn missed(usage: &Usage, bytes: u64, matched: usize) -> bool {
         return false;
     }
     let held = blocks_in(bytes * u64::from(cached.saturating_add(SLACK_TOKENS)) / tokens);
-    let wrong = bytes_of(matched).saturating_sub(bytes_of(held));
-    wrong > bytes_of(matched) / UNEVEN
+    let missing = bytes_of(matched).saturating_sub(bytes_of(held));
+    missing > bytes_of(matched) / MISS_TOLERANCE
+}
+
+impl Ledger {
+    /// Learns the mean work of a prompt, which stands for the work of requests that another gateway sent.
+    pub fn learn_mean_work(&mut self, tokens: u32) {
+        let prompts = self.prompts().wrapping_add(1);
+        let weight = 1.0 / (prompts.min(MEAN_WORK_PROMPTS) as f32);
+        let mean = self.mean_work() * (1.0 - weight) + tokens as f32 * weight;
+        self.set_mean_work(prompts, mean);
+    }
+
+    /// Canonical bytes per token of a model, learned or the default.
+    pub fn bytes_per_token(&self, model: ModelId) -> f32 {
+        self.models()
+            .find(|&(name, ratio)| name == model && ratio > 0.0)
+            .map_or(DEFAULT_BYTES_PER_TOKEN, |(_, ratio)| ratio)
+    }
+
+    /// Learns from an answer that a prompt of `bytes` canonical bytes had `tokens` tokens.
+    pub fn learn_bytes_per_token(&mut self, model: ModelId, bytes: u64, tokens: u32) {
+        let ratio = bytes as f32 / tokens.max(1) as f32;
+        if tokens < MIN_RATIO_TOKENS || !PLAUSIBLE_RATIOS.contains(&ratio) {
+            return;
+        }
+        let known = (0..).zip(self.models()).find(|&(_, (name, ratio))| name == model && ratio > 0.0);
+        let (nth, learned) = match known {
+            Some((nth, (_, before))) => (nth, before + (ratio - before) * RATIO_GAIN),
+            // The last place has the least recently learned model, or is empty.
+            None => (MODELS - 1, ratio),
+        };
+        self.put_model_first(nth, model, learned);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::SECOND;
-    use crate::account::ledger::Ledger;
-
-    fn entry() -> PodAccount {
-        Ledger::default().entry(0)
-    }
 
     #[test]
-    fn rates_are_the_median_of_what_was_seen() {
-        let mut entry = entry();
-        learn_rate(&mut entry, 2_000, SECOND);
-        assert_eq!(entry.rate, 2_000.0);
-        learn_rate(&mut entry, 10, SECOND);
-        learn_rate(&mut entry, 2_000, 0);
-        assert_eq!((entry.rate, entry.samples), (2_000.0, 1));
+    fn a_rate_is_the_median_of_its_samples() {
+        let mut account = PodAccount::default();
+        learn_rate(&mut account, 2_000, SECOND);
+        assert_eq!(account.rate, 2_000.0);
+        learn_rate(&mut account, 10, SECOND);
+        learn_rate(&mut account, 2_000, Micros::ZERO);
+        assert_eq!((account.rate, account.samples), (2_000.0, 1));
         for n in 0..400 {
             // One in four is far off, either way.
-            learn_rate(&mut entry, [9_000, 9_000, 90_000, 9_000, 9_000, 1_000, 9_000, 9_000][n % 8], SECOND);
+            let tokens = [9_000, 9_000, 90_000, 9_000, 9_000, 1_000, 9_000, 9_000][n % 8];
+            learn_rate(&mut account, tokens, SECOND);
         }
-        assert!((entry.rate - 9_000.0).abs() < 500.0, "{}", entry.rate);
+        assert!((account.rate - 9_000.0).abs() < 500.0, "{}", account.rate);
     }
 
     #[test]
@@ -85,10 +125,51 @@ mod tests {
         assert!(!missed(&usage(Some(900)), 4096, 64));
         assert!(missed(&usage(Some(0)), 4096, 64));
         assert!(missed(&usage(Some(500)), 4096, 64));
-        // A prefix of 900 bytes and 200 tokens, in a prompt of 3.6 bytes a token.
+        // A prefix of 900 bytes and 200 tokens, in a prompt of 3.6 bytes per token.
         let uneven = Usage { prompt_tokens: 2_500, cached_tokens: Some(192) };
         assert!(!missed(&uneven, 9_000, blocks_in(900)));
         assert!(!missed(&usage(Some(500)), 4096, 20), "more than believed is no error");
         assert!(!missed(&Usage { prompt_tokens: 0, cached_tokens: Some(0) }, 4096, 64));
+    }
+
+    #[test]
+    fn mean_work_is_the_plain_mean_at_first_and_follows_later() {
+        let mut ledger = Ledger::default();
+        for tokens in [100, 200, 600] {
+            ledger.learn_mean_work(tokens);
+        }
+        assert!((ledger.mean_work() - 300.0).abs() < 0.01);
+        (0..1000).for_each(|_| ledger.learn_mean_work(50));
+        assert!((ledger.mean_work() - 50.0).abs() < 1.0, "{}", ledger.mean_work());
+    }
+
+    #[test]
+    fn bytes_per_token_are_learned_for_each_model() {
+        let [one, two] = [1, 2].map(ModelId);
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.bytes_per_token(one), 4.0);
+        ledger.learn_bytes_per_token(one, 3000, 1000);
+        ledger.learn_bytes_per_token(two, 1500, 1000);
+        assert_eq!((ledger.bytes_per_token(one), ledger.bytes_per_token(two)), (3.0, 1.5));
+        ledger.learn_bytes_per_token(one, 10, 15);
+        ledger.learn_bytes_per_token(one, 1_000_000, 100);
+        assert_eq!(ledger.bytes_per_token(one), 3.0);
+        for model in 0..100 {
+            ledger.learn_bytes_per_token(ModelId(model), 2000, 1000);
+        }
+        assert_eq!(ledger.bytes_per_token(ModelId(99)), 2.0);
+    }
+
+    #[test]
+    fn the_least_recently_learned_model_makes_room() {
+        let mut ledger = Ledger::default();
+        for model in 0..MODELS as u32 + 4 {
+            ledger.learn_bytes_per_token(ModelId(model), 2000, 1000);
+            // One that is always in use, whatever else comes.
+            ledger.learn_bytes_per_token(ModelId(1000), 3000, 1000);
+        }
+        let kept: Vec<bool> = (0..20).map(|model| ledger.bytes_per_token(ModelId(model)) == 2.0).collect();
+        assert_eq!(kept, [vec![false; 5], vec![true; 15]].concat());
+        assert_eq!(ledger.bytes_per_token(ModelId(1000)), 3.0);
     }
 }

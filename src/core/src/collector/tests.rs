@@ -1,4 +1,7 @@
 use super::*;
+use crate::account::ledger::Ledger;
+use crate::account::pod_health::Observed;
+use crate::scrape::leaks::RECONCILE_AFTER;
 use crate::shared::membership::{PodList, announce};
 use crate::shared::store::Map;
 
@@ -11,7 +14,7 @@ fn page(running: u32, waiting: u32, started: f64) -> Vec<u8> {
 
 fn start() -> (Collector, Map) {
     let shared = Map::default();
-    let collector = Collector::new(&Config::parse(PODS).unwrap(), &shared, 7, 0);
+    let collector = Collector::new(&Config::parse(PODS).unwrap(), &shared, 7, Micros::ZERO);
     (collector, shared)
 }
 
@@ -20,7 +23,7 @@ fn round(collector: &mut Collector, shared: &mut Map, page: &[u8], now: Micros) 
     let due = collector.due(shared, now);
     for due in &due {
         collector.take(due, page, shared, now);
-        collector.done(due, Some(30), now);
+        collector.done(due, Some(Micros(30)), now);
     }
     due.len()
 }
@@ -28,20 +31,20 @@ fn round(collector: &mut Collector, shared: &mut Map, page: &[u8], now: Micros) 
 #[test]
 fn pods_are_published_before_the_first_scrape() {
     let (mut collector, mut shared) = start();
-    assert_eq!(collector.publish(&mut shared, 5), Some(1));
+    assert_eq!(collector.publish(&mut shared, Micros(5)), Some(1));
     let table = PodTable::decode(&shared.get("warmpath/default/table").unwrap().0).unwrap();
     assert_eq!(
         table.live().map(|(_, p)| (p.address.as_str(), p.state)).collect::<Vec<_>>(),
         [("10.0.0.1:8000", PodState::Unknown), ("10.0.0.2:8000", PodState::Unknown)]
     );
-    assert_eq!(collector.publish(&mut shared, 6), None, "nothing has moved");
-    assert_eq!(collector.publish(&mut shared, 5 + SECOND), Some(2), "a sign of life");
+    assert_eq!(collector.publish(&mut shared, Micros(6)), None, "nothing has moved");
+    assert_eq!(collector.publish(&mut shared, Micros(5) + SECOND), Some(2), "a sign of life");
 }
 
 #[test]
 fn a_failed_scrape_marks_and_does_not_drop() {
     let (mut collector, mut shared) = start();
-    assert_eq!(round(&mut collector, &mut shared, &page(3, 1, 9.0), 0), 2);
+    assert_eq!(round(&mut collector, &mut shared, &page(3, 1, 9.0), Micros::ZERO), 2);
     let due = collector.due(&shared, 2 * SECOND);
     collector.fail(&due[0], ScrapeFailure::Unreachable);
     collector.fail(&due[1], ScrapeFailure::Unreadable);
@@ -51,7 +54,7 @@ fn a_failed_scrape_marks_and_does_not_drop() {
     assert_eq!(collector.table().pods[0].running, 3.0, "what is known ages, it is not forgotten");
     round(&mut collector, &mut shared, &page(0, 0, 9.0), 4 * SECOND);
     assert_eq!(collector.table().pods[0].recovered_at, 4 * SECOND);
-    assert_eq!(collector.table().pods[1].recovered_at, 0);
+    assert_eq!(collector.table().pods[1].recovered_at, Micros::ZERO);
     let due = collector.due(&shared, 6 * SECOND);
     collector.take(&due[0], b"<html>", &mut shared, 6 * SECOND);
     assert_eq!(collector.table().pods[0].state, PodState::Unreadable);
@@ -60,7 +63,7 @@ fn a_failed_scrape_marks_and_does_not_drop() {
 #[test]
 fn a_restart_is_another_pod_to_everyone() {
     let (mut collector, mut shared) = start();
-    round(&mut collector, &mut shared, &page(0, 0, 100.0), 0);
+    round(&mut collector, &mut shared, &page(0, 0, 100.0), Micros::ZERO);
     let ids: Vec<u32> = collector.table().pods.iter().map(|p| p.id).collect();
     round(&mut collector, &mut shared, &page(0, 0, 100.4), 2 * SECOND);
     assert_eq!(collector.table().pods.iter().map(|p| p.id).collect::<Vec<_>>(), ids);
@@ -71,23 +74,23 @@ fn a_restart_is_another_pod_to_everyone() {
 #[test]
 fn pods_come_and_go_and_keep_their_slots() {
     let (mut collector, mut shared) = start();
-    let late = collector.due(&shared, 0);
-    collector.set_pods(&["10.0.0.2:8000".into(), "10.0.0.3:8000".into()], 0);
+    let late = collector.due(&shared, Micros::ZERO);
+    collector.set_pods(&["10.0.0.2:8000".into(), "10.0.0.3:8000".into()], Micros::ZERO);
     let table = collector.table();
     assert_eq!(
         table.pods.iter().map(|p| p.address.as_str()).collect::<Vec<_>>(),
         ["10.0.0.3:8000", "10.0.0.2:8000"]
     );
     // The answer of the pod that has gone is not taken for the new one's.
-    collector.take(&late[0], &page(9, 9, 1.0), &mut shared, 1);
+    collector.take(&late[0], &page(9, 9, 1.0), &mut shared, Micros(1));
     assert_eq!(collector.table().pods[0].state, PodState::Unknown);
 }
 
 #[test]
 fn the_next_collector_goes_on_from_the_table() {
     let (mut collector, mut shared) = start();
-    round(&mut collector, &mut shared, &page(1, 0, 1.0), 0);
-    collector.publish(&mut shared, 0);
+    round(&mut collector, &mut shared, &page(1, 0, 1.0), Micros::ZERO);
+    collector.publish(&mut shared, Micros::ZERO);
     let next = Collector::new(&Config::parse(PODS).unwrap(), &shared, 8, SECOND);
     assert_eq!(next.table().pods, collector.table().pods);
     assert_eq!(next.table().generation, 1);
@@ -98,11 +101,11 @@ fn what_the_ledger_counts_is_not_foreign() {
     let (mut collector, mut shared) = start();
     let mut ledger = Ledger::default();
     ledger.grow(2);
-    let mut entry = PodAccount::restarted(collector.table().pods[0].id, ledger.entry(0));
-    (0..4).for_each(|_| entry.open(10, 0));
-    entry.start(10, 0, 0);
-    ledger.write(0, &entry);
-    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    let mut entry = PodAccount::new(collector.table().pods[0].id);
+    (0..4).for_each(|_| entry.open(10, Micros::ZERO));
+    entry.start(10, Observed { sent_at: Micros::ZERO, at: Micros::ZERO });
+    ledger.set_account(0, &entry);
+    shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     for n in 0..2 {
         round(&mut collector, &mut shared, &page(3, 5, 1.0), n * 2 * SECOND);
     }
@@ -117,21 +120,21 @@ fn leaked_requests_are_taken_out_when_scrapes_contradict_long_enough() {
     let (mut collector, mut shared) = start();
     let mut ledger = Ledger::default();
     ledger.grow(2);
-    let mut entry = PodAccount::restarted(collector.table().pods[0].id, ledger.entry(0));
-    (0..5).for_each(|_| entry.open(100, 0));
-    ledger.write(0, &entry);
-    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    let mut entry = PodAccount::new(collector.table().pods[0].id);
+    (0..5).for_each(|_| entry.open(100, Micros::ZERO));
+    ledger.set_account(0, &entry);
+    shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     let entry =
-        |shared: &Map| Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().entry(0);
-    let mut now = 0;
-    while now < HEAL_AFTER {
-        assert_eq!(entry(&shared).in_flight, 5, "not before, at {now}");
+        |shared: &Map| Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().account(0);
+    let mut now = Micros::ZERO;
+    while now < RECONCILE_AFTER {
+        assert_eq!(entry(&shared).in_flight, 5, "not before, at {now:?}");
         round(&mut collector, &mut shared, &page(2, 0, 1.0), now);
-        now += 2 * SECOND;
+        now = now + 2 * SECOND;
     }
     round(&mut collector, &mut shared, &page(2, 0, 1.0), now);
     let healed = entry(&shared);
-    assert_eq!((healed.in_flight, healed.waiting, healed.work), (2, 2, 200));
+    assert_eq!((healed.in_flight, healed.waiting, healed.outstanding), (2, 2, 200));
     for n in 1..20 {
         round(&mut collector, &mut shared, &page(2, 0, 1.0), now + n * 2 * SECOND);
     }
@@ -143,7 +146,7 @@ fn pods_that_routers_announce_are_followed() {
     let (mut collector, mut shared) = start();
     let list = PodList { revision: 0, pods: vec!["10.0.0.2:8000".into(), "10.0.0.9:8000".into()] };
     announce("warmpath/default/pods", &list, &mut shared).unwrap();
-    let due = collector.due(&shared, 0);
+    let due = collector.due(&shared, Micros::ZERO);
     let mut addresses: Vec<&str> = due.iter().map(|d| d.address.as_str()).collect();
     addresses.sort_unstable();
     assert_eq!(addresses, ["10.0.0.2:8000", "10.0.0.9:8000"]);
@@ -152,8 +155,8 @@ fn pods_that_routers_announce_are_followed() {
 #[test]
 fn a_restart_while_nobody_collected_is_seen_by_the_next_collector() {
     let (mut collector, mut shared) = start();
-    round(&mut collector, &mut shared, &page(0, 0, 100.0), 0);
-    collector.publish(&mut shared, 0);
+    round(&mut collector, &mut shared, &page(0, 0, 100.0), Micros::ZERO);
+    collector.publish(&mut shared, Micros::ZERO);
     let ids: Vec<u32> = collector.table().pods.iter().map(|p| p.id).collect();
     let mut next = Collector::new(&Config::parse(PODS).unwrap(), &shared, 8, 10 * SECOND);
     round(&mut next, &mut shared, &page(0, 0, 150.0), 10 * SECOND);
@@ -170,16 +173,16 @@ fn a_restart_while_nobody_collected_is_seen_by_the_next_collector() {
 fn the_identity_of_a_pod_that_has_gone_is_not_given_again() {
     let (mut collector, mut shared) = start();
     let gone = collector.table().pods[1].id;
-    collector.set_pods(&["10.0.0.1:8000".into()], 0);
-    collector.publish(&mut shared, 0);
+    collector.set_pods(&["10.0.0.1:8000".into()], Micros::ZERO);
+    collector.publish(&mut shared, Micros::ZERO);
     let mut next = Collector::new(&Config::parse(b"{}").unwrap(), &shared, 8, SECOND);
     next.set_pods(&["10.0.0.1:8000".into(), "10.0.0.3:8000".into()], SECOND);
     assert!(next.table().pods[1].id > gone);
     // Not even when the table is lost.
     let mut ledger = Ledger::default();
     ledger.grow(1);
-    ledger.write(0, &PodAccount::new(70));
-    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    ledger.set_account(0, &PodAccount::new(70));
+    shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     shared.set("warmpath/default/table", b"garbage", None).unwrap();
     let next = Collector::new(&Config::parse(PODS).unwrap(), &shared, 8, SECOND);
     assert_eq!(next.table().pods.iter().map(|p| p.id).collect::<Vec<_>>(), [71, 72]);
@@ -188,7 +191,7 @@ fn the_identity_of_a_pod_that_has_gone_is_not_given_again() {
 #[test]
 fn identities_tell_a_restart_from_another_address() {
     let (mut collector, mut shared) = start();
-    round(&mut collector, &mut shared, &page(0, 0, 100.0), 0);
+    round(&mut collector, &mut shared, &page(0, 0, 100.0), Micros::ZERO);
     round(&mut collector, &mut shared, &page(0, 0, 150.0), 2 * SECOND);
     let pod = &collector.table().pods[0];
     assert!(pod.first_id < pod.id);
@@ -203,7 +206,7 @@ fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
     let id = collector.table().pods[0].id;
     let mut entry = PodAccount::new(id);
     // 200 requests a second, 20 of them at any time between Envoy and the pod, 50 in the pod; and 5 leaked ones.
-    (0..75).for_each(|_| entry.open(100, 0));
+    (0..75).for_each(|_| entry.open(100, Micros::ZERO));
     let mut ledger = Ledger::default();
     ledger.grow(2);
     let mut healed = 0;
@@ -211,25 +214,25 @@ fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
         let now = tick * SECOND / 10;
         for _ in 0..20 {
             entry.open(100, now);
-            entry.start(100, now, now);
+            entry.start(100, Observed { sent_at: now, at: now });
             entry.close(None);
         }
-        ledger.write(0, &entry);
-        shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+        ledger.set_account(0, &entry);
+        shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
         round(&mut collector, &mut shared, &page(50, 0, 1.0), now);
         ledger = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap();
-        healed += entry.in_flight - ledger.entry(0).in_flight;
-        entry = ledger.entry(0);
+        healed += entry.in_flight - ledger.account(0).in_flight;
+        entry = ledger.account(0);
     }
     assert_eq!((healed, entry.in_flight), (0, 75), "5 are within what the stream may hold");
     // The stream ends, the leak stays behind.
     (0..20).for_each(|_| entry.close(None));
-    ledger.write(0, &entry);
-    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    ledger.set_account(0, &entry);
+    shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     for tick in 40..60 {
         round(&mut collector, &mut shared, &page(50, 0, 1.0), tick * SECOND);
     }
-    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().entry(0);
+    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().account(0);
     assert_eq!(entry.in_flight, 50);
 }
 
@@ -237,16 +240,16 @@ fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
 fn leaked_requests_take_what_they_wait_for_with_them() {
     let (mut collector, mut shared) = start();
     let mut entry = PodAccount::new(collector.table().pods[0].id);
-    (0..9).for_each(|_| entry.open(100, 0));
-    (0..6).for_each(|_| entry.start(100, 0, 0));
+    (0..9).for_each(|_| entry.open(100, Micros::ZERO));
+    (0..6).for_each(|_| entry.start(100, Observed { sent_at: Micros::ZERO, at: Micros::ZERO }));
     let mut ledger = Ledger::default();
     ledger.grow(2);
-    ledger.write(0, &entry);
-    shared.set("warmpath/default/ledger", ledger.encode(), None).unwrap();
+    ledger.set_account(0, &entry);
+    shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     // Six decode; the three that wait are nowhere.
     for tick in 0..8 {
         round(&mut collector, &mut shared, &page(6, 0, 1.0), tick * 2 * SECOND);
     }
-    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().entry(0);
-    assert_eq!((entry.in_flight, entry.waiting, entry.work), (6, 0, 0));
+    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().account(0);
+    assert_eq!((entry.in_flight, entry.waiting, entry.outstanding), (6, 0, 0));
 }

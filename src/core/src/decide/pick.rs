@@ -1,35 +1,33 @@
-//! The best pod, and who takes over when it fails.
+//! The best pod, and the runners-up that take over when it fails.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::Slot;
+pub use crate::account::ticket::PICKS;
 use crate::decide::cost::CostTerms;
-
-/// Pods that a decision names: the best and two runners-up, one a destination header.
-pub const PICKS: usize = 3;
 
 /// How willingly a pod is sent to, before any cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
-    /// Nothing speaks against it.
+    /// Nothing is known against it.
     Ready,
     /// Its last scrape got no answer.
     Unreachable,
-    /// It answered errors of its own, and its pause is not over. Its answer would be the client's: better one that is not
-    /// known to be there than that, but better that than none.
+    /// It answered with errors of its own, and is cooling down. The client would get such an error, so a pod that may not
+    /// be there at all is better; but an error is better than no answer.
     Erring,
-    /// It failed a request, and its pause is not over.
+    /// It failed a request, and is cooling down.
     CoolingDown,
 }
 
-/// Where a pod stands in a decision.
+/// A pod, as it is scored in a decision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     /// The pod.
     pub slot: Slot,
     /// Its rank; a better one wins whatever the cost.
     pub rank: Rank,
-    /// Prompt tokens it is believed to hold.
+    /// Prompt tokens that it is believed to hold.
     pub matched: f32,
     /// Its cost.
     pub terms: CostTerms,
@@ -51,9 +49,9 @@ impl Picks {
     }
 }
 
-/// Chooses by rank, then cost. Pods that are as good as the best, within `tie_band` of the request's work, are told apart by
-/// rendezvous hash of the prompt's `head` and the pod's address, so that gateways which share nothing agree. Runners-up
-/// follow by rank and cost alone.
+/// Chooses by rank, then by cost. Pods whose cost is within `tie_band` of the request's work of the best are tied; the
+/// rendezvous hash of the prompt's `head` and the pod's address decides between them, so that gateways which share nothing
+/// agree. Runners-up follow by rank and cost alone.
 pub fn pick<'a>(
     candidates: &[Candidate],
     tie_band: f32,
@@ -64,16 +62,16 @@ pub fn pick<'a>(
     let band = least.terms.seconds + tie_band * least.terms.uncached / least.terms.tokens_per_second.max(1.0);
     let best = candidates
         .iter()
-        .filter(|s| s.rank == least.rank && s.terms.seconds <= band)
-        .max_by_key(|s| rendezvous(head, address(s.slot)))
-        .map(|s| s.slot);
+        .filter(|candidate| candidate.rank == least.rank && candidate.terms.seconds <= band)
+        .max_by_key(|candidate| rendezvous(head, address(candidate.slot)))
+        .map(|candidate| candidate.slot);
     let mut picks = [best, None, None];
     for nth in 1..PICKS {
         let next = candidates
             .iter()
-            .filter(|s| !picks.contains(&Some(s.slot)))
+            .filter(|candidate| !picks.contains(&Some(candidate.slot)))
             .min_by(|a, b| order(a, b))
-            .map(|s| s.slot);
+            .map(|candidate| candidate.slot);
         if let Some(place) = picks.get_mut(nth) {
             *place = next;
         }

@@ -1,76 +1,84 @@
-//! The log of the prefix index: who computed which prompt, for the replicas in the other workers.
+//! The log of the prefix index: which pod computed which prompt, for the replicas in the other workers.
 //!
-//! The open segment travels inside the ledger, which every decision reads and writes anyway; a full segment is sealed
-//! into a ring of fixed keys. So a decision costs no call beyond the ledger's two, and a worker that lags reads several
-//! records with one call. A [`Cursor`] says how far a replica has read.
+//! The open segment is part of the ledger, which every decision reads and writes anyway; a full segment is sealed into a ring
+//! of fixed keys. A decision therefore costs no host call beyond the two of the ledger, and a worker that lags reads several
+//! records with one call.
 
-use crate::Slot;
 use crate::shared::codec::{CodecError, Reader};
+use crate::shared::pod_table::PodKey;
 
-/// Bytes of records in a segment: seven of 2 KB prompts. The open one is copied twice with every request, and drives what else
-/// a request needs out of the CPU's caches: with segments of 8 KiB all host calls and steps of a request took 48 us, where they
-/// take 39 us (`scripts/bench-gateway --account`). A smaller one is sealed after every few requests, a call each time.
+/// Bytes of records in a segment. The open segment is copied twice per request and displaces other data of the request from
+/// the CPU's caches, so it is small; a still smaller one would be sealed every few requests, with a host call each time.
 pub const SEGMENT_BYTES: usize = 1024;
 
-/// Marks a sealed segment.
+/// Marks a sealed segment, and the version of its format.
 const SEGMENT_MARK: u32 = u32::from_le_bytes(*b"WPS1");
+/// Bytes of a sealed segment before its records: mark and number.
+const SEGMENT_HEAD: usize = 4 + 8;
 
-/// In the place of the blocks to correction: of a record that puts in, and of one that evicts.
-const WHOLE: u16 = u16::MAX;
-const RECENT: u16 = u16::MAX - 1;
+/// Stands for the number of kept blocks in a record without a correction.
+const NO_CORRECTION: u16 = u16::MAX;
+/// Stands for the number of kept blocks in a record of an eviction.
+const EVICTION: u16 = u16::MAX - 1;
 
-/// What a pod turned out to hold, when that is less than was believed. Time is counted in the prompts of that pod that the
-/// log names up to this record: so it is the same in every replica, wherever it began to read.
+/// What a pod turned out to hold, when that is less than was believed.
+///
+/// Time is logical: the number of prompts that the log names for the pod up to this record. It is the same in every replica,
+/// wherever the replica began to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Correction {
-    /// Of the chain, which the pod was sent as its last prompt but `prompts_ago`, it computed nothing: it holds the first `blocks`
-    /// blocks, and what others have used since.
+    /// The prompt that the pod was sent `prompts_ago` prompts ago was never computed: the pod holds its first `blocks` blocks,
+    /// and what later prompts used.
     KeepBlocks {
         /// At most `u16::MAX - 2`.
         blocks: u16,
-        /// Prompts since.
+        /// Prompts of the pod since then.
         prompts_ago: u32,
     },
-    /// It lost a block that its last prompt but `prompts_ago` had used, and so all that it has not used since. The record has no
-    /// chain: that of the prompt that missed the block is computed again by now, and whole.
+    /// The pod has evicted all blocks that it used last `prompts_ago` prompts ago or before. The record has no chain: the
+    /// prompt that missed a block is computed by now, and the pod holds it.
     EvictUpTo {
-        /// Prompts since.
+        /// Prompts of the pod since then.
         prompts_ago: u32,
     },
 }
 
-/// One entry: a pod has computed a prompt, or turned out to hold less of it.
+/// One record: a pod computes a prompt, or turned out to hold less than was believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogRecord<'a> {
-    /// The replica that wrote it, and so has applied it.
+    /// The replica that wrote it, and has applied it.
     pub writer: u32,
-    /// The pod.
-    pub slot: Slot,
-    /// The pod's identity when it was written; a pod that restarted since holds nothing of it.
-    pub id: u32,
+    /// The pod. One that has restarted since has another identity, and holds nothing of it.
+    pub pod: PodKey,
     /// `None`: the pod holds the whole chain.
     pub correction: Option<Correction>,
     /// The block hashes of the prompt, four bytes each, little endian.
     pub hashes: &'a [u8],
 }
 
+/// The numbers of block hashes that stand in a record.
+pub fn hashes_of(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.as_chunks().0.iter().map(|&hash| u32::from_le_bytes(hash))
+}
+
 impl<'a> LogRecord<'a> {
-    /// Bytes before the hashes.
-    const HEAD: usize = 14;
+    /// Bytes before the hashes: number of hashes, kept blocks, slot, identity and writer.
+    const HEAD: usize = 2 + 2 + 2 + 4 + 4;
 
     /// Appends the record to a segment.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&((self.hashes.len() / 4) as u16).to_le_bytes());
-        let (blocks, prompts_ago) = match self.correction {
-            None => (WHOLE, None),
+        let hashes = (self.hashes.len() / size_of::<u32>()) as u16;
+        let (kept, prompts_ago) = match self.correction {
+            None => (NO_CORRECTION, None),
             Some(Correction::KeepBlocks { blocks, prompts_ago }) => {
-                (blocks.min(RECENT - 1), Some(prompts_ago))
+                (blocks.min(EVICTION - 1), Some(prompts_ago))
             }
-            Some(Correction::EvictUpTo { prompts_ago }) => (RECENT, Some(prompts_ago)),
+            Some(Correction::EvictUpTo { prompts_ago }) => (EVICTION, Some(prompts_ago)),
         };
-        out.extend_from_slice(&blocks.to_le_bytes());
-        out.extend_from_slice(&self.slot.to_le_bytes());
-        out.extend_from_slice(&self.id.to_le_bytes());
+        out.extend_from_slice(&hashes.to_le_bytes());
+        out.extend_from_slice(&kept.to_le_bytes());
+        out.extend_from_slice(&self.pod.slot.to_le_bytes());
+        out.extend_from_slice(&self.pod.id.to_le_bytes());
         out.extend_from_slice(&self.writer.to_le_bytes());
         out.extend_from_slice(self.hashes);
         if let Some(prompts_ago) = prompts_ago {
@@ -83,18 +91,17 @@ impl<'a> LogRecord<'a> {
     /// # Errors
     /// [`CodecError::Truncated`] when the segment ends inside it.
     pub fn decode(from: &mut Reader<'a>) -> Result<LogRecord<'a>, CodecError> {
-        let blocks = from.u16()?;
+        let hashes = usize::from(from.u16()?);
         let kept = from.u16()?;
-        let slot = from.u16()?;
-        let id = from.u32()?;
+        let pod = PodKey { slot: from.u16()?, id: from.u32()? };
         let writer = from.u32()?;
-        let hashes = from.bytes(usize::from(blocks) * 4)?;
+        let hashes = from.bytes(hashes * size_of::<u32>())?;
         let correction = match kept {
-            WHOLE => None,
-            RECENT => Some(Correction::EvictUpTo { prompts_ago: from.u32()? }),
+            NO_CORRECTION => None,
+            EVICTION => Some(Correction::EvictUpTo { prompts_ago: from.u32()? }),
             blocks => Some(Correction::KeepBlocks { blocks, prompts_ago: from.u32()? }),
         };
-        Ok(LogRecord { writer, slot, id, correction, hashes })
+        Ok(LogRecord { writer, pod, correction, hashes })
     }
 
     /// Bytes that [`LogRecord::encode`] appends.
@@ -103,12 +110,30 @@ impl<'a> LogRecord<'a> {
     }
 }
 
+/// The segment at the end of the log, that records are appended to.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenSegment<'a> {
+    /// Its number.
+    pub number: u64,
+    /// Its records so far.
+    pub records: &'a [u8],
+}
+
+/// A segment that is full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedSegment {
+    /// Its number.
+    pub number: u64,
+    /// Its records.
+    pub records: Vec<u8>,
+}
+
 /// Writes a full segment for its key in the ring.
-pub fn seal(number: u64, records: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(12 + records.len());
+pub fn seal(segment: &SealedSegment) -> Vec<u8> {
+    let mut out = Vec::with_capacity(SEGMENT_HEAD + segment.records.len());
     out.extend_from_slice(&SEGMENT_MARK.to_le_bytes());
-    out.extend_from_slice(&number.to_le_bytes());
-    out.extend_from_slice(records);
+    out.extend_from_slice(&segment.number.to_le_bytes());
+    out.extend_from_slice(&segment.records);
     out
 }
 
@@ -122,15 +147,6 @@ pub fn unseal(bytes: &[u8]) -> Result<(u64, &[u8]), CodecError> {
     Ok((reader.u64()?, reader.0))
 }
 
-/// How far a replica has read: a segment, and the bytes of it that are done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cursor {
-    /// Number of the segment.
-    pub segment: u64,
-    /// Bytes of it that were applied.
-    pub offset: usize,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,7 +154,7 @@ mod tests {
 
     fn corrections() -> impl Strategy<Value = Correction> {
         prop_oneof![
-            (0..RECENT, any::<u32>())
+            (0..EVICTION, any::<u32>())
                 .prop_map(|(blocks, prompts_ago)| Correction::KeepBlocks { blocks, prompts_ago }),
             any::<u32>().prop_map(|prompts_ago| Correction::EvictUpTo { prompts_ago }),
         ]
@@ -147,8 +163,9 @@ mod tests {
     proptest! {
         #[test]
         fn records_round_trip_and_truncations_are_errors(writer: u32, slot: u16, id: u32, correction in prop::option::of(corrections()), hashes in prop::collection::vec(any::<u32>(), 0..50)) {
-            let bytes: Vec<u8> = hashes.iter().flat_map(|h| h.to_le_bytes()).collect();
-            let record = LogRecord { writer, slot, id, correction, hashes: &bytes };
+            let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
+            prop_assert_eq!(hashes_of(&bytes).collect::<Vec<u32>>(), hashes);
+            let record = LogRecord { writer, pod: PodKey { slot, id }, correction, hashes: &bytes };
             let mut out = Vec::new();
             record.encode(&mut out);
             prop_assert_eq!(out.len(), record.size());
@@ -158,15 +175,24 @@ mod tests {
             }
         }
 
+        /// With the mark in front, or nothing but the mark would be tested.
         #[test]
-        fn unseal_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = unseal(&bytes);
+        fn no_bytes_after_the_mark_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let marked = [&SEGMENT_MARK.to_le_bytes()[..], &bytes].concat();
+            match unseal(&marked) {
+                Ok((_, records)) => {
+                    prop_assert_eq!(records.len() + 8, bytes.len());
+                    let mut reader = Reader(records);
+                    while LogRecord::decode(&mut reader).is_ok() {}
+                }
+                Err(error) => prop_assert!(error == CodecError::Truncated && bytes.len() < 8),
+            }
         }
     }
 
     #[test]
     fn segments_round_trip() {
-        let sealed = seal(7, b"records");
+        let sealed = seal(&SealedSegment { number: 7, records: b"records".to_vec() });
         assert_eq!(unseal(&sealed), Ok((7, &b"records"[..])));
         assert_eq!(unseal(&sealed[..11]), Err(CodecError::Truncated));
         assert!(matches!(unseal(b"abcdefghijkl"), Err(CodecError::Version { .. })));

@@ -1,13 +1,17 @@
-//! Several routers over one map: what they share must make them one mind, whatever comes in between.
+//! Several routers over one map: they must decide as one, whatever any of them writes in between.
 
 use std::cell::RefCell;
 use std::sync::LazyLock;
 
 use super::*;
-use crate::MILLISECOND;
+use crate::account::pod_account::PodAccount;
+use crate::answer::usage::Usage;
 use crate::collector::Collector;
+use crate::decide::pick::Rank;
+use crate::request::blocks::mix;
 use crate::request::body::parse;
 use crate::shared::store::{Conflict, Map};
+use crate::{MILLISECOND, Random, SECOND};
 use proptest::prelude::{ProptestConfig, Strategy, prop, prop_assert_eq, prop_oneof, proptest};
 
 fn config(pods: usize, more: &str) -> Config {
@@ -25,8 +29,8 @@ struct Gateway {
 impl Gateway {
     fn new(config: &Config, workers: u32) -> Gateway {
         let mut shared = Map::default();
-        let mut collector = Collector::new(config, &shared, 1, 0);
-        collector.publish(&mut shared, 0);
+        let mut collector = Collector::new(config, &shared, 1, Micros::ZERO);
+        collector.publish(&mut shared, Micros::ZERO);
         let workers = (0..workers).map(|n| Router::new(config, n + 1)).collect();
         let mut gateway = Gateway { shared, collector, workers };
         gateway.refresh();
@@ -44,19 +48,20 @@ impl Gateway {
     }
 
     fn answer(&mut self, worker: usize, mut ticket: Ticket, usage: Option<Usage>, now: Micros) {
-        self.workers[worker].start(&mut ticket, &mut self.shared, now);
-        self.workers[worker].close(ticket, End::Answered { usage, at: now }, &mut self.shared);
+        self.workers[worker].start(&mut ticket, &mut self.shared, now).unwrap();
+        self.close(worker, ticket, End::Answered { usage, at: now });
+    }
+
+    fn close(&mut self, worker: usize, ticket: Ticket, end: End) {
+        self.workers[worker].close(ticket, end, &mut self.shared).unwrap();
     }
 
     /// Canonical bytes of the prompt that each pod holds, as a worker believes once it has read all that others wrote.
     fn held(&mut self, worker: usize, text: &str) -> Vec<u64> {
         let router = &mut self.workers[worker];
         router.follow(&self.shared, 64);
-        with_request(text, |r| router.read_prompt(RouteBy::Prompt(r)));
-        router.look_up();
-        (0..router.table.pods.len())
-            .map(|slot| bytes_of(usize::from(router.found.blocks(slot as Slot))))
-            .collect()
+        let blocks = with_request(text, |request| router.matched_blocks(request));
+        blocks.into_iter().map(|blocks| bytes_of(usize::from(blocks))).collect()
     }
 
     /// Scrapes every pod: `page` gives each one's metrics.
@@ -73,8 +78,8 @@ impl Gateway {
         Ledger::decode(self.shared.get("warmpath/default/ledger").unwrap().0).unwrap()
     }
 
-    fn entries(&self) -> Vec<PodAccount> {
-        (0..self.ledger().slots()).map(|slot| self.ledger().entry(slot as Slot)).collect()
+    fn accounts(&self) -> Vec<PodAccount> {
+        (0..self.ledger().slots()).map(|slot| self.ledger().account(slot as Slot)).collect()
     }
 }
 
@@ -104,12 +109,12 @@ fn text(seed: u64, bytes: usize) -> String {
 #[test]
 fn a_conversation_finds_its_pod_from_any_worker() {
     let mut gateway = Gateway::new(&config(8, ""), 4);
-    let mut now = 0;
+    let mut now = Micros::ZERO;
     for conversation in 0..50 {
         let mut prompt = text(conversation, 1500);
         let mut home = None;
         for round in 0..6 {
-            now += 10 * MILLISECOND;
+            now = now + 10 * MILLISECOND;
             let worker = (conversation as usize + round * 3) % 4;
             let decision = gateway.decide(worker, &prompt, now);
             let slot = decision.ticket.slot();
@@ -128,7 +133,7 @@ fn a_burst_over_all_workers_is_spread_as_if_one_had_seen_it_all() {
     let mut gateway = Gateway::new(&config(8, ""), 4);
     let mut counts = [0; 8];
     for n in 0..400 {
-        let decision = gateway.decide(n % 4, &text(n as u64, 2000), 1000 + n as u64);
+        let decision = gateway.decide(n % 4, &text(n as u64, 2000), Micros(1000 + n as u64));
         counts[usize::from(decision.ticket.slot())] += 1;
     }
     assert!(counts.iter().all(|&count| (49..=51).contains(&count)), "{counts:?}");
@@ -138,9 +143,9 @@ fn a_burst_over_all_workers_is_spread_as_if_one_had_seen_it_all() {
 fn default_looks_at_load_alone() {
     let mut gateway = Gateway::new(&config(3, r#","strategy":"DEFAULT""#), 1);
     let prompt = text(1, 4000);
-    let first = gateway.decide(0, &prompt, 0);
+    let first = gateway.decide(0, &prompt, Micros::ZERO);
     assert_eq!(first.matched_bytes, 0);
-    let second = gateway.decide(0, &prompt, 0);
+    let second = gateway.decide(0, &prompt, Micros::ZERO);
     assert_ne!(first.ticket.slot(), second.ticket.slot());
     assert_eq!((second.matched_bytes, second.bytes), (0, 4007));
 }
@@ -177,9 +182,9 @@ fn a_restarted_pod_holds_nothing_and_owes_nothing() {
     gateway.scrape(|s| page(0, 0, if s == slot { 200.0 } else { 100.0 }), 3 * SECOND);
     assert_eq!(gateway.decide(1, &prompt, 3 * SECOND).matched_bytes, 0);
     assert_eq!(gateway.decide(0, &text(9, 10), 3 * SECOND).matched_bytes, 0);
-    let before = gateway.entries();
-    gateway.workers[0].close(first.ticket, End::Aborted, &mut gateway.shared);
-    assert_eq!(gateway.entries(), before, "its old account is void");
+    let before = gateway.accounts();
+    gateway.close(0, first.ticket, End::Aborted);
+    assert_eq!(gateway.accounts(), before, "its old account is void");
 }
 
 const MISS: Option<Usage> = Some(Usage { prompt_tokens: 2000, cached_tokens: Some(0) });
@@ -189,12 +194,12 @@ fn a_miss_shows_that_all_that_is_older_went_too_but_not_the_prompt_itself() {
     let mut gateway = Gateway::new(&config(1, ""), 2);
     let [old, prompt, young] = [1, 2, 3].map(|seed| text(seed, 8000));
     for text in [&old, &prompt, &young] {
-        let decision = gateway.decide(0, text, 0);
-        gateway.answer(0, decision.ticket, None, 0);
+        let decision = gateway.decide(0, text, Micros::ZERO);
+        gateway.answer(0, decision.ticket, None, Micros::ZERO);
     }
-    let again = gateway.decide(1, &prompt, 0);
+    let again = gateway.decide(1, &prompt, Micros::ZERO);
     assert!(again.match_ratio() > 0.95);
-    gateway.answer(1, again.ticket, MISS, 0);
+    gateway.answer(1, again.ticket, MISS, Micros::ZERO);
     for worker in [1, 0] {
         assert_eq!(gateway.held(worker, &old), [0], "worker {worker}");
         assert!(gateway.held(worker, &prompt)[0] > 7800, "worker {worker}: it was computed just now");
@@ -206,13 +211,13 @@ fn a_miss_shows_that_all_that_is_older_went_too_but_not_the_prompt_itself() {
 fn a_miss_says_nothing_while_the_prefix_is_still_computed() {
     let mut gateway = Gateway::new(&config(1, ""), 2);
     let [old, prompt] = [1, 2].map(|seed| text(seed, 8000));
-    let decision = gateway.decide(0, &old, 0);
-    gateway.answer(0, decision.ticket, None, 0);
-    let first = gateway.decide(0, &prompt, 0);
-    let second = gateway.decide(1, &prompt, 0);
+    let decision = gateway.decide(0, &old, Micros::ZERO);
+    gateway.answer(0, decision.ticket, None, Micros::ZERO);
+    let first = gateway.decide(0, &prompt, Micros::ZERO);
+    let second = gateway.decide(1, &prompt, Micros::ZERO);
     assert!(second.match_ratio() > 0.95);
-    gateway.answer(0, first.ticket, MISS, 0);
-    gateway.answer(1, second.ticket, MISS, 0);
+    gateway.answer(0, first.ticket, MISS, Micros::ZERO);
+    gateway.answer(1, second.ticket, MISS, Micros::ZERO);
     for worker in [0, 1] {
         assert!(gateway.held(worker, &old)[0] > 7800, "worker {worker}");
         assert!(gateway.held(worker, &prompt)[0] > 7800, "worker {worker}");
@@ -223,15 +228,15 @@ fn a_miss_says_nothing_while_the_prefix_is_still_computed() {
 fn a_conversation_stays_where_it_failed_over_to() {
     let mut gateway = Gateway::new(&config(3, ""), 2);
     let mut prompt = text(1, 4000);
-    let decision = gateway.decide(0, &prompt, 0);
+    let decision = gateway.decide(0, &prompt, Micros::ZERO);
     let dead = decision.ticket.slot();
-    gateway.answer(0, decision.ticket, None, 0);
+    gateway.answer(0, decision.ticket, None, Micros::ZERO);
     // The dead pod had the first round; the second one is computed by the runner-up, the third one finds it there.
     prompt.push_str(&text(2, 4000));
     let decision = gateway.decide(0, &prompt, SECOND);
     assert_eq!(decision.ticket.slot(), dead);
     let (mut ticket, other) = (decision.ticket, decision.picks.iter().nth(1).unwrap());
-    gateway.workers[0].failed_over(&mut ticket, 1, Some(other), &mut gateway.shared, SECOND);
+    gateway.workers[0].failed_over(&mut ticket, 1, Some(other), &mut gateway.shared, SECOND).unwrap();
     gateway.answer(0, ticket, None, SECOND);
     for worker in [0, 1] {
         let held = gateway.held(worker, &prompt);
@@ -249,28 +254,28 @@ fn a_conversation_stays_where_it_failed_over_to() {
 fn a_pod_that_refused_a_prompt_does_not_hold_it() {
     let mut gateway = Gateway::new(&config(2, ""), 2);
     let [prompt, shared] = [text(1, 4000), text(2, 2000)];
-    let refused = gateway.decide(0, &prompt, 0);
+    let refused = gateway.decide(0, &prompt, Micros::ZERO);
     let slot = usize::from(refused.ticket.slot());
     assert!(gateway.held(1, &prompt)[slot] > 3900);
-    gateway.workers[0].close(refused.ticket, End::Aborted, &mut gateway.shared);
+    gateway.close(0, refused.ticket, End::Aborted);
     for worker in [0, 1] {
         assert_eq!(gateway.held(worker, &prompt), [0, 0], "worker {worker}");
     }
     // What another request has used since is there, whatever became of the first.
-    let first = gateway.decide(0, &shared, 1);
+    let first = gateway.decide(0, &shared, Micros(1));
     let slot = usize::from(first.ticket.slot());
-    let second = gateway.decide(1, &shared, 1);
+    let second = gateway.decide(1, &shared, Micros(1));
     assert_eq!(usize::from(second.ticket.slot()), slot);
-    gateway.answer(1, second.ticket, None, 2);
-    gateway.workers[0].close(first.ticket, End::Aborted, &mut gateway.shared);
+    gateway.answer(1, second.ticket, None, Micros(2));
+    gateway.close(0, first.ticket, End::Aborted);
     for worker in [0, 1] {
         assert!(gateway.held(worker, &shared)[slot] > 1900, "worker {worker}");
     }
     // An answer that broke off had a computed prompt.
-    let mut broken = gateway.decide(0, &prompt, 3);
+    let mut broken = gateway.decide(0, &prompt, Micros(3));
     let slot = usize::from(broken.ticket.slot());
-    gateway.workers[0].start(&mut broken.ticket, &mut gateway.shared, 4);
-    gateway.workers[0].close(broken.ticket, End::Aborted, &mut gateway.shared);
+    gateway.workers[0].start(&mut broken.ticket, &mut gateway.shared, Micros(4)).unwrap();
+    gateway.close(0, broken.ticket, End::Aborted);
     assert!(gateway.held(1, &prompt)[slot] > 3900);
 }
 
@@ -314,21 +319,21 @@ fn capacity_in_bytes_follows_what_the_model_taught() {
 #[test]
 fn tokens_are_counted_by_what_the_model_taught() {
     let mut gateway = Gateway::new(&config(1, ""), 1);
-    let first = gateway.decide(0, &text(1, 4000), 0);
-    assert_eq!(gateway.entries()[0].work, 1001);
-    gateway.answer(0, first.ticket, Some(Usage { prompt_tokens: 2003, cached_tokens: None }), 0);
-    let second = gateway.decide(0, &text(2, 4000), 0);
-    assert_eq!(gateway.entries()[0].work, 2003);
-    gateway.answer(0, second.ticket, None, 0);
+    let first = gateway.decide(0, &text(1, 4000), Micros::ZERO);
+    assert_eq!(gateway.accounts()[0].outstanding, 1001);
+    gateway.answer(0, first.ticket, Some(Usage { prompt_tokens: 2003, cached_tokens: None }), Micros::ZERO);
+    let second = gateway.decide(0, &text(2, 4000), Micros::ZERO);
+    assert_eq!(gateway.accounts()[0].outstanding, 2003);
+    gateway.answer(0, second.ticket, None, Micros::ZERO);
 }
 
 #[test]
 fn rates_are_learned_and_unequal_pods_get_unequal_shares() {
     let mut gateway = Gateway::new(&config(2, ""), 1);
     let mut counts = [0u32; 2];
-    let mut now = 0;
+    let mut now = Micros::ZERO;
     for n in 0..200 {
-        now += SECOND;
+        now = now + SECOND;
         // Pairs of requests, so that each pod gets some; pod 0 computes 10,000 tokens a second, pod 1 2,000.
         let decisions =
             [gateway.decide(0, &text(n * 2, 8000), now), gateway.decide(0, &text(n * 2 + 1, 8000), now)];
@@ -338,10 +343,10 @@ fn rates_are_learned_and_unequal_pods_get_unequal_shares() {
             counts[slot] += u32::from(n >= 100);
             ahead[slot] += 2000.0;
             let took = ahead[slot] / [10_000.0, 2_000.0][slot];
-            gateway.answer(0, decision.ticket, None, now + (took * 1e6) as Micros);
+            gateway.answer(0, decision.ticket, None, now + Micros((took * 1e6) as u64));
         }
     }
-    let rates: Vec<f32> = gateway.entries().iter().map(|e| e.rate).collect();
+    let rates: Vec<f32> = gateway.accounts().iter().map(|e| e.rate).collect();
     assert!((rates[0] / 10_000.0 - 1.0).abs() < 0.2 && (rates[1] / 2_000.0 - 1.0).abs() < 0.2, "{rates:?}");
     assert!(counts[0] > 3 * counts[1], "{counts:?}");
 }
@@ -349,14 +354,14 @@ fn rates_are_learned_and_unequal_pods_get_unequal_shares() {
 #[test]
 fn a_failed_pod_is_left_alone_and_probed_by_one() {
     let mut gateway = Gateway::new(&config(2, ""), 2);
-    let decision = gateway.decide(0, &text(1, 100), 0);
+    let decision = gateway.decide(0, &text(1, 100), Micros::ZERO);
     let (mut ticket, picks) = (decision.ticket, decision.picks);
     let (bad, good) = (ticket.slot(), picks.iter().nth(1).unwrap());
-    gateway.workers[0].failed_over(&mut ticket, 1, Some(good), &mut gateway.shared, 0);
+    gateway.workers[0].failed_over(&mut ticket, 1, Some(good), &mut gateway.shared, Micros::ZERO).unwrap();
     assert_eq!(ticket.slot(), good);
-    let entries = gateway.entries();
-    assert_eq!((entries[usize::from(bad)].in_flight, entries[usize::from(good)].in_flight), (0, 1));
-    gateway.answer(0, ticket, None, 0);
+    let accounts = gateway.accounts();
+    assert_eq!((accounts[usize::from(bad)].in_flight, accounts[usize::from(good)].in_flight), (0, 1));
+    gateway.answer(0, ticket, None, Micros::ZERO);
     for n in 0..10 {
         let decision = gateway.decide(1, &text(n, 100), SECOND / 2);
         assert_eq!(decision.ticket.slot(), good, "every worker keeps off");
@@ -378,9 +383,9 @@ fn a_pod_that_errs_at_once_gets_probes_alone_until_it_answers_well() {
     // A request each 10 ms, from either worker; the pod that gets the first one errs at once, the others take 50 ms.
     let mut open = std::collections::VecDeque::new();
     for n in 0..3000 {
-        now += 10 * MILLISECOND;
+        now = now + 10 * MILLISECOND;
         while let Some((worker, ticket)) =
-            open.pop_front_if(|(_, ticket): &mut (usize, Ticket)| ticket.opened_at + 50 * MILLISECOND <= now)
+            open.pop_front_if(|(_, ticket): &mut (usize, Ticket)| ticket.sent_at() + 50 * MILLISECOND <= now)
         {
             gateway.answer(worker, ticket, None, now);
         }
@@ -389,7 +394,7 @@ fn a_pod_that_errs_at_once_gets_probes_alone_until_it_answers_well() {
         let slot = ticket.slot();
         sent[usize::from(slot)] += 1;
         if n < 2000 && slot == *bad.get_or_insert(slot) {
-            gateway.workers[worker].close(ticket, End::UpstreamError { at: now }, &mut gateway.shared);
+            gateway.close(worker, ticket, End::UpstreamError { at: now });
         } else {
             open.push_back((worker, ticket));
         }
@@ -401,7 +406,7 @@ fn a_pod_that_errs_at_once_gets_probes_alone_until_it_answers_well() {
     // Well since the twentieth second; the probe after the pause of 16 seconds finds out.
     assert_eq!(sent[usize::from(bad.unwrap())], 7, "{sent:?}");
     for n in 3000..4000 {
-        now += 10 * MILLISECOND;
+        now = now + 10 * MILLISECOND;
         let decision = gateway.decide(0, &text(n, 400), now);
         sent[usize::from(decision.ticket.slot())] += 1;
         gateway.answer(0, decision.ticket, None, now + MILLISECOND);
@@ -414,47 +419,52 @@ fn a_prompt_that_no_pod_can_compute_takes_no_pod_from_others() {
     let mut gateway = Gateway::new(&config(3, ""), 1);
     let err = |gateway: &mut Gateway, now| {
         let ticket = gateway.decide(0, &text(666, 2000), now).ticket;
-        gateway.workers[0].close(ticket, End::UpstreamError { at: now }, &mut gateway.shared);
+        gateway.close(0, ticket, End::UpstreamError { at: now });
     };
     // Among many others it does nothing: theirs end the row.
     for now in 0..100 {
-        err(&mut gateway, now);
+        err(&mut gateway, Micros(now));
         for n in 0..12 {
-            let decision = gateway.decide(0, &text(now * 100 + n, 500), now);
+            let decision = gateway.decide(0, &text(now * 100 + n, 500), Micros(now));
             assert!(gateway.workers[0].candidates().iter().all(|s| s.rank == Rank::Ready));
-            gateway.answer(0, decision.ticket, None, now);
+            gateway.answer(0, decision.ticket, None, Micros(now));
         }
     }
     // Nothing else comes: every pod errs, and still every request gets a pod, by cost.
-    (100..130).for_each(|now| err(&mut gateway, now));
-    let [mut first, second] = [1, 2].map(|seed| gateway.decide(0, &text(seed << 40, 4000), 200).ticket);
+    (100..130).for_each(|now| err(&mut gateway, Micros(now)));
+    let [mut first, second] =
+        [1, 2].map(|seed| gateway.decide(0, &text(seed << 40, 4000), Micros(200)).ticket);
     assert!(gateway.workers[0].candidates().iter().all(|s| s.rank == Rank::Erring));
     assert_ne!(first.slot(), second.slot(), "the busier one costs more");
     // One good answer, and its pod is as before.
     let healed = first.slot();
-    gateway.workers[0].start(&mut first, &mut gateway.shared, 300);
-    assert_eq!(gateway.decide(0, "x", 300).ticket.slot(), healed);
+    gateway.workers[0].start(&mut first, &mut gateway.shared, Micros(300)).unwrap();
+    assert_eq!(gateway.decide(0, "x", Micros(300)).ticket.slot(), healed);
 }
 
 #[test]
 fn every_pod_that_was_tried_has_failed_and_a_stranger_heals_nobody() {
     let mut gateway = Gateway::new(&config(3, ""), 1);
-    let decision = gateway.decide(0, "x", 10);
+    let decision = gateway.decide(0, "x", Micros(10));
     let (mut ticket, picks) = (decision.ticket, decision.picks);
     // Neither runner-up was ever sent to before.
-    gateway.workers[0].failed_over(&mut ticket, 3, None, &mut gateway.shared, 20);
-    gateway.answer(0, ticket, None, 30);
-    let entries = gateway.entries();
+    gateway.workers[0].failed_over(&mut ticket, 3, None, &mut gateway.shared, Micros(20)).unwrap();
+    gateway.answer(0, ticket, None, Micros(30));
+    let accounts = gateway.accounts();
     for slot in picks.iter() {
-        let entry = entries[usize::from(slot)];
-        assert_eq!((entry.failures, entry.in_flight, entry.waiting, entry.work), (1, 0, 0, 0), "{slot}");
+        let entry = accounts[usize::from(slot)];
+        assert_eq!(
+            (entry.health.failures, entry.in_flight, entry.waiting, entry.outstanding),
+            (1, 0, 0, 0),
+            "{slot}"
+        );
     }
 }
 
 #[test]
 fn what_a_pod_failed_before_it_restarted_is_not_held_against_it() {
     let mut gateway = Gateway::new(&config(2, ""), 1);
-    let decision = gateway.decide(0, "x", 10);
+    let decision = gateway.decide(0, "x", Micros(10));
     let mut table = gateway.workers[0].table().clone();
     let slot = decision.ticket.slot();
     table.pods[usize::from(slot)].id = 77;
@@ -462,21 +472,16 @@ fn what_a_pod_failed_before_it_restarted_is_not_held_against_it() {
     let key = Keys::of("default", 2).table;
     gateway.shared.set(&key, &table.encode(), None).unwrap();
     gateway.workers[0].refresh(&gateway.shared).unwrap();
-    gateway.workers[0].unanswered(&decision.ticket, 1, &mut gateway.shared, 30);
-    gateway.workers[0].close(decision.ticket, End::Aborted, &mut gateway.shared);
-    gateway.decide(0, "y", 40);
+    gateway.workers[0].unanswered(&decision.ticket, 1, &mut gateway.shared, Micros(30)).unwrap();
+    gateway.close(0, decision.ticket, End::Aborted);
+    drop(gateway.decide(0, "y", Micros(40)));
     assert!(gateway.workers[0].candidates().iter().all(|candidate| candidate.rank == Rank::Ready));
 }
 
 #[test]
 fn no_key_is_added_whatever_comes_and_goes() {
-    let mut chance: u64 = 7;
-    let mut below = |end: u64| {
-        chance ^= chance << 13;
-        chance ^= chance >> 7;
-        chance ^= chance << 17;
-        chance % end
-    };
+    let mut random = Random::new(7);
+    let mut below = |end| random.below(end);
     let ring = r#","index":{"log_segments":8}"#;
     let first = config(3, ring);
     let mut gateway = Gateway::new(&first, 3);
@@ -497,11 +502,11 @@ fn no_key_is_added_whatever_comes_and_goes() {
             9..16 if !open.is_empty() => {
                 let ticket = open.swap_remove(below(open.len() as u64) as usize);
                 match below(3) {
-                    0 => gateway.workers[worker].close(ticket, End::Aborted, &mut gateway.shared),
+                    0 => gateway.close(worker, ticket, End::Aborted),
                     1 => gateway.answer(worker, ticket, None, now),
                     _ => {
-                        gateway.workers[worker].unanswered(&ticket, 1, &mut gateway.shared, now);
-                        gateway.workers[worker].close(ticket, End::Aborted, &mut gateway.shared);
+                        gateway.workers[worker].unanswered(&ticket, 1, &mut gateway.shared, now).unwrap();
+                        gateway.close(worker, ticket, End::Aborted);
                     }
                 }
             }
@@ -525,7 +530,7 @@ fn no_key_is_added_whatever_comes_and_goes() {
             }
         }
     }
-    assert!(gateway.ledger().segment() > 16, "{}", gateway.ledger().segment());
+    assert!(gateway.ledger().log().number > 16, "{}", gateway.ledger().log().number);
     let keys = Keys::of(&first.pool, first.index.log_segments);
     let mut all: std::collections::BTreeSet<String> = (0..keys.segments).map(|n| keys.segment(n)).collect();
     all.extend([keys.table, keys.pods, keys.ledger, keys.lease]);
@@ -536,16 +541,16 @@ fn no_key_is_added_whatever_comes_and_goes() {
 #[test]
 fn without_a_pod_nothing_is_booked() {
     let mut gateway = Gateway::new(&config(1, ""), 1);
-    let decision = gateway.decide(0, "x", 0);
-    gateway.workers[0].unanswered(&decision.ticket, 1, &mut gateway.shared, 0);
-    gateway.workers[0].close(decision.ticket, End::Aborted, &mut gateway.shared);
-    let before = gateway.entries();
+    let decision = gateway.decide(0, "x", Micros::ZERO);
+    gateway.workers[0].unanswered(&decision.ticket, 1, &mut gateway.shared, Micros::ZERO).unwrap();
+    gateway.close(0, decision.ticket, End::Aborted);
+    let before = gateway.accounts();
     let refused =
-        with_request("x", |r| gateway.workers[0].decide(RouteBy::Prompt(r), &mut gateway.shared, 1));
+        with_request("x", |r| gateway.workers[0].decide(RouteBy::Prompt(r), &mut gateway.shared, Micros(1)));
     assert_eq!(refused.unwrap_err(), NoPod::AllCoolingDown);
-    assert_eq!(gateway.entries(), before);
+    assert_eq!(gateway.accounts(), before);
     let mut empty = Gateway::new(&config(0, ""), 1);
-    let refused = empty.workers[0].decide(RouteBy::Load, &mut empty.shared, 0);
+    let refused = empty.workers[0].decide(RouteBy::Load, &mut empty.shared, Micros::ZERO);
     assert_eq!(refused.unwrap_err(), NoPod::NoTable);
 }
 
@@ -557,22 +562,22 @@ fn a_worker_that_comes_late_reads_the_ring() {
     let homes: Vec<Slot> = prompts
         .iter()
         .map(|prompt| {
-            let decision = gateway.decide(0, prompt, 0);
+            let decision = gateway.decide(0, prompt, Micros::ZERO);
             let slot = decision.ticket.slot();
-            gateway.answer(0, decision.ticket, None, 0);
+            gateway.answer(0, decision.ticket, None, Micros::ZERO);
             slot
         })
         .collect();
-    assert!(gateway.ledger().segment() > 3);
+    assert!(gateway.ledger().log().number > 3);
     let mut late = Router::new(&config, 99);
     late.refresh(&gateway.shared).unwrap();
     late.follow(&gateway.shared, 512);
     gateway.workers.push(late);
     for (prompt, home) in prompts.iter().zip(homes) {
-        let decision = gateway.decide(1, prompt, 0);
+        let decision = gateway.decide(1, prompt, Micros::ZERO);
         assert_eq!(decision.ticket.slot(), home);
         assert!(decision.match_ratio() > 0.9);
-        gateway.answer(1, decision.ticket, None, 0);
+        gateway.answer(1, decision.ticket, None, Micros::ZERO);
     }
     assert_eq!(gateway.workers[1].lost_segments(), 0);
 }
@@ -582,10 +587,10 @@ fn a_worker_that_falls_behind_the_ring_goes_on_from_the_oldest() {
     let config = config(2, r#","index":{"log_segments":2}"#);
     let mut gateway = Gateway::new(&config, 2);
     for n in 0..400 {
-        let decision = gateway.decide(0, &text(n, 2000), 0);
-        gateway.answer(0, decision.ticket, None, 0);
+        let decision = gateway.decide(0, &text(n, 2000), Micros::ZERO);
+        gateway.answer(0, decision.ticket, None, Micros::ZERO);
     }
-    let decision = gateway.decide(1, &text(399, 2000), 0);
+    let decision = gateway.decide(1, &text(399, 2000), Micros::ZERO);
     assert!(decision.match_ratio() > 0.9);
     assert!(gateway.workers[1].lost_segments() > 0);
 }
@@ -597,11 +602,12 @@ fn gateways_that_share_nothing_send_a_cold_prompt_to_the_same_pod() {
     let mut seen = [0; 5];
     for n in 0..200 {
         let prompt = text(n, 3000);
-        let (a, b) = (one.decide(0, &prompt, n), two.decide(1, &prompt, n));
+        let now = Micros(n);
+        let (a, b) = (one.decide(0, &prompt, now), two.decide(1, &prompt, now));
         assert_eq!(a.ticket.slot(), b.ticket.slot());
         seen[usize::from(a.ticket.slot())] += 1;
-        one.answer(0, a.ticket, None, n);
-        two.answer(1, b.ticket, None, n);
+        one.answer(0, a.ticket, None, now);
+        two.answer(1, b.ticket, None, now);
     }
     assert!(seen.iter().all(|&n| n > 20), "{seen:?}");
 }
@@ -614,9 +620,9 @@ fn an_idle_fleet_takes_turns_whatever_the_worker() {
     let mut agreed = 0;
     for now in 0..300 {
         let [one, two] = [0, 1].map(|worker| {
-            let decision = gateway.decide(worker, &text(now, 500), now);
+            let decision = gateway.decide(worker, &text(now, 500), Micros(now));
             let slot = decision.ticket.slot();
-            gateway.answer(worker, decision.ticket, None, now);
+            gateway.answer(worker, decision.ticket, None, Micros(now));
             slot
         });
         counts[usize::from(one)] += 1;
@@ -626,34 +632,98 @@ fn an_idle_fleet_takes_turns_whatever_the_worker() {
     assert!((60..=140).contains(&agreed), "workers go in step: {agreed}");
 }
 
-#[test]
-fn a_first_byte_that_could_not_be_written_is_taken_out_at_the_end() {
-    /// Shared data in which others always write first.
-    struct Contended(Map);
-    impl SharedData for Contended {
-        fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
-            self.0.get(key)
-        }
-        fn set(&mut self, _: &str, _: &[u8], _: Option<u32>) -> Result<(), Conflict> {
-            Err(Conflict)
-        }
+/// Shared data in which another worker always writes first.
+struct Losing<'a>(&'a Map);
+
+impl SharedData for Losing<'_> {
+    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+        self.0.get(key)
     }
+
+    fn set(&mut self, _: &str, _: &[u8], cas: Option<u32>) -> Result<(), Conflict> {
+        assert!(cas.is_some(), "a segment of a ledger that is not written");
+        Err(Conflict)
+    }
+}
+
+#[test]
+fn a_decision_that_loses_every_race_books_nothing() {
+    let mut gateway = Gateway::new(&config(2, ""), 2);
+    let prompt = text(1, 4000);
+    let lost = with_request(&prompt, |request| {
+        gateway.workers[0].decide(RouteBy::Prompt(request), &mut Losing(&gateway.shared), SECOND)
+    });
+    assert_eq!(lost.unwrap_err(), NoPod::Contended);
+    assert_eq!(gateway.held(0, &prompt), [0, 0]);
+    assert_eq!(gateway.shared.get("warmpath/default/ledger"), None);
+}
+
+#[test]
+fn a_start_that_loses_every_race_is_taken_out_at_the_end() {
     let mut gateway = Gateway::new(&config(1, ""), 1);
-    let decision = gateway.decide(0, "x", 0);
-    let mut ticket = decision.ticket;
-    gateway.workers[0].start(&mut ticket, &mut Contended(gateway.shared.clone()), 1);
-    assert!(!ticket.started());
-    gateway.workers[0].close(ticket, End::Aborted, &mut gateway.shared);
-    let entry = gateway.entries()[0];
-    assert_eq!((entry.in_flight, entry.waiting, entry.work), (0, 0, 0));
+    let mut ticket = gateway.decide(0, "x", Micros::ZERO).ticket;
+    let lost = gateway.workers[0].start(&mut ticket, &mut Losing(&gateway.shared), Micros(1));
+    assert_eq!((lost, ticket.started()), (Err(Contended), false));
+    gateway.close(0, ticket, End::Aborted);
+    let account = gateway.accounts()[0];
+    assert_eq!((account.in_flight, account.waiting, account.outstanding), (0, 0, 0));
+}
+
+#[test]
+fn a_failover_that_loses_every_race_leaves_the_request_where_it_is_booked() {
+    let mut gateway = Gateway::new(&config(2, ""), 2);
+    let prompt = text(1, 4000);
+    let decision = gateway.decide(0, &prompt, Micros::ZERO);
+    let (mut ticket, other) = (decision.ticket, decision.picks.iter().nth(1));
+    let (pod, held, accounts) = (ticket.pod(), gateway.held(0, &prompt), gateway.accounts());
+    let lost = gateway.workers[0].failed_over(&mut ticket, 1, other, &mut Losing(&gateway.shared), SECOND);
+    assert_eq!((lost, ticket.pod(), ticket.sent_at()), (Err(Contended), pod, Micros::ZERO));
+    for worker in [0, 1] {
+        assert_eq!(gateway.held(worker, &prompt), held, "worker {worker}");
+    }
+    assert_eq!(gateway.accounts(), accounts);
+    gateway.answer(0, ticket, None, SECOND);
+    assert!(gateway.accounts().iter().all(|account| account.in_flight + account.waiting == 0));
+}
+
+#[test]
+fn failures_that_lose_every_race_are_not_counted() {
+    let mut gateway = Gateway::new(&config(2, ""), 1);
+    let ticket = gateway.decide(0, "x", Micros::ZERO).ticket;
+    let accounts = gateway.accounts();
+    let router = &mut gateway.workers[0];
+    assert_eq!(router.unanswered(&ticket, 2, &mut Losing(&gateway.shared), SECOND), Err(Contended));
+    assert_eq!(router.failed_upstream(&ticket, &mut Losing(&gateway.shared), SECOND), Err(Contended));
+    assert_eq!(gateway.accounts(), accounts);
+}
+
+#[test]
+fn a_close_that_loses_every_race_corrects_no_index() {
+    let mut gateway = Gateway::new(&config(1, ""), 2);
+    let [old, prompt] = [1, 2].map(|seed| text(seed, 8000));
+    for text in [&old, &prompt] {
+        let decision = gateway.decide(0, text, Micros::ZERO);
+        gateway.answer(0, decision.ticket, None, Micros::ZERO);
+    }
+    let [missed, refused] = [0, 0].map(|worker| gateway.decide(worker, &prompt, Micros::ZERO).ticket);
+    let (held, accounts) = (gateway.held(0, &old), gateway.accounts());
+    let router = &mut gateway.workers[0];
+    let miss = End::Answered { usage: MISS, at: SECOND };
+    assert_eq!(router.close(missed, miss, &mut Losing(&gateway.shared)), Err(Contended));
+    assert_eq!(router.close(refused, End::Aborted, &mut Losing(&gateway.shared)), Err(Contended));
+    for worker in [0, 1] {
+        assert_eq!(gateway.held(worker, &old), held, "worker {worker}");
+        assert!(gateway.held(worker, &prompt)[0] > 7800, "worker {worker}");
+    }
+    assert_eq!(gateway.accounts(), accounts, "the collector reconciles it");
 }
 
 #[test]
 fn a_worker_with_an_old_table_does_not_undo_a_newer_pods_entry() {
     let mut gateway = Gateway::new(&config(1, ""), 2);
-    gateway.scrape(|_| page(0, 0, 100.0), 0);
-    gateway.collector.publish(&mut gateway.shared, 0);
-    let old = gateway.decide(1, "x", 0);
+    gateway.scrape(|_| page(0, 0, 100.0), Micros::ZERO);
+    gateway.collector.publish(&mut gateway.shared, Micros::ZERO);
+    let old = gateway.decide(1, "x", Micros::ZERO);
     // The pod restarts, and only worker 0 has heard of it.
     for due in gateway.collector.due(&gateway.shared, 2 * SECOND) {
         let page = page(0, 0, 200.0);
@@ -662,32 +732,32 @@ fn a_worker_with_an_old_table_does_not_undo_a_newer_pods_entry() {
     gateway.collector.publish(&mut gateway.shared, 2 * SECOND);
     gateway.workers[0].refresh(&gateway.shared).unwrap();
     let new = gateway.decide(0, "y", 2 * SECOND);
-    let entry = gateway.entries()[0];
+    let entry = gateway.accounts()[0];
     assert_eq!(entry.in_flight, 1);
     let lost = gateway.decide(1, "z", 2 * SECOND);
-    assert_eq!(gateway.entries()[0], entry);
+    assert_eq!(gateway.accounts()[0], entry);
     for (worker, decision) in [(1, old), (1, lost), (0, new)] {
         gateway.answer(worker, decision.ticket, None, 3 * SECOND);
     }
-    assert_eq!(gateway.entries()[0].in_flight, 0);
+    assert_eq!(gateway.accounts()[0].in_flight, 0);
 }
 
 #[test]
 fn a_rate_is_kept_over_a_restart_and_not_for_another_machine() {
     let mut gateway = Gateway::new(&config(1, ""), 1);
-    gateway.scrape(|_| page(0, 0, 100.0), 0);
-    let decision = gateway.decide(0, &text(1, 8000), 0);
+    gateway.scrape(|_| page(0, 0, 100.0), Micros::ZERO);
+    let decision = gateway.decide(0, &text(1, 8000), Micros::ZERO);
     gateway.answer(0, decision.ticket, None, SECOND);
-    let rate = gateway.entries()[0].rate;
+    let rate = gateway.accounts()[0].rate;
     assert!(rate > 1_000.0);
     gateway.scrape(|_| page(0, 0, 200.0), 2 * SECOND);
     let decision = gateway.decide(0, "x", 2 * SECOND);
     gateway.answer(0, decision.ticket, None, 2 * SECOND);
-    assert_eq!(gateway.entries()[0].rate, rate);
+    assert_eq!(gateway.accounts()[0].rate, rate);
     gateway.collector.set_pods(&["10.0.0.9:8000".into()], 3 * SECOND);
     gateway.scrape(|_| page(0, 0, 300.0), 3 * SECOND);
-    gateway.decide(0, "x", 3 * SECOND);
-    assert_eq!((gateway.entries()[0].rate, gateway.entries()[0].samples), (0.0, 0));
+    drop(gateway.decide(0, "x", 3 * SECOND));
+    assert_eq!((gateway.accounts()[0].rate, gateway.accounts()[0].samples), (0.0, 0));
 }
 
 // --- the model test ---
@@ -771,7 +841,7 @@ impl World {
             }
             Step::Start(nth) => {
                 if let Some((picks, mut ticket)) = take(*nth) {
-                    router.start(&mut ticket, shared, self.now + SECOND);
+                    router.start(&mut ticket, shared, self.now + SECOND).unwrap();
                     self.open.borrow_mut().push((picks, ticket));
                 }
             }
@@ -780,14 +850,14 @@ impl World {
                     if !ticket.started()
                         && let Some(to) = picks.iter().find(|&slot| slot != ticket.slot())
                     {
-                        router.failed_over(&mut ticket, 1, Some(to), shared, self.now);
+                        router.failed_over(&mut ticket, 1, Some(to), shared, self.now).unwrap();
                     }
                     self.open.borrow_mut().push((picks, ticket));
                 }
             }
             Step::Fail(nth) => {
                 if let Some((picks, ticket)) = take(*nth) {
-                    router.unanswered(&ticket, 1, shared, self.now);
+                    router.unanswered(&ticket, 1, shared, self.now).unwrap();
                     self.open.borrow_mut().push((picks, ticket));
                 }
             }
@@ -799,7 +869,7 @@ impl World {
                         1 => End::UpstreamError { at: self.now },
                         _ => End::Answered { usage: (*end == 2).then_some(usage), at: self.now },
                     };
-                    router.close(ticket, end, shared);
+                    router.close(ticket, end, shared).unwrap();
                 }
             }
         }
@@ -809,19 +879,19 @@ impl World {
     fn counted(&self) -> Vec<(u32, u32, u32)> {
         let map = self.map.borrow();
         let ledger = map.get("warmpath/default/ledger").map(|(bytes, _)| Ledger::decode(bytes).unwrap());
-        let entry = |slot| ledger.as_ref().map_or(PodAccount::new(0), |ledger| ledger.entry(slot));
-        (0..PODS).map(entry).map(|entry| (entry.in_flight, entry.waiting, entry.work)).collect()
+        let entry = |slot| ledger.as_ref().map_or(PodAccount::new(0), |ledger| ledger.account(slot));
+        (0..PODS).map(entry).map(|entry| (entry.in_flight, entry.waiting, entry.outstanding)).collect()
     }
 
     /// The same by the tickets that are open.
     fn expected(&self) -> Vec<(u32, u32, u32)> {
         let mut counts = vec![(0, 0, 0); usize::from(PODS)];
         for (_, ticket) in self.open.borrow().iter() {
-            let (in_flight, waiting, work) = &mut counts[usize::from(ticket.slot)];
+            let (in_flight, waiting, work) = &mut counts[usize::from(ticket.slot())];
             *in_flight += 1;
-            if !ticket.started {
+            if !ticket.started() {
                 *waiting += 1;
-                *work += ticket.work;
+                *work += ticket.tokens();
             }
         }
         counts
@@ -831,11 +901,7 @@ impl World {
     fn believed(&self, worker: usize) -> Vec<Vec<u16>> {
         let mut router = self.workers[worker].borrow_mut();
         router.follow(&*self.map.borrow(), usize::MAX);
-        let of = |nth| {
-            with_request(prompt_of(nth), |r| router.read_prompt(RouteBy::Prompt(r)));
-            router.look_up();
-            (0..router.table.pods.len()).map(|slot| router.found.blocks(slot as Slot)).collect::<Vec<u16>>()
-        };
+        let of = |nth| with_request(prompt_of(nth), |request| router.matched_blocks(request));
         (0..PROMPTS).map(of).collect()
     }
 }
@@ -853,10 +919,10 @@ proptest! {
             map: RefCell::new(gateway.shared),
             workers: gateway.workers.into_iter().map(RefCell::new).collect(),
             open: RefCell::new(Vec::new()),
-            now: 0,
+            now: Micros::ZERO,
         };
         for (nth, ((worker, step), interruption)) in steps.into_iter().enumerate() {
-            world.now += 700 * MILLISECOND;
+            world.now = world.now + 700 * MILLISECOND;
             let interrupt: Option<Box<dyn FnOnce()>> = match &interruption {
                 Some((other, step)) if *other != worker => {
                     let world = &world;
@@ -879,12 +945,12 @@ proptest! {
             }
         }
         for (_, ticket) in world.open.take() {
-            world.workers[0].borrow_mut().close(ticket, End::Aborted, &mut *world.map.borrow_mut());
+            world.workers[0].borrow_mut().close(ticket, End::Aborted, &mut *world.map.borrow_mut()).unwrap();
         }
         let ledger = Ledger::decode(world.map.borrow().get("warmpath/default/ledger").unwrap_or_default().0).unwrap_or_default();
         for slot in 0..ledger.slots() {
-            let entry = ledger.entry(slot as Slot);
-            prop_assert_eq!((entry.in_flight, entry.waiting, entry.work), (0, 0, 0));
+            let entry = ledger.account(slot as Slot);
+            prop_assert_eq!((entry.in_flight, entry.waiting, entry.outstanding), (0, 0, 0));
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Prometheus text, as a pod writes it: only the lines somebody asks for are taken apart.
+//! The text format of Prometheus, as a pod writes it. Only lines of wanted metrics are parsed.
 
 /// A sample: one line of a page.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample<'a> {
     /// Name of the metric.
     pub name: &'a [u8],
-    /// What stands between the braces, still escaped; empty without labels.
+    /// The text between the braces, still escaped; empty without labels.
     pub labels: &'a [u8],
     /// The value.
     pub value: f64,
@@ -28,9 +28,8 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// Calls `found` with every sample whose line `wanted` accepts by its start, where the name stands. Comments, other metrics and
-/// lines that make no sense are passed over; finding their end is all they cost: a page of vLLM's, 639 lines, takes 100,000
-/// instructions in all.
+/// Calls `found` with every sample whose line `wanted` accepts by its start, where the name is. Of comments, other metrics
+/// and malformed lines only the end is looked for, since most lines of a page are of these kinds.
 pub fn samples<'a>(page: &'a [u8], wanted: impl Fn(&[u8]) -> bool, mut found: impl FnMut(Sample<'a>)) {
     let mut rest = page;
     while !rest.is_empty() {
@@ -64,7 +63,7 @@ fn sample<'a>(line: &'a [u8], name: &'a [u8]) -> Option<Sample<'a>> {
         }
         None => (&[][..], rest),
     };
-    // A time stamp may follow the value.
+    // A timestamp may follow the value.
     let value = rest.trim_ascii().split(|b| b.is_ascii_whitespace()).next()?;
     let value = std::str::from_utf8(value).ok()?.parse().ok()?;
     Some(Sample { name, labels, value })

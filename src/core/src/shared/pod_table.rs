@@ -1,24 +1,25 @@
-//! The table of a pool: its pods and their load, as the collector last saw them. One versioned value in shared data; a
-//! router keeps it as its snapshot until the generation moves.
+//! The table of a pool: its pods and their load, as the collector last saw them. It is one versioned value in shared data; a
+//! router keeps its copy until the generation moves.
 
 use crate::shared::codec::{CodecError, Reader};
 use crate::{Micros, Slot};
 
-/// Marks a table, and its version.
+/// Marks a table, and the version of its format.
 const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT2");
 
-/// Most pods in a pool. The ledger is copied with every decision, 56 bytes a pod; a fleet beyond this wants several pools.
+/// Most pods in a pool. Every decision copies the ledger, which has an account per pod, so a larger fleet needs several
+/// pools.
 pub const MAX_PODS: usize = 1024;
 
-/// What the last scrape of a pod came to.
+/// The result of the last scrape of a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PodState {
     /// Not scraped yet.
     #[default]
     Unknown,
-    /// It answered with its load.
+    /// The pod answered with its load.
     Ready,
-    /// It answers, but not with vLLM's metrics: it may serve all the same.
+    /// The pod answers, but not with vLLM's metrics. It may serve all the same.
     Unreadable,
     /// No answer: refused, reset or timed out.
     Unreachable,
@@ -27,15 +28,15 @@ pub enum PodState {
 /// One pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
-    /// Identity: another one for another address in this slot, and after a restart. 0 is an empty slot.
+    /// Identity: a new one for another address in this slot, and after a restart. 0 is an empty slot.
     pub id: u32,
-    /// The first identity that this address had in this slot; identities between it and `id` are of the same machine.
+    /// The first identity that this address had in this slot; the identities from it to `id` are of the same machine.
     pub first_id: u32,
     /// `ip:port`, IPv6 in brackets.
     pub address: String,
     /// The last scrape.
     pub state: PodState,
-    /// When its process started, in milliseconds since 1970; 0 when it has not said.
+    /// When its process started, in milliseconds since the Unix epoch; 0 when the page does not tell.
     pub started: u64,
     /// When the last scrape that brought a load was answered; 0 for never.
     pub scraped_at: Micros,
@@ -53,6 +54,20 @@ pub struct Pod {
     pub foreign_waiting: f32,
     /// Tokens its KV cache can hold; 0 when it caches no prefixes.
     pub capacity: u64,
+}
+
+/// One pod among all that a slot has had. A pod that restarts has another identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodKey {
+    /// The slot.
+    pub slot: Slot,
+    /// The identity.
+    pub id: u32,
+}
+
+impl PodKey {
+    /// No pod.
+    pub const NONE: PodKey = PodKey { slot: Slot::MAX, id: 0 };
 }
 
 /// The pods of a pool; the place in the list is the slot.
@@ -79,11 +94,21 @@ impl PodTable {
         self.pods.get(usize::from(slot)).filter(|pod| pod.id != 0)
     }
 
+    /// The key of the pod in a slot, if one is there.
+    pub fn key(&self, slot: Slot) -> Option<PodKey> {
+        self.pod(slot).map(|pod| PodKey { slot, id: pod.id })
+    }
+
+    /// The pod with this key, if it is in the table.
+    pub fn get(&self, key: PodKey) -> Option<&Pod> {
+        self.pod(key.slot).filter(|pod| pod.id == key.id)
+    }
+
     /// The bytes to share.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(32 + self.pods.len() * 96);
         out.extend_from_slice(&TABLE_MARK.to_le_bytes());
-        out.extend_from_slice(&self.published_at.to_le_bytes());
+        out.extend_from_slice(&self.published_at.0.to_le_bytes());
         out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&self.last_id.to_le_bytes());
         out.extend_from_slice(&(self.pods.len() as u16).to_le_bytes());
@@ -99,8 +124,8 @@ impl PodTable {
                 PodState::Unreachable => 3,
             });
             out.extend_from_slice(&pod.started.to_le_bytes());
-            out.extend_from_slice(&pod.scraped_at.to_le_bytes());
-            out.extend_from_slice(&pod.recovered_at.to_le_bytes());
+            out.extend_from_slice(&pod.scraped_at.0.to_le_bytes());
+            out.extend_from_slice(&pod.recovered_at.0.to_le_bytes());
             for amount in [pod.running, pod.waiting, pod.kv_usage, pod.foreign_running, pod.foreign_waiting] {
                 out.extend_from_slice(&amount.to_le_bytes());
             }
@@ -116,7 +141,7 @@ impl PodTable {
     pub fn decode(bytes: &[u8]) -> Result<PodTable, CodecError> {
         let mut from = Reader(bytes);
         from.mark(TABLE_MARK)?;
-        let published_at = from.u64()?;
+        let published_at = Micros(from.u64()?);
         let generation = from.u64()?;
         let last_id = from.u32()?;
         let count = usize::from(from.u16()?);
@@ -145,8 +170,8 @@ fn decode_pod(from: &mut Reader<'_>) -> Result<Pod, CodecError> {
             _ => return Err(CodecError::Range),
         },
         started: from.u64()?,
-        scraped_at: from.u64()?,
-        recovered_at: from.u64()?,
+        scraped_at: Micros(from.u64()?),
+        recovered_at: Micros(from.u64()?),
         running: from.amount()?,
         waiting: from.amount()?,
         kv_usage: from.amount()?,
@@ -177,8 +202,8 @@ mod tests {
                     state: [PodState::Unknown, PodState::Ready, PodState::Unreadable, PodState::Unreachable]
                         [usize::from(state)],
                     started,
-                    scraped_at,
-                    recovered_at,
+                    scraped_at: Micros(scraped_at),
+                    recovered_at: Micros(recovered_at),
                     running,
                     waiting,
                     kv_usage,
@@ -192,7 +217,7 @@ mod tests {
     proptest! {
         #[test]
         fn tables_round_trip_and_truncations_are_errors(published_at: u64, generation: u64, last_id: u32, pods in prop::collection::vec(pods(), 0..6)) {
-            let table = PodTable { published_at, generation, last_id, pods };
+            let table = PodTable { published_at: Micros(published_at), generation, last_id, pods };
             let bytes = table.encode();
             prop_assert_eq!(PodTable::decode(&bytes), Ok(table));
             for end in 0..bytes.len() {
@@ -214,6 +239,9 @@ mod tests {
         let table =
             PodTable { pods: vec![Pod::default(), Pod { id: 3, ..Pod::default() }], ..PodTable::default() };
         assert_eq!(table.live().map(|(slot, pod)| (slot, pod.id)).collect::<Vec<_>>(), [(1, 3)]);
-        assert_eq!(table.pod(0), None);
+        assert_eq!((table.pod(0), table.key(0)), (None, None));
+        let key = PodKey { slot: 1, id: 3 };
+        assert_eq!((table.key(1), table.get(key)), (Some(key), table.pods.get(1)));
+        assert_eq!(table.get(PodKey { id: 2, ..key }), None);
     }
 }

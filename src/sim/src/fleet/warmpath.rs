@@ -11,7 +11,7 @@ use warmpath::decide::cost::CostConstants;
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Part, Prompt, Request};
 use warmpath::router::{End, RouteBy, Router, Ticket};
-use warmpath::shared::store::Map;
+use warmpath::shared::store::{Contended, Map};
 use warmpath::{MILLISECOND, Micros};
 
 use super::text::Texts;
@@ -22,7 +22,7 @@ use crate::workload::{Dice, Role, Span};
 /// From the request for a metrics page to its last byte, in seconds: a round trip, and what a pod takes to print it.
 const SCRAPE_SECONDS: f64 = 0.003;
 /// What taking in a page is said to cost the thread: measured on vLLM's 55 KB pages.
-const PAGE_COST: Micros = 60;
+const PAGE_COST: Micros = Micros(60);
 /// As the module does each second: log segments that a worker reads without a request.
 const FOLLOW_SECONDS: f64 = 1.0;
 const SEGMENTS_A_FOLLOW: usize = 512;
@@ -101,7 +101,7 @@ fn address(number: usize) -> String {
 }
 
 fn micros(seconds: f64) -> Micros {
-    (seconds * 1e6).round() as Micros
+    Micros((seconds * 1e6).round() as u64)
 }
 
 impl Warmpath {
@@ -114,8 +114,8 @@ impl Warmpath {
         let listed: Vec<bool> = pods.iter().map(|pod| pod.listed).collect();
         let config = config(options.strategy, &listed)?;
         let mut map = Map::default();
-        let mut collector = Collector::new(&config, &map, seed, 0);
-        let generation = collector.publish(&mut map, 0).unwrap_or(0);
+        let mut collector = Collector::new(&config, &map, seed, Micros::ZERO);
+        let generation = collector.publish(&mut map, Micros::ZERO).unwrap_or(0);
         let routers = (0..options.workers.max(1))
             .map(|n| Worker {
                 // A worker passes over the records of its own number.
@@ -128,7 +128,7 @@ impl Warmpath {
             map,
             collector,
             // As the module's collector ticks.
-            period: (config.scrape.interval / MILLISECOND / 5).clamp(5, 1000) as f64 / 1e3,
+            period: (config.scrape.interval.0 / MILLISECOND.0 / 5).clamp(5, 1000) as f64 / 1e3,
             next_tick: 0.0,
             routers,
             generation,
@@ -207,14 +207,14 @@ impl Policy for Warmpath {
         if let Some(slot) = slot {
             let now = micros(world.now);
             let failed = open.picks.iter().take_while(|&pick| pick != slot).count();
-            worker.router.failed_over(&mut open.ticket, failed, Some(slot), &mut self.map, now);
+            written(worker.router.failed_over(&mut open.ticket, failed, Some(slot), &mut self.map, now));
         }
     }
 
     fn on_first_token(&mut self, world: &World<'_>, id: u64) {
         let Some(open) = self.tickets.get_mut(&id) else { return };
         if let Some(worker) = self.routers.get_mut(open.worker) {
-            worker.router.start(&mut open.ticket, &mut self.map, micros(world.now));
+            written(worker.router.start(&mut open.ticket, &mut self.map, micros(world.now)));
         }
     }
 
@@ -230,11 +230,11 @@ impl Policy for Warmpath {
             }
             RequestEnd::Broken => End::Aborted,
             RequestEnd::Failed { attempts } => {
-                worker.router.unanswered(&open.ticket, attempts, &mut self.map, now);
+                written(worker.router.unanswered(&open.ticket, attempts, &mut self.map, now));
                 End::Aborted
             }
         };
-        worker.router.close(open.ticket, end, &mut self.map);
+        written(worker.router.close(open.ticket, end, &mut self.map));
     }
 
     fn on_timer(&mut self, world: &World<'_>) -> Option<f64> {
@@ -311,6 +311,11 @@ impl Policy for Unshared {
     fn on_timer(&mut self, world: &World<'_>) -> Option<f64> {
         self.workers.iter_mut().filter_map(|worker| worker.on_timer(world)).min_by(f64::total_cmp)
     }
+}
+
+/// Workers take turns in a simulation, so no write meets another one.
+fn written(result: Result<(), Contended>) {
+    debug_assert_eq!(result, Ok(()));
 }
 
 fn addresses(listed: &[bool]) -> impl Iterator<Item = String> {

@@ -1,0 +1,224 @@
+//! The pods of a pool as candidates for a request: what each would cost, and how willingly it is sent to.
+
+use crate::account::learning::DEFAULT_RATE;
+use crate::account::ledger::Ledger;
+use crate::account::pod_account::PodAccount;
+use crate::decide::cost::{CostConstants, PodView, RequestView, cost};
+use crate::decide::pick::{Candidate, Rank};
+use crate::prefix::index::{PopularBlocks, PrefixIndex, PrefixMatch};
+use crate::request::blocks::bytes_of;
+use crate::shared::pod_table::{Pod, PodState, PodTable};
+use crate::{Micros, Slot};
+
+/// Age at which scraped load begins to count less.
+const FRESH: Micros = Micros::from_seconds(2);
+/// Age at which scraped load counts for nothing.
+const STALE: Micros = Micros::from_seconds(10);
+/// Rates that differ from the pool's mean by at most this share count as equal to it: what is learned is noisy, and noise
+/// must not unbalance a fleet of equal pods.
+const EQUAL_RATES: f32 = 0.35;
+/// Samples from which on a pod's own rate counts.
+const RELIABLE_SAMPLES: u32 = 4;
+
+/// What is known of a pool when a request is decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Pool<'a> {
+    /// Its pods and their scraped load.
+    pub table: &'a PodTable,
+    /// The requests in flight on each of them.
+    pub ledger: &'a Ledger,
+    /// The prefixes that they hold.
+    pub index: &'a PrefixIndex,
+}
+
+/// The prompt of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct PromptSize {
+    /// Canonical bytes; 0 without a prompt.
+    pub bytes: u64,
+    /// Tokens, as estimated.
+    pub tokens: f32,
+}
+
+/// Scores every pod of the pool for a prompt that was looked up with the result `found`. The candidates come in the order of
+/// the slots; `candidates` is cleared first.
+pub fn score_all(
+    pool: &Pool<'_>,
+    prompt: PromptSize,
+    found: &PrefixMatch,
+    constants: &CostConstants,
+    now: Micros,
+    candidates: &mut Candidates,
+) {
+    let Pool { table, ledger, index } = *pool;
+    let Candidates { list, accounts } = candidates;
+    accounts.clear();
+    accounts.extend(table.live().map(|(slot, pod)| (slot, PodAccount::of(pod, ledger.account(slot)))));
+    let pods = accounts.len().max(1) as f32;
+    let mean_rate = mean_rate(accounts);
+    let (mut waiting, mut in_flight) = (0.0, 0.0);
+    for ((_, account), (_, pod)) in accounts.iter().zip(table.live()) {
+        waiting += account.waiting as f32 + pod.foreign_waiting * freshness(pod, now);
+        in_flight += account.in_flight as f32;
+    }
+    let request =
+        RequestView { tokens: prompt.tokens, backlog: waiting / pods, mean_work: ledger.mean_work() };
+    let PopularBlocks { popular, in_use } = index.popular_blocks(found, pods, in_flight);
+    let tokens_per_byte = prompt.tokens / prompt.bytes.max(1) as f32;
+    let in_tokens = |blocks: usize| bytes_of(blocks) as f32 * tokens_per_byte;
+    list.clear();
+    for (&(slot, ref account), (_, pod)) in accounts.iter().zip(table.live()) {
+        let fresh = freshness(pod, now);
+        let blocks = usize::from(found.blocks(slot));
+        let matched = in_tokens(blocks);
+        let tokens_per_second = rate_of(account, mean_rate);
+        let outstanding = account.remaining(tokens_per_second, now, constants.first_token_lag_tokens);
+        let view = PodView {
+            matched,
+            outstanding,
+            waiting: account.waiting as f32,
+            in_flight: account.in_flight as f32,
+            foreign_running: pod.foreign_running * fresh,
+            foreign_waiting: pod.foreign_waiting * fresh,
+            cache_fill: index.fill(slot),
+            popular: in_tokens(popular.max(blocks)) - matched,
+            kv_usage: pod.kv_usage * fresh,
+            kv_need: prompt.tokens + constants.expected_answer_tokens - in_tokens(in_use.min(blocks)),
+            kv_free: match pod.capacity {
+                0 => f32::MAX,
+                capacity => (1.0 - pod.kv_usage * fresh) * capacity as f32 - outstanding,
+            },
+            kv_capacity: pod.capacity as f32,
+            tokens_per_second,
+        };
+        let terms = cost(&view, &request, constants);
+        list.push(Candidate { slot, rank: rank(account, pod, now), matched, terms });
+    }
+}
+
+/// The candidates of a decision, and the accounts that they were scored by; reused, so that their memory is.
+#[derive(Debug, Default)]
+pub struct Candidates {
+    list: Vec<Candidate>,
+    accounts: Vec<(Slot, PodAccount)>,
+}
+
+impl Candidates {
+    /// The candidates, in the order of the slots.
+    pub fn list(&self) -> &[Candidate] {
+        &self.list
+    }
+
+    /// The candidate in a slot.
+    pub fn get(&self, slot: Slot) -> Option<&Candidate> {
+        self.list.iter().find(|candidate| candidate.slot == slot)
+    }
+}
+
+fn rank(account: &PodAccount, pod: &Pod, now: Micros) -> Rank {
+    if account.health.cooling_down(now, pod.recovered_at) {
+        if account.health.errors > 0 { Rank::Erring } else { Rank::CoolingDown }
+    } else if pod.state == PodState::Unreachable {
+        Rank::Unreachable
+    } else {
+        Rank::Ready
+    }
+}
+
+/// How much scraped load still counts: all of it at first, nothing once it is stale.
+fn freshness(pod: &Pod, now: Micros) -> f32 {
+    let age = now.since(pod.scraped_at);
+    let faded = age.since(FRESH).0 as f32 / (STALE - FRESH).0 as f32;
+    1.0 - faded.min(1.0)
+}
+
+fn mean_rate(accounts: &[(Slot, PodAccount)]) -> f32 {
+    let (mut sum, mut count) = (0.0, 0.0);
+    for (_, account) in accounts.iter().filter(|(_, account)| account.samples > 0) {
+        sum += account.rate;
+        count += 1.0;
+    }
+    if count > 0.0 { sum / count } else { DEFAULT_RATE }
+}
+
+fn rate_of(account: &PodAccount, mean: f32) -> f32 {
+    let differs = (account.rate - mean).abs() > EQUAL_RATES * mean;
+    if account.samples >= RELIABLE_SAMPLES && differs { account.rate } else { mean }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SECOND;
+    use crate::account::pod_health::{Observed, PodHealth};
+    use crate::prefix::index::IndexLimits;
+
+    fn pod(id: u32) -> Pod {
+        Pod { id, first_id: id, state: PodState::Ready, capacity: 10_000, ..Pod::default() }
+    }
+
+    fn scored(pods: Vec<Pod>, accounts: &[PodAccount], now: Micros) -> Vec<Candidate> {
+        let table = PodTable { pods, ..PodTable::default() };
+        let index = PrefixIndex::new(IndexLimits { memory: 1 << 20, holdings: 100 });
+        let mut ledger = Ledger::default();
+        ledger.grow(accounts.len());
+        for (slot, account) in accounts.iter().enumerate() {
+            ledger.set_account(slot as Slot, account);
+        }
+        let pool = Pool { table: &table, ledger: &ledger, index: &index };
+        let prompt = PromptSize { bytes: 4000, tokens: 1000.0 };
+        let mut candidates = Candidates::default();
+        score_all(&pool, prompt, &PrefixMatch::default(), &CostConstants::default(), now, &mut candidates);
+        candidates.list().to_vec()
+    }
+
+    #[test]
+    fn scraped_load_fades_between_two_and_ten_seconds() {
+        let at = |age| freshness(&Pod { scraped_at: 100 * SECOND, ..pod(1) }, 100 * SECOND + age);
+        assert_eq!([at(Micros::ZERO), at(2 * SECOND), at(6 * SECOND), at(10 * SECOND)], [1.0, 1.0, 0.5, 0.0]);
+        assert_eq!(at(60 * SECOND), 0.0);
+    }
+
+    #[test]
+    fn a_rate_counts_when_it_is_reliable_and_clearly_another_one() {
+        let account = |rate, samples| PodAccount { rate, samples, ..PodAccount::new(1) };
+        assert_eq!(rate_of(&account(2_000.0, 4), 1_000.0), 2_000.0);
+        assert_eq!(rate_of(&account(2_000.0, 3), 1_000.0), 1_000.0);
+        assert_eq!(rate_of(&account(1_300.0, 9), 1_000.0), 1_000.0);
+        assert_eq!(mean_rate(&[(0, account(0.0, 0)), (1, account(800.0, 1))]), 800.0);
+        assert_eq!(mean_rate(&[]), DEFAULT_RATE);
+    }
+
+    #[test]
+    fn the_rank_tells_how_a_pod_failed() {
+        let failed = |errors| PodAccount {
+            health: PodHealth { failures: 1, errors, cool_until: SECOND, ..PodHealth::default() },
+            ..PodAccount::new(1)
+        };
+        let unreachable = Pod { state: PodState::Unreachable, ..pod(1) };
+        assert_eq!(rank(&PodAccount::new(1), &pod(1), Micros::ZERO), Rank::Ready);
+        assert_eq!(rank(&PodAccount::new(1), &unreachable, Micros::ZERO), Rank::Unreachable);
+        assert_eq!(rank(&failed(0), &unreachable, Micros::ZERO), Rank::CoolingDown);
+        assert_eq!(rank(&failed(2), &pod(1), Micros::ZERO), Rank::Erring);
+        assert_eq!(rank(&failed(2), &pod(1), SECOND), Rank::Ready);
+    }
+
+    #[test]
+    fn the_account_of_a_pod_that_is_gone_does_not_count() {
+        let mut busy = PodAccount::new(1);
+        (0..9).for_each(|_| busy.open(1000, Micros::ZERO));
+        busy.health.failed(Observed { sent_at: Micros::ZERO, at: Micros::ZERO });
+        let candidates = scored(vec![pod(1), pod(7)], &[busy, PodAccount { id: 2, ..busy }], Micros::ZERO);
+        assert_eq!((candidates[0].rank, candidates[1].rank), (Rank::CoolingDown, Rank::Ready));
+        assert_eq!((candidates[0].terms.queue_ahead, candidates[1].terms.queue_ahead), (9000.0, 0.0));
+    }
+
+    #[test]
+    fn empty_slots_are_no_candidates() {
+        let slots: Vec<Slot> = scored(vec![pod(1), Pod::default(), pod(3)], &[], Micros::ZERO)
+            .iter()
+            .map(|candidate| candidate.slot)
+            .collect();
+        assert_eq!(slots, [0, 2]);
+    }
+}

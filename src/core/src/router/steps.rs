@@ -1,0 +1,303 @@
+//! The steps that a decision is made of, and what a worker keeps from one decision to the next.
+
+use crate::account::ledger::{Ledger, ModelId};
+use crate::account::ticket::{Belief, Booking, PICKS, PromptTrace, Repair, Ticket};
+use crate::config::{Config, Strategy};
+use crate::decide::candidates::{Candidates, Pool, PromptSize, score_all};
+use crate::decide::cost::CostConstants;
+use crate::decide::pick::{Candidate, Picks, Rank, pick};
+use crate::prefix::index::{IndexLimits, PrefixMatch, UseStamp};
+use crate::prefix::log::Correction;
+use crate::prefix::replica::PrefixReplica;
+use crate::request::blocks::{Chain, mix};
+use crate::request::parse_cache::{ParseCache, ParsedRequest};
+use crate::shared::pod_table::PodKey;
+use crate::shared::store::{Contended, Keys, SharedData};
+use crate::{DEFAULT_BYTES_PER_TOKEN, Micros, Slot};
+
+/// Sealed log segments that one decision may apply; the rest waits for the next decision.
+const SEGMENTS_PER_DECISION: usize = 128;
+
+/// What a request is routed by.
+#[derive(Clone, Copy, Debug)]
+pub enum RouteBy<'a> {
+    /// The prompt of an inference request, and load.
+    Prompt(&'a ParsedRequest<'a>),
+    /// Load alone, for any other request.
+    Load,
+}
+
+/// Why no pod could be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPod {
+    /// There is no table yet, or it is empty.
+    NoTable,
+    /// Every pod has failed and is cooling down. A pod that answers at all, even with errors, is not among them.
+    AllCoolingDown,
+    /// Other workers wrote first at every try.
+    Contended,
+}
+
+impl From<Contended> for NoPod {
+    fn from(_: Contended) -> Self {
+        NoPod::Contended
+    }
+}
+
+/// A step of a decision that has just been made, for an observer that measures how long each takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecisionStep {
+    /// The prompt is a chain of hashes.
+    Hash,
+    /// The ledger is read, and what others wrote to the log is applied.
+    CatchUp,
+    /// It is known which blocks of the prompt each pod holds.
+    LookUp,
+    /// The pods are chosen.
+    Choose,
+    /// The ledger has the request and the log its record; neither is written yet.
+    Book,
+    /// The ledger is written, and the index has the prompt.
+    Keep,
+}
+
+/// The steps of a decision. Each works on what the steps before it left here; only the ledger is handed from one to the next.
+#[derive(Debug)]
+pub(super) struct Steps {
+    strategy: Strategy,
+    constants: CostConstants,
+    pub replica: PrefixReplica,
+    pub parse_cache: ParseCache,
+    /// The prompt that is being decided, as its chain of block hashes.
+    chain: Chain,
+    found: PrefixMatch,
+    candidates: Candidates,
+    /// Counts decisions.
+    decisions: u64,
+    observer: Option<fn(DecisionStep)>,
+}
+
+impl Steps {
+    pub fn new(config: &Config, keys: Keys, writer: u32) -> Steps {
+        let constants = CostConstants::default();
+        let limits = IndexLimits { memory: config.index.memory, holdings: config.index.holdings };
+        Steps {
+            strategy: config.strategy,
+            replica: PrefixReplica::new(keys, limits, writer, constants.believed_capacity),
+            constants,
+            parse_cache: ParseCache::new(u64::from(writer)),
+            chain: Chain::default(),
+            found: PrefixMatch::default(),
+            candidates: Candidates::default(),
+            decisions: 0,
+            observer: None,
+        }
+    }
+
+    pub fn set_constants(&mut self, constants: CostConstants) {
+        self.replica.set_believed_capacity(constants.believed_capacity);
+        self.constants = constants;
+    }
+
+    pub fn set_hash_seed(&mut self, seed: u64) {
+        self.parse_cache = ParseCache::new(seed);
+    }
+
+    pub fn set_observer(&mut self, observer: fn(DecisionStep)) {
+        self.observer = Some(observer);
+    }
+
+    // --- the steps ---
+
+    /// Turns the prompt into its chain of blocks; without a prompt, into an empty one.
+    pub fn read_prompt(&mut self, by: RouteBy<'_>) {
+        match (by, self.strategy) {
+            (RouteBy::Load, _) => {
+                self.chain.start(b"", None);
+                self.chain.finish();
+            }
+            (RouteBy::Prompt(request), Strategy::PrefixCache) => {
+                self.parse_cache.chain(request, &mut self.chain, Chain::push);
+            }
+            (RouteBy::Prompt(request), Strategy::LoadOnly) => {
+                self.parse_cache.chain(request, &mut self.chain, Chain::count);
+            }
+        }
+        self.done(DecisionStep::Hash);
+    }
+
+    /// Brings replica and ledger up to date for a decision.
+    pub fn catch_up(&mut self, ledger: &mut Ledger, shared: &impl SharedData) {
+        self.synchronize(ledger, shared);
+        self.done(DecisionStep::CatchUp);
+    }
+
+    /// Applies what others wrote to the log, and makes room in the ledger for every pod of the table.
+    pub fn synchronize(&mut self, ledger: &mut Ledger, shared: &impl SharedData) {
+        self.follow(ledger, shared, SEGMENTS_PER_DECISION);
+        // The log may have named a pod of a newer table.
+        ledger.grow(self.replica.table().pods.len());
+    }
+
+    /// Applies what others wrote to the log, at most `segments` sealed segments of it.
+    pub fn follow(&mut self, ledger: &Ledger, shared: &impl SharedData, segments: usize) {
+        if self.strategy == Strategy::PrefixCache {
+            self.replica.catch_up(ledger.log(), shared, segments);
+        }
+    }
+
+    /// Looks up how much of the prompt each pod holds.
+    pub fn look_up(&mut self) {
+        self.replica.look_up(self.chain.hashes(), &mut self.found);
+        self.done(DecisionStep::LookUp);
+    }
+
+    /// Chooses the pods.
+    pub fn choose(&mut self, ledger: &Ledger, by: RouteBy<'_>, now: Micros) -> Result<Picks, NoPod> {
+        let table = self.replica.table();
+        let pool = Pool { table, ledger, index: self.replica.index() };
+        let bytes = self.chain.bytes();
+        let prompt = PromptSize { bytes, tokens: bytes as f32 / bytes_per_token(by, ledger) };
+        score_all(&pool, prompt, &self.found, &self.constants, now, &mut self.candidates);
+        let candidates = self.candidates.list();
+        if candidates.iter().all(|candidate| candidate.rank == Rank::CoolingDown) {
+            return Err(NoPod::AllCoolingDown);
+        }
+        // Where no prefix counts, requests go round among equal pods, and not in step with those of other workers.
+        self.decisions = self.decisions.wrapping_add(1);
+        let head = match self.strategy {
+            Strategy::PrefixCache if bytes > 0 => self.chain.head(),
+            _ => mix(self.decisions ^ u64::from(self.replica.writer()) << 32),
+        };
+        let picks = pick(candidates, self.constants.tie_band, head, |slot| {
+            table.pod(slot).map_or(&[][..], |pod| pod.address.as_bytes())
+        });
+        self.done(DecisionStep::Choose);
+        Ok(picks)
+    }
+
+    /// Books the request on the best pod, and writes to the log that the pod will hold the prompt.
+    pub fn book(&mut self, ledger: &mut Ledger, picks: Picks, by: RouteBy<'_>, now: Micros) -> Ticket {
+        let best = picks.best().unwrap_or_default();
+        let booking = Booking {
+            picks: self.keys_of(picks),
+            tokens: self.candidates.get(best).map_or(0, |candidate| candidate.terms.uncached as u32),
+            matched: self.found.blocks(best),
+            prompt: match by {
+                RouteBy::Load => None,
+                RouteBy::Prompt(request) => Some(PromptTrace {
+                    model: model_of(request),
+                    bytes: self.chain.bytes(),
+                    hashes: self.chain.hashes().into(),
+                    teaches_ratio: request.is_text(),
+                }),
+            },
+        };
+        let ticket = Ticket::book(ledger, self.replica.table(), booking, now);
+        self.write_prompt(ledger, ticket.pod(), ticket.hashes());
+        self.done(DecisionStep::Book);
+        ticket
+    }
+
+    /// The decision is written: it holds for this replica too.
+    pub fn keep(&mut self, ticket: &mut Ticket, ledger: &Ledger) {
+        let used = self.replica.insert(ticket.slot(), ticket.hashes());
+        ticket.set_belief(Belief { used, ..ticket.belief() });
+        self.done(DecisionStep::Keep);
+        self.replica.wrote(ledger.sealed().last().map(|segment| segment.number), ledger.log());
+    }
+
+    // --- what a request changes in the index after its decision ---
+
+    /// Writes to the log that a pod will hold the prompt `hashes`.
+    pub fn write_prompt(&mut self, ledger: &mut Ledger, pod: PodKey, hashes: &[u32]) {
+        if let Some(record) = self.replica.record(pod, None, hashes) {
+            ledger.append(&record);
+        }
+    }
+
+    /// Writes a repair of the index to the log; returns the correction that is to be applied here once the ledger is written.
+    pub fn write_repair(
+        &mut self,
+        ledger: &mut Ledger,
+        ticket: &Ticket,
+        repair: Repair,
+    ) -> Option<Correction> {
+        if ticket.pod() == PodKey::NONE {
+            return None;
+        }
+        let Belief { matched, used, .. } = ticket.belief();
+        let prompts_ago = |at| self.replica.prompts_since(ticket.slot(), at);
+        let (correction, hashes) = match repair {
+            Repair::EvictUpTo(at) => (Correction::EvictUpTo { prompts_ago: prompts_ago(at) }, &[][..]),
+            Repair::Retract if ticket.hashes().is_empty() => return None,
+            Repair::Retract => (
+                Correction::KeepBlocks { blocks: matched, prompts_ago: prompts_ago(used.at) },
+                ticket.hashes(),
+            ),
+        };
+        ledger.append(&self.replica.record(ticket.pod(), Some(correction), hashes)?);
+        Some(correction)
+    }
+
+    /// Applies a correction that is written.
+    pub fn correct(&mut self, ticket: &Ticket, correction: Option<Correction>) {
+        if let Some(correction) = correction {
+            self.replica.correct(ticket.slot(), correction, ticket.hashes());
+        }
+    }
+
+    /// The pod that the request was moved to holds its prompt from now on; `ahead` requests waited there.
+    pub fn hold(&mut self, ticket: &mut Ticket, ahead: u32) {
+        let mut belief = Belief { matched: 0, used: UseStamp::default(), ahead };
+        if ticket.pod() != PodKey::NONE && !ticket.hashes().is_empty() {
+            self.replica.look_up(ticket.hashes(), &mut self.found);
+            belief.matched = self.found.blocks(ticket.slot());
+            belief.used = self.replica.insert(ticket.slot(), ticket.hashes());
+        }
+        ticket.set_belief(belief);
+    }
+
+    // --- what the last decision left ---
+
+    /// Canonical bytes of the prompt.
+    pub fn prompt_bytes(&self) -> u64 {
+        self.chain.bytes()
+    }
+
+    /// Every pod as it was scored, term by term.
+    pub fn candidates(&self) -> &[Candidate] {
+        self.candidates.list()
+    }
+
+    /// How many leading blocks each pod holds of the prompt that was looked up, by slot.
+    pub fn matched_blocks(&self) -> Vec<u16> {
+        (0..).take(self.replica.table().pods.len()).map(|slot: Slot| self.found.blocks(slot)).collect()
+    }
+
+    fn keys_of(&self, picks: Picks) -> [Option<PodKey>; PICKS] {
+        let mut keys = [None; PICKS];
+        for (key, slot) in keys.iter_mut().zip(picks.iter()) {
+            *key = self.replica.table().key(slot);
+        }
+        keys
+    }
+
+    fn done(&self, step: DecisionStep) {
+        if let Some(observer) = self.observer {
+            observer(step);
+        }
+    }
+}
+
+fn model_of(request: &ParsedRequest<'_>) -> ModelId {
+    ModelId(xxhash_rust::xxh3::xxh3_64(&request.request.model) as u32)
+}
+
+/// Canonical bytes per token of the prompt: learned for its model, unless it is given as token ids or in an unknown shape.
+fn bytes_per_token(by: RouteBy<'_>, ledger: &Ledger) -> f32 {
+    match by {
+        RouteBy::Prompt(request) if request.is_text() => ledger.bytes_per_token(model_of(request)),
+        _ => DEFAULT_BYTES_PER_TOKEN,
+    }
+}
