@@ -266,9 +266,10 @@ impl Envoy {
         const SOON: Duration = Duration::from_secs(4);
         let start = Instant::now();
         // The gauges are set with each pod table. The second table from now has the present values.
-        let generation = self.stat("wasmcustom.warmpath_table_generation.pool=default;").await;
+        let generation = self.stat("wasmcustom.warmpath_pod_table_generation.pool=default;").await;
         loop {
-            let stats = self.stats("warmpath_(in_flight|waiting|outstanding_tokens|table_generation)").await;
+            let stats =
+                self.stats("warmpath_(in_flight|waiting|outstanding_tokens|pod_table_generation)").await;
             let moved = stats.iter().any(|(name, n)| name.contains("generation") && *n >= generation + 2);
             let left: Vec<_> =
                 stats.iter().filter(|(name, n)| !name.contains("generation") && **n != 0).collect();

@@ -1,24 +1,29 @@
 //! Warmpath as a Proxy-Wasm module: Envoy's callbacks become core calls, core answers become host calls.
 //!
-//! One module, two roles, told apart by the plugin's `root_id`: `router` is the HTTP filter, `collector` the singleton
-//! service that keeps the table of pod load. Only [`host`] names a host call.
+//! The plugin's `root_id` names the role of a VM: `router` is the HTTP filter, `collector` the singleton service that keeps the
+//! table of pods and their load. Only [`host`] makes host calls.
 
 #![expect(missing_docs, reason = "the SDK's macro exports a function without a docstring")]
 
-mod collect;
+mod clock;
+mod collector_driver;
+mod decision_log;
 mod filter;
 mod host;
-mod laps;
-mod lines;
+mod log_batch;
 mod metrics;
+mod profile;
 mod root;
+mod router_role;
+mod start;
 #[cfg(feature = "trap")]
 mod trap;
+mod worker;
 
 use proxy_wasm::types::LogLevel;
 
 proxy_wasm::main! {{
-    // The host drops what is below its own level; see `host::logs`.
+    // Envoy drops what is below its own level; see `host::log_level`.
     proxy_wasm::set_log_level(LogLevel::Trace);
     proxy_wasm::set_root_context(|_| Box::new(root::Root::default()));
 }}

@@ -1,129 +1,81 @@
-//! The module's own metrics, by name. `pool` is a label: the bootstrap's `stats_tags` turn `.pool=NAME;` into one.
+//! The module's metrics, one line each: its kind, its name as Prometheus shows it, and the text for `HELP`.
+//!
+//! Envoy has no `HELP` for metrics and no labels in the calls that define them, so docs/operations.md prints these texts, and a
+//! label is a part of the name (`.by=prefix;`) that the bootstrap's `stats_tags` turn into one. Every metric has the label `pool`.
 
 use crate::host::Metric;
 
-/// What a router counts: every way a request can go has its counter.
-#[derive(Clone, Copy, Debug)]
-pub struct RouterMetrics {
-    /// Moves when there is a new table.
-    pub table_generation: Metric,
-    /// Requests that were routed by prefix and load.
-    pub by_prefix: Metric,
-    /// Requests that were routed by load alone.
-    pub by_load: Metric,
-    /// Requests whose best pod held more than half of the prompt.
-    pub matched: Metric,
-    /// 400: not JSON, or no model.
-    pub bad_body: Metric,
-    /// No table yet, or no pod in it: fallback or 503.
-    pub no_table: Metric,
-    /// Every pod in its pause: fallback or 503.
-    pub all_cooling: Metric,
-    /// Other workers always wrote first: fallback or 503.
-    pub contended: Metric,
-    /// Changes of the ledger that were lost during this: decide.
-    pub contended_decide: Metric,
-    /// Changes of the ledger that were lost during this: start.
-    pub contended_start: Metric,
-    /// Changes of the ledger that were lost during this: failover.
-    pub contended_failover: Metric,
-    /// Changes of the ledger that were lost during this: failure.
-    pub contended_failure: Metric,
-    /// Changes of the ledger that were lost during this: close.
-    pub contended_close: Metric,
-    /// Requests that a runner-up answered.
-    pub moved: Metric,
-    /// Requests that no pod answered.
-    pub failed: Metric,
-    /// Requests that a pod answered with an error of its own: 500, 502 or 504.
-    pub erred: Metric,
-    /// Streams that ended without an answer.
-    pub aborted: Metric,
-    /// Tables that could not be read.
-    pub bad_table: Metric,
-}
-
-impl RouterMetrics {
-    /// Defines them for a pool.
-    pub fn of(pool: &str) -> RouterMetrics {
-        let counter = |name: &str| Metric::counter(&format!("warmpath_{name}.pool={pool};"));
-        RouterMetrics {
-            table_generation: table_generation(pool),
-            by_prefix: counter("requests_total.by=prefix;"),
-            by_load: counter("requests_total.by=load;"),
-            matched: counter("matched_total"),
-            bad_body: counter("rejected_total.reason=bad_body;"),
-            no_table: counter("unrouted_total.reason=no_table;"),
-            all_cooling: counter("unrouted_total.reason=all_cooling;"),
-            contended: counter("unrouted_total.reason=contended;"),
-            contended_decide: counter("contended_total.during=decide;"),
-            contended_start: counter("contended_total.during=start;"),
-            contended_failover: counter("contended_total.during=failover;"),
-            contended_failure: counter("contended_total.during=failure;"),
-            contended_close: counter("contended_total.during=close;"),
-            moved: counter("moved_total"),
-            failed: counter("failed_total"),
-            erred: counter("erred_total"),
-            aborted: counter("aborted_total"),
-            bad_table: counter("bad_table_total"),
+macro_rules! metrics {
+    ($(
+        $(#[$docs:meta])*
+        $table:ident {
+            $($field:ident: $kind:ident $name:literal $({ $label:ident = $value:expr })?, $help:literal;)*
         }
-    }
-}
-
-/// What a collector counts.
-#[derive(Clone, Copy, Debug)]
-pub struct CollectorMetrics {
-    /// Moves when there is a new table.
-    pub table_generation: Metric,
-    /// Pods in the table.
-    pub pods: Metric,
-    /// Pods whose last scrape brought a load.
-    pub ready_pods: Metric,
-    /// Requests that were sent to pods and have not ended.
-    pub in_flight: Metric,
-    /// Those of them that wait for their first byte of body.
-    pub waiting: Metric,
-    /// Prompt tokens those have still to compute, as estimated.
-    pub outstanding_tokens: Metric,
-    /// Scrapes that brought a load.
-    pub scraped: Metric,
-    /// Scrapes without an answer.
-    pub unreachable: Metric,
-    /// Answers that were no metrics of vLLM.
-    pub unreadable: Metric,
-    /// Scrapes that Envoy would not send.
-    pub unsent: Metric,
-    /// Times a router took over from a dead collector.
-    pub takeovers: Metric,
-    /// Leaks that could not be taken out of the ledger, because routers always wrote first.
-    pub contended_reconcile: Metric,
-    /// Requests that the ledger counted and no pod had: they were taken out of it.
-    pub leaked: Metric,
-}
-
-impl CollectorMetrics {
-    /// Defines them for a pool.
-    pub fn of(pool: &str) -> CollectorMetrics {
-        let counter = |name: &str| Metric::counter(&format!("warmpath_{name}.pool={pool};"));
-        let gauge = |name: &str| Metric::gauge(&format!("warmpath_{name}.pool={pool};"));
-        CollectorMetrics {
-            table_generation: table_generation(pool),
-            pods: gauge("pods"),
-            ready_pods: gauge("ready_pods"),
-            in_flight: gauge("in_flight"),
-            waiting: gauge("waiting"),
-            outstanding_tokens: gauge("outstanding_tokens"),
-            scraped: counter("scrapes_total.result=ok;"),
-            unreachable: counter("scrapes_total.result=unreachable;"),
-            unreadable: counter("scrapes_total.result=unreadable;"),
-            unsent: counter("scrapes_total.result=unsent;"),
-            takeovers: counter("takeovers_total"),
-            contended_reconcile: counter("contended_total.during=reconcile;"),
-            leaked: counter("leaked_total"),
+    )*) => { $(
+        $(#[$docs])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $table {
+            $(#[doc = $help] pub $field: Metric,)*
         }
-    }
+
+        impl $table {
+            /// The metrics of a pool.
+            pub fn of(pool: &str) -> $table {
+                $table { $(
+                    $field: Metric::$kind(&format!(
+                        concat!("warmpath_", $name, $(".", stringify!($label), "={};",)? ".pool={};"),
+                        $($value,)? pool
+                    )),
+                )* }
+            }
+        }
+    )* };
 }
 
-fn table_generation(pool: &str) -> Metric {
-    Metric::gauge(&format!("warmpath_table_generation.pool={pool};"))
+metrics! {
+    /// What a router counts: each way that a request can go has its counter.
+    RouterMetrics {
+        by_prefix: counter "requests_total" { by = "prefix" }, "Requests routed by load and by what each pod holds of the prompt.";
+        by_load: counter "requests_total" { by = "load" }, "Requests routed by load alone.";
+        prefix_hits: counter "prefix_hits_total", "Requests whose pod was believed to hold more than half of the prompt.";
+        bad_body: counter "rejected_total" { reason = "bad_body" }, "Requests answered 400, because no pod could have read the body.";
+        no_table: counter "unrouted_total" { reason = "no_table" }, "Requests that met no pod, because none is known: left to the fallback, or answered 503.";
+        all_cooling_down: counter "unrouted_total" { reason = "all_cooling_down" }, "Requests that met no pod, because all have failed a moment ago: left to the fallback, or answered 503.";
+        contended: counter "unrouted_total" { reason = "contended" }, "Requests that met no pod, because other workers always wrote the ledger first: left to the fallback, or answered 503.";
+        busy: counter "unrouted_total" { reason = "busy" }, "Requests left to the fallback, because Envoy called the module within one of the module's own calls. Always 0, unless there is a defect.";
+        failovers: counter "failovers_total", "Requests that a runner-up answered, after the pod that was chosen had failed.";
+        upstream_failures: counter "upstream_failures_total", "Requests that no pod answered, or the last one only with 503.";
+        upstream_errors: counter "upstream_errors_total", "Requests that a pod answered with an error of its own: 500, 502 or 504.";
+        broken_by_client: counter "broken_total" { by = "client" }, "Requests that ended before their answer began, and no pod is to blame: the client went away.";
+        broken_by_pod: counter "broken_total" { by = "pod" }, "Requests that a pod broke off, before their answer began or after it.";
+        contended_decide: counter "contended_total" { during = "decide" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
+        contended_start: counter "contended_total" { during = "start" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
+        contended_failover: counter "contended_total" { during = "failover" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
+        contended_failure: counter "contended_total" { during = "failure" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
+        contended_close: counter "contended_total" { during = "close" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
+        pod_table_generation: gauge "pod_table_generation", "Number of the current pod table; routers fetch the table when it moves.";
+        bad_pod_table: counter "bad_pod_table_total", "Pod tables that could not be read.";
+    }
+
+    /// What a collector counts.
+    CollectorMetrics {
+        pods: gauge "pods", "Pods of the pool.";
+        ready_pods: gauge "ready_pods", "Pods whose last scrape brought their load.";
+        in_flight: gauge "in_flight", "Requests that were sent to pods and have not ended.";
+        waiting: gauge "waiting", "Requests in flight that wait for their first token.";
+        outstanding_tokens: gauge "outstanding_tokens", "Prompt tokens that waiting requests have still to compute, as estimated.";
+        scraped: counter "scrapes_total" { result = "ok" }, "Scrapes that brought a pod's load.";
+        unreachable: counter "scrapes_total" { result = "unreachable" }, "Scrapes without a whole response: refused, cut off, or too slow.";
+        unreadable: counter "scrapes_total" { result = "unreadable" }, "Scrapes whose response was not vLLM's metrics.";
+        unsent: counter "scrapes_total" { result = "unsent" }, "Scrapes that Envoy did not send: it has no cluster of the name in `scrape.cluster`.";
+        takeovers: counter "collector_takeovers_total", "Times that a router took over from a collector that gave no sign of life.";
+        contended_reconcile: counter "contended_total" { during = "reconcile" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
+        leaked_requests: counter "leaked_requests_total", "Requests that the ledger counted and no pod had; they were taken out of it.";
+        pod_table_generation: gauge "pod_table_generation", "Number of the current pod table; routers fetch the table when it moves.";
+    }
+
+    /// What every role says of itself.
+    BuildMetrics {
+        build_info: gauge "build_info" { version = env!("CARGO_PKG_VERSION") }, "1 for each version of the module that runs.";
+    }
 }

@@ -121,7 +121,7 @@ async fn a_pod_that_answers_500_at_once_gets_only_probes() {
     // Each error went to its client, once and unchanged, and is counted.
     let erred = waves.iter().map(|wave| wave.1).sum::<usize>();
     assert_eq!(account.errors().len(), erred);
-    assert_eq!(envoy.stat("wasmcustom.warmpath_erred_total.pool=default;").await, erred as i64);
+    assert_eq!(envoy.stat("wasmcustom.warmpath_upstream_errors_total.pool=default;").await, erred as i64);
     assert!(account.errors().iter().all(|sent| sent.ending == Ending::Error(500)), "{:?}", account.errors());
     envoy.accounts_for_nothing().await;
 }

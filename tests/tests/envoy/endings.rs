@@ -203,7 +203,7 @@ async fn a_failed_pod_stays_in_cool_down_when_an_unlisted_pod_answers() {
         (reply.status == 200).then_some(())
     })
     .await;
-    let cooling = "wasmcustom.warmpath_unrouted_total.reason=all_cooling;.pool=default;";
+    let cooling = "wasmcustom.warmpath_unrouted_total.reason=all_cooling_down;.pool=default;";
     let before = envoy.stat(cooling).await;
     for _ in 0..5 {
         Request::chat("hello").send(envoy.routed).await;
@@ -267,7 +267,8 @@ async fn an_overflow_of_envoys_limit_cools_no_pod_down() {
         let reply = Request::chat("hello").send(envoy.routed).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
-    let cooling = envoy.stat("wasmcustom.warmpath_unrouted_total.reason=all_cooling;.pool=default;").await;
+    let cooling =
+        envoy.stat("wasmcustom.warmpath_unrouted_total.reason=all_cooling_down;.pool=default;").await;
     assert_eq!(cooling, 0);
     envoy.accounts_for_nothing().await;
 }

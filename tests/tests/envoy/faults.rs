@@ -196,7 +196,11 @@ async fn a_metrics_page_that_breaks_off_does_not_stop_the_collector() {
         assert_eq!(log.matches("cannot be scraped").count(), 1, "{flag}: once, not with every scrape");
         let reloads = envoy.stats("vm_reload_").await;
         assert!(reloads.values().all(|&count| count == 0), "{flag}: {reloads:?}");
-        assert_eq!(envoy.stat("wasmcustom.warmpath_takeovers_total.pool=default;").await, 0, "{flag}");
+        assert_eq!(
+            envoy.stat("wasmcustom.warmpath_collector_takeovers_total.pool=default;").await,
+            0,
+            "{flag}"
+        );
     }
 }
 

@@ -69,7 +69,7 @@ async fn requests_beyond_the_limit_get_503_and_none_hangs() {
     assert!(counts[&200] > 8 && counts[&503] > CLIENTS, "{counts:?}");
     until("the access log said why", async || envoy.access_log().contains("overflow").then_some(())).await;
     // A refusal by Envoy says nothing about the pods, so none of them cools down.
-    let failed = envoy.stats("warmpath_failed_total").await;
+    let failed = envoy.stats("warmpath_upstream_failures_total").await;
     assert!(failed.values().all(|&count| count == 0), "{failed:?}");
     for n in 0..30 {
         assert_eq!(chat(n).send(routed).await.status, 200);

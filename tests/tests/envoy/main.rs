@@ -23,6 +23,7 @@ mod routing;
 mod scripts;
 mod security;
 mod stale;
+mod start;
 mod steering;
 mod streaming;
 mod traps;

@@ -121,7 +121,7 @@ async fn a_new_router_has_read_the_whole_log_before_its_first_request() {
         .await;
     // A record has 120 hashes, so there are more segments than a tick and a few decisions would read.
     envoy.reload(|settings| settings["fail_open"] = json!(false)).await;
-    let matched = "wasmcustom.warmpath_matched_total.pool=default;";
+    let matched = "wasmcustom.warmpath_prefix_hits_total.pool=default;";
     let before = envoy.stat(matched).await;
     let asked = [PROMPTS - 1, 0, PROMPTS / 2];
     for n in asked {

@@ -54,7 +54,7 @@ async fn a_pod_that_restarts_is_believed_to_be_empty() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::of(&pods).start().await;
     envoy.sees(&pods).await;
-    let matched = async || envoy.stats("warmpath_matched_total").await.values().sum::<i64>();
+    let matched = async || envoy.stats("warmpath_prefix_hits_total").await.values().sum::<i64>();
 
     let conversation = Conversation::about("volcanoes");
     let pod = conversation.request().send(envoy.routed).await.pod().to_owned();
@@ -94,7 +94,7 @@ async fn a_conversation_stays_on_the_pod_of_its_first_round_on_every_worker() {
 async fn the_parse_cache_changes_no_decision() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
-    let matched = async || envoy.stats("warmpath_matched_total").await.values().sum::<i64>();
+    let matched = async || envoy.stats("warmpath_prefix_hits_total").await.values().sum::<i64>();
 
     let mut conversation = Conversation::with_system_prompt("canals", 20_000);
     let first = conversation.request().send(envoy.routed).await;
@@ -154,7 +154,7 @@ async fn log_lines_of_a_burst_are_printed_together_and_none_is_lost() {
     assert!(burst.join_all().await.iter().all(|reply| reply.status == 200));
 
     // A burst sends some requests to pods without the prompt, and these have no line.
-    let matched = envoy.stats("warmpath_matched_total").await.values().sum::<i64>() as usize;
+    let matched = envoy.stats("warmpath_prefix_hits_total").await.values().sum::<i64>() as usize;
     assert!(matched > BURST / 2, "{matched}");
     // Lines that wait are printed with the router's next tick, at most a second later.
     let (first, others) = until("each match had its line", async || {

@@ -105,7 +105,7 @@ async fn a_client_that_leaves_mid_stream_leaves_nothing_in_the_ledger() {
         drop(streams);
     }
     assert_eq!(Request::chat("hello again").send(envoy.routed).await.status, 200);
-    let leaked = envoy.stat("wasmcustom.warmpath_leaked_total.pool=default;").await;
+    let leaked = envoy.stat("wasmcustom.warmpath_leaked_requests_total.pool=default;").await;
     assert_eq!(leaked, 0, "the books were mended, not right");
 }
 
@@ -172,7 +172,7 @@ async fn answered(envoy: &Envoy, pod: &TestPod, topic: &str, stream: bool, cache
 async fn cached_tokens_in_an_answer_correct_the_index() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::ready(&pods).await;
-    let matched = async || envoy.stat("wasmcustom.warmpath_matched_total.pool=default;").await;
+    let matched = async || envoy.stat("wasmcustom.warmpath_prefix_hits_total.pool=default;").await;
     for stream in [true, false] {
         for (cached, believed) in [(1984, 1), (0, 0)] {
             let [old, prompt] = ["old", "new"].map(|age| format!("{age}-{stream}-{cached}"));

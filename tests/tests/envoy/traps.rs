@@ -52,7 +52,7 @@ async fn a_router_takes_over_from_a_collector_that_trapped() {
     pods[0].set_metrics_status(418);
     envoy.logs(&["Uncaught RuntimeError"]).await;
     pods[0].set_metrics_status(200);
-    let generation = metric(&envoy, "warmpath_table_generation").await;
+    let generation = metric(&envoy, "warmpath_pod_table_generation").await;
     assert!(generation > 0);
     // Nobody collects now, and requests are still answered.
     for n in 0..10 {
@@ -60,10 +60,10 @@ async fn a_router_takes_over_from_a_collector_that_trapped() {
     }
     envoy.logs(&["gives no sign of life, this VM collects"]).await;
     until("the table moved again", async || {
-        (metric(&envoy, "warmpath_table_generation").await > generation).then_some(())
+        (metric(&envoy, "warmpath_pod_table_generation").await > generation).then_some(())
     })
     .await;
-    assert_eq!(metric(&envoy, "warmpath_takeovers_total").await, 1);
+    assert_eq!(metric(&envoy, "warmpath_collector_takeovers_total").await, 1);
 
     // Everything works as before: load is seen, conversations stay, and no other router collects.
     assert_eq!(chat(0, 2).send(envoy.routed).await.pod(), home);
@@ -79,11 +79,11 @@ async fn a_router_takes_over_from_a_collector_that_trapped() {
         assert_ne!(chat(n, 0).send(envoy.routed).await.pod(), home);
     }
     for _ in 0..3 {
-        let before = metric(&envoy, "warmpath_table_generation").await;
+        let before = metric(&envoy, "warmpath_pod_table_generation").await;
         tokio::time::sleep(Duration::from_millis(1500)).await;
-        assert!(metric(&envoy, "warmpath_table_generation").await > before);
+        assert!(metric(&envoy, "warmpath_pod_table_generation").await > before);
     }
-    assert_eq!(metric(&envoy, "warmpath_takeovers_total").await, 1);
+    assert_eq!(metric(&envoy, "warmpath_collector_takeovers_total").await, 1);
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn a_collector_trap_under_load_loses_no_request() {
     pods[0].set_metrics_status(200);
     let trapped = Instant::now();
     until("a router collects", async || {
-        (metric(&envoy, "warmpath_takeovers_total").await == 1).then_some(())
+        (metric(&envoy, "warmpath_collector_takeovers_total").await == 1).then_some(())
     })
     .await;
     println!("a router collects {:.2?} after the trap", trapped.elapsed());
@@ -210,7 +210,7 @@ async fn a_collector_trap_under_load_loses_no_request() {
     let met = account.print("a collector that trapped", &envoy).await;
     assert_eq!((met.fault, account.resent()), (0, 0), "{account}");
     assert!(share.iter().all(|&count| count > 30), "of 300 requests after that: {share:?}");
-    assert_eq!(metric(&envoy, "warmpath_takeovers_total").await, 1);
+    assert_eq!(metric(&envoy, "warmpath_collector_takeovers_total").await, 1);
     assert_eq!(envoy.stat("wasm.warmpath-router.vm_reload_success").await, 0);
     envoy.accounts_for_nothing().await;
 }

@@ -70,6 +70,7 @@ pub struct Keys {
     /// How many sealed segments of the log there are, a ring.
     pub segments: u64,
     log: String,
+    started: String,
 }
 
 impl Keys {
@@ -83,7 +84,13 @@ impl Keys {
             lease: key("lease"),
             segments: segments.max(1) as u64,
             log: key("log"),
+            started: key("started"),
         }
+    }
+
+    /// The key of the last line that a role logged at its start.
+    pub fn started(&self, role: &str) -> String {
+        format!("{}/{role}", self.started)
     }
 
     /// The key of the log segment with number `segment`.

@@ -76,7 +76,8 @@ impl Report {
         self.must(torn == 0, format!("{torn} whole answers broke off: {:?}", self.counts.complaints));
         let unexplained = unexplained(&self.counts.broken, &fleet.cuts);
         self.must(unexplained.is_empty(), format!("streams broke off without a fault: {unexplained:?}"));
-        let zero = "vm_reload|bad_table|takeovers|unrouted_total|lds.update_rejected|leaked_total";
+        let zero =
+            "vm_reload|bad_pod_table|takeovers|unrouted_total|lds.update_rejected|leaked_requests_total";
         let bad: Vec<_> = envoy.stats(zero).await.into_iter().filter(|(_, count)| *count != 0).collect();
         self.must(bad.is_empty(), format!("counts that must be 0: {bad:?}"));
         let pods = envoy.stat("wasmcustom.warmpath_pods.pool=default;").await;

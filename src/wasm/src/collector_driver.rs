@@ -10,42 +10,40 @@ use warmpath::shared::pod_table::PodState;
 use warmpath::{MILLISECOND, Micros};
 
 use crate::host::{self, Host};
+use crate::log_batch::REPEAT_AFTER;
 use crate::metrics::CollectorMetrics;
 
 /// Longest metrics page that is taken in: vLLM's has 55 KB, and grows with engines and adapters. A longer one would hold
 /// Envoy's main thread up, and its copy stays in the VM's memory for good.
 const LONGEST_PAGE: usize = 4 << 20;
 
-/// How long what was said stays unsaid, so that a lasting trouble does not fill the log.
-pub const QUIET: Micros = Micros::from_seconds(10);
-
 /// A collector with its calls under way.
 #[derive(Debug)]
-pub struct Collecting {
+pub struct CollectorDriver {
     config: Config,
     collector: Collector,
     metrics: CollectorMetrics,
     under_way: HashMap<u32, DueScrape>,
-    /// When it was last said that Envoy sends no scrapes.
-    told_unsent: Micros,
+    /// When it was last logged that Envoy sends no scrapes.
+    unsent_logged_at: Micros,
 }
 
-impl Collecting {
+impl CollectorDriver {
     /// Starts to collect for the pool of `config`, and publishes its pods at once, so that requests find them before the
     /// first scrape.
-    pub fn start(config: &Config, seed: u64, now: Micros) -> Collecting {
-        let mut collecting = Collecting {
+    pub fn start(config: &Config, seed: u64, now: Micros) -> CollectorDriver {
+        let mut driver = CollectorDriver {
             collector: Collector::new(config, &Host, seed, now),
             metrics: CollectorMetrics::of(&config.pool),
             config: config.clone(),
             under_way: HashMap::new(),
-            told_unsent: Micros::ZERO,
+            unsent_logged_at: Micros::ZERO,
         };
-        collecting.publish(now);
-        collecting
+        driver.publish(now);
+        driver
     }
 
-    /// How often [`Collecting::tick`] wants to be called: often enough to spread a fleet over its interval.
+    /// How often [`CollectorDriver::tick`] wants to be called: often enough to spread a fleet over its interval.
     pub fn period(config: &Config) -> Duration {
         Duration::from_millis((config.scrape.interval.0 / MILLISECOND.0 / 5).clamp(5, 1000))
     }
@@ -62,8 +60,8 @@ impl Collecting {
                     // The cluster is not there, or not yet: says nothing of the pod.
                     self.metrics.unsent.count();
                     self.collector.done(&due, None, now);
-                    if now.since(self.told_unsent) >= QUIET {
-                        self.told_unsent = now;
+                    if now.since(self.unsent_logged_at) >= REPEAT_AFTER {
+                        self.unsent_logged_at = now;
                         log::warn!(
                             "warmpath: Envoy does not send the scrape of {}: `scrape.cluster` is \"{}\", name a cluster that Envoy has",
                             due.address,
@@ -96,7 +94,7 @@ impl Collecting {
                 Some((_, page)) => {
                     let (leaked, contended) = (self.collector.leaked(), self.collector.contended());
                     self.collector.take(&due, &page, &mut Host, began);
-                    self.metrics.leaked.add(self.collector.leaked() - leaked);
+                    self.metrics.leaked_requests.add(self.collector.leaked() - leaked);
                     self.metrics.contended_reconcile.add(self.collector.contended() - contended);
                     cost = Some(host::now().since(began));
                     if self.collector.table().pod(due.slot).is_some_and(|pod| pod.state == PodState::Ready) {
@@ -162,7 +160,7 @@ impl Collecting {
 
     fn publish(&mut self, now: Micros) {
         if let Some(generation) = self.collector.publish(&mut Host, now) {
-            self.metrics.table_generation.set(generation);
+            self.metrics.pod_table_generation.set(generation);
             let in_flight = self.collector.in_flight(&Host);
             self.metrics.in_flight.set(in_flight.in_flight);
             self.metrics.waiting.set(in_flight.waiting);

@@ -1,0 +1,114 @@
+//! The root context of a router: keeps its worker up to date, and stands in for a dead collector.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use warmpath::Micros;
+use warmpath::config::Config;
+use warmpath::shared::lease;
+use warmpath::shared::membership::{NotAnnounced, PodList, announce};
+use warmpath::shared::store::Keys;
+
+use crate::collector_driver::CollectorDriver;
+use crate::host::{self, Host};
+use crate::metrics::CollectorMetrics;
+use crate::worker::{SharedWorker, Worker};
+
+/// How often a router checks whether the collector lives, and applies what other workers wrote to the log.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Log segments that a router applies before its first request: all of the ring, at its default length. That takes a
+/// fraction of a second, while a prompt that is sent to a pod which does not hold it costs seconds. The rest of a longer ring is
+/// applied tick by tick.
+const SEGMENTS_AT_START: usize = 8192;
+/// Log segments that a router applies per tick.
+const SEGMENTS_PER_TICK: usize = 512;
+/// The same for a router that has routed nothing: a worker that waits for its first client keeps up with a few hundred prompts
+/// per second, and Envoy's main thread, which has a VM but never a client, has other work.
+const SEGMENTS_PER_IDLE_TICK: usize = 64;
+
+/// The router of one VM.
+#[derive(Debug)]
+pub struct RouterRole {
+    config: Config,
+    worker: Rc<SharedWorker>,
+    keys: Keys,
+    /// Names this VM in the lease.
+    holder: u32,
+    /// Present while this VM stands in for the collector.
+    collector: Option<CollectorDriver>,
+}
+
+impl RouterRole {
+    /// Starts to route with `config`; `seed` tells this VM from others.
+    pub fn start(config: Config, seed: u64) -> RouterRole {
+        let holder = warmpath::request::blocks::mix(seed) as u32;
+        let keys = Keys::of(&config.pool, config.index.log_segments);
+        announce_pods(&config, &keys);
+        let mut worker = Worker::new(&config, holder);
+        worker.follow(SEGMENTS_AT_START);
+        host::tick_every(PERIOD);
+        RouterRole { config, worker: Rc::new(SharedWorker::new(worker)), keys, holder, collector: None }
+    }
+
+    /// What its filters share.
+    pub fn worker(&self) -> Rc<SharedWorker> {
+        Rc::clone(&self.worker)
+    }
+
+    /// Keeps up with the other workers, and collects if nobody else does.
+    pub fn tick(&mut self, now: Micros) {
+        let abandoned = self.worker.with(|worker| {
+            let segments = if worker.has_routed() { SEGMENTS_PER_TICK } else { SEGMENTS_PER_IDLE_TICK };
+            worker.follow(segments);
+            worker.tick(now);
+            lease::abandoned(worker.table(), now)
+        });
+        match &mut self.collector {
+            Some(driver) => {
+                if lease::take(&self.keys.lease, self.holder, &mut Host, now) {
+                    driver.tick(now);
+                } else {
+                    self.collector = None;
+                    host::tick_every(PERIOD);
+                }
+            }
+            // Without a table there never was a collector: one may still come, after its own grace.
+            None if abandoned == Some(true)
+                && self.config.pods.is_some()
+                && lease::take(&self.keys.lease, self.holder, &mut Host, now) =>
+            {
+                log::warn!(
+                    "warmpath: the collector of pool {} gives no sign of life, this VM collects",
+                    self.config.pool
+                );
+                CollectorMetrics::of(&self.config.pool).takeovers.count();
+                self.collector = Some(CollectorDriver::start(&self.config, now.0, now));
+                host::tick_every(CollectorDriver::period(&self.config));
+            }
+            None => {}
+        }
+    }
+
+    /// Takes in the response to a scrape.
+    pub fn answered(&mut self, call: u32, headers: usize, body_size: usize) {
+        if let Some(driver) = &mut self.collector {
+            driver.answered(call, headers, body_size);
+        }
+    }
+}
+
+/// Makes the configuration's list of pods the one that holds, and says so if it does not.
+fn announce_pods(config: &Config, keys: &Keys) {
+    let Some(pods) = config.pods.clone() else { return };
+    let list = PodList { revision: config.revision, pods };
+    match announce(&keys.pods, &list, &mut Host) {
+        Ok(()) => {}
+        Err(NotAnnounced::Superseded { by }) => log::warn!(
+            "warmpath: `pods` is not used: its `revision` is {}, and a list with revision {by} holds; give it a higher revision",
+            list.revision
+        ),
+        Err(NotAnnounced::Contended) => {
+            log::warn!("warmpath: `pods` is not used: other workers wrote theirs at every try")
+        }
+    }
+}
