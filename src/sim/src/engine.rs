@@ -14,6 +14,7 @@ mod chain;
 mod config;
 mod host;
 mod pool;
+mod queue;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use chain::Chain;
 pub use config::{EngineConfig, Hardware, Profile};
 use host::HostCache;
 use pool::BlockPool;
+pub use queue::{QueueLimit, QueueLimits, Queued};
 pub use types::{BatchStep, Counters, EngineEvent, EngineLoad, EngineRequest, EventKind, SubmitError};
 
 /// A request the engine has.

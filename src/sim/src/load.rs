@@ -2,7 +2,7 @@
 //! one core can drive a gateway on another core to its limit.
 //!
 //! The traffic is what a prefix-aware router is made for: conversations that grow round by round and share a system prompt.
-//! [`conversations`] makes their bodies; [`client`] sends them and reads the answers; this file counts.
+//! `conversations` makes their bodies; `client` sends them and reads the answers; this file counts.
 
 mod client;
 mod conversations;

@@ -3,8 +3,8 @@
 //!
 //! A request's way: `server` takes the connection and applies faults, `routes` finds the handler, `api` reads the body
 //! (`json`) and finds the model (`models`), one module per API (`chat`, `completions`, `responses`, `messages`,
-//! `embeddings`) makes the prompt (`template`, `tokens`) and writes the answer, `driver` runs the engines behind the limits
-//! of `admission` and the slots of `adapters`, `live` counts what a request did, `generation` is what a handler holds of
+//! `embeddings`) makes the prompt (`template`, `tokens`) and writes the answer, `driver` hands it to `engines`, behind the
+//! limits of `admission` and the slots of `adapters`, `live` counts what a request did, `generation` is what a handler holds of
 //! it, and `stream` turns its tokens into server-sent events. `metrics` makes the page; `operator` is for those who put
 //! a pod to sleep or break it on purpose.
 
@@ -17,6 +17,7 @@ mod completions;
 mod config;
 mod driver;
 mod embeddings;
+mod engines;
 mod error;
 mod faults;
 mod generation;

@@ -1,7 +1,7 @@
 //! What a routing policy sees of a fleet, and what the fleet asks of it. One policy is one gateway's mind; ours and
 //! every baseline implement the same trait.
 
-use crate::engine::{Engine, EngineLoad};
+use crate::engine::{Engine, EngineLoad, QueueLimits, Queued};
 use crate::workload::Span;
 
 /// A pod of the fleet.
@@ -20,6 +20,10 @@ pub struct FleetPod {
     /// Prompt tokens that requests on their way to it or waiting there have still to compute: the truth, which only the
     /// oracle may look at.
     pub backlog: u64,
+    /// When it refuses requests.
+    pub limits: QueueLimits,
+    /// What counts against its limits.
+    pub queued: Queued,
 }
 
 impl FleetPod {
@@ -82,6 +86,8 @@ pub enum RequestEnd {
     Answered(AnswerReport),
     /// The pod broke off in the middle of the answer.
     Broken,
+    /// Every pod that was tried was full.
+    Refused,
     /// This many pods were tried, and none answered.
     Failed {
         /// How many.
@@ -96,6 +102,9 @@ pub trait Policy {
 
     /// A pod that was not the first choice answers, since those before it failed.
     fn on_moved(&mut self, _world: &World<'_>, _id: u64, _to: usize) {}
+
+    /// A pod was full and refused the request, which is healthy all the same; Envoy goes on to the next choice.
+    fn on_refused(&mut self, _world: &World<'_>, _id: u64, _pod: usize) {}
 
     /// The first byte of the answer has come.
     fn on_first_token(&mut self, _world: &World<'_>, _id: u64) {}

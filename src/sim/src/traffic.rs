@@ -2,8 +2,8 @@
 //! (`multi-round-qa`, and the `random` data set of vLLM's `benchmark_serving`), and the workloads and traces of
 //! [`crate::workload`], which are also what a fleet on virtual time meets.
 //!
-//! A request's way: [`sessions`], [`random`] or [`dialogue`] says what is asked (no clock, no I/O), `drive` does it in time,
-//! `client` sends one request, `sse` and `answer` read its stream, `outcome` is what came of it. [`watch`] samples the pods
+//! A request's way: `sessions`, `random` or `dialogue` says what is asked (no clock, no I/O), `drive` does it in time,
+//! `client` sends one request, `sse` and `answer` read its stream, `outcome` is what came of it. `watch` samples the pods
 //! meanwhile. [`TrafficRun`] holds a whole run: [`summary`] prints it as the reference's tools do, and [`compare`] lays several
 //! beside each other.
 

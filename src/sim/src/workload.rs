@@ -1,17 +1,23 @@
-//! What is asked of a fleet: sessions of turns, and what becomes of the pods meanwhile. Data only; [`named`] lists
+//! What is asked of a fleet: sessions of turns, and what becomes of the pods meanwhile. Data only; `catalog` lists
 //! the workloads that are built in, and [`trace`] reads one from a file.
 //!
 //! A session is one client: it sends a turn, waits for the answer, thinks, and sends the next, whose prompt is all
 //! that was said before and what the turn adds. An open loop is many sessions of one turn each.
 
+mod capacity;
+mod catalog;
+mod conversations;
 mod dice;
-mod named;
+mod open_loop;
 pub mod trace;
 
 use std::fmt;
 
+use crate::engine::QueueLimits;
+
+pub use capacity::Traffic;
+pub use catalog::{ALL, Spec, find};
 pub use dice::Dice;
-pub use named::{ALL, Spec, Traffic, find};
 
 /// Who says a piece of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +98,8 @@ pub struct Workload {
     pub sessions: Vec<Session>,
     /// What becomes of pods, by time. Pods that join later than at the start are not in the pool before.
     pub changes: Vec<Change>,
+    /// When each pod refuses requests; pods beyond the end never do.
+    pub limits: Vec<QueueLimits>,
 }
 
 impl Workload {

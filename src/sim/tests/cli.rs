@@ -28,3 +28,54 @@ fn a_pod_that_cannot_run_says_why() {
     let error = String::from_utf8_lossy(&pod.stderr).into_owned();
     assert!(error.contains("--max-model-len must be 2 to 144"), "{error}");
 }
+
+/// Standard error and exit code of the program with these flags, where a backtrace would be printed if there were one.
+#[cfg(test)]
+fn failure(flags: &[&str]) -> (String, Option<i32>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_warmpath-sim"))
+        .args(flags)
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    (String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code())
+}
+
+#[test]
+fn a_wrong_flag_is_named_with_what_it_may_be() {
+    for (flags, word) in [
+        (["fleet", "--workload", "foo"], "there are chats"),
+        (["fleet", "--policy", "foo"], "there are warmpath"),
+        (["fleet", "--seeds", "0"], "1..=1000"),
+        (["fleet", "--pods", "0"], "use a whole number from 1 to"),
+        (["fleet", "--sweep", "foo=1"], "use one of own_work_weight"),
+        (["pod", "--fault", "{}"], "--faults"),
+        (["pod", "--faults", "{\"fial\":1}"], "unknown field `fial`"),
+        (["fleet", "--workload", "trace"], "needs --trace FILE"),
+        (["pod", "--step-ms", "0"], "--step-ms must be more than 0"),
+    ] {
+        let (error, code) = failure(&flags);
+        assert_eq!(code, Some(2), "{flags:?}: {error}");
+        assert!(error.contains(word) && !error.contains("backtrace"), "{flags:?}: {error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_one_line() {
+    let flags = ["traffic", "--url", "http://127.0.0.1:1", "--workload", "random", "--num-prompts", "1"];
+    let (error, code) = failure(&flags);
+    assert_eq!((code, error.lines().count()), (Some(1), 1), "{error}");
+    assert!(error.starts_with("warmpath-sim: cannot reach http://127.0.0.1:1"), "{error}");
+}
+
+#[test]
+fn a_short_run_says_that_it_judges_nothing() {
+    let flags =
+        ["fleet", "--workload", "chats", "--policy", "warmpath,random", "--requests", "60", "--check"];
+    let output = Command::new(env!("CARGO_BIN_EXE_warmpath-sim")).args(flags).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    assert!(
+        text.trim_end().lines().last().unwrap().starts_with("This run judges nothing: --requests"),
+        "{text}"
+    );
+}

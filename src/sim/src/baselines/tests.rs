@@ -14,6 +14,8 @@ fn pods(count: usize) -> Vec<FleetPod> {
             healthy: true,
             started_at: 0.0,
             backlog: 0,
+            limits: Default::default(),
+            queued: Default::default(),
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::WrongFlag;
-use crate::engine::Profile;
+use crate::engine::{Profile, QueueLimits};
 use crate::pod::{Faults, PodConfig, serve_until};
 
 /// The flags of `warmpath-sim pod`. Without any, it is an A10 with a 7B model on port 8000.
@@ -179,8 +179,10 @@ impl PodArgs {
             engine,
             engines: self.data_parallel_size,
             api_servers: self.api_server_count,
-            max_queued_requests: self.max_num_queued_reqs,
-            max_queued_tokens: self.max_num_queued_tokens,
+            queue: QueueLimits {
+                requests: self.max_num_queued_reqs,
+                prompt_tokens: self.max_num_queued_tokens,
+            },
             kv_groups: self.kv_groups,
             max_model_len: self.max_model_len,
             default_output_tokens: self.default_output_tokens,

@@ -23,7 +23,18 @@ enum Kind {
     Baseline(&'static baselines::Baseline),
 }
 
+/// What the policies of ours do.
+const OURS: [(&str, &str); 2] = [
+    ("warmpath", "ours: the code that runs in Envoy, with the strategy PREFIX_CACHE"),
+    ("warmpath-load-only", "ours with the strategy LOAD_ONLY, which knows nothing of prefixes; not in `all`"),
+];
+
 impl Contender {
+    /// Every policy by name, with a line for people: ours first.
+    pub fn described() -> impl Iterator<Item = (&'static str, &'static str)> {
+        OURS.into_iter().chain(baselines::ALL.iter().map(|baseline| (baseline.name, baseline.about)))
+    }
+
     /// The policies by name, in the order of reports; `all` is ours and every baseline.
     ///
     /// # Errors
@@ -127,27 +138,39 @@ impl FromStr for Sweep {
     }
 }
 
+/// A constant's name and its place.
+type Constant = (&'static str, fn(&mut CostConstants) -> &mut f32);
+
+/// All constants of the cost.
+const CONSTANTS: [Constant; 13] = [
+    ("own_work_weight", |c| &mut c.own_work_weight),
+    ("backlog_weight", |c| &mut c.backlog_weight),
+    ("local_queue_share", |c| &mut c.local_queue_share),
+    ("per_inflight_tokens", |c| &mut c.per_inflight_tokens),
+    ("eviction_weight", |c| &mut c.eviction_weight),
+    ("kv_occupancy_tokens", |c| &mut c.kv_occupancy_tokens),
+    ("no_room_tokens", |c| &mut c.no_room_tokens),
+    ("kv_wait_tokens", |c| &mut c.kv_wait_tokens),
+    ("popular_discount", |c| &mut c.popular_discount),
+    ("expected_answer_tokens", |c| &mut c.expected_answer_tokens),
+    ("first_token_lag_tokens", |c| &mut c.first_token_lag_tokens),
+    ("believed_capacity", |c| &mut c.believed_capacity),
+    ("tie_band", |c| &mut c.tie_band),
+];
+
+impl Sweep {
+    /// Every constant and its value.
+    pub fn constants() -> impl Iterator<Item = (&'static str, f32)> {
+        CONSTANTS.iter().map(|(name, place)| (*name, *place(&mut CostConstants::default())))
+    }
+}
+
 fn set(constants: &mut CostConstants, name: &str, value: &str) -> Result<f32, String> {
-    let place = match name {
-        "own_work_weight" => &mut constants.own_work_weight,
-        "backlog_weight" => &mut constants.backlog_weight,
-        "local_queue_share" => &mut constants.local_queue_share,
-        "per_inflight_tokens" => &mut constants.per_inflight_tokens,
-        "eviction_weight" => &mut constants.eviction_weight,
-        "kv_occupancy_tokens" => &mut constants.kv_occupancy_tokens,
-        "first_token_lag_tokens" => &mut constants.first_token_lag_tokens,
-        "believed_capacity" => &mut constants.believed_capacity,
-        "no_room_tokens" => &mut constants.no_room_tokens,
-        "kv_wait_tokens" => &mut constants.kv_wait_tokens,
-        "popular_discount" => &mut constants.popular_discount,
-        "expected_answer_tokens" => &mut constants.expected_answer_tokens,
-        "tie_band" => &mut constants.tie_band,
-        _ => {
-            return Err(format!(
-                "{name:?} is no constant; use own_work_weight, backlog_weight, local_queue_share, per_inflight_tokens, eviction_weight, kv_occupancy_tokens, no_room_tokens, kv_wait_tokens, popular_discount, expected_answer_tokens, first_token_lag_tokens, believed_capacity or tie_band"
-            ));
-        }
+    let Some((_, place)) = CONSTANTS.iter().find(|(known, _)| *known == name) else {
+        let names: Vec<&str> = CONSTANTS.iter().map(|(name, _)| *name).collect();
+        return Err(format!("{name:?} is no constant; use one of {}", names.join(", ")));
     };
+    let place = place(constants);
     *place = value.parse().map_err(|_| format!("{value:?} is no number"))?;
     Ok(*place)
 }

@@ -60,6 +60,10 @@ pub struct FleetRun {
     pub broken: usize,
     /// Requests nobody ever answered.
     pub failed: usize,
+    /// Requests that every pod which was tried refused as it was full.
+    pub refused: usize,
+    /// Times a full pod refused a request.
+    pub refusals: usize,
     /// Times Envoy went on to another pod.
     pub envoy_retries: usize,
     /// Times a client had to send again.
@@ -132,6 +136,10 @@ pub struct FleetSummary {
     pub broken: usize,
     /// Requests nobody ever answered.
     pub failed: usize,
+    /// Requests that every pod which was tried refused as it was full.
+    pub refused: usize,
+    /// Times a full pod refused a request.
+    pub refusals: usize,
     /// Times Envoy went on to another pod.
     pub retries: usize,
 }
@@ -151,6 +159,8 @@ impl FleetSummary {
             answered: sum(|s| s.answered),
             broken: sum(|s| s.broken),
             failed: sum(|s| s.failed),
+            refused: sum(|s| s.refused),
+            refusals: sum(|s| s.refusals),
             retries: sum(|s| s.retries),
         }
     }
@@ -171,6 +181,8 @@ pub fn summarize(run: &FleetRun) -> FleetSummary {
         answered: answered.count(),
         broken: run.broken,
         failed: run.failed,
+        refused: run.refused,
+        refusals: run.refusals,
         retries: run.envoy_retries + run.client_retries,
     }
 }

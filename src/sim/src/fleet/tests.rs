@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::baselines;
-use crate::engine::Profile;
+use crate::engine::{Profile, QueueLimits};
 use crate::fleet::contender::Contender;
 use crate::fleet::warmpath::Share;
-use crate::workload::{self, Change, Session, Traffic, Turn};
+use crate::workload::{self, Change, Role, Session, Traffic, Turn};
 
 fn traffic(pods: usize, requests: usize) -> Traffic {
     Traffic { pods: vec![Profile::A10.config(); pods], requests, rate: None, seed: 3 }
@@ -92,7 +92,12 @@ fn a_request_on_a_pod_that_dies_goes_on_elsewhere_before_its_headers_and_breaks_
     let sessions = vec![single(1, 1.0), single(2, 1.0)];
     let dies = |at| {
         let changes = vec![Change { at, pod: 0, fate: Fate::Dies }];
-        simulate("round-robin", &Workload { sessions: sessions.clone(), changes }, 2, 1)
+        simulate(
+            "round-robin",
+            &Workload { sessions: sessions.clone(), changes, ..Workload::default() },
+            2,
+            1,
+        )
     };
     let early = dies(1.0006);
     assert_eq!((early.broken, early.envoy_retries), (0, 1));
@@ -112,7 +117,12 @@ fn clients_send_again_when_nobody_answers() {
             Change { at: 0.0, pod: 0, fate: Fate::Dies },
             Change { at: 5.0, pod: 0, fate: Fate::Returns },
         ];
-        let run = simulate(policy, &Workload { sessions: vec![single(1, 1.0)], changes }, 1, 1);
+        let run = simulate(
+            policy,
+            &Workload { sessions: vec![single(1, 1.0)], changes, ..Workload::default() },
+            1,
+            1,
+        );
         assert!(run.client_retries > 0, "{policy}");
         let ttft = run.records[0].ttft().unwrap();
         assert!((4.0..8.0).contains(&ttft), "{policy}: {ttft}");
@@ -125,7 +135,12 @@ fn pods_that_leave_finish_what_they_have_and_get_no_more() {
         vec![Change { at: 1.5, pod: 0, fate: Fate::Leaves }, Change { at: 50.0, pod: 2, fate: Fate::Joins }];
     let sessions: Vec<Session> = (0..12).map(|n| single(n, if n < 4 { 1.0 } else { 10.0 })).collect();
     for policy in ["warmpath", "round-robin", "gie"] {
-        let run = simulate(policy, &Workload { sessions: sessions.clone(), changes: changes.clone() }, 3, 1);
+        let run = simulate(
+            policy,
+            &Workload { sessions: sessions.clone(), changes: changes.clone(), ..Workload::default() },
+            3,
+            1,
+        );
         assert!(run.records.iter().all(|record| record.finished.is_some()), "{policy}");
         assert_eq!(run.computed[0], 2000.0, "{policy}: half of the first four");
         assert_eq!(run.computed[2], 0.0, "{policy}: was never there");
@@ -140,4 +155,34 @@ fn conversations_that_meet_any_worker_need_workers_that_share() {
     };
     let (all, ledger, none) = (hits(Share::All), hits(Share::Ledger), hits(Share::None));
     assert!(all > 1.2 * ledger.max(none), "{all} against {ledger} and {none}");
+}
+
+#[test]
+fn full_pods_refuse_and_every_request_is_accounted_for() {
+    let workload = workload::find("overload").unwrap().build(&traffic(8, 1200));
+    for policy in ["warmpath", "round-robin", "least-request", "gie"] {
+        let run = simulate(policy, &workload, 8, 1);
+        let summary = summarize(&run);
+        assert_eq!(summary.answered + summary.refused, 1200, "{policy}");
+        assert_eq!(summary.failed + summary.broken, 0, "{policy}");
+        assert!(summary.refusals >= 3 * summary.refused, "{policy}: up to three pods are tried");
+        if policy == "least-request" {
+            assert!(summary.refused > 100, "{summary:?}");
+        }
+        // All have left in the end.
+        assert_eq!(run.records.iter().filter(|record| record.finished.is_some()).count(), summary.answered);
+    }
+}
+
+#[test]
+fn a_request_that_one_full_pod_refuses_is_answered_by_the_next() {
+    let sessions = vec![single(1, 1.0), single(2, 1.0), single(3, 1.0)];
+    let limits = vec![QueueLimits { requests: Some(1), prompt_tokens: None }];
+    let workload = Workload { sessions, limits, ..Workload::default() };
+    for policy in ["warmpath", "round-robin"] {
+        let run = simulate(policy, &workload, 2, 1);
+        assert!(run.records.iter().all(|record| record.finished.is_some()), "{policy}");
+        assert_eq!((run.refused, run.client_retries), (0, 0), "{policy}");
+    }
+    assert!(simulate("round-robin", &workload, 2, 1).refusals > 0);
 }

@@ -50,7 +50,7 @@ pub struct WarmpathOptions {
     pub share: Share,
     /// Whether answers report `cached_tokens`, which vLLM does only when told to.
     pub reports_cached: bool,
-    /// CostConstants of the cost.
+    /// Constants of the cost.
     pub constants: CostConstants,
 }
 
@@ -94,6 +94,8 @@ struct Open {
     worker: usize,
     ticket: Ticket,
     picks: Picks,
+    /// Whether a pod has refused it as it was full.
+    refused: bool,
 }
 
 fn address(number: usize) -> String {
@@ -195,7 +197,8 @@ impl Policy for Warmpath {
             return self.fallback.choose(world, ask);
         };
         let picks = decision.picks;
-        self.tickets.insert(ask.id, Open { worker: ask.worker, ticket: decision.ticket, picks });
+        self.tickets
+            .insert(ask.id, Open { worker: ask.worker, ticket: decision.ticket, picks, refused: false });
         picks.iter().filter_map(|slot| self.number(ask.worker, slot)).collect()
     }
 
@@ -206,8 +209,17 @@ impl Policy for Warmpath {
         let slot = worker.router.table().live().find(|(_, pod)| pod.address == name).map(|(slot, _)| slot);
         if let Some(slot) = slot {
             let now = micros(world.now);
-            let failed = open.picks.iter().take_while(|&pick| pick != slot).count();
+            // A full pod has not failed.
+            let failed =
+                if open.refused { 0 } else { open.picks.iter().take_while(|&pick| pick != slot).count() };
             written(worker.router.failed_over(&mut open.ticket, failed, Some(slot), &mut self.map, now));
+        }
+    }
+
+    fn on_refused(&mut self, world: &World<'_>, id: u64, pod: usize) {
+        match self.tickets.get_mut(&id) {
+            Some(open) => open.refused = true,
+            None => self.fallback.on_refused(world, id, pod),
         }
     }
 
@@ -228,7 +240,7 @@ impl Policy for Warmpath {
                 let usage = Usage { prompt_tokens: answer.prompt_tokens, cached_tokens };
                 End::Answered { usage: Some(usage), at: now }
             }
-            RequestEnd::Broken => End::Aborted,
+            RequestEnd::Broken | RequestEnd::Refused => End::Aborted,
             RequestEnd::Failed { attempts } => {
                 written(worker.router.unanswered(&open.ticket, attempts, &mut self.map, now));
                 End::Aborted
@@ -292,6 +304,12 @@ impl Policy for Unshared {
     fn on_moved(&mut self, world: &World<'_>, id: u64, to: usize) {
         if let Some(worker) = self.of(id) {
             worker.on_moved(world, id, to);
+        }
+    }
+
+    fn on_refused(&mut self, world: &World<'_>, id: u64, pod: usize) {
+        if let Some(worker) = self.of(id) {
+            worker.on_refused(world, id, pod);
         }
     }
 

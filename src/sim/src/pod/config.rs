@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Faults;
-use crate::engine::EngineConfig;
+use crate::engine::{EngineConfig, QueueLimits};
 
 /// The settings of a pod. [`PodConfig::default`] is an A10 with a 7B model and vLLM's own defaults.
 #[derive(Clone, Debug)]
@@ -24,10 +24,8 @@ pub struct PodConfig {
     pub engines: u32,
     /// API server processes (`--api-server-count`). More than one change the metrics page, as does more than one engine.
     pub api_servers: u32,
-    /// Refuse requests while so many are unfinished (`--max-num-queued-reqs`).
-    pub max_queued_requests: Option<u32>,
-    /// Refuse requests while the prompts without a first token have so many tokens (`--max-num-queued-tokens`).
-    pub max_queued_tokens: Option<u64>,
+    /// When requests are refused, over all engines.
+    pub queue: QueueLimits,
     /// Groups of a hybrid model's KV cache: `num_gpu_blocks` on the page is the share of one group, and only
     /// `kv_cache_size_tokens` says what fits.
     pub kv_groups: u32,
@@ -66,8 +64,7 @@ impl Default for PodConfig {
             engine: EngineConfig::default(),
             engines: 1,
             api_servers: 1,
-            max_queued_requests: None,
-            max_queued_tokens: None,
+            queue: QueueLimits::default(),
             kv_groups: 1,
             max_model_len: 16_384,
             default_output_tokens: 128,
@@ -133,8 +130,8 @@ impl PodConfig {
             (not_negative(self.adapter_load_seconds), "lora-load-ms", "at least 0"),
             ((1..=64).contains(&self.kv_groups), "kv-groups", "1 to 64"),
             (not_negative(self.idle_seconds), "keep-alive-seconds", "at least 0"),
-            (self.max_queued_requests != Some(0), "max-num-queued-reqs", "at least 1"),
-            (self.max_queued_tokens != Some(0), "max-num-queued-tokens", "at least 1"),
+            (self.queue.requests != Some(0), "max-num-queued-reqs", "at least 1"),
+            (self.queue.prompt_tokens != Some(0), "max-num-queued-tokens", "at least 1"),
         ] {
             if !fine {
                 return Err(ConfigError { setting, must: must.to_owned() });

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{CaseSummary, ResultRow, over_seeds};
+use super::cases::{CaseSummary, over_seeds};
+use super::row::ResultRow;
 
 /// How far behind the best the mean may be: as a share, or in seconds.
 const MEAN: (f64, f64) = (0.05, 0.010);
@@ -10,6 +11,8 @@ const MEAN: (f64, f64) = (0.05, 0.010);
 const P99: (f64, f64) = (0.10, 0.050);
 /// By how much the mean must be less than a baseline's somewhere.
 const BETTER: f64 = 0.20;
+/// The policy that must not answer more than ours where pods refuse.
+const PLAIN: &str = "least-request";
 /// The policy that is judged.
 const OURS: &str = "warmpath";
 
@@ -36,6 +39,15 @@ struct Verdict {
     title: String,
     mean: Against,
     p99: Against,
+    /// Where pods refused: how many requests ours answered, and how many plain balancing.
+    answered: Option<(usize, usize)>,
+}
+
+impl Verdict {
+    fn passes(&self) -> bool {
+        let answers = self.answered.is_none_or(|(ours, plain)| ours >= plain);
+        self.mean.passes && self.p99.passes && answers
+    }
 }
 
 /// Where ours beats a baseline most.
@@ -57,7 +69,7 @@ pub struct Check {
 impl Check {
     /// How many of the conditions do not hold.
     pub fn misses(&self) -> usize {
-        let cases = self.verdicts.iter().filter(|v| !(v.mean.passes && v.p99.passes)).count();
+        let cases = self.verdicts.iter().filter(|verdict| !verdict.passes()).count();
         // Nothing to judge is no pass.
         cases
             + self.wins.iter().filter(|win| win.less < BETTER).count()
@@ -69,10 +81,20 @@ impl Check {
 pub fn check(entries: &[ResultRow]) -> Check {
     let mut check = Check { verdicts: Vec::new(), wins: Vec::new() };
     for CaseSummary { title, policies, .. } in over_seeds(entries) {
+        let find = |name: &str| policies.iter().find(|entry| entry.policy == name);
+        let Some(ours) = find(OURS) else { continue };
+        let refuses = policies.iter().any(|entry| entry.summary.refused > 0);
+        let answered =
+            find(PLAIN).filter(|_| refuses).map(|plain| (ours.summary.answered, plain.summary.answered));
         let against = |of: fn(&ResultRow) -> f64, allowed| {
-            let ours = policies.iter().find(|entry| entry.policy == OURS).map(of)?;
-            let rivals = policies.iter().filter(|entry| entry.is_rival() && !of(entry).is_nan());
-            let best = rivals.min_by(|a, b| of(a).total_cmp(&of(b)))?;
+            // Who has refused more is not faster for it.
+            let fair = |entry: &&ResultRow| !refuses || entry.summary.answered >= ours.summary.answered;
+            let rivals = policies.iter().filter(|entry| entry.is_rival() && !of(entry).is_nan()).filter(fair);
+            let ours = of(ours);
+            let Some(best) = rivals.min_by(|a, b| of(a).total_cmp(&of(b))) else {
+                let alone = policies.iter().any(ResultRow::is_rival);
+                return alone.then(|| Against::new(ours, ("answers fewer".to_owned(), ours), allowed));
+            };
             Some(Against::new(ours, (best.policy.clone(), of(best)), allowed))
         };
         let (Some(mean), Some(p99)) =
@@ -80,7 +102,8 @@ pub fn check(entries: &[ResultRow]) -> Check {
         else {
             continue;
         };
-        for entry in policies.iter().filter(|entry| entry.is_rival()) {
+        // Where pods refuse, times of different requests would be compared.
+        for entry in policies.iter().filter(|entry| entry.is_rival() && !refuses) {
             let less = 1.0 - mean.ours / entry.summary.ttft.mean;
             let win = Win { less, title: title.clone(), rival: entry.policy.clone() };
             match check.wins.iter_mut().find(|w| w.rival == win.rival) {
@@ -89,7 +112,7 @@ pub fn check(entries: &[ResultRow]) -> Check {
                 None => check.wins.push(win),
             }
         }
-        check.verdicts.push(Verdict { title, mean, p99 });
+        check.verdicts.push(Verdict { title, mean, p99, answered });
     }
     check
 }
@@ -124,7 +147,11 @@ impl fmt::Display for Check {
                 percent(&v.p99),
                 v.p99.rival
             )?;
-            writeln!(f, "{}", word(v.mean.passes && v.p99.passes))?;
+            write!(f, "{}", word(v.passes()))?;
+            if let Some((ours, plain)) = v.answered {
+                write!(f, "  answered {ours}, {PLAIN} {plain}")?;
+            }
+            writeln!(f)?;
         }
         for win in &self.wins {
             let (percent, verdict) = (win.less * 100.0, word(win.less >= BETTER));
@@ -133,7 +160,7 @@ impl fmt::Display for Check {
         writeln!(
             f,
             "{} of {} cases pass",
-            self.verdicts.iter().filter(|v| v.mean.passes && v.p99.passes).count(),
+            self.verdicts.iter().filter(|verdict| verdict.passes()).count(),
             self.verdicts.len()
         )
     }
@@ -145,7 +172,7 @@ fn percent(against: &Against) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::entry;
+    use super::super::row::tests::entry;
     use super::*;
     use crate::fleet::{FleetRun, summarize};
 
@@ -165,6 +192,26 @@ mod tests {
         all.push(entry("sglang", "a", 1, 0.9));
         assert_eq!(check(&all).misses(), 3, "{}", check(&all));
         assert_eq!(check(&[]).misses(), 1);
+    }
+
+    #[test]
+    fn where_pods_refuse_ours_must_answer_as_many_as_plain_balancing() {
+        let with = |policy: &str, answered, refused, ttft| {
+            let mut row = entry(policy, "a", 1, ttft);
+            (row.summary.answered, row.summary.refused) = (answered, refused);
+            row
+        };
+        let rows = |ours| {
+            [
+                with("warmpath", ours, 10, 2.0),
+                with("least-request", 90, 10, 1.0),
+                entry("random", "b", 1, 9.0),
+            ]
+        };
+        let judged = |ours| check(&rows(ours));
+        assert!(judged(91).verdicts[0].passes(), "plain balancing is faster for having answered fewer");
+        assert!(!judged(89).verdicts[0].passes());
+        assert!(judged(91).to_string().contains("answered 91, least-request 90"));
     }
 
     #[test]

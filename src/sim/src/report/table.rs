@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{CaseSummary, ResultRow, over_seeds};
+use super::cases::{CaseSummary, over_seeds};
+use super::row::ResultRow;
 
 /// All results as text. `>` marks ours, `*` the best of the others in a column of times.
 pub fn table(entries: &[ResultRow]) -> String {
@@ -52,6 +53,9 @@ fn block(out: &mut String, title: &str, case: &[ResultRow]) {
         if s.broken + s.failed > 0 {
             let _ = write!(out, "  {} broken off, {} never answered", s.broken, s.failed);
         }
+        if s.refusals > 0 {
+            let _ = write!(out, "  {} answered, {} refused", s.answered, s.refused);
+        }
         out.push('\n');
     }
     out.push('\n');
@@ -59,7 +63,7 @@ fn block(out: &mut String, title: &str, case: &[ResultRow]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::entry;
+    use super::super::row::tests::entry;
     use super::*;
 
     #[test]

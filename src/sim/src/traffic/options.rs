@@ -86,16 +86,16 @@ pub struct TrafficOptions {
     #[arg(long)]
     pub ignore_eos: bool,
 
-    /// chats to churn: requests in all, about; each workload has its own number
+    /// chats to overload: requests in all, about; each workload has its own number
     #[arg(long, value_name = "N")]
     pub requests: Option<usize>,
-    /// chats to churn: requests a second, mean; by default, each workload's own share of what the pods can do
+    /// chats to overload: requests per second, mean; by default, each workload's own share of what the pods can do
     #[arg(long, value_name = "RATE")]
     pub rate: Option<f64>,
-    /// chats to churn: what the pods are, for the rate; by default, a10
+    /// chats to overload: what the pods are, for the rate; by default, a10
     #[arg(long, value_enum, value_name = "NAME")]
     pub profile: Option<Hardware>,
-    /// chats to churn: how many pods there are, for the rate; each workload has its own number
+    /// chats to overload: how many pods there are, for the rate; each workload has its own number
     #[arg(long, value_name = "N")]
     pub fleet_pods: Option<usize>,
 
@@ -147,6 +147,8 @@ pub enum Named {
     Bursts,
     /// As in `fleet`: conversations. What becomes of the pods meanwhile is yours to do.
     Churn,
+    /// As in `fleet`: more than the pods can do; simulated pods need --max-num-queued-reqs 27.
+    Overload,
     /// Requests at the times in the file of --trace.
     Trace,
 }
@@ -165,6 +167,7 @@ impl Named {
             Named::Agents => "agents",
             Named::Bursts => "bursts",
             Named::Churn => "churn",
+            Named::Overload => "overload",
             Named::Trace => "trace",
         }
     }

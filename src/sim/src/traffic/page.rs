@@ -1,17 +1,11 @@
-//! The page: a table and plots, in one file that needs no other.
+//! The page: a sentence, a table and plots, in one file that needs no other.
 
 use std::fmt::Write;
 
 use super::rows::{groups, rows};
-use super::{TrafficRun, plots};
-
-const STYLE: &str = "\
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 74rem; padding: 0 1rem; color: #1b1f24 }
-h1 { font-size: 1.5rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid #d0d7de } h3 { margin: 1.2rem 0 .3rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .9rem; text-align: right }
-td:first-child, th:first-child { text-align: left } tr:nth-child(even) { background: #f6f8fa }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0 } figcaption { font-weight: 600 } svg { max-width: 100%; height: auto }
-pre { background: #f6f8fa; padding: .8rem; overflow-x: auto; font-size: 13px } .better { color: #1a7f37 } .worse { color: #cf222e }";
+use super::{PodSample, TrafficRun, plots};
+use crate::report::plots::colour_name;
+use crate::report::{STYLE, escaped};
 
 /// The page about these runs.
 ///
@@ -22,55 +16,99 @@ pub(super) fn html(records: &[TrafficRun], notes: &[String]) -> anyhow::Result<S
     // Writing into a string cannot fail.
     let _ = write!(
         out,
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Warmpath: traffic compared</title>\n\
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>Warmpath: traffic compared</title>\n\
          <style>\n{STYLE}\n</style></head><body>\n<h1>Traffic compared</h1>\n"
     );
+    for group in groups(records) {
+        let _ = writeln!(out, "<p class=\"lead\">{}</p>", escaped(&sentence(&group)));
+    }
     for note in notes {
-        let _ = writeln!(out, "<p>{}</p>", escaped(note));
+        let _ = writeln!(out, "<p class=\"dim\">{}</p>", escaped(note));
     }
     for group in groups(records) {
-        let Some(first) = group.first() else { continue };
-        let _ = writeln!(out, "<h2>{}</h2>", first.workload.name());
-        write_table(&mut out, &group);
-        let _ = writeln!(
-            out,
-            "<h3>Time to first token</h3><p>The share of requests that had theirs after so long; further left is better, \
-             and the time axis is logarithmic.</p>{}",
-            plots::first_tokens(&group)?
-        );
-        if group.iter().any(|record| !record.samples.is_empty()) {
-            for (title, plot) in [
-                ("Cache usage of every pod", plots::cache_usage as fn(&[&TrafficRun], &TrafficRun) -> _),
-                ("Requests in the queue of every pod", plots::queues),
-            ] {
-                let _ = writeln!(out, "<h3>{title}</h3><div class=\"plots\">");
-                for record in group.iter().filter(|record| !record.samples.is_empty()) {
-                    let _ = write!(
-                        out,
-                        "<figure><figcaption>{}</figcaption>{}</figure>",
-                        escaped(&record.label),
-                        plot(&group, record)?
-                    );
-                }
-                out.push_str("</div>\n");
-            }
-        }
-        for record in &group {
-            let _ = writeln!(
-                out,
-                "<details><summary>{} ({})</summary><pre>{}</pre></details>",
-                escaped(&record.label),
-                escaped(&record.url),
-                escaped(&record.text())
-            );
-        }
+        section(&mut out, &group)?;
     }
     out.push_str("</body></html>\n");
     Ok(out)
 }
 
+/// What the last run of a workload has over the first one, or what a single one came to.
+fn sentence(group: &[&TrafficRun]) -> String {
+    let (Some(first), Some(last)) = (group.first(), group.last()) else { return String::new() };
+    let workload = last.workload.name();
+    let own = format!(
+        "{workload}, {}: the first token comes after {} in the mean",
+        last.label,
+        time(last.ttft.mean)
+    );
+    if group.len() < 2 {
+        return format!("{own}.");
+    }
+    let change = (last.ttft.mean / first.ttft.mean - 1.0) * 100.0;
+    let mut text = format!("{own} instead of {} ({change:+.0} %)", time(first.ttft.mean));
+    if let (Some(ours), Some(theirs)) = (last.hit_rate, first.hit_rate) {
+        let (ours, theirs) = (ours * 100.0, theirs * 100.0);
+        let _ = write!(text, ", with {ours:.0} % of the prompt tokens cached instead of {theirs:.0} %");
+    }
+    let _ = write!(text, ", against {}.", first.label);
+    text
+}
+
+fn time(seconds: f64) -> String {
+    if seconds < 1.0 { format!("{:.0} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
+}
+
+fn section(out: &mut String, group: &[&TrafficRun]) -> anyhow::Result<()> {
+    let Some(first) = group.first() else { return Ok(()) };
+    let _ = writeln!(out, "<h2>{}</h2>", first.workload.name());
+    write_table(out, group);
+    let colours = plots::colours(group);
+    let _ = writeln!(out, "<h3>Time to first token</h3><div class=\"legend\">");
+    for (colour, record) in colours.iter().zip(group) {
+        let colour = colour_name(*colour);
+        let _ = writeln!(out, "<span><i style=\"background:{colour}\"></i>{}</span>", escaped(&record.label));
+    }
+    let _ = writeln!(
+        out,
+        "</div><figure>{}<figcaption>The share of requests that had theirs after so long; further left is better, and the time \
+         axis is logarithmic.</figcaption></figure>",
+        plots::first_tokens(group)?
+    );
+    if group.iter().any(|record| !record.samples.is_empty()) {
+        /// A heading, whether it is a share, and the value.
+        type Kind = (&'static str, bool, fn(&PodSample) -> f64);
+        let kinds: [Kind; 2] = [
+            ("KV cache in use", true, |pod| pod.cache_usage),
+            ("Requests that wait in a pod", false, |pod| pod.waiting),
+        ];
+        for (title, percent, of) in kinds {
+            let _ = writeln!(out, "<h3>{title}</h3><div class=\"plots\">");
+            for (colour, record) in colours.iter().zip(group).filter(|(_, record)| !record.samples.is_empty())
+            {
+                let plot = plots::over_time(group, record, *colour, percent, of)?;
+                let _ =
+                    write!(out, "<figure>{plot}<figcaption>{}</figcaption></figure>", escaped(&record.label));
+            }
+            out.push_str("</div>\n");
+        }
+        out.push_str(
+            "<p class=\"dim\">The line is the mean over pods, the band goes from the least pod to the most.</p>\n",
+        );
+    }
+    for record in group {
+        let _ = writeln!(
+            out,
+            "<details><summary>{}</summary><pre>{}</pre></details>",
+            escaped(&record.label),
+            escaped(&record.text())
+        );
+    }
+    Ok(())
+}
+
 fn write_table(out: &mut String, group: &[&TrafficRun]) {
-    out.push_str("<table><tr><th></th>");
+    out.push_str("<div class=\"scroll\"><table><tr><th></th>");
     for (nth, record) in group.iter().enumerate() {
         let _ = write!(out, "<th>{}</th>", escaped(&record.label));
         if nth > 0 {
@@ -91,11 +129,7 @@ fn write_table(out: &mut String, group: &[&TrafficRun]) {
         }
         out.push_str("</tr>\n");
     }
-    out.push_str("</table>\n");
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    out.push_str("</table></div>\n");
 }
 
 #[cfg(test)]
@@ -118,6 +152,7 @@ mod tests {
             .collect();
         let page = html(&[record(), with_pods], &["3 pods & more".to_owned()]).unwrap();
         assert_eq!(page.matches("<svg").count(), 3);
+        assert!(page.contains("in the mean instead of") && page.contains("(+0 %)"), "{page}");
         assert!(page.contains("&lt;routed&gt;") && !page.contains("<routed>"));
         assert!(page.contains("3 pods &amp; more"));
         for outside in ["<script", "<link", "src=", "url("] {

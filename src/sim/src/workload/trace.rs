@@ -45,7 +45,7 @@ pub fn parse(text: &str) -> Result<Workload, WorkloadError> {
     sessions.sort_by(|a, b| a.starts.total_cmp(&b.starts));
     let first = sessions.first().map_or(0.0, |session| session.starts);
     sessions.iter_mut().for_each(|session| session.starts -= first);
-    Ok(Workload { sessions, changes: Vec::new() })
+    Ok(Workload { sessions, ..Workload::default() })
 }
 
 fn session(at: usize, line: &str) -> Result<Session, WorkloadError> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use warmpath_sim::engine::EngineConfig;
+use warmpath_sim::engine::{EngineConfig, QueueLimits};
 use warmpath_sim::pod::PodConfig;
 
 use super::LONG;
@@ -41,7 +41,11 @@ fn gauges(page: &Page) -> (f64, f64) {
 
 #[tokio::test]
 async fn a_full_pod_refuses_whole_answers_with_503_and_streams_inside_a_200() {
-    let pod = TestPod::with(PodConfig { max_queued_requests: Some(2), ..stuck(1) }).await;
+    let pod = TestPod::with(PodConfig {
+        queue: QueueLimits { requests: Some(2), prompt_tokens: None },
+        ..stuck(1)
+    })
+    .await;
     let held = [pod.post(CHAT, &streamed("a", 5)).await, pod.post(CHAT, &streamed("b", 5)).await];
     let whole = pod.post(CHAT, &chat("c", 5)).await;
     assert_eq!(whole.status(), 503);
@@ -70,7 +74,11 @@ async fn a_full_pod_refuses_whole_answers_with_503_and_streams_inside_a_200() {
 
 #[tokio::test]
 async fn prompt_tokens_in_the_queue_are_a_limit_of_their_own() {
-    let pod = TestPod::with(PodConfig { max_queued_tokens: Some(100), ..stuck(8) }).await;
+    let pod = TestPod::with(PodConfig {
+        queue: QueueLimits { requests: None, prompt_tokens: Some(100) },
+        ..stuck(8)
+    })
+    .await;
     let _held = pod.post(CHAT, &streamed(&LONG.repeat(20), 5)).await;
     let refused = pod.post("/v1/messages", &chat("c", 5)).await;
     assert_eq!(refused.status(), 503);
