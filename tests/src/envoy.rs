@@ -335,6 +335,14 @@ impl Drop for Envoy {
     }
 }
 
+/// Whether the cluster `warmpath` passes over a place of the ranking that names no pod, and so comes to the fallback. Envoy does
+/// since 1.40; older ones answer 503 there.
+pub fn falls_back() -> bool {
+    let version = version();
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(1), Some(40))
+}
+
 /// The Envoy that `scripts/envoy` runs.
 fn binary() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();

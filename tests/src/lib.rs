@@ -25,7 +25,7 @@ mod sim;
 mod traffic;
 
 pub use client::{Opened, Protocol, Reply, Request, raw};
-pub use envoy::{Envoy, EnvoyBuilder};
+pub use envoy::{Envoy, EnvoyBuilder, falls_back};
 pub use pod::{Answer, Load, PageEnd, Received, Stream, TestPod};
 pub use random::Random;
 pub use run::{Finished, command, repository, target, until, within};
