@@ -209,6 +209,8 @@ spec:
       triggers: [connect-failure, refused-stream, reset, retriable-status-codes]
       httpStatusCodes: [503]
     perRetry: {{ backOff: {{ baseInterval: 25ms, maxInterval: 100ms }} }}
+  # When no pod is ready, 503 at once. Envoy would send to pods that are not ready, from half of them on.
+  healthCheck: {{ panicThreshold: 0 }}
   # Envoy's own limit is 15 s, and a long answer takes longer.
   timeout: {{ http: {{ requestTimeout: {options.request_timeout} }} }}
   # Envoy's own limit is 1024 of each; one more gets 503.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
@@ -28,6 +28,8 @@ pub const SECRET: Kind = Kind("", "v1", "Secret", "secrets");
 pub const CONFIG_MAP: Kind = Kind("", "v1", "ConfigMap", "configmaps");
 pub const ENDPOINT_SLICE: Kind = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices");
 pub const DEPLOYMENT: Kind = Kind("apps", "v1", "Deployment", "deployments");
+pub const CRD: Kind =
+    Kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions");
 /// The Gateway API.
 pub const GATEWAY_CLASS: Kind = Kind(GATEWAY_API, "v1", "GatewayClass", "gatewayclasses");
 pub const GATEWAY: Kind = Kind(GATEWAY_API, "v1", "Gateway", "gateways");
@@ -105,6 +107,21 @@ impl Cluster {
             .patch(name, &parameters, &Patch::Apply(&object))
             .await
             .unwrap_or_else(|error| panic!("cannot apply {of} {name}: {error}"));
+    }
+
+    /// Makes an object what `object` says and nothing else, whatever it was before.
+    pub async fn replace(&self, kind: Kind, object: &Value) {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("");
+        let name = object["metadata"]["name"].as_str().unwrap();
+        let Some(now) = self.get(kind, namespace, name).await else { return self.apply(kind, object).await };
+        let mut object = object.clone();
+        object["apiVersion"] = now["apiVersion"].clone();
+        object["kind"] = kind.2.into();
+        object["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
+        object["metadata"].as_object_mut().unwrap().remove("managedFields");
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let done = self.api(kind, namespace).replace(name, &PostParams::default(), &object).await;
+        done.unwrap_or_else(|error| panic!("cannot replace {} {name}: {error}", kind.2));
     }
 
     /// An object, if it is there.

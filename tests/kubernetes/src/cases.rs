@@ -1,14 +1,18 @@
 //! The cases, in the order in which they run.
 
 mod attach;
+mod conversation;
+mod doors;
+mod faults;
 mod pods;
+mod shapes;
 mod updates;
 
 use std::pin::Pin;
 
-use warmpath_tests::{Account, Request};
+use warmpath_tests::{Account, Opened, Reply, Request, until};
 
-use crate::world::{World, routed};
+use crate::world::{World, at, routed};
 
 /// What a case does; a panic is its failure.
 type Run = for<'a> fn(&'a mut World) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -39,6 +43,10 @@ pub fn all() -> Vec<Case> {
             a_client_names_no_pod,
             whole_bodies_reach_the_pod,
             a_pod_that_is_dead_or_full_costs_nothing;
+        conversation:
+            the_second_round_goes_to_the_pod_of_the_first,
+            twenty_conversations_stay_where_they_are,
+            a_burst_of_equal_prompts_spreads_as_least_request_does;
         pods:
             a_pod_that_is_added_is_used_within_a_second,
             a_pod_that_terminates_gets_nothing_new_and_ends_its_stream,
@@ -48,7 +56,32 @@ pub fn all() -> Vec<Case> {
             the_api_server_is_away_and_comes_back,
             a_new_module_is_in_force_at_once_and_costs_no_request,
             a_module_that_cannot_be_had_leaves_traffic_flowing,
-            envoy_starts_while_the_module_cannot_be_had;
+            envoy_starts_while_the_module_cannot_be_had,
+            envoy_gateway_restarts_while_the_module_cannot_be_had,
+            a_stream_of_ninety_seconds_survives_an_update,
+            policies_are_removed_and_nothing_is_left;
+        faults:
+            one_pod_is_ready_and_three_load,
+            nobody_is_ready,
+            a_pod_is_taken_out_while_it_streams,
+            a_pod_that_is_ready_and_does_not_listen,
+            two_hundred_requests_a_second_while_pods_are_replaced;
+        doors:
+            policies_that_are_there_first_keep_their_effect,
+            policies_that_come_later_have_their_effect,
+            the_door_holds_while_the_module_cannot_be_had,
+            a_second_policy_on_the_route_is_named_and_nothing_is_printed,
+            where_a_version_cannot_merge_nothing_is_printed;
+        shapes:
+            the_names_of_listeners_change_under_load,
+            a_listener_that_no_patch_names_hangs_nobody,
+            two_pools_on_one_listener_are_kept_apart,
+            a_rule_that_moves_takes_its_pool_along,
+            merged_gateways_share_an_envoy,
+            a_service_in_place_of_its_pods_is_told,
+            a_dual_stack_service_is_told,
+            a_hundred_routes_to_the_same_pods,
+            two_hundred_pods;
     }
 }
 
@@ -70,4 +103,45 @@ fn whole(account: &Account) {
             bad.take(5).map(|sent| (sent.at, &sent.ending)).collect::<Vec<_>>()
         }
     );
+}
+
+/// Opens streams until one meets the pod, and returns that one.
+async fn stream_at(number: u8) -> Opened {
+    for turn in 0..200 {
+        let prompt = format!("{turn} times I asked: {}", "who? ".repeat(turn * 40));
+        let body = serde_json::json!({"model": "/model/qwen", "stream": true, "messages": [{"role": "user", "content": prompt}]});
+        let opened = Request::post("/v1/chat/completions", &body).open(routed()).await;
+        if opened.headers.get("x-test-pod").is_some_and(|pod| pod == at(number).as_str()) {
+            return opened;
+        }
+    }
+    panic!("of 200 streams none meets pod {number}");
+}
+
+/// Reads a stream to its end, which must be the proper one.
+async fn ends_with_done(stream: &mut Opened) {
+    let mut text = Vec::new();
+    while let Some(chunk) = stream.chunk().await.expect("the rest of the stream") {
+        text.extend_from_slice(&chunk);
+    }
+    assert!(text.ends_with(b"data: [DONE]\n\n"), "the stream was cut after {} bytes", text.len());
+}
+
+/// Waits until a chat meets the pod.
+async fn is_used(number: u8) {
+    let mut turn = 0;
+    until(&format!("pod {number} gets a chat"), async || {
+        turn += 1;
+        let reply =
+            Request::chat(&format!("{turn} {}", "again ".repeat(turn % 100 * 20))).send(routed()).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        (reply.pod() == at(number)).then_some(())
+    })
+    .await;
+}
+
+/// Whether the request of this answer reached its pod with the header that names pods, which is Warmpath's alone.
+fn named_by_warmpath(world: &World, reply: &Reply) -> bool {
+    let pod = world.pods.values().find(|pod| pod.address() == reply.pod()).expect("a pod of this case");
+    pod.received().last().is_some_and(|request| request.headers.contains_key("x-warmpath-destination"))
 }

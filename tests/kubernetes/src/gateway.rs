@@ -29,7 +29,7 @@ pub fn configuration(more: Value) -> Value {
         // The injector would write into Pods that are not there.
         "provider": {"type": "Kubernetes", "kubernetes": {"proxyTopologyInjector": {"disabled": true}}},
         "logging": {"level": {"default": "info"}},
-        "extensionApis": {"enableEnvoyPatchPolicy": true},
+        "extensionApis": {"enableEnvoyPatchPolicy": true, "enableLua": true},
     });
     crate::objects::merge(&mut document, more);
     document
@@ -181,6 +181,24 @@ exec "$@""#;
         let to: SocketAddr = "127.0.0.1:19000".parse().unwrap();
         tokio::net::TcpStream::connect(to).await.ok()?;
         Request::get(path).try_open(to).await.ok()?.finish().await.ok()
+    }
+
+    /// A counter or gauge; 0 if there is none.
+    pub async fn stat(&self, name: &str) -> u64 {
+        let page = self
+            .admin(&format!("/stats?filter=^{}$", name.replace('.', "\\.")))
+            .await
+            .expect("Envoy's admin page")
+            .text();
+        page.trim().rsplit_once(": ").map_or(0, |(_, value)| value.parse().unwrap())
+    }
+
+    /// The sum of a metric of Warmpath over its labels, as Prometheus would read it; nothing if there is none.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let page = self.admin("/stats/prometheus").await.expect("Envoy's admin page").text();
+        let samples =
+            page.lines().filter(|line| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']));
+        samples.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).reduce(|a, b| a + b)
     }
 
     /// The hosts of a cluster, `address:port`, with their health as the endpoints have it.

@@ -44,8 +44,8 @@ struct Args {
     #[arg(long)]
     stay: bool,
     /// Folder of the programs that scripts/kubernetes-tools gets
-    #[arg(long)]
-    tools: std::path::PathBuf,
+    #[arg(long, required_unless_present = "list")]
+    tools: Option<std::path::PathBuf>,
     /// The module under test [target/warmpath.wasm]
     #[arg(long)]
     module: Option<std::path::PathBuf>,
@@ -90,7 +90,7 @@ async fn interrupted() {
 
 async fn run(args: Args, chosen: Vec<cases::Case>) -> i32 {
     let start = Instant::now();
-    let mut world = World::start(&args.tools, args.module.as_deref()).await;
+    let mut world = World::start(&args.tools.unwrap_or_default(), args.module.as_deref()).await;
     println!(
         "the cluster is up after {:.1} s; logs in {}",
         start.elapsed().as_secs_f64(),

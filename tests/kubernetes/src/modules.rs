@@ -11,7 +11,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::sandbox::address;
 
@@ -56,9 +56,11 @@ impl ModuleServer {
         let listener = TcpListener::bind((address::MODULES, 80)).await.unwrap();
         let files = Arc::clone(&self.files);
         self.server = Some(tokio::spawn(async move {
+            // Dropped with this task: whoever keeps a connection loses it too.
+            let mut connections = JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
                 let files = Arc::clone(&files);
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     let service = service_fn(move |request: Request<Incoming>| {
                         let found = files.lock().unwrap().get(request.uri().path()).cloned();
                         async move {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use warmpath_tests::{Answer, Finished, Request, TestPod, command, target, until};
+use warmpath_tests::{Answer, Finished, Request, TestPod, command, repository, target, until};
 
 use crate::api::{
     BACKEND_POLICY, CLIENT_POLICY, Cluster, ENDPOINT_SLICE, ENVOY_PROXY, EXTENSION_POLICY, GATEWAY,
@@ -131,10 +131,10 @@ impl World {
         cluster.apply(SERVICE, &objects::service("vllm")).await;
         cluster.apply(ENDPOINT_SLICE, &objects::endpoints("vllm", &ready(&[11, 12, 13]))).await;
         cluster.apply(GATEWAY_CLASS, &objects::gateway_class()).await;
-        cluster.apply(ENVOY_PROXY, &objects::envoy_proxy(json!({}))).await;
-        cluster.apply(GATEWAY, &objects::gateway()).await;
-        cluster.apply(HTTP_ROUTE, &objects::route("plain", "plain", &[("/", "vllm")])).await;
-        cluster.apply(HTTP_ROUTE, &objects::route("routed", "routed", &[("/", "vllm")])).await;
+        cluster.replace(ENVOY_PROXY, &objects::envoy_proxy(json!({}))).await;
+        cluster.replace(GATEWAY, &objects::gateway()).await;
+        cluster.replace(HTTP_ROUTE, &objects::route("plain", "plain", &[("/", "vllm")])).await;
+        cluster.replace(HTTP_ROUTE, &objects::route("routed", "routed", &[("/", "vllm")])).await;
     }
 
     /// Prints the policies for the Gateway and its route, as a user does, with these flags more.
@@ -276,4 +276,10 @@ pub fn routed() -> std::net::SocketAddr {
 /// The port of plain Envoy.
 pub fn plain() -> std::net::SocketAddr {
     port(8080)
+}
+
+/// A file of `tests/kubernetes/inputs`.
+pub fn input(name: &str) -> String {
+    let path = repository().join("tests/kubernetes/inputs").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

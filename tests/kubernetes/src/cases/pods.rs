@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use warmpath_tests::{Request, Stream, Traffic, until};
+use warmpath_tests::{Stream, Traffic};
 
-use super::{chat_ends_whole, whole};
+use super::{chat_ends_whole, ends_with_done, is_used, stream_at, whole};
 use crate::objects::Is;
 use crate::world::{POOL, World, at, ready, routed};
 
 pub async fn a_pod_that_terminates_gets_nothing_new_and_ends_its_stream(world: &mut World) {
     let (stream, answer) = Stream::new();
     world.pods[&13].answer_next(answer);
-    let mut opened = until_met(world, 13).await;
+    let mut opened = stream_at(13).await;
     world.endpoints(&[(11, Is::Ready), (12, Is::Ready), (13, Is::Terminating)]).await;
     let changed = Instant::now();
     world.envoy().knows(POOL, &[(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")]).await;
@@ -24,11 +24,7 @@ pub async fn a_pod_that_terminates_gets_nothing_new_and_ends_its_stream(world: &
     assert_eq!(world.pods[&13].begun(), before, "the pod that terminates got new requests");
     stream.chunk("data: {}\n\ndata: [DONE]\n\n");
     drop(stream);
-    let mut text = Vec::new();
-    while let Some(chunk) = opened.chunk().await.expect("the stream of a pod that terminates") {
-        text.extend_from_slice(&chunk);
-    }
-    assert!(text.ends_with(b"data: [DONE]\n\n"), "the stream was cut");
+    ends_with_done(&mut opened).await;
     // It is gone, and comes back with another process.
     world.endpoints(&ready(&[11, 12])).await;
     world.envoy().knows(POOL, &[(at(11), "HEALTHY"), (at(12), "HEALTHY")]).await;
@@ -67,29 +63,4 @@ pub async fn pods_are_replaced_one_after_the_other_under_load(world: &mut World)
     for number in [14, 15, 16] {
         assert!(!world.pods[&number].received().is_empty(), "pod {number} got nothing");
     }
-}
-
-/// Opens streams until one meets the pod.
-async fn until_met(world: &World, number: u8) -> warmpath_tests::Opened {
-    for turn in 0..200 {
-        let body = serde_json::json!({"model": "/model/qwen", "stream": true, "messages": [{"role": "user", "content": format!("{turn} times I asked: {}", "who? ".repeat(turn * 40))}]});
-        let opened = Request::post("/v1/chat/completions", &body).open(routed()).await;
-        if opened.headers.get("x-test-pod").is_some_and(|pod| pod == at(number).as_str()) {
-            return opened;
-        }
-    }
-    panic!("no stream meets pod {number}: {:?}", world.counts());
-}
-
-/// Waits until a chat meets the pod.
-async fn is_used(number: u8) {
-    let mut turn = 0;
-    until(&format!("pod {number} gets a chat"), async || {
-        turn += 1;
-        let reply =
-            Request::chat(&format!("{turn} {}", "again ".repeat(turn % 100 * 20))).send(routed()).await;
-        assert_eq!(reply.status, 200, "{}", reply.text());
-        (reply.pod() == at(number)).then_some(())
-    })
-    .await;
 }

@@ -38,16 +38,7 @@ pub async fn a_new_module_is_in_force_at_once_and_costs_no_request(world: &mut W
     world.spoilt();
     let (stream, answer) = Stream::new();
     world.pods[&11].answer_next(answer);
-    let mut long = None;
-    for turn in 0..200 {
-        let body = json!({"model": "/model/qwen", "stream": true, "messages": [{"role": "user", "content": "on ".repeat(turn * 60)}]});
-        let opened = Request::post("/v1/chat/completions", &body).open(routed()).await;
-        if opened.headers["x-test-pod"] == at(11).as_str() {
-            long = Some(opened);
-            break;
-        }
-    }
-    let mut long = long.expect("a stream on pod 11");
+    let mut long = super::stream_at(11).await;
     let traffic = Traffic::start(routed(), 2);
     traffic.more(50).await;
     let module = world.module.clone();
@@ -65,11 +56,7 @@ pub async fn a_new_module_is_in_force_at_once_and_costs_no_request(world: &mut W
     whole(&traffic.stop().await);
     stream.chunk("data: {}\n\ndata: [DONE]\n\n");
     drop(stream);
-    let mut text = Vec::new();
-    while let Some(chunk) = long.chunk().await.expect("the long stream") {
-        text.extend_from_slice(&chunk);
-    }
-    assert!(text.ends_with(b"data: [DONE]\n\n"), "the long stream was cut");
+    super::ends_with_done(&mut long).await;
 }
 
 pub async fn a_module_that_cannot_be_had_leaves_traffic_flowing(world: &mut World) {
@@ -121,4 +108,53 @@ pub async fn envoy_starts_while_the_module_cannot_be_had(world: &mut World) {
     world.modules.come().await;
     world.attach(&["--index-mib=47"]).await;
     world.is_routed().await;
+}
+
+pub async fn a_stream_of_ninety_seconds_survives_an_update(world: &mut World) {
+    world.spoilt();
+    let (stream, answer) = Stream::new();
+    world.pods[&11].answer_next(answer);
+    let mut long = super::stream_at(11).await;
+    world.attach_module(&variant(&world.module, "while it streams"), &[]).await;
+    for _ in 0..90 {
+        stream.chunk("data: {}\n\n");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    stream.chunk("data: [DONE]\n\n");
+    drop(stream);
+    super::ends_with_done(&mut long).await;
+}
+
+pub async fn envoy_gateway_restarts_while_the_module_cannot_be_had(world: &mut World) {
+    world.spoilt();
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(50).await;
+    // Envoy Gateway keeps the modules that it has in memory alone.
+    world.modules.go();
+    world.start_gateway(json!({})).await;
+    // Something that makes it send Envoy what it knows.
+    world.endpoints(&[(11, Is::Ready), (12, Is::Ready)]).await;
+    world.envoy().knows(POOL, &[(at(11), "HEALTHY"), (at(12), "HEALTHY")]).await;
+    traffic.more(50).await;
+    whole(&traffic.stop().await);
+    world.modules.come().await;
+    world.attach(&["--index-mib=47"]).await;
+    world.is_routed().await;
+}
+
+pub async fn policies_are_removed_and_nothing_is_left(world: &mut World) {
+    world.spoilt();
+    let printed = world.print(&world.module, &[]);
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(50).await;
+    world.cluster().pipe(&["delete"], &printed.out);
+    until("no listener has the filter", async || {
+        let dump = world.envoy().admin("/config_dump?resource=dynamic_listeners").await?.text();
+        (!dump.contains("warmpath") && !dump.contains("envoy.filters.http.wasm")).then_some(())
+    })
+    .await;
+    traffic.more(50).await;
+    whole(&traffic.stop().await);
+    let dump = world.envoy().admin("/config_dump").await.unwrap().text();
+    assert!(!dump.contains("x-warmpath-destination"), "a cluster still reads the header");
 }
