@@ -8,6 +8,7 @@ use std::time::Duration;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
+use warmpath_tests::until;
 
 use crate::sandbox::address;
 
@@ -113,15 +114,24 @@ impl Cluster {
     pub async fn replace(&self, kind: Kind, object: &Value) {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("");
         let name = object["metadata"]["name"].as_str().unwrap();
-        let Some(now) = self.get(kind, namespace, name).await else { return self.apply(kind, object).await };
-        let mut object = object.clone();
-        object["apiVersion"] = now["apiVersion"].clone();
-        object["kind"] = kind.2.into();
-        object["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
-        object["metadata"].as_object_mut().unwrap().remove("managedFields");
-        let object: DynamicObject = serde_json::from_value(object).unwrap();
-        let done = self.api(kind, namespace).replace(name, &PostParams::default(), &object).await;
-        done.unwrap_or_else(|error| panic!("cannot replace {} {name}: {error}", kind.2));
+        until(&format!("{} {name} is replaced", kind.2), async || {
+            let Some(now) = self.get(kind, namespace, name).await else {
+                return Some(self.apply(kind, object).await);
+            };
+            let mut object = object.clone();
+            object["apiVersion"] = now["apiVersion"].clone();
+            object["kind"] = kind.2.into();
+            object["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
+            object["metadata"].as_object_mut().unwrap().remove("managedFields");
+            let object: DynamicObject = serde_json::from_value(object).unwrap();
+            match self.api(kind, namespace).replace(name, &PostParams::default(), &object).await {
+                Ok(_) => Some(()),
+                // Somebody wrote its status between the two.
+                Err(kube::Error::Api(status)) if status.code == 409 => None,
+                Err(error) => panic!("cannot replace {} {name}: {error}", kind.2),
+            }
+        })
+        .await;
     }
 
     /// An object, if it is there.
