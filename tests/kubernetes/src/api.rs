@@ -116,7 +116,8 @@ impl Cluster {
         let name = object["metadata"]["name"].as_str().unwrap();
         until(&format!("{} {name} is replaced", kind.2), async || {
             let Some(now) = self.get(kind, namespace, name).await else {
-                return Some(self.apply(kind, object).await);
+                self.apply(kind, object).await;
+                return Some(());
             };
             let mut object = object.clone();
             object["apiVersion"] = now["apiVersion"].clone();

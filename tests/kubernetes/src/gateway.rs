@@ -183,6 +183,16 @@ exec "$@""#;
         Request::get(path).try_open(to).await.ok()?.finish().await.ok()
     }
 
+    /// The listeners in force, as JSON; those that drain are older.
+    pub async fn listeners(&self) -> String {
+        let dump =
+            self.admin("/config_dump?resource=dynamic_listeners").await.expect("Envoy's admin page").json();
+        let empty = Vec::new();
+        let found =
+            dump["configs"].as_array().unwrap_or(&empty).iter().map(|each| each["active_state"].to_string());
+        found.collect()
+    }
+
     /// A counter or gauge; 0 if there is none.
     pub async fn stat(&self, name: &str) -> u64 {
         let page = self

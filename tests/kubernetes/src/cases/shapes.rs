@@ -247,8 +247,7 @@ pub async fn a_listener_that_no_patch_names_hangs_nobody(world: &mut World) {
         world.cluster().delete(crate::api::PATCH_POLICY, "default", name).await;
     }
     until("the filter has lost its patches", async || {
-        let dump = world.envoy().admin("/config_dump?resource=dynamic_listeners").await?.text();
-        (!dump.contains("allow_on_headers_stop_iteration")).then_some(())
+        (!world.envoy().listeners().await.contains("allow_on_headers_stop_iteration")).then_some(())
     })
     .await;
     for number in 0..30 {
