@@ -275,7 +275,7 @@ pub fn metrics(page: &[u8]) {
         let now = NOW + round * 20 * SECOND;
         for due in collector.due(&shared, now) {
             let DueScrape { slot, .. } = due;
-            collector.take(&due, if slot == 1 { page } else { sound }, &mut shared, now);
+            collector.take(&due, if slot == Slot(1) { page } else { sound }, &mut shared, now);
             collector.done(&due, Some(Micros(10)), now);
         }
         assert!(collector.publish(&mut shared, now).is_some());
@@ -311,7 +311,7 @@ pub fn shared(bytes: &[u8]) {
         let slots = ledger.slots();
         ledger.totals();
         ledger.grow(slots.saturating_add(2).min(usize::from(u16::MAX)));
-        for slot in 0..4 {
+        for slot in Slot::all().take(4) {
             let id = ledger.account(slot).id;
             ledger.change(PodKey { slot, id }, |account| {
                 account.open(u32::MAX, NOW);
@@ -328,7 +328,7 @@ pub fn shared(bytes: &[u8]) {
         assert!(ledger.bytes_per_token(ModelId(3)) > 0.0);
         ledger.append(&LogRecord {
             writer: 1,
-            pod: PodKey { slot: 2, id: 3 },
+            pod: PodKey { slot: Slot(2), id: 3 },
             correction: None,
             hashes: &[0; 64],
         });
@@ -360,7 +360,7 @@ pub fn shared(bytes: &[u8]) {
     for by in [RouteBy::Prompt(&request.into()), RouteBy::Load] {
         if let Ok(mut decision) = router.decide(by, &mut map, NOW) {
             router.start(&mut decision.ticket, &mut map, NOW).unwrap();
-            router.failed_over(&mut decision.ticket, 1, Some(2), &mut map, NOW).unwrap();
+            router.failed_over(&mut decision.ticket, 1, Some(Slot(2)), &mut map, NOW).unwrap();
             router.unanswered(&decision.ticket, 2, &mut map, NOW).unwrap();
             router.close(decision.ticket, End::Aborted, &mut map).unwrap();
         }
@@ -451,7 +451,7 @@ pub fn config(bytes: &[u8]) {
 }
 
 /// A configuration with so many pods.
-fn config_of(pods: Slot) -> Config {
+fn config_of(pods: u16) -> Config {
     let pods: Vec<String> = (0..pods).map(|n| format!("\"10.0.0.{n}:8000\"")).collect();
     let json = format!("{{\"pods\":[{}],\"index\":{{\"log_segments\":2,\"max_mib\":1}}}}", pods.join(","));
     Config::parse(json.as_bytes()).unwrap()

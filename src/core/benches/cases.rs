@@ -245,7 +245,7 @@ impl Full {
     pub fn new(conversations: u64) -> Full {
         let mut index = PrefixIndex::new(IndexLimits { memory: 256 << 20, holdings: 10_000_000 });
         for nth in 0..conversations {
-            index.insert((nth % 3) as Slot, &Full::chain(nth));
+            index.insert(Slot((nth % 3) as u16), &Full::chain(nth));
         }
         Full { index, conversations, next: 0 }
     }

@@ -7,12 +7,12 @@ mod cases;
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use warmpath::Micros;
 use warmpath::account::ledger::Ledger;
 use warmpath::prefix::index::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
 use warmpath::shared::pod_table::{PodKey, PodTable};
+use warmpath::{Micros, Slot};
 
 use cases::{BODIES, Full, Known, PODS, Worker};
 
@@ -77,7 +77,7 @@ fn look_up_hit_among(bencher: Bencher, conversations: u64) {
     bencher.bench_local(|| {
         let chain = full.known();
         full.index.look_up(&chain, 3, &mut found);
-        found.blocks(0)
+        found.blocks(Slot(0))
     });
 }
 
@@ -88,7 +88,7 @@ fn look_up_miss_among(bencher: Bencher, conversations: u64) {
     bencher.bench_local(|| {
         let chain = full.unknown();
         full.index.look_up(&chain, 3, &mut found);
-        found.blocks(0)
+        found.blocks(Slot(0))
     });
 }
 
@@ -97,7 +97,7 @@ fn insert_known_among(bencher: Bencher, conversations: u64) {
     let mut full = Full::new(conversations);
     bencher.bench_local(|| {
         let chain = full.known();
-        full.index.insert(0, &chain);
+        full.index.insert(Slot(0), &chain);
     });
 }
 
@@ -106,7 +106,7 @@ fn insert_new_among(bencher: Bencher, conversations: u64) {
     let mut full = Full::new(conversations);
     bencher.bench_local(|| {
         let chain = full.unknown();
-        full.index.insert(0, &chain);
+        full.index.insert(Slot(0), &chain);
     });
 }
 
@@ -123,7 +123,7 @@ fn ledger_decode_change_encode(bencher: Bencher, pods: usize) {
     let bytes = ledger.as_ref().to_vec();
     bencher.with_inputs(|| bytes.clone()).bench_local_values(|bytes| {
         let mut ledger = Ledger::decode(bytes).expect("a ledger");
-        ledger.change(PodKey { slot: 1, id: 0 }, |account| account.open(100, Micros(1)));
+        ledger.change(PodKey { slot: Slot(1), id: 0 }, |account| account.open(100, Micros(1)));
         black_box(ledger.as_ref().len());
         ledger
     });

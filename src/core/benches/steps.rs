@@ -7,12 +7,12 @@ mod cases;
 
 use std::hint::black_box;
 
-use warmpath::Micros;
 use warmpath::account::ledger::Ledger;
 use warmpath::prefix::index::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
 use warmpath::shared::pod_table::{PodKey, PodTable};
+use warmpath::{Micros, Slot};
 
 use cases::{BODIES, Full, Known, PODS, Worker};
 
@@ -71,7 +71,7 @@ fn main() {
         let bytes = ledger.as_ref().to_vec();
         step(&format!("ledger/{pods}-pods"), || {
             let mut ledger = Ledger::decode(bytes.clone()).expect("a ledger");
-            ledger.change(PodKey { slot: 1, id: 0 }, |account| account.open(100, Micros(1)));
+            ledger.change(PodKey { slot: Slot(1), id: 0 }, |account| account.open(100, Micros(1)));
             ledger
         });
         let table = cases::table(pods);
@@ -86,12 +86,12 @@ fn main() {
         let (mut chains, mut found) = (chains.iter(), PrefixMatch::default());
         step(&format!("look-up/{name}"), || {
             full.index.look_up(chains.next().expect("enough"), 3, &mut found);
-            found.blocks(0)
+            found.blocks(Slot(0))
         });
     }
     for (name, chains) in [("known", &known), ("new", &unknown)] {
         let mut chains = chains.iter();
-        step(&format!("insert/{name}"), || full.index.insert(0, chains.next().expect("enough")));
+        step(&format!("insert/{name}"), || full.index.insert(Slot(0), chains.next().expect("enough")));
     }
     for name in ["idle", "loaded"] {
         step(&format!("metrics-page/{name}"), || vllm::load(black_box(cases::page(name))));

@@ -78,8 +78,7 @@ impl Collector {
         // the one in its account would never be booked.
         let store = LedgerStore::new(keys.clone());
         let booked = store.read(shared);
-        let booked =
-            booked.iter().flat_map(|ledger| (0..ledger.slots()).map(|slot| ledger.account(slot as Slot).id));
+        let booked = booked.iter().flat_map(|ledger| ledger.accounts().map(|account| account.id));
         table.last_id = table.pods.iter().map(|pod| pod.id).chain(booked).fold(table.last_id, u32::max);
         let mut collector = Collector {
             store,
@@ -105,7 +104,7 @@ impl Collector {
 
     /// Makes `addresses` the pods of the pool: those that stay keep their slots.
     pub fn set_pods(&mut self, addresses: &[String], now: Micros) {
-        for (slot, pod) in (0..).zip(&mut self.table.pods) {
+        for (slot, pod) in Slot::all().zip(&mut self.table.pods) {
             if pod.id != 0 && !addresses.contains(&pod.address) {
                 *pod = Pod::default();
                 self.schedule.remove(slot);
@@ -138,7 +137,7 @@ impl Collector {
                 *place = pod;
                 *history = PodHistory::default();
             }
-            self.schedule.add(slot as Slot, now);
+            self.schedule.add(Slot(slot as u16), now);
             self.changed = true;
         }
     }

@@ -13,7 +13,24 @@ pub use random::Random;
 pub struct Micros(pub u64);
 
 /// The position of a pod in the table and in the ledger.
-pub type Slot = u16;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u16);
+
+impl Slot {
+    /// The slot that no pod has.
+    pub const NONE: Slot = Slot(u16::MAX);
+
+    /// All slots, in order.
+    pub fn all() -> impl Iterator<Item = Slot> {
+        (0..u16::MAX).map(Slot)
+    }
+}
+
+impl From<Slot> for usize {
+    fn from(slot: Slot) -> usize {
+        usize::from(slot.0)
+    }
+}
 
 /// One second.
 pub const SECOND: Micros = Micros(1_000_000);

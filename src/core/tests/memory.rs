@@ -5,6 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use warmpath::Slot;
 use warmpath::prefix::index::{IndexLimits, PrefixIndex};
 use warmpath::request::blocks::mix;
 
@@ -46,16 +47,16 @@ fn the_index_takes_what_it_says_and_never_more_than_its_limit() {
     let mut index = PrefixIndex::new(limits);
     // Conversations on eight pods, three times as many as there is room for; then prompts of one block; then restarts.
     for n in 0..60_000 {
-        index.insert((n % 8) as u16, &chain(n / 3, n % 3));
+        index.insert(Slot((n % 8) as u16), &chain(n / 3, n % 3));
     }
     for n in 0..60_000 {
-        index.insert((n % 8) as u16, &chain(1 << 40 | n, 0)[..1]);
+        index.insert(Slot((n % 8) as u16), &chain(1 << 40 | n, 0)[..1]);
         if n % 9_000 == 0 {
-            index.flush((n % 8) as u16);
+            index.flush(Slot((n % 8) as u16));
         }
     }
     for n in 0..20_000 {
-        index.insert((n % 8) as u16, &chain(1 << 41 | n, 2));
+        index.insert(Slot((n % 8) as u16), &chain(1 << 41 | n, 2));
         let said = index.memory();
         // The heads of chunks, and what is kept for the next prompt.
         assert!(taken() <= said + (16 << 10), "{} bytes are taken, and it says {said}", taken());

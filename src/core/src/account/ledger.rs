@@ -140,6 +140,11 @@ impl Ledger {
         self.bytes.get(at..).and_then(|bytes| decode_account(bytes.first_chunk()?)).unwrap_or_default()
     }
 
+    /// All accounts, in the order of the slots.
+    pub fn accounts(&self) -> impl Iterator<Item = PodAccount> {
+        Slot::all().take(self.slots()).map(|slot| self.account(slot))
+    }
+
     /// Writes the account in a slot; past the end it is lost.
     pub fn set_account(&mut self, slot: Slot, of: &PodAccount) {
         if usize::from(slot) >= self.slots() {
@@ -163,8 +168,7 @@ impl Ledger {
     /// All accounts added up.
     pub fn totals(&self) -> LedgerTotals {
         let mut totals = LedgerTotals::default();
-        for slot in 0..self.slots() {
-            let account = self.account(slot as Slot);
+        for account in self.accounts() {
             totals.in_flight += u64::from(account.in_flight);
             totals.waiting += u64::from(account.waiting);
             totals.outstanding += u64::from(account.outstanding);
@@ -320,7 +324,7 @@ mod tests {
     }
 
     fn record(hashes: &[u8]) -> LogRecord<'_> {
-        LogRecord { writer: 1, pod: PodKey { slot: 1, id: 1 }, correction: None, hashes }
+        LogRecord { writer: 1, pod: PodKey { slot: Slot(1), id: 1 }, correction: None, hashes }
     }
 
     proptest! {
@@ -330,12 +334,12 @@ mod tests {
             ledger.bytes.extend_from_slice(&log);
             ledger.grow(list.len());
             for (slot, account) in list.iter().enumerate() {
-                ledger.set_account(slot as Slot, account);
+                ledger.set_account(Slot(slot as u16), account);
             }
             let ledger = Ledger::decode(ledger.as_ref().to_vec()).unwrap();
             prop_assert_eq!(ledger.log().records, log);
             for (slot, account) in list.iter().enumerate() {
-                prop_assert_eq!(ledger.account(slot as Slot), *account);
+                prop_assert_eq!(ledger.account(Slot(slot as u16)), *account);
             }
         }
 
@@ -350,8 +354,8 @@ mod tests {
             }
             if let Ok(mut ledger) = Ledger::decode(bytes) {
                 for slot in 0..6 {
-                    ledger.change(PodKey { slot, id: 0 }, |account| account.open(5, MILLISECOND));
-                    ledger.account(slot);
+                    ledger.change(PodKey { slot: Slot(slot), id: 0 }, |account| account.open(5, MILLISECOND));
+                    ledger.account(Slot(slot));
                 }
                 ledger.count_routed();
                 ledger.learn_mean_work(3);
@@ -369,7 +373,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.grow(1);
         ledger.count_routed();
-        ledger.set_account(0, &PodAccount { in_flight: 0x0102, ..PodAccount::new(7) });
+        ledger.set_account(Slot(0), &PodAccount { in_flight: 0x0102, ..PodAccount::new(7) });
         let mut expected = [0; 162 + 54];
         expected[..6].copy_from_slice(b"WPL4\x01\x00");
         expected[14] = 1;
@@ -396,11 +400,11 @@ mod tests {
     fn another_pod_in_the_slot_is_not_changed() {
         let mut ledger = Ledger::default();
         ledger.grow(1);
-        ledger.set_account(0, &PodAccount { in_flight: 3, ..PodAccount::new(7) });
-        ledger.change(PodKey { slot: 0, id: 6 }, |account| account.close(None));
-        assert_eq!(ledger.account(0).in_flight, 3);
-        ledger.change(PodKey { slot: 0, id: 7 }, |account| account.close(None));
-        assert_eq!(ledger.account(0).in_flight, 2);
+        ledger.set_account(Slot(0), &PodAccount { in_flight: 3, ..PodAccount::new(7) });
+        ledger.change(PodKey { slot: Slot(0), id: 6 }, |account| account.close(None));
+        assert_eq!(ledger.account(Slot(0)).in_flight, 3);
+        ledger.change(PodKey { slot: Slot(0), id: 7 }, |account| account.close(None));
+        assert_eq!(ledger.account(Slot(0)).in_flight, 2);
     }
 
     #[test]
@@ -408,8 +412,8 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.append(&record(&[7; 400]));
         let before = ledger.clone();
-        ledger.set_account(0, &PodAccount::new(3));
-        ledger.change(PodKey { slot: 0, id: 0 }, |account| account.open(1, MILLISECOND));
+        ledger.set_account(Slot(0), &PodAccount::new(3));
+        ledger.change(PodKey { slot: Slot(0), id: 0 }, |account| account.open(1, MILLISECOND));
         assert_eq!(ledger, before);
     }
 

@@ -300,7 +300,7 @@ mod tests {
     use crate::SECOND;
     use crate::shared::pod_table::Pod;
 
-    const POD: PodKey = PodKey { slot: 0, id: 5 };
+    const POD: PodKey = PodKey { slot: Slot(0), id: 5 };
 
     fn table() -> PodTable {
         let pods = [5, 6].map(|id| Pod { id, first_id: id, ..Pod::default() });
@@ -311,7 +311,7 @@ mod tests {
         ledger.grow(2);
         let prompt =
             PromptTrace { bytes: 4096, hashes: hashes.into(), teaches_ratio: true, ..PromptTrace::default() };
-        let picks = [Some(POD), Some(PodKey { slot: 1, id: 6 }), None];
+        let picks = [Some(POD), Some(PodKey { slot: Slot(1), id: 6 }), None];
         Ticket::book(
             ledger,
             &table(),
@@ -339,7 +339,7 @@ mod tests {
         for ticket in [ticket, prompt] {
             ticket.close(&mut ledger, End::Aborted);
         }
-        assert_eq!(counts(&ledger, 0), (0, 0, 0));
+        assert_eq!(counts(&ledger, Slot(0)), (0, 0, 0));
     }
 
     #[test]
@@ -353,14 +353,14 @@ mod tests {
             for started in [false, true] {
                 let mut ledger = Ledger::default();
                 let mut ticket = book(&mut ledger, &[1, 2]);
-                assert_eq!(counts(&ledger, 0), (1, 1, 1000));
+                assert_eq!(counts(&ledger, Slot(0)), (1, 1, 1000));
                 if started {
                     ticket.start(&mut ledger, 2 * SECOND);
                     ticket.set_started();
-                    assert_eq!(counts(&ledger, 0), (1, 0, 0));
+                    assert_eq!(counts(&ledger, Slot(0)), (1, 0, 0));
                 }
                 ticket.close(&mut ledger, end);
-                assert_eq!(counts(&ledger, 0), (0, 0, 0), "{end:?}");
+                assert_eq!(counts(&ledger, Slot(0)), (0, 0, 0), "{end:?}");
             }
         }
     }
@@ -369,14 +369,17 @@ mod tests {
     fn a_request_that_moves_is_counted_on_one_pod() {
         let mut ledger = Ledger::default();
         let mut ticket = book(&mut ledger, &[1, 2]);
-        let to = PodKey { slot: 1, id: 6 };
+        let to = PodKey { slot: Slot(1), id: 6 };
         ticket.fail(&mut ledger, &table(), 1, Some(to), 2 * SECOND);
         assert_eq!(ticket.move_to(&mut ledger, &table(), Some(to), 2 * SECOND), 0);
         ticket.set_pod(Some(to), 2 * SECOND);
-        assert_eq!((counts(&ledger, 0), counts(&ledger, 1)), ((0, 0, 0), (1, 1, 1000)));
-        assert_eq!((ledger.account(0).health.failures, ledger.account(1).health.failures), (1, 0));
+        assert_eq!((counts(&ledger, Slot(0)), counts(&ledger, Slot(1))), ((0, 0, 0), (1, 1, 1000)));
+        assert_eq!(
+            (ledger.account(Slot(0)).health.failures, ledger.account(Slot(1)).health.failures),
+            (1, 0)
+        );
         ticket.close(&mut ledger, End::Aborted);
-        assert_eq!(counts(&ledger, 1), (0, 0, 0));
+        assert_eq!(counts(&ledger, Slot(1)), (0, 0, 0));
     }
 
     #[test]
@@ -412,15 +415,15 @@ mod tests {
     fn a_pod_that_has_left_the_table_gets_no_account() {
         let mut ledger = Ledger::default();
         ledger.grow(2);
-        let picks = [Some(PodKey { slot: 0, id: 99 }), None, None];
+        let picks = [Some(PodKey { slot: Slot(0), id: 99 }), None, None];
         let ticket = Ticket::book(
             &mut ledger,
             &table(),
             Booking { picks, tokens: 9, matched: 0, prompt: None },
             SECOND,
         );
-        assert_eq!(ledger.account(0), PodAccount::default());
+        assert_eq!(ledger.account(Slot(0)), PodAccount::default());
         ticket.close(&mut ledger, End::Aborted);
-        assert_eq!(ledger.account(0), PodAccount::default());
+        assert_eq!(ledger.account(Slot(0)), PodAccount::default());
     }
 }

@@ -50,6 +50,7 @@ impl LedgerStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Slot;
     use crate::prefix::log::{LogRecord, SEGMENT_BYTES, unseal};
     use crate::shared::pod_table::PodKey;
     use crate::shared::store::{Conflict, Map};
@@ -67,7 +68,7 @@ mod tests {
     }
 
     fn append(ledger: &mut Ledger, hashes: &[u8]) {
-        let pod = PodKey { slot: 0, id: 1 };
+        let pod = PodKey { slot: Slot(0), id: 1 };
         ledger.append(&LogRecord { writer: 1, pod, correction: None, hashes });
     }
 

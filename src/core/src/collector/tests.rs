@@ -104,7 +104,7 @@ fn what_the_ledger_counts_is_not_foreign() {
     let mut entry = PodAccount::new(collector.table().pods[0].id);
     (0..4).for_each(|_| entry.open(10, Micros::ZERO));
     entry.start(10, Observed { sent_at: Micros::ZERO, at: Micros::ZERO });
-    ledger.set_account(0, &entry);
+    ledger.set_account(Slot(0), &entry);
     shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     for n in 0..2 {
         round(&mut collector, &mut shared, &page(3, 5, 1.0), n * 2 * SECOND);
@@ -122,10 +122,11 @@ fn leaked_requests_are_taken_out_when_scrapes_contradict_long_enough() {
     ledger.grow(2);
     let mut entry = PodAccount::new(collector.table().pods[0].id);
     (0..5).for_each(|_| entry.open(100, Micros::ZERO));
-    ledger.set_account(0, &entry);
+    ledger.set_account(Slot(0), &entry);
     shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
-    let entry =
-        |shared: &Map| Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().account(0);
+    let entry = |shared: &Map| {
+        Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().account(Slot(0))
+    };
     let mut now = Micros::ZERO;
     while now < RECONCILE_AFTER {
         assert_eq!(entry(&shared).in_flight, 5, "not before, at {now:?}");
@@ -181,7 +182,7 @@ fn the_identity_of_a_pod_that_has_gone_is_not_given_again() {
     // Not even when the table is lost.
     let mut ledger = Ledger::default();
     ledger.grow(1);
-    ledger.set_account(0, &PodAccount::new(70));
+    ledger.set_account(Slot(0), &PodAccount::new(70));
     shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     shared.set("warmpath/default/table", b"garbage", None).unwrap();
     let next = Collector::new(&Config::parse(PODS).unwrap(), &shared, 8, SECOND);
@@ -217,22 +218,22 @@ fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
             entry.start(100, Observed { sent_at: now, at: now });
             entry.close(None);
         }
-        ledger.set_account(0, &entry);
+        ledger.set_account(Slot(0), &entry);
         shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
         round(&mut collector, &mut shared, &page(50, 0, 1.0), now);
         ledger = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap();
-        healed += entry.in_flight - ledger.account(0).in_flight;
-        entry = ledger.account(0);
+        healed += entry.in_flight - ledger.account(Slot(0)).in_flight;
+        entry = ledger.account(Slot(0));
     }
     assert_eq!((healed, entry.in_flight), (0, 75), "5 are within what the stream may hold");
     // The stream ends, the leak stays behind.
     (0..20).for_each(|_| entry.close(None));
-    ledger.set_account(0, &entry);
+    ledger.set_account(Slot(0), &entry);
     shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     for tick in 40..60 {
         round(&mut collector, &mut shared, &page(50, 0, 1.0), tick * SECOND);
     }
-    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().account(0);
+    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().account(Slot(0));
     assert_eq!(entry.in_flight, 50);
 }
 
@@ -244,12 +245,12 @@ fn leaked_requests_take_what_they_wait_for_with_them() {
     (0..6).for_each(|_| entry.start(100, Observed { sent_at: Micros::ZERO, at: Micros::ZERO }));
     let mut ledger = Ledger::default();
     ledger.grow(2);
-    ledger.set_account(0, &entry);
+    ledger.set_account(Slot(0), &entry);
     shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     // Six decode; the three that wait are nowhere.
     for tick in 0..8 {
         round(&mut collector, &mut shared, &page(6, 0, 1.0), tick * 2 * SECOND);
     }
-    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().account(0);
+    let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().account(Slot(0));
     assert_eq!((entry.in_flight, entry.waiting, entry.outstanding), (6, 0, 0));
 }

@@ -163,7 +163,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.grow(accounts.len());
         for (slot, account) in accounts.iter().enumerate() {
-            ledger.set_account(slot as Slot, account);
+            ledger.set_account(Slot(slot as u16), account);
         }
         let pool = Pool { table: &table, ledger: &ledger, index: &index };
         let prompt = PromptSize { bytes: 4000, tokens: 1000.0 };
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(rate_of(&account(2_000.0, 4), 1_000.0), 2_000.0);
         assert_eq!(rate_of(&account(2_000.0, 3), 1_000.0), 1_000.0);
         assert_eq!(rate_of(&account(1_300.0, 9), 1_000.0), 1_000.0);
-        assert_eq!(mean_rate(&[(0, account(0.0, 0)), (1, account(800.0, 1))]), 800.0);
+        assert_eq!(mean_rate(&[(Slot(0), account(0.0, 0)), (Slot(1), account(800.0, 1))]), 800.0);
         assert_eq!(mean_rate(&[]), DEFAULT_RATE);
     }
 
@@ -219,6 +219,6 @@ mod tests {
             .iter()
             .map(|candidate| candidate.slot)
             .collect();
-        assert_eq!(slots, [0, 2]);
+        assert_eq!(slots, [Slot(0), Slot(2)]);
     }
 }

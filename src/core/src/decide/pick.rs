@@ -102,18 +102,18 @@ mod tests {
         }
     }
 
-    fn picks(candidates: &[Candidate], head: u64) -> Vec<Slot> {
+    fn picks(candidates: &[Candidate], head: u64) -> Vec<u16> {
         const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
-        pick(candidates, 0.05, head, |slot| NAMES[usize::from(slot)]).iter().collect()
+        pick(candidates, 0.05, head, |slot| NAMES[usize::from(slot)]).iter().map(|slot| slot.0).collect()
     }
 
     #[test]
     fn least_cost_first() {
         let all = [
-            candidate(0, Rank::Ready, 3.0),
-            candidate(1, Rank::Ready, 1.0),
-            candidate(2, Rank::Ready, 2.0),
-            candidate(3, Rank::Ready, 9.0),
+            candidate(Slot(0), Rank::Ready, 3.0),
+            candidate(Slot(1), Rank::Ready, 1.0),
+            candidate(Slot(2), Rank::Ready, 2.0),
+            candidate(Slot(3), Rank::Ready, 9.0),
         ];
         assert_eq!(picks(&all, 1), [1, 2, 0]);
         assert_eq!(picks(&all[..1], 1), [0]);
@@ -123,10 +123,10 @@ mod tests {
     #[test]
     fn rank_comes_before_cost() {
         let all = [
-            candidate(0, Rank::CoolingDown, 0.1),
-            candidate(1, Rank::Erring, 0.2),
-            candidate(2, Rank::Unreachable, 0.3),
-            candidate(3, Rank::Ready, 5.0),
+            candidate(Slot(0), Rank::CoolingDown, 0.1),
+            candidate(Slot(1), Rank::Erring, 0.2),
+            candidate(Slot(2), Rank::Unreachable, 0.3),
+            candidate(Slot(3), Rank::Ready, 5.0),
         ];
         assert_eq!(picks(&all, 1), [3, 2, 1]);
         assert_eq!(picks(&all[..2], 1), [1, 0]);
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn near_ties_go_by_the_prompt_and_are_spread() {
         let all: Vec<Candidate> =
-            (0..5).map(|slot| candidate(slot, Rank::Ready, 1.0 + f32::from(slot) * 0.001)).collect();
+            (0..5).map(|slot| candidate(Slot(slot), Rank::Ready, 1.0 + f32::from(slot) * 0.001)).collect();
         let mut counts = [0; 5];
         for head in 0..5000u64 {
             let best = picks(&all, head)[0];
@@ -144,7 +144,7 @@ mod tests {
         }
         assert!(counts.iter().all(|&c| (850..1150).contains(&c)), "{counts:?}");
         // Beyond the band (5 ms here) there is no tie.
-        let apart = [candidate(0, Rank::Ready, 1.0), candidate(1, Rank::Ready, 1.006)];
+        let apart = [candidate(Slot(0), Rank::Ready, 1.0), candidate(Slot(1), Rank::Ready, 1.006)];
         assert!((0..100).all(|head| picks(&apart, head)[0] == 0));
     }
 }

@@ -30,7 +30,7 @@ impl Default for Holding {
     fn default() -> Self {
         Holding {
             node: NONE,
-            slot: 0,
+            slot: Slot::default(),
             blocks: 0,
             depth: 0,
             index_clock: 0,

@@ -4,6 +4,7 @@
 //! of fixed keys. A decision therefore costs no host call beyond the two of the ledger, and a worker that lags reads several
 //! records with one call.
 
+use crate::Slot;
 use crate::shared::codec::{CodecError, Reader};
 use crate::shared::pod_table::PodKey;
 
@@ -77,7 +78,7 @@ impl<'a> LogRecord<'a> {
         };
         out.extend_from_slice(&hashes.to_le_bytes());
         out.extend_from_slice(&kept.to_le_bytes());
-        out.extend_from_slice(&self.pod.slot.to_le_bytes());
+        out.extend_from_slice(&self.pod.slot.0.to_le_bytes());
         out.extend_from_slice(&self.pod.id.to_le_bytes());
         out.extend_from_slice(&self.writer.to_le_bytes());
         out.extend_from_slice(self.hashes);
@@ -93,7 +94,7 @@ impl<'a> LogRecord<'a> {
     pub fn decode(from: &mut Reader<'a>) -> Result<LogRecord<'a>, CodecError> {
         let hashes = usize::from(from.u16()?);
         let kept = from.u16()?;
-        let pod = PodKey { slot: from.u16()?, id: from.u32()? };
+        let pod = PodKey { slot: Slot(from.u16()?), id: from.u32()? };
         let writer = from.u32()?;
         let hashes = from.bytes(hashes * size_of::<u32>())?;
         let correction = match kept {
@@ -165,7 +166,7 @@ mod tests {
         fn records_round_trip_and_truncations_are_errors(writer: u32, slot: u16, id: u32, correction in prop::option::of(corrections()), hashes in prop::collection::vec(any::<u32>(), 0..50)) {
             let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
             prop_assert_eq!(hashes_of(&bytes).collect::<Vec<u32>>(), hashes);
-            let record = LogRecord { writer, pod: PodKey { slot, id }, correction, hashes: &bytes };
+            let record = LogRecord { writer, pod: PodKey { slot: Slot(slot), id }, correction, hashes: &bytes };
             let mut out = Vec::new();
             record.encode(&mut out);
             prop_assert_eq!(out.len(), record.size());

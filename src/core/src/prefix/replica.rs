@@ -101,7 +101,7 @@ impl PrefixReplica {
         let table = PodTable::decode(&bytes)?;
         self.table_version = version;
         let before = std::mem::replace(&mut self.table, table);
-        for (slot, pod) in (0..).zip(&self.table.pods) {
+        for (slot, pod) in Slot::all().zip(&self.table.pods) {
             let known = before.pods.get(usize::from(slot));
             if known.is_some_and(|before| before.id != 0 && before.id != pod.id) {
                 self.index.flush(slot);
@@ -122,7 +122,7 @@ impl PrefixReplica {
             return;
         }
         self.bytes_per_token = self.mean_bytes_per_token;
-        for (slot, pod) in (0..).zip(&self.table.pods) {
+        for (slot, pod) in Slot::all().zip(&self.table.pods) {
             self.index.set_capacity(slot, self.capacity_in_bytes(pod));
         }
     }

@@ -272,7 +272,7 @@ impl Steps {
 
     /// How many leading blocks each pod holds of the prompt that was looked up, by slot.
     pub fn matched_blocks(&self) -> Vec<u16> {
-        (0..).take(self.replica.table().pods.len()).map(|slot: Slot| self.found.blocks(slot)).collect()
+        Slot::all().take(self.replica.table().pods.len()).map(|slot| self.found.blocks(slot)).collect()
     }
 
     fn keys_of(&self, picks: Picks) -> [Option<PodKey>; PICKS] {

@@ -79,7 +79,7 @@ impl Gateway {
     }
 
     fn accounts(&self) -> Vec<PodAccount> {
-        (0..self.ledger().slots()).map(|slot| self.ledger().account(slot as Slot)).collect()
+        (0..self.ledger().slots()).map(|slot| self.ledger().account(Slot(slot as u16))).collect()
     }
 }
 
@@ -154,11 +154,12 @@ fn default_looks_at_load_alone() {
 fn scraped_load_of_others_counts_and_ages_out() {
     let mut gateway = Gateway::new(&config(2, ""), 1);
     for tick in 1..=3 {
-        gateway.scrape(|slot| if slot == 0 { page(20, 30, 1.0) } else { page(0, 0, 1.0) }, tick * SECOND);
+        gateway
+            .scrape(|slot| if slot == Slot(0) { page(20, 30, 1.0) } else { page(0, 0, 1.0) }, tick * SECOND);
     }
     for n in 0..20 {
         let decision = gateway.decide(0, &text(n, 200), 3 * SECOND);
-        assert_eq!(decision.ticket.slot(), 1, "{:?}", gateway.workers[0].candidates());
+        assert_eq!(decision.ticket.slot(), Slot(1), "{:?}", gateway.workers[0].candidates());
         gateway.answer(0, decision.ticket, None, 3 * SECOND);
     }
     let slots: Vec<Slot> = (0..40)
@@ -169,7 +170,7 @@ fn scraped_load_of_others_counts_and_ages_out() {
             slot
         })
         .collect();
-    assert!(slots.contains(&0), "old numbers say nothing any more");
+    assert!(slots.contains(&Slot(0)), "old numbers say nothing any more");
 }
 
 #[test]
@@ -308,7 +309,7 @@ fn capacity_in_bytes_follows_what_the_model_taught() {
             let decision = gateway.decide(0, &text(n, 9_000), 2 * SECOND);
             gateway.answer(0, decision.ticket, usage, 2 * SECOND);
         }
-        gateway.workers[0].index().held(0)
+        gateway.workers[0].index().held(Slot(0))
     };
     let plain = held(&mut gateway, None);
     assert!((250_000..=275_251).contains(&plain), "{plain}");
@@ -456,7 +457,7 @@ fn every_pod_that_was_tried_has_failed_and_a_stranger_heals_nobody() {
         assert_eq!(
             (entry.health.failures, entry.in_flight, entry.waiting, entry.outstanding),
             (1, 0, 0, 0),
-            "{slot}"
+            "{slot:?}"
         );
     }
 }
@@ -513,7 +514,8 @@ fn no_key_is_added_whatever_comes_and_goes() {
             // Pods that restart, that say what they like, and that are gone.
             16 | 17 => {
                 let (running, started) = (below(300) as u32, below(5) as f64 * 100.0);
-                gateway.scrape(|slot| if slot == 1 { "?".into() } else { page(running, 3, started) }, now);
+                gateway
+                    .scrape(|slot| if slot == Slot(1) { "?".into() } else { page(running, 3, started) }, now);
             }
             // Other pods, in a router that was configured anew, and another collector.
             18 => {
@@ -781,7 +783,7 @@ impl SharedData for Interrupted<'_> {
     }
 }
 
-const PODS: Slot = 5;
+const PODS: usize = 5;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -880,12 +882,16 @@ impl World {
         let map = self.map.borrow();
         let ledger = map.get("warmpath/default/ledger").map(|(bytes, _)| Ledger::decode(bytes).unwrap());
         let entry = |slot| ledger.as_ref().map_or(PodAccount::new(0), |ledger| ledger.account(slot));
-        (0..PODS).map(entry).map(|entry| (entry.in_flight, entry.waiting, entry.outstanding)).collect()
+        Slot::all()
+            .take(PODS)
+            .map(entry)
+            .map(|entry| (entry.in_flight, entry.waiting, entry.outstanding))
+            .collect()
     }
 
     /// The same by the tickets that are open.
     fn expected(&self) -> Vec<(u32, u32, u32)> {
-        let mut counts = vec![(0, 0, 0); usize::from(PODS)];
+        let mut counts = vec![(0, 0, 0); PODS];
         for (_, ticket) in self.open.borrow().iter() {
             let (in_flight, waiting, work) = &mut counts[usize::from(ticket.slot())];
             *in_flight += 1;
@@ -914,7 +920,7 @@ proptest! {
     /// requests have ended.
     #[test]
     fn nothing_leaks_and_nothing_goes_negative(steps in prop::collection::vec((steps(), prop::option::of(steps())), 1..120)) {
-        let gateway = Gateway::new(&config(usize::from(PODS), ""), 4);
+        let gateway = Gateway::new(&config(PODS, ""), 4);
         let mut world = World {
             map: RefCell::new(gateway.shared),
             workers: gateway.workers.into_iter().map(RefCell::new).collect(),
@@ -949,7 +955,7 @@ proptest! {
         }
         let ledger = Ledger::decode(world.map.borrow().get("warmpath/default/ledger").unwrap_or_default().0).unwrap_or_default();
         for slot in 0..ledger.slots() {
-            let entry = ledger.account(slot as Slot);
+            let entry = ledger.account(Slot(slot as u16));
             prop_assert_eq!((entry.in_flight, entry.waiting, entry.outstanding), (0, 0, 0));
         }
     }

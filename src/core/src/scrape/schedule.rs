@@ -99,7 +99,7 @@ impl Schedule {
     /// The pods that are due; each stays out of the schedule until [`Schedule::done`].
     pub fn take_due(&mut self, now: Micros) -> Vec<Slot> {
         let mut slots = Vec::new();
-        for (slot, state) in (0..).zip(&mut self.states) {
+        for (slot, state) in Slot::all().zip(&mut self.states) {
             if matches!(state, ScrapeState::Due(at) if *at <= now) {
                 *state = ScrapeState::UnderWay;
                 slots.push(slot);
@@ -142,33 +142,33 @@ mod tests {
     #[test]
     fn a_pod_is_due_once_an_interval() {
         let (mut schedule, config) = (Schedule::new(3), config());
-        schedule.add(0, Micros::ZERO);
+        schedule.add(Slot(0), Micros::ZERO);
         schedule.note_traffic(1, Micros::ZERO);
-        assert_eq!(schedule.take_due(Micros::ZERO), [0]);
+        assert_eq!(schedule.take_due(Micros::ZERO), [Slot(0)]);
         assert!(schedule.take_due(SECOND).is_empty(), "not while it is under way");
-        schedule.done(0, Some(Micros(50)), &config, Micros::ZERO);
+        schedule.done(Slot(0), Some(Micros(50)), &config, Micros::ZERO);
         assert!(schedule.take_due(87 * MILLISECOND).is_empty());
-        assert_eq!(schedule.take_due(113 * MILLISECOND), [0]);
+        assert_eq!(schedule.take_due(113 * MILLISECOND), [Slot(0)]);
     }
 
     #[test]
     fn idle_pods_are_scraped_seldom_and_traffic_wakes_them() {
         let (mut schedule, config) = (Schedule::new(3), config());
-        schedule.add(0, Micros::ZERO);
+        schedule.add(Slot(0), Micros::ZERO);
         schedule.note_traffic(1, Micros::ZERO);
         assert_eq!(schedule.interval(&config, SECOND), 100 * MILLISECOND);
         assert_eq!(schedule.interval(&config, 4 * SECOND), SECOND);
         schedule.take_due(4 * SECOND);
-        schedule.done(0, None, &config, 4 * SECOND);
+        schedule.done(Slot(0), None, &config, 4 * SECOND);
         assert!(schedule.take_due(4 * SECOND + 500 * MILLISECOND).is_empty());
         schedule.note_traffic(2, 4 * SECOND + 500 * MILLISECOND);
-        assert_eq!(schedule.take_due(4 * SECOND + 500 * MILLISECOND), [0]);
+        assert_eq!(schedule.take_due(4 * SECOND + 500 * MILLISECOND), [Slot(0)]);
     }
 
     #[test]
     fn a_large_fleet_stretches_the_interval_to_five_percent() {
         let (mut schedule, config) = (Schedule::new(3), config());
-        (0..100).for_each(|slot| schedule.add(slot, Micros::ZERO));
+        (0..100).for_each(|slot| schedule.add(Slot(slot), Micros::ZERO));
         schedule.note_traffic(1, Micros::ZERO);
         let interval = schedule.interval(&config, Micros::ZERO);
         assert_eq!(interval, Micros((100.0 * (FIRST_PAGE_COST + HOST_COST) / THREAD_SHARE) as u64));
@@ -178,28 +178,28 @@ mod tests {
     #[test]
     fn a_thread_that_was_held_up_does_not_stop_the_scrapes() {
         let (mut schedule, config) = (Schedule::new(3), config());
-        (0..100).for_each(|slot| schedule.add(slot, Micros::ZERO));
+        (0..100).for_each(|slot| schedule.add(Slot(slot), Micros::ZERO));
         schedule.note_traffic(1, Micros::ZERO);
-        schedule.done(0, Some(SECOND), &config, Micros::ZERO);
+        schedule.done(Slot(0), Some(SECOND), &config, Micros::ZERO);
         assert!(
             schedule.interval(&config, Micros::ZERO) < 2 * SECOND,
             "{:?}",
             schedule.interval(&config, Micros::ZERO)
         );
-        (0..500).for_each(|_| schedule.done(0, Some(SECOND), &config, Micros::ZERO));
+        (0..500).for_each(|_| schedule.done(Slot(0), Some(SECOND), &config, Micros::ZERO));
         assert_eq!(schedule.interval(&config, Micros::ZERO), LONGEST_INTERVAL);
         let slow = Scrape { interval: 2 * SECOND, ..config.clone() };
-        (100..1000).for_each(|slot| schedule.add(slot, Micros::ZERO));
+        (100..1000).for_each(|slot| schedule.add(Slot(slot), Micros::ZERO));
         assert_eq!(schedule.interval(&slow, Micros::ZERO), 20 * SECOND);
     }
 
     #[test]
     fn a_fleet_that_shrinks_is_scraped_more_often_again() {
         let (mut schedule, config) = (Schedule::new(3), config());
-        (0..100).for_each(|slot| schedule.add(slot, Micros::ZERO));
+        (0..100).for_each(|slot| schedule.add(Slot(slot), Micros::ZERO));
         schedule.note_traffic(1, Micros::ZERO);
         let before = schedule.interval(&config, Micros::ZERO);
-        (10..100).for_each(|slot| schedule.remove(slot));
+        (10..100).for_each(|slot| schedule.remove(Slot(slot)));
         assert!(before > 3 * config.interval);
         assert_eq!(schedule.interval(&config, Micros::ZERO), config.interval);
     }
@@ -207,9 +207,9 @@ mod tests {
     #[test]
     fn a_pod_that_has_gone_is_not_due() {
         let mut schedule = Schedule::new(1);
-        schedule.add(0, Micros::ZERO);
-        schedule.add(1, Micros::ZERO);
-        schedule.remove(0);
-        assert_eq!(schedule.take_due(Micros::ZERO), [1]);
+        schedule.add(Slot(0), Micros::ZERO);
+        schedule.add(Slot(1), Micros::ZERO);
+        schedule.remove(Slot(0));
+        assert_eq!(schedule.take_due(Micros::ZERO), [Slot(1)]);
     }
 }

@@ -67,7 +67,7 @@ pub struct PodKey {
 
 impl PodKey {
     /// No pod.
-    pub const NONE: PodKey = PodKey { slot: Slot::MAX, id: 0 };
+    pub const NONE: PodKey = PodKey { slot: Slot::NONE, id: 0 };
 }
 
 /// The pods of a pool; the place in the list is the slot.
@@ -86,7 +86,7 @@ pub struct PodTable {
 impl PodTable {
     /// The pods that are there, with their slots.
     pub fn live(&self) -> impl Iterator<Item = (Slot, &Pod)> {
-        (0..).zip(&self.pods).filter(|(_, pod)| pod.id != 0)
+        Slot::all().zip(&self.pods).filter(|(_, pod)| pod.id != 0)
     }
 
     /// The pod in a slot, if one is there.
@@ -238,10 +238,10 @@ mod tests {
     fn empty_slots_are_not_live() {
         let table =
             PodTable { pods: vec![Pod::default(), Pod { id: 3, ..Pod::default() }], ..PodTable::default() };
-        assert_eq!(table.live().map(|(slot, pod)| (slot, pod.id)).collect::<Vec<_>>(), [(1, 3)]);
-        assert_eq!((table.pod(0), table.key(0)), (None, None));
-        let key = PodKey { slot: 1, id: 3 };
-        assert_eq!((table.key(1), table.get(key)), (Some(key), table.pods.get(1)));
+        assert_eq!(table.live().map(|(slot, pod)| (slot, pod.id)).collect::<Vec<_>>(), [(Slot(1), 3)]);
+        assert_eq!((table.pod(Slot(0)), table.key(Slot(0))), (None, None));
+        let key = PodKey { slot: Slot(1), id: 3 };
+        assert_eq!((table.key(Slot(1)), table.get(key)), (Some(key), table.pods.get(1)));
         assert_eq!(table.get(PodKey { id: 2, ..key }), None);
     }
 }

@@ -145,24 +145,24 @@ proptest! {
         for operation in operations {
             match operation {
                 Operation::Insert(slot, chain) => {
-                    let (used, expected) = (index.insert(slot, &chain), naive.insert(slot.into(), &chain));
+                    let (used, expected) = (index.insert(Slot(slot), &chain), naive.insert(slot.into(), &chain));
                     prop_assert_eq!(used.at, expected.at);
                     prop_assert!(trimmed || used == expected, "{used:?} {expected:?}");
                     done.push((slot, chain, used.at));
                 }
                 Operation::Trim(nth, keep) => {
                     let Some((slot, chain, at)) = done.get(nth % done.len().max(1)) else { continue };
-                    index.trim(*slot, chain, keep, *at);
+                    index.trim(Slot(*slot), chain, keep, *at);
                     naive.trim(usize::from(*slot), chain, keep, *at);
                     trimmed = true;
                 }
                 Operation::Evict(nth) => {
                     let Some((slot, _, at)) = done.get(nth % done.len().max(1)) else { continue };
-                    index.evict(*slot, *at);
+                    index.evict(Slot(*slot), *at);
                     naive.evict(usize::from(*slot), *at);
                 }
                 Operation::Flush(slot) => {
-                    index.flush(slot);
+                    index.flush(Slot(slot));
                     naive.pods[usize::from(slot)].clear();
                 }
             }
@@ -185,13 +185,13 @@ proptest! {
     fn a_full_pod_keeps_what_it_used_last(chains in prop::collection::vec(chains(), 1..60), blocks in 1usize..20) {
         let (mut index, mut naive) = (PrefixIndex::new(ROOMY), Naive::new(1));
         let capacity = bytes_of(blocks);
-        index.set_capacity(0, capacity);
+        index.set_capacity(Slot(0), capacity);
         naive.capacity[0] = capacity;
         for chain in &chains {
-            index.insert(0, chain);
+            index.insert(Slot(0), chain);
             naive.insert(0, chain);
             check(&index);
-            prop_assert!(index.held(0) <= capacity);
+            prop_assert!(index.held(Slot(0)) <= capacity);
             let kept = usize::from(matches(&index, 1, chain)[0]);
             prop_assert_eq!(kept, chain.len().min(blocks));
             prop_assert_eq!(kept, usize::from(naive.matches(chain)[0]));
@@ -203,7 +203,7 @@ proptest! {
         let limits = IndexLimits { memory: 60_000, holdings: 20 };
         let mut index = PrefixIndex::new(limits);
         for (slot, chain) in &chains {
-            index.insert(*slot, chain);
+            index.insert(Slot(*slot), chain);
             check(&index);
             prop_assert!(index.holdings() <= limits.holdings);
             prop_assert!(index.memory() <= limits.memory);
@@ -223,7 +223,7 @@ fn no_change_of_load_passes_the_limit_or_leaves_the_index_useless() {
         for _ in 0..prompts {
             n += 1;
             for slot in 0..pods {
-                index.insert(slot, &chain(n, blocks));
+                index.insert(Slot(slot), &chain(n, blocks));
                 assert!(index.memory() <= limits.memory);
             }
         }
@@ -240,22 +240,22 @@ fn no_change_of_load_passes_the_limit_or_leaves_the_index_useless() {
 #[test]
 fn a_match_is_contiguous_from_the_start_for_each_pod() {
     let mut index = PrefixIndex::new(ROOMY);
-    index.insert(0, &[1, 2, 3, 4]);
-    index.insert(1, &[1, 2]);
-    index.insert(1, &[1, 2, 9]);
+    index.insert(Slot(0), &[1, 2, 3, 4]);
+    index.insert(Slot(1), &[1, 2]);
+    index.insert(Slot(1), &[1, 2, 9]);
     assert_eq!(matches(&index, 2, &[1, 2, 3, 4, 5]), [4, 2]);
     assert_eq!(matches(&index, 2, &[1, 2, 9]), [2, 3]);
     assert_eq!(matches(&index, 2, &[2, 3]), [0, 0]);
-    index.trim(0, &[1, 2, 3, 4], 1, 1);
+    index.trim(Slot(0), &[1, 2, 3, 4], 1, 1);
     assert_eq!(matches(&index, 2, &[1, 2, 3, 4, 5]), [1, 2]);
 }
 
 #[test]
 fn heads_outlive_tails() {
     let mut index = PrefixIndex::new(ROOMY);
-    index.set_capacity(0, bytes_of(6));
-    index.insert(0, &[1, 2, 3, 4]);
-    index.insert(0, &[1, 2, 7, 8, 9]);
+    index.set_capacity(Slot(0), bytes_of(6));
+    index.insert(Slot(0), &[1, 2, 3, 4]);
+    index.insert(Slot(0), &[1, 2, 7, 8, 9]);
     // Seven blocks in all, room for six: the tail of the older prompt goes.
     assert_eq!(matches(&index, 1, &[1, 2, 3, 4]), [3]);
     assert_eq!(matches(&index, 1, &[1, 2, 7, 8, 9]), [5]);
@@ -264,16 +264,16 @@ fn heads_outlive_tails() {
 #[test]
 fn what_is_trimmed_twice_is_dropped_once() {
     let mut index = PrefixIndex::new(ROOMY);
-    let (one, two) = (index.insert(0, &[1, 2]), index.insert(0, &[1, 3]));
-    index.trim(0, &[1, 3], 0, two.at);
-    index.trim(0, &[1, 2], 0, one.at);
+    let (one, two) = (index.insert(Slot(0), &[1, 2]), index.insert(Slot(0), &[1, 3]));
+    index.trim(Slot(0), &[1, 3], 0, two.at);
+    index.trim(Slot(0), &[1, 2], 0, one.at);
     check(&index);
-    index.trim(0, &[1, 2], 0, one.at);
-    index.trim(0, &[1, 3], 0, two.at);
+    index.trim(Slot(0), &[1, 2], 0, one.at);
+    index.trim(Slot(0), &[1, 3], 0, two.at);
     check(&index);
-    assert_eq!((index.holdings(), index.held(0), index.tree.hashes()), (0, 0, 0));
-    index.insert(1, &[5, 6]);
-    index.insert(0, &[5, 7]);
+    assert_eq!((index.holdings(), index.held(Slot(0)), index.tree.hashes()), (0, 0, 0));
+    index.insert(Slot(1), &[5, 6]);
+    index.insert(Slot(0), &[5, 7]);
     check(&index);
     assert_eq!(matches(&index, 2, &[5, 6]), [1, 2]);
 }
@@ -281,10 +281,10 @@ fn what_is_trimmed_twice_is_dropped_once() {
 #[test]
 fn what_another_prompt_used_since_is_not_taken_back() {
     let mut index = PrefixIndex::new(ROOMY);
-    let first = index.insert(0, &[1, 2, 3]);
-    let second = index.insert(0, &[1, 2, 4]);
+    let first = index.insert(Slot(0), &[1, 2, 3]);
+    let second = index.insert(Slot(0), &[1, 2, 4]);
     assert_eq!(second, UseStamp { at: 2, previous: Some(1) });
-    index.trim(0, &[1, 2, 3], 0, first.at);
+    index.trim(Slot(0), &[1, 2, 3], 0, first.at);
     check(&index);
     assert_eq!(matches(&index, 1, &[1, 2, 3]), [2]);
     assert_eq!(matches(&index, 1, &[1, 2, 4]), [3]);
@@ -294,11 +294,11 @@ fn what_another_prompt_used_since_is_not_taken_back() {
 fn with_a_lost_block_goes_all_that_is_older() {
     let mut index = PrefixIndex::new(ROOMY);
     for chain in [[1, 2, 3], [4, 5, 6], [7, 8, 9]] {
-        index.insert(0, &chain);
-        index.insert(1, &chain);
+        index.insert(Slot(0), &chain);
+        index.insert(Slot(1), &chain);
     }
-    let again = index.insert(0, &[4, 5, 6]);
-    index.evict(0, again.previous.unwrap());
+    let again = index.insert(Slot(0), &[4, 5, 6]);
+    index.evict(Slot(0), again.previous.unwrap());
     check(&index);
     assert_eq!(matches(&index, 2, &[1, 2, 3]), [0, 3]);
     assert_eq!(matches(&index, 2, &[4, 5, 6]), [3, 3], "the pod has just computed it");
@@ -309,12 +309,12 @@ fn with_a_lost_block_goes_all_that_is_older() {
 fn a_tail_that_nobody_holds_is_freed_when_its_node_is_cut() {
     let mut index = PrefixIndex::new(ROOMY);
     let long: Vec<u32> = (1..=20).collect();
-    index.set_capacity(0, bytes_of(19));
-    index.insert(0, &long);
+    index.set_capacity(Slot(0), bytes_of(19));
+    index.insert(Slot(0), &long);
     // A run that lost one block of twenty keeps its hash; then a prompt leaves it just there.
     let mut other = long[..19].to_vec();
     other.push(99);
-    index.insert(1, &other);
+    index.insert(Slot(1), &other);
     check(&index);
     assert_eq!(index.tree.hashes(), 20);
 }
@@ -322,11 +322,11 @@ fn a_tail_that_nobody_holds_is_freed_when_its_node_is_cut() {
 #[test]
 fn the_tail_that_a_shorter_prompt_does_not_use_grows_old() {
     let mut index = PrefixIndex::new(ROOMY);
-    index.set_capacity(0, bytes_of(8));
-    index.insert(0, &[1, 2, 3, 4]);
-    index.insert(0, &[5, 6]);
-    index.insert(0, &[1, 2]);
-    index.insert(0, &[7, 8, 9]);
+    index.set_capacity(Slot(0), bytes_of(8));
+    index.insert(Slot(0), &[1, 2, 3, 4]);
+    index.insert(Slot(0), &[5, 6]);
+    index.insert(Slot(0), &[1, 2]);
+    index.insert(Slot(0), &[7, 8, 9]);
     check(&index);
     assert_eq!(matches(&index, 1, &[5, 6]), [2]);
     assert!(matches(&index, 1, &[1, 2, 3, 4])[0] < 4);
@@ -343,7 +343,7 @@ fn a_conversation_costs_about_two_hundred_bytes() {
                 hash
             })
             .collect();
-        index.insert((conversation % 8) as u16, &chain);
+        index.insert(Slot((conversation % 8) as u16), &chain);
     }
     let each = index.memory() / 10_000;
     assert!(each < 280, "{each} bytes");
@@ -358,7 +358,7 @@ fn a_prefix_that_all_share_is_soon_on_every_pod_and_a_lone_conversation_stays() 
         let prompt: Vec<u32> = (0..20).chain([1000 + n]).collect();
         let popular = copies == 0 || popular(&index, &prompt) >= 20;
         copies += u16::from(popular);
-        index.insert(if popular { copies - 1 } else { 0 }, &prompt);
+        index.insert(if popular { Slot(copies - 1) } else { Slot(0) }, &prompt);
         copies == 8
     });
     assert_eq!(prompts, Some(13));
@@ -368,6 +368,6 @@ fn a_prefix_that_all_share_is_soon_on_every_pod_and_a_lone_conversation_stays() 
     for round in 1..30 {
         let prompt: Vec<u32> = (0..20 * round).collect();
         assert_eq!(popular(&index, &prompt), 0, "round {round}");
-        index.insert(0, &prompt);
+        index.insert(Slot(0), &prompt);
     }
 }
