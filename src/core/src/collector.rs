@@ -7,6 +7,7 @@ use crate::account::ledger::LedgerTotals;
 use crate::account::pod_account::PodAccount;
 use crate::account::transaction::LedgerStore;
 use crate::config::{Config, Scrape};
+use crate::scrape::history::{PageHistory, Signs};
 use crate::scrape::leaks::{Leak, LeakDetector};
 use crate::scrape::schedule::Schedule;
 use crate::scrape::vllm;
@@ -17,8 +18,7 @@ use crate::{Micros, SECOND, Slot};
 
 /// Tokens that a pod is believed to hold until its page tells: about those of a 7B model on a GPU with 24 GB.
 const DEFAULT_CAPACITY: u64 = 500_000;
-/// A process that started this much later, in milliseconds, is another one; less is rounding.
-const RESTART_MILLIS: u64 = 1_000;
+
 /// Collects the load of a pool.
 #[derive(Clone, Debug)]
 pub struct Collector {
@@ -44,7 +44,16 @@ struct PodHistory {
     /// Foreign requests one scrape ago: a request that ended or began between page and ledger looks foreign, but not twice.
     foreign_running: f32,
     foreign_waiting: f32,
+    pages: PageHistory,
     leaks: LeakDetector,
+}
+
+impl PodHistory {
+    /// The history of a pod that another collector has scraped before.
+    fn of(pod: &Pod) -> PodHistory {
+        let started = (pod.started != 0).then(|| pod.started as f64 / 1e3);
+        PodHistory { pages: PageHistory::of_process(started, pod.scraped_at), ..PodHistory::default() }
+    }
 }
 
 /// A metrics page to fetch.
@@ -84,7 +93,7 @@ impl Collector {
             store,
             keys,
             scrape: config.scrape.clone(),
-            histories: vec![PodHistory::default(); table.pods.len()],
+            histories: table.pods.iter().map(PodHistory::of).collect(),
             schedule: Schedule::new(seed),
             changed: true,
             published_at: table.published_at,
@@ -187,6 +196,11 @@ impl Collector {
         };
         self.changed |= pod.state != state;
         pod.state = state;
+        if failure == ScrapeFailure::Unreachable
+            && let Some(history) = self.histories.get_mut(usize::from(due.slot))
+        {
+            history.pages.failed();
+        }
     }
 
     /// The scrape `due` has ended, whether a page came or not; `cost` is the time that the thread took for the page.
@@ -244,24 +258,32 @@ impl Collector {
         if pod.id != due.id {
             return None;
         }
-        let started = load.started.map_or(0, |seconds| (seconds * 1e3) as u64);
-        if pod.started != 0 && started != 0 && started.abs_diff(pod.started) > RESTART_MILLIS {
+        let own = own.filter(|account| account.id == pod.id);
+        let Signs { restarted, hangs, ended } = history.pages.see(load, own.as_ref(), now);
+        let own = own.filter(|_| !restarted);
+        if restarted {
             // Its cache is empty and its requests are gone, so it is another pod to everyone.
             pod.id = next_id(&mut self.table.last_id);
-            *history = PodHistory::default();
+            *history = PodHistory { pages: history.pages, ..PodHistory::default() };
         }
-        if started != 0 {
-            pod.started = started;
-        }
-        let own = own.filter(|entry| entry.id == pod.id);
         let (own_waiting, own_in_flight) = own.map_or((0.0, 0.0), |e| (e.waiting as f32, e.in_flight as f32));
-        let foreign = (load.running + load.waiting - own_in_flight).max(0.0);
+        let foreign = (load.running + load.waiting - own_in_flight - ended).max(0.0);
         let foreign_waiting = (load.waiting - own_waiting).clamp(0.0, foreign);
         let foreign_running = foreign - foreign_waiting;
         if pod.state == PodState::Unreachable {
             pod.recovered_at = now;
         }
-        pod.state = PodState::Ready;
+        let state = match (load.asleep, hangs) {
+            (true, _) => PodState::Asleep,
+            (false, true) => PodState::Hanging,
+            (false, false) => PodState::Ready,
+        };
+        if state == PodState::Asleep && pod.state != PodState::Asleep {
+            // Sleeping empties the cache.
+            pod.cache_epoch = pod.cache_epoch.wrapping_add(1);
+        }
+        pod.state = state;
+        pod.started = load.started.map_or(0, |seconds| (seconds * 1e3) as u64);
         pod.scraped_at = now;
         pod.running = load.running;
         pod.waiting = load.waiting;

@@ -97,14 +97,11 @@ impl CollectorDriver {
                     self.metrics.leaked_requests.add(self.collector.leaked() - leaked);
                     self.metrics.contended_reconcile.add(self.collector.contended() - contended);
                     cost = Some(host::now().since(began));
-                    if self.collector.table().pod(due.slot).is_some_and(|pod| pod.state == PodState::Ready) {
+                    if self.collector.table().pod(due.slot).is_some_and(|pod| pod.state.tells_load()) {
                         self.metrics.scraped.count();
                         String::new()
                     } else {
-                        self.unreadable(
-                            &due,
-                            "its page lacks vllm:num_requests_running or vllm:num_requests_waiting",
-                        )
+                        self.unreadable(&due, "its page has no metric of vLLM")
                     }
                 }
             };
@@ -154,6 +151,12 @@ impl CollectorDriver {
             PodState::Ready if before != PodState::Unknown => {
                 log::info!("warmpath: pod {address} tells its load again");
             }
+            PodState::Hanging => {
+                log::warn!(
+                    "warmpath: pod {address} has requests and computes nothing, others are preferred for a minute"
+                );
+            }
+            PodState::Asleep => log::info!("warmpath: pod {address} sleeps, nothing is sent to it"),
             PodState::Ready | PodState::Unknown => {}
         }
     }

@@ -116,7 +116,11 @@ impl Candidates {
 }
 
 fn rank(account: &PodAccount, pod: &Pod, now: Micros) -> Rank {
-    if account.health.cooling_down(now, pod.recovered_at) {
+    if pod.state == PodState::Asleep {
+        Rank::Asleep
+    } else if pod.state == PodState::Hanging {
+        Rank::Hanging
+    } else if account.health.cooling_down(now, pod.recovered_at) {
         if account.health.errors > 0 { Rank::Erring } else { Rank::CoolingDown }
     } else if pod.state == PodState::Unreachable {
         Rank::Unreachable

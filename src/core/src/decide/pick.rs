@@ -18,6 +18,10 @@ pub enum Rank {
     Erring,
     /// It failed a request, and is cooling down.
     CoolingDown,
+    /// It has requests, and computes nothing.
+    Hanging,
+    /// It serves nothing until it is woken: no request goes there, whatever the others are.
+    Asleep,
 }
 
 /// A pod, as it is scored in a decision.
@@ -51,24 +55,23 @@ impl Picks {
 
 /// Chooses by rank, then by cost. Pods whose cost is within `tie_band` of the request's work of the best are tied; the
 /// rendezvous hash of the prompt's `head` and the pod's address decides between them, so that gateways which share nothing
-/// agree. Runners-up follow by rank and cost alone.
+/// agree. Runners-up follow by rank and cost alone. A pod that is asleep is never chosen.
 pub fn pick<'a>(
     candidates: &[Candidate],
     tie_band: f32,
     head: u64,
     address: impl Fn(Slot) -> &'a [u8],
 ) -> Picks {
-    let Some(least) = candidates.iter().min_by(|a, b| order(a, b)) else { return Picks::default() };
+    let awake = || candidates.iter().filter(|candidate| candidate.rank != Rank::Asleep);
+    let Some(least) = awake().min_by(|a, b| order(a, b)) else { return Picks::default() };
     let band = least.terms.seconds + tie_band * least.terms.uncached / least.terms.tokens_per_second.max(1.0);
-    let best = candidates
-        .iter()
+    let best = awake()
         .filter(|candidate| candidate.rank == least.rank && candidate.terms.seconds <= band)
         .max_by_key(|candidate| rendezvous(head, address(candidate.slot)))
         .map(|candidate| candidate.slot);
     let mut picks = [best, None, None];
     for nth in 1..PICKS {
-        let next = candidates
-            .iter()
+        let next = awake()
             .filter(|candidate| !picks.contains(&Some(candidate.slot)))
             .min_by(|a, b| order(a, b))
             .map(|candidate| candidate.slot);
@@ -146,5 +149,16 @@ mod tests {
         // Beyond the band (5 ms here) there is no tie.
         let apart = [candidate(Slot(0), Rank::Ready, 1.0), candidate(Slot(1), Rank::Ready, 1.006)];
         assert!((0..100).all(|head| picks(&apart, head)[0] == 0));
+    }
+
+    #[test]
+    fn a_sleeping_pod_is_no_runner_up() {
+        let all = [
+            candidate(0, Rank::Asleep, 0.1),
+            candidate(1, Rank::Hanging, 0.2),
+            candidate(2, Rank::Ready, 5.0),
+        ];
+        assert_eq!(picks(&all, 1), [2, 1]);
+        assert!(picks(&all[..1], 1).is_empty());
     }
 }

@@ -103,7 +103,9 @@ impl PrefixReplica {
         let before = std::mem::replace(&mut self.table, table);
         for (slot, pod) in Slot::all().zip(&self.table.pods) {
             let known = before.pods.get(usize::from(slot));
-            if known.is_some_and(|before| before.id != 0 && before.id != pod.id) {
+            if known.is_some_and(|before| {
+                before.id != 0 && (before.id, before.cache_epoch) != (pod.id, pod.cache_epoch)
+            }) {
                 self.index.flush(slot);
             }
             if known.is_none_or(|before| (before.id, before.capacity) != (pod.id, pod.capacity)) {

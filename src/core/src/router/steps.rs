@@ -32,7 +32,8 @@ pub enum RouteBy<'a> {
 pub enum NoPod {
     /// There is no table yet, or it is empty.
     NoTable,
-    /// Every pod has failed and is cooling down. A pod that answers at all, even with errors, is not among them.
+    /// Every pod has failed and is cooling down, or is asleep. A pod that answers at all, even with errors, is not among
+    /// them.
     AllCoolingDown,
     /// Other workers wrote first at every try.
     Contended,
@@ -160,7 +161,7 @@ impl Steps {
         let prompt = PromptSize { bytes, tokens: bytes as f32 / bytes_per_token(by, ledger) };
         score_all(&pool, prompt, &self.found, &self.constants, now, &mut self.candidates);
         let candidates = self.candidates.list();
-        if candidates.iter().all(|candidate| candidate.rank == Rank::CoolingDown) {
+        if candidates.iter().all(|candidate| matches!(candidate.rank, Rank::CoolingDown | Rank::Asleep)) {
             return Err(NoPod::AllCoolingDown);
         }
         // Where no prefix counts, requests go round among equal pods, and not in step with those of other workers.

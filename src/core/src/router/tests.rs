@@ -960,3 +960,71 @@ proptest! {
         }
     }
 }
+
+/// A page with counters, of a pod that sleeps or not.
+fn counted_page(running: u32, computed_tokens: u64, awake: bool) -> String {
+    format!(
+        "{}vllm:generation_tokens_total{{engine=\"0\"}} {computed_tokens}\n\
+         vllm:engine_sleep_state{{engine=\"0\",sleep_state=\"awake\"}} {}\n",
+        page(running, 0, 1.0),
+        u8::from(awake)
+    )
+}
+
+#[test]
+fn a_sleeping_pod_gets_nothing_and_holds_nothing_once_awake() {
+    let mut gateway = Gateway::new(&config(2, ""), 2);
+    let prompt = text(1, 4000);
+    let decision = gateway.decide(0, &prompt, SECOND);
+    let home = decision.ticket.slot();
+    gateway.answer(0, decision.ticket, None, SECOND);
+    assert!(gateway.held(1, &prompt)[usize::from(home)] > 3900);
+    gateway.scrape(|slot| counted_page(0, 5, slot != home), 2 * SECOND);
+    for n in 0..20 {
+        let decision = gateway.decide(n % 2, &prompt, 2 * SECOND);
+        assert!(decision.picks.iter().all(|slot| slot != home), "not even as a runner-up");
+        gateway.answer(n % 2, decision.ticket, None, 2 * SECOND);
+    }
+    gateway.scrape(|_| counted_page(0, 5, true), 4 * SECOND);
+    assert_eq!(gateway.held(0, &prompt)[usize::from(home)], 0);
+    assert!(gateway.workers[0].candidates().iter().any(|candidate| candidate.rank == Rank::Asleep));
+    drop(gateway.decide(0, &text(2, 100), 4 * SECOND));
+    assert!(gateway.workers[0].candidates().iter().all(|candidate| candidate.rank == Rank::Ready));
+}
+
+#[test]
+fn no_pod_is_named_when_all_sleep() {
+    let mut gateway = Gateway::new(&config(2, ""), 1);
+    gateway.scrape(|_| counted_page(0, 5, false), SECOND);
+    let decided = with_request("x", |request| {
+        gateway.workers[0].decide(RouteBy::Prompt(request), &mut gateway.shared, SECOND)
+    });
+    assert_eq!(decided.map(drop), Err(NoPod::AllCoolingDown));
+}
+
+#[test]
+fn a_conversation_leaves_an_engine_that_hangs_although_its_page_is_served() {
+    let mut gateway = Gateway::new(&config(3, ""), 1);
+    let prompt = text(1, 20_000);
+    let decision = gateway.decide(0, &prompt, SECOND);
+    let home = decision.ticket.slot();
+    gateway.answer(0, decision.ticket, None, SECOND);
+    let mut now = SECOND;
+    let mut met = Vec::new();
+    // The client gives up after four seconds and tries again; others' pods compute.
+    for attempt in 0..6 {
+        let decision = gateway.decide(0, &prompt, now);
+        met.push(decision.ticket.slot());
+        for tick in 1..=40u64 {
+            let count = 1000 * (attempt * 40 + tick);
+            gateway.scrape(
+                |slot| counted_page(2, if slot == home { 7 } else { count }, true),
+                now + tick * 100 * MILLISECOND,
+            );
+        }
+        now = now + 4 * SECOND;
+        gateway.close(0, decision.ticket, End::Aborted);
+    }
+    assert_eq!(met.first(), Some(&home), "it holds the conversation");
+    assert!(met.iter().skip(3).all(|&slot| slot != home), "from the fourth try on: {met:?}");
+}

@@ -34,8 +34,8 @@ pub struct RankLoad {
     pub capacity: Option<u64>,
     /// The engine sleeps (`vllm:engine_sleep_state`): it serves nothing, and its cache is gone.
     pub asleep: bool,
-    /// Tokens that the engine has computed since it started, of prompts and of answers.
-    pub computed_tokens: f64,
+    /// Tokens that the engine has computed since it started, of prompts and of answers; `None` when the page does not say.
+    pub computed_tokens: Option<f64>,
     /// Prompt tokens that were looked up in the prefix cache since the engine started (`vllm:prefix_cache_queries_total`).
     pub cache_queries: f64,
     /// Those of them that the cache held (`vllm:prefix_cache_hits_total`).
@@ -57,8 +57,8 @@ pub struct PodLoad {
     pub started: Option<f64>,
     /// Every engine sleeps.
     pub asleep: bool,
-    /// Tokens that were computed since the engines started; a smaller value is a restart.
-    pub computed_tokens: f64,
+    /// Tokens that were computed since the engines started, of prompts and of answers; `None` when the page does not say.
+    pub computed_tokens: Option<f64>,
     /// Prompt tokens that were looked up in the prefix caches.
     pub cache_queries: f64,
     /// Those of them that the caches held.
@@ -124,16 +124,21 @@ impl Page {
             running: sum.running + rank.running,
             waiting: sum.waiting + rank.waiting,
             kv_usage: sum.kv_usage + rank.kv_usage / engines,
-            capacity: match (sum.capacity, rank.capacity) {
-                (Some(a), Some(b)) => Some(a.saturating_add(b)),
-                (a, b) => a.or(b),
-            },
+            capacity: either(sum.capacity, rank.capacity, u64::saturating_add),
             asleep: sum.asleep && rank.asleep,
-            computed_tokens: sum.computed_tokens + rank.computed_tokens,
+            computed_tokens: either(sum.computed_tokens, rank.computed_tokens, |a, b| a + b),
             cache_queries: sum.cache_queries + rank.cache_queries,
             cache_hits: sum.cache_hits + rank.cache_hits,
             ..sum
         })
+    }
+}
+
+/// Both numbers together, or the one that is known.
+fn either<T>(a: Option<T>, b: Option<T>, both: impl FnOnce(T, T) -> T) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(both(a, b)),
+        (a, b) => a.or(b),
     }
 }
 
@@ -225,7 +230,7 @@ impl RankBuilder {
                 load.asleep = sample.value == 0.0
             }
             b"vllm:prompt_tokens_total" | b"vllm:generation_tokens_total" => {
-                load.computed_tokens += plausible(sample.value);
+                load.computed_tokens = Some(load.computed_tokens.unwrap_or(0.0) + plausible(sample.value));
             }
             b"vllm:prefix_cache_queries_total" => load.cache_queries += plausible(sample.value),
             b"vllm:prefix_cache_hits_total" => load.cache_hits += plausible(sample.value),
@@ -379,7 +384,7 @@ mod tests {
     fn a_server_with_several_api_processes_tells_no_start_but_what_it_has_computed() {
         let page = load(page!("vllm-0.32-modes/api-servers-2.txt")).unwrap();
         assert_eq!((page.started, page.cache_queries), (None, 5020.0));
-        assert!(page.computed_tokens >= 5020.0);
+        assert!(page.computed_tokens >= Some(5020.0));
         let (before, after) = (
             load(page!("cases/B14/page-before.txt")).unwrap(),
             load(page!("cases/B14/page-after-restart.txt")).unwrap(),

@@ -5,7 +5,7 @@ use crate::shared::codec::{CodecError, Reader};
 use crate::{Micros, Slot};
 
 /// Marks a table, and the version of its format.
-const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT2");
+const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT3");
 
 /// Most pods in a pool. Every decision copies the ledger, which has an account per pod, so a larger fleet needs several
 /// pools.
@@ -23,6 +23,34 @@ pub enum PodState {
     Unreadable,
     /// No answer: refused, reset or timed out.
     Unreachable,
+    /// The engine has had requests for too long without computing a token.
+    Hanging,
+    /// The engine sleeps: it serves nothing until it is woken.
+    Asleep,
+}
+
+impl PodState {
+    const ALL: [PodState; 6] = [
+        PodState::Unknown,
+        PodState::Ready,
+        PodState::Unreadable,
+        PodState::Unreachable,
+        PodState::Hanging,
+        PodState::Asleep,
+    ];
+
+    /// Whether the last scrape brought a load.
+    pub fn tells_load(self) -> bool {
+        matches!(self, PodState::Ready | PodState::Hanging | PodState::Asleep)
+    }
+
+    fn encode(self) -> u8 {
+        PodState::ALL.iter().position(|&state| state == self).unwrap_or_default() as u8
+    }
+
+    fn decode(number: u8) -> Result<PodState, CodecError> {
+        PodState::ALL.get(usize::from(number)).copied().ok_or(CodecError::Range)
+    }
 }
 
 /// One pod.
@@ -38,6 +66,8 @@ pub struct Pod {
     pub state: PodState,
     /// When its process started, in milliseconds since the Unix epoch; 0 when the page does not tell.
     pub started: u64,
+    /// Counts how often the cache was emptied while the process lived on.
+    pub cache_epoch: u32,
     /// When the last scrape that brought a load was answered; 0 for never.
     pub scraped_at: Micros,
     /// When scrapes last began to succeed after they had failed; 0 for never.
@@ -117,13 +147,9 @@ impl PodTable {
             out.extend_from_slice(&pod.first_id.to_le_bytes());
             out.push(pod.address.len() as u8);
             out.extend_from_slice(pod.address.as_bytes());
-            out.push(match pod.state {
-                PodState::Unknown => 0,
-                PodState::Ready => 1,
-                PodState::Unreadable => 2,
-                PodState::Unreachable => 3,
-            });
+            out.push(pod.state.encode());
             out.extend_from_slice(&pod.started.to_le_bytes());
+            out.extend_from_slice(&pod.cache_epoch.to_le_bytes());
             out.extend_from_slice(&pod.scraped_at.0.to_le_bytes());
             out.extend_from_slice(&pod.recovered_at.0.to_le_bytes());
             for amount in [pod.running, pod.waiting, pod.kv_usage, pod.foreign_running, pod.foreign_waiting] {
@@ -162,14 +188,9 @@ fn decode_pod(from: &mut Reader<'_>) -> Result<Pod, CodecError> {
         id,
         first_id,
         address,
-        state: match from.u8()? {
-            0 => PodState::Unknown,
-            1 => PodState::Ready,
-            2 => PodState::Unreadable,
-            3 => PodState::Unreachable,
-            _ => return Err(CodecError::Range),
-        },
+        state: PodState::decode(from.u8()?)?,
         started: from.u64()?,
+        cache_epoch: from.u32()?,
         scraped_at: Micros(from.u64()?),
         recovered_at: Micros(from.u64()?),
         running: from.amount()?,
@@ -187,10 +208,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn pods() -> impl Strategy<Value = Pod> {
-        (any::<[u32; 2]>(), "[0-9.:]{0,40}", 0u8..4, any::<[u64; 4]>(), prop::array::uniform5(0.0f32..1e6))
+        (
+            any::<[u32; 3]>(),
+            "[0-9.:]{0,40}",
+            0..PodState::ALL.len(),
+            any::<[u64; 4]>(),
+            prop::array::uniform5(0.0f32..1e6),
+        )
             .prop_map(
                 |(
-                    [id, first_id],
+                    [id, first_id, cache_epoch],
                     address,
                     state,
                     [started, scraped_at, recovered_at, capacity],
@@ -199,9 +226,9 @@ mod tests {
                     id,
                     first_id,
                     address,
-                    state: [PodState::Unknown, PodState::Ready, PodState::Unreadable, PodState::Unreachable]
-                        [usize::from(state)],
+                    state: PodState::ALL[state],
                     started,
+                    cache_epoch,
                     scraped_at: Micros(scraped_at),
                     recovered_at: Micros(recovered_at),
                     running,
