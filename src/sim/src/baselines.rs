@@ -1,7 +1,8 @@
 //! What others do, each as its own paper or code defines it: the policies that ours is compared with.
 //!
-//! They are treated kindly. All know the exact tokens of a prompt where the originals count four bytes a token; all name
-//! runners-up for Envoy to go on to, where most name one pod; scrapes take no time; health checks keep dead pods out.
+//! They are treated kindly. All know the exact tokens of a prompt where the originals count four bytes per
+//! token; all name runners-up for Envoy to go on to, where most name one pod; scrapes take no time; health
+//! checks keep dead pods out.
 
 #![expect(clippy::indexing_slicing, reason = "pods are numbered by the fleet, and tables made as long")]
 
@@ -53,7 +54,7 @@ pub struct Place<'a> {
 }
 
 impl Baseline {
-    /// The mind of one gateway.
+    /// The policy of one gateway.
     pub fn make(&self, place: &Place<'_>) -> Box<dyn Policy> {
         (self.make)(place)
     }

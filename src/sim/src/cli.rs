@@ -10,7 +10,8 @@ use clap::{Parser, Subcommand};
 use crate::traffic::compare;
 use crate::{instant, load, traffic};
 
-/// Simulated vLLM pods, and load for gateways in front of them: what a router can see of a fleet, without a GPU.
+/// Simulated vLLM pods, and load for gateways in front of them: what a router can see of a fleet, without a
+/// GPU.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub struct Cli {
@@ -28,10 +29,11 @@ pub enum Command {
     Instant(instant::InstantOptions),
     /// Send chat requests in a closed loop, and measure how long their answers take.
     Load(load::LoadOptions),
-    /// Send the reference's benchmarks or a fleet's workload to a gateway, and print what the reference's tools print.
+    /// Send the reference's benchmarks or a fleet's workload to a gateway, and print what the reference's
+    /// tools print.
     // The many flags would make all commands large.
     Traffic(Box<traffic::TrafficOptions>),
-    /// Lay runs of `traffic` beside each other: a table, and a page with plots.
+    /// Compare runs of `traffic`: a table, and a page with plots.
     Compare(compare::CompareOptions),
     /// Compare routing policies on a fleet of simulated pods, in virtual time.
     Fleet(Box<fleet::FleetArgs>),
@@ -72,7 +74,10 @@ impl Cli {
             Command::Pod(args) => pod::run(args),
             Command::Instant(options) => instant::run(&options),
             Command::Load(options) => load::run(&options),
-            Command::Traffic(options) => traffic::run(&options),
+            Command::Traffic(options) => {
+                options.check().map_err(|error| WrongFlag(format!("{error:#}")))?;
+                traffic::run(&options)
+            }
             Command::Compare(options) => compare::run(&options),
             Command::Fleet(args) => args.run(),
         }

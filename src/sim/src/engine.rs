@@ -1,14 +1,16 @@
 //! One vLLM pod on virtual time: continuous batching in steps of a token budget, over an LRU prefix cache of KV
 //! blocks. No clock and no I/O; seconds come in as arguments, and the same calls give the same answers.
 //!
-//! A step is planned when it starts and its tokens are out when it ends. Planning follows vLLM's V1 scheduler:
-//! running requests first, in the order they were admitted, then waiting ones first come first served, until the
-//! step's tokens are used up. A request that is only partly prefilled is therefore always the last that runs, and
-//! the decodes before it take their one token first. A waiting request is admitted when the free blocks hold all
-//! of its tokens; a running one that finds no block to grow into takes those of the newest, which starts over.
+//! A step is planned when it starts and its tokens are out when it ends. Planning follows vLLM's V1
+//! scheduler: running requests first, in the order they were admitted, then waiting ones first come first
+//! served, until the step's tokens are used up. A request that is only partly prefilled is therefore always
+//! the last that runs, and the decodes before it take their one token first. A waiting request is admitted
+//! when the free blocks hold all of its tokens; a running one that finds no block to grow into takes those of
+//! the newest, which starts over.
 //!
-//! A driver asks [`Engine::next_event`], calls [`Engine::step`] at that time, and asks again after every call that
-//! changes something. At equal times it submits before it steps, so that what arrives together is planned together.
+//! A driver asks [`Engine::next_event`], calls [`Engine::step`] at that time, and asks again after every call
+//! that changes something. At equal times it submits before it steps, so that what arrives together is
+//! planned together.
 
 mod chain;
 mod config;
@@ -118,8 +120,8 @@ impl Engine {
             return Err(SubmitError::DuplicateId(request.id));
         }
         let tokens = request.prompt_tokens.saturating_add(request.output_tokens);
-        // The KV of the last token is never written, so one token more than the cache would still fit; asking for
-        // room for all of them keeps the rule simple.
+        // The KV of the last token is never written, so one token more than the cache would still fit; asking
+        // for room for all of them keeps the rule simple.
         if tokens > self.config.capacity_tokens() {
             return Err(SubmitError::TooLong { tokens, capacity: self.config.capacity_tokens() });
         }
@@ -161,8 +163,8 @@ impl Engine {
         }
     }
 
-    /// Ends the step that is due by `now` and starts the next one at the moment it ended. Does nothing, and says
-    /// `false`, when [`Engine::next_event`] is later than `now`. Events come in the order they happen.
+    /// Ends the step that is due by `now` and starts the next one at the moment it ended. Does nothing, and
+    /// says `false`, when [`Engine::next_event`] is later than `now`. Events come in the order they happen.
     pub fn step(&mut self, now: f64, mut on: impl FnMut(EngineEvent)) -> bool {
         let Some(at) = self.next_event().filter(|&at| at <= now) else { return false };
         if let Some(step) = self.in_flight.take() {
@@ -203,8 +205,8 @@ impl Engine {
         self.last_step
     }
 
-    /// Prompt tokens a request with these blocks would find in the cache if it were admitted now. Changes nothing,
-    /// not even the order of eviction.
+    /// Prompt tokens a request with these blocks would find in the cache if it were admitted now. Changes
+    /// nothing, not even the order of eviction.
     pub fn cached_tokens(&self, blocks: &[u64], prompt_tokens: u32) -> u32 {
         let on_gpu = self.prefix(blocks, prompt_tokens).count();
         (on_gpu + self.host_prefix(blocks, on_gpu, prompt_tokens)) as u32 * self.config.block_size
@@ -216,8 +218,8 @@ impl Engine {
         self.host.clear();
     }
 
-    /// The pod starts anew: nothing runs or waits, the cache is empty, the counters are zero. The requests it had
-    /// are gone without an event.
+    /// The pod starts anew: nothing runs or waits, the cache is empty, the counters are zero. The requests it
+    /// had are gone without an event.
     pub fn restart(&mut self) {
         *self = Engine::new(self.config.clone());
     }

@@ -1,13 +1,13 @@
-//! A fleet on virtual time: clients, gateways and pods as discrete events. Nothing in it looks at a clock, so the same
-//! seed gives the same run, and a minute of traffic takes a second.
+//! A fleet on virtual time: clients, gateways and pods as discrete events. Nothing in it looks at a clock, so
+//! the same seed gives the same run, and a minute of traffic takes a second.
 //!
-//! A request goes: a client's turn -> a gateway and one of its workers -> the policy chooses -> the network -> the pod's
-//! engine -> first token -> answer -> the client thinks. A client keeps its connection, so all it sends meets the same
-//! worker, which is drawn from the seed alone and so the same under every policy. When a pod refuses, or dies before the
-//! headers of its answer are out, Envoy goes on to the next choice; when none is left, the client tries again, unless
-//! every pod was full: then it leaves it at that. The headers
-//! of a stream come as soon as the pod has the request, as vLLM's do, long before the first token: what breaks after them
-//! is broken for the client too.
+//! A request goes: a client's turn -> a gateway and one of its workers -> the policy chooses -> the network
+//! -> the pod's engine -> first token -> answer -> the client thinks. A client keeps its connection, so all
+//! it sends meets the same worker, which is drawn from the seed alone and so the same under every policy.
+//! When a pod refuses, or dies before the headers of its answer are out, Envoy goes on to the next choice;
+//! when none is left, the client tries again, unless every pod was full: then it leaves it at that. The
+//! headers of a stream come as soon as the pod has the request, as vLLM's do, long before the first token:
+//! what breaks after them is broken for the client too.
 
 #![expect(clippy::indexing_slicing, reason = "requests, pods and sessions are numbered by the fleet itself")]
 
@@ -57,7 +57,7 @@ pub enum Connections {
 pub struct Setup<'a> {
     /// The pods' engines; all must have the same block size.
     pub pods: &'a [EngineConfig],
-    /// Gateways, each with a mind of its own.
+    /// Gateways that know nothing of each other.
     pub gateways: usize,
     /// Worker threads of each.
     pub workers: usize,
@@ -119,8 +119,8 @@ struct Fleet<'a> {
     unanswered: usize,
 }
 
-/// Runs a fleet to the end of its workload. `make` gives the mind of each gateway, by its number; `progress` hears how
-/// many requests are over.
+/// Runs a fleet to the end of its workload. `make` gives the policy of each gateway, by its number;
+/// `progress` hears how many requests are over.
 ///
 /// # Errors
 /// What `make` says.

@@ -1,30 +1,33 @@
-//! A closed loop of chat requests: every connection sends the next request when the last one is answered. Cheap, so that
-//! one core can drive a gateway on another core to its limit.
+//! A closed loop of chat requests: every connection sends the next request when the last one is answered.
+//! Cheap, so that one core can drive a gateway on another core to its limit.
 //!
-//! The traffic is what a prefix-aware router is made for: conversations that grow round by round and share a system prompt.
-//! `conversations` makes their bodies; `client` sends them and reads the answers; this file counts.
+//! The traffic is what a prefix-aware router is made for: conversations that grow round by round and share a
+//! system prompt. `conversations` makes their bodies; `client` sends them and reads the answers; this file
+//! counts.
 
 mod client;
 mod conversations;
+mod cpu;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use client::Connection;
 use conversations::Conversations;
+use cpu::cpu_time;
 
 /// Latencies up to this are told apart, in nanoseconds: a minute.
 const LONGEST_NS: u64 = 60_000_000_000;
 /// A run that is bounded by requests ends after this all the same.
 const LONGEST_RUN: Duration = Duration::from_secs(3600);
 
-/// LoadOptions of `warmpath-sim load`.
+/// The flags of `warmpath-sim load`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LoadOptions {
     /// Where to send, `http://ADDRESS:PORT`; the path is /v1/chat/completions unless one is given
@@ -51,7 +54,8 @@ pub struct LoadOptions {
     /// Rounds of a conversation; its bodies grow by the same amount each round
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub rounds: u64,
-    /// This many conversations of one round, all different, again and again; instead of --conversations and --rounds
+    /// This many conversations of one round, all different, again and again; instead of --conversations and
+    /// --rounds
     #[arg(long, value_name = "N", conflicts_with_all = ["conversations", "rounds"])]
     pub distinct: Option<u64>,
     /// Number of the first conversation: another one makes a run with other prompts
@@ -63,7 +67,7 @@ pub struct LoadOptions {
     /// Ask for streamed answers
     #[arg(long)]
     pub stream: bool,
-    /// Report the CPU time that this process takes meanwhile, threads included; may be given several times
+    /// Report the CPU time that this process takes during the run, threads included; may be given several times
     #[arg(long, value_name = "PID")]
     pub cpu_of: Vec<u32>,
     /// Print the summary as one line of JSON
@@ -82,11 +86,12 @@ pub struct LoadSummary {
     pub first_error: Option<String>,
     /// Time measured, in seconds.
     pub seconds: f64,
-    /// Requests a second.
+    /// Requests per second.
     pub rps: f64,
     /// Mean size of the bodies sent, in bytes.
     pub body_bytes: f64,
-    /// Latency from the first byte written to the last byte read, in microseconds: half of the requests are faster.
+    /// Latency from the first byte written to the last byte read, in microseconds: half of the requests are
+    /// faster.
     pub p50_us: f64,
     /// 90 % are faster.
     pub p90_us: f64,
@@ -94,7 +99,7 @@ pub struct LoadSummary {
     pub p99_us: f64,
     /// The slowest.
     pub max_us: f64,
-    /// CPU time of the processes asked for, in microseconds a request.
+    /// CPU time of the processes asked for, in microseconds per request.
     pub cpu_us: Option<f64>,
     /// Share of the time measured that they had a CPU; above 1 on several CPUs.
     pub cpu_share: Option<f64>,
@@ -123,8 +128,8 @@ struct Measured {
 /// Runs the load, prints the summary.
 ///
 /// # Errors
-/// When the gateway cannot be reached at all, or a process asked for is not there; not when requests fail, which the summary
-/// counts.
+/// When the gateway cannot be reached at all, or a process asked for is not there; not when requests fail,
+/// which the summary counts.
 pub fn run(options: &LoadOptions) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let summary = tokio::task::LocalSet::new().block_on(&runtime, measure(options))?;
@@ -136,7 +141,7 @@ pub fn run(options: &LoadOptions) -> anyhow::Result<()> {
             summary.requests, summary.seconds, summary.rps, summary.p50_us, summary.p99_us, summary.errors
         );
         if let (Some(us), Some(share)) = (summary.cpu_us, summary.cpu_share) {
-            println!("CPU {us:.1} us a request, {:.0} % of the time", share * 100.0);
+            println!("CPU {us:.1} us per request, {:.0} % of the time", share * 100.0);
         }
         if let Some(error) = &summary.first_error {
             println!("first error: {error}");
@@ -285,25 +290,6 @@ fn target(url: &str) -> anyhow::Result<(SocketAddr, String)> {
     Ok((address, path))
 }
 
-/// CPU time that processes have taken, in seconds, user and system, threads that have ended included; `None` for no process.
-/// The kernel counts in hundredths of a second.
-fn cpu_time(pids: &[u32]) -> anyhow::Result<Option<f64>> {
-    if pids.is_empty() {
-        return Ok(None);
-    }
-    let mut ticks = 0u64;
-    for pid in pids {
-        let path = format!("/proc/{pid}/stat");
-        let stat = std::fs::read_to_string(&path).with_context(|| format!("process {pid}"))?;
-        // The name is in parentheses and may hold anything; utime and stime are the 12th and 13th words behind it.
-        let Some((_, rest)) = stat.rsplit_once(')') else { bail!("{path} has another form") };
-        for word in rest.split_whitespace().skip(11).take(2) {
-            ticks += word.parse::<u64>().with_context(|| path.clone())?;
-        }
-    }
-    Ok(Some(ticks as f64 / 100.0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,12 +303,5 @@ mod tests {
         assert_eq!(target("http://[::1]:81/v1/completions").unwrap().1, "/v1/completions");
         assert!(target("https://127.0.0.1:81").is_err());
         assert!(target("http://localhost:81").is_err());
-    }
-
-    #[test]
-    fn own_cpu_time_can_be_read() {
-        assert!(cpu_time(&[std::process::id()]).unwrap().is_some());
-        assert_eq!(cpu_time(&[]).unwrap(), None);
-        assert!(cpu_time(&[u32::MAX]).is_err());
     }
 }

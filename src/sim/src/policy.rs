@@ -1,5 +1,5 @@
-//! What a routing policy sees of a fleet, and what the fleet asks of it. One policy is one gateway's mind; ours and
-//! every baseline implement the same trait.
+//! What a routing policy sees of a fleet, and what the fleet asks of it. One policy decides for one gateway;
+//! ours and every baseline implement the same trait.
 
 use crate::engine::{Engine, EngineLoad, QueueLimits, Queued};
 use crate::workload::Span;
@@ -17,8 +17,8 @@ pub struct FleetPod {
     pub healthy: bool,
     /// When its process started, in seconds.
     pub started_at: f64,
-    /// Prompt tokens that requests on their way to it or waiting there have still to compute: the truth, which only the
-    /// oracle may look at.
+    /// Prompt tokens that requests on their way to it or waiting there have still to compute: the truth,
+    /// which only the oracle may look at.
     pub backlog: u64,
     /// When it refuses requests.
     pub limits: QueueLimits,
@@ -43,7 +43,8 @@ pub struct World<'a> {
 }
 
 impl World<'_> {
-    /// The pods that may be chosen: listed and healthy; all that are listed when none is healthy, as Envoy's panic mode.
+    /// The pods that may be chosen: listed and healthy; all that are listed when none is healthy, as Envoy's
+    /// panic mode.
     pub fn candidates(&self) -> Vec<usize> {
         let numbers = |with: fn(&FleetPod) -> bool| -> Vec<usize> {
             self.pods.iter().enumerate().filter(|(_, pod)| with(pod)).map(|(n, _)| n).collect()
@@ -97,7 +98,8 @@ pub enum RequestEnd {
 
 /// A gateway's way to choose pods.
 pub trait Policy {
-    /// Chooses pods for a request, best first; Envoy tries those after the first when one fails. Empty when there is none.
+    /// Chooses pods for a request, best first; Envoy tries those after the first when one fails. Empty when
+    /// there is none.
     fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize>;
 
     /// A pod that was not the first choice answers, since those before it failed.

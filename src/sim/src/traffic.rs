@@ -1,11 +1,11 @@
-//! Traffic over real HTTP, against any server that speaks OpenAI's API, simulated or not: the reference's two benchmarks
-//! (`multi-round-qa`, and the `random` data set of vLLM's `benchmark_serving`), and the workloads and traces of
-//! [`crate::workload`], which are also what a fleet on virtual time meets.
+//! Traffic over real HTTP, against any server that speaks OpenAI's API, simulated or not: the reference's two
+//! benchmarks (`multi-round-qa`, and the `random` data set of vLLM's `benchmark_serving`), and the workloads
+//! and traces of [`crate::workload`], which are also what a fleet on virtual time meets.
 //!
-//! A request's way: `sessions`, `random` or `dialogue` says what is asked (no clock, no I/O), `drive` does it in time,
-//! `client` sends one request, `sse` and `answer` read its stream, `outcome` is what came of it. `watch` samples the pods
-//! meanwhile. [`TrafficRun`] holds a whole run: [`summary`] prints it as the reference's tools do, and [`compare`] lays several
-//! beside each other.
+//! A request's way: `sessions`, `random` or `dialogue` says what is asked (no clock, no I/O), `drive` does it
+//! in time, `client` sends one request, `sse` and `answer` read its stream, `outcome` is what came of it.
+//! `watch` samples the pods meanwhile. [`TrafficRun`] holds a whole run: [`summary`] prints it as the
+//! reference's tools do, and [`compare`] lays several next to each other.
 
 mod answer;
 mod client;
@@ -13,6 +13,7 @@ mod clock;
 pub mod compare;
 mod dialogue;
 mod drive;
+mod named;
 mod options;
 mod outcome;
 mod page;
@@ -32,7 +33,8 @@ use std::fs;
 
 use anyhow::Context;
 
-pub use options::{Named, TrafficOptions};
+pub use named::Named;
+pub use options::TrafficOptions;
 pub use outcome::Outcome;
 pub use record::{RequestLine, Times, TrafficRun};
 pub use sample::{PodSample, PoolSample};

@@ -110,8 +110,8 @@ impl ChunkedBody {
         self.bytes
     }
 
-    /// Takes the bytes that have come and returns how many of them belong to the body. The rest must be offered again
-    /// with more.
+    /// Takes the bytes that have come and returns how many of them belong to the body. The rest must be
+    /// offered again with more.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> anyhow::Result<usize> {
         let mut at = 0;
         while !self.done {

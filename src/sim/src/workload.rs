@@ -1,8 +1,8 @@
-//! What is asked of a fleet: sessions of turns, and what becomes of the pods meanwhile. Data only; `catalog` lists
-//! the workloads that are built in, and [`trace`] reads one from a file.
+//! What is asked of a fleet: sessions of turns, and what becomes of the pods while it runs. Data only;
+//! `catalog` lists the workloads that are built in, and [`trace`] reads one from a file.
 //!
-//! A session is one client: it sends a turn, waits for the answer, thinks, and sends the next, whose prompt is all
-//! that was said before and what the turn adds. An open loop is many sessions of one turn each.
+//! A session is one client: it sends a turn, waits for the answer, thinks, and sends the next, whose prompt
+//! is all that was said before and what the turn adds. An open loop is many sessions of one turn each.
 
 mod capacity;
 mod catalog;
@@ -34,7 +34,8 @@ pub enum Role {
     Tool,
 }
 
-/// A piece of a prompt. Its text follows from its name: equal names share a prefix, different ones share nothing.
+/// A piece of a prompt. Its text follows from its name: equal names share a prefix, different ones share
+/// nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The text.

@@ -29,7 +29,8 @@ fn a_pod_that_cannot_run_says_why() {
     assert!(error.contains("--max-model-len must be 2 to 144"), "{error}");
 }
 
-/// Standard error and exit code of the program with these flags, where a backtrace would be printed if there were one.
+/// Standard error and exit code of the program with these flags, where a backtrace would be printed if there
+/// were one.
 #[cfg(test)]
 fn failure(flags: &[&str]) -> (String, Option<i32>) {
     let output = Command::new(env!("CARGO_BIN_EXE_warmpath-sim"))

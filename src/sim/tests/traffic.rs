@@ -129,7 +129,8 @@ async fn conversations_of_the_fleet_are_counted() {
         let turns: Vec<_> = record.requests.iter().filter(|request| request.user == user).collect();
         assert_eq!(turns.iter().map(|turn| turn.round).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
         for (turn, next) in turns.iter().zip(&turns[1..]) {
-            // A second of thought at least, and the answer word for word: all blocks of a prompt and its answer are there.
+            // A second of thought at least, and the answer word for word: all blocks of a prompt and its
+            // answer are there.
             assert!(next.launched > turn.launched + turn.latency + 1.0, "{next:?}");
             assert!(next.prompt_tokens > turn.prompt_tokens + turn.output_tokens, "{next:?}");
             let known = (turn.prompt_tokens + turn.output_tokens - 1) / 16 * 16;

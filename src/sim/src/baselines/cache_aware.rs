@@ -1,7 +1,8 @@
-//! SGLang's `cache_aware` with its command line's defaults: when loads are out of balance (`max - min > 64` and
-//! `max > 1.5 * min` requests in flight) the least loaded pod; else the pod of the longest match in the radix tree if it
-//! covers more than 0.3 of the prompt, else the least loaded; of equally loaded ones any. One process, so one tree a gateway; the tree's bound of
-//! 2^26 characters a pod is far beyond what a run puts in.
+//! SGLang's `cache_aware` with its command line's defaults: when loads are out of balance (`max - min > 64`
+//! and `max > 1.5 * min` requests in flight) the least loaded pod; else the pod of the longest match in the
+//! radix tree if it covers more than 0.3 of the prompt, else the least loaded; of equally loaded ones any.
+//! One process, so one tree per gateway; the tree's bound of 2^26 characters per pod is far beyond what a run
+//! puts in.
 
 use std::collections::HashMap;
 
@@ -18,7 +19,8 @@ const RELATIVE: f64 = 1.5;
 pub struct CacheAware {
     in_flight: Vec<usize>,
     at: HashMap<u64, usize>,
-    /// Who was last sent a prompt with this block, then those before: the tree, by block instead of by character.
+    /// Who was last sent a prompt with this block, then those before: the tree, by block instead of by
+    /// character.
     tree: HashMap<u64, Vec<usize>>,
     dice: Dice,
 }

@@ -1,8 +1,9 @@
 //! NVIDIA Dynamo's KV router with its defaults: `cost = prefill blocks + decode blocks`, least wins,
 //! equals by chance.
 //!
-//! Prefill blocks are those of prompts that have no first token yet plus the new one's less its overlap with the pod's
-//! cache, which KV events tell exactly. Decode blocks are the distinct blocks of all active requests and the new one.
+//! Prefill blocks are those of prompts that have no first token yet plus the new one's less its overlap with
+//! the pod's cache, which KV events tell exactly. Decode blocks are the distinct blocks of all active
+//! requests and the new one.
 
 use std::collections::HashMap;
 

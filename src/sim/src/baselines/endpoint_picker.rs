@@ -1,9 +1,10 @@
-//! Higress' `ai-endpoint-picker`: the same signals as GIE's, in Envoy, but every worker has an index of its own and loads
-//! are those of a health check every two seconds.
+//! Higress' `ai-endpoint-picker`: the same signals as GIE's, in Envoy, but every worker has an index of its
+//! own and loads are those of a health check every two seconds.
 //!
-//! `S = (2 * queue + 2 * (1 - kv) + 3 * prefix + 1 * inflight) / 8`, where `inflight` is the worker's own requests in flight,
-//! scaled like the queue, which corrects what is old in a scrape, and `prefix = 0.75 * m / t + 0.25 * min(m / 8192, 1)^2` in tokens. The
-//! prompt is cut at messages, and long messages at 1,024 tokens; tails are evicted before heads.
+//! `S = (2 * queue + 2 * (1 - kv) + 3 * prefix + 1 * inflight) / 8`, where `inflight` is the worker's own
+//! requests in flight, scaled like the queue, which corrects what is old in a scrape, and `prefix = 0.75 * m
+//! / t + 0.25 * min(m / 8192, 1)^2` in tokens. The prompt is cut at messages, and long messages at 1,024
+//! tokens; tails are evicted before heads.
 
 use std::collections::HashMap;
 

@@ -1,9 +1,9 @@
 //! The endpoint picker of the Gateway API Inference Extension, now llm-d-router, with its defaults.
 //!
-//! `S = 2 * (maxQ - Q) / (maxQ - minQ) + 2 * (1 - kv) + 3 * matched / total`, greatest wins, ties by chance. The index is
-//! llm-d-router's: blocks of 64 tokens, for each pod an LRU of `num_gpu_blocks` entries, which is what autotuning sets
-//! without rescaling for the larger blocks; prompts are put in head first, so heads go first; a pod's matches need not
-//! be contiguous, and the walk ends at the first block that no pod has.
+//! `S = 2 * (maxQ - Q) / (maxQ - minQ) + 2 * (1 - kv) + 3 * matched / total`, greatest wins, ties by chance.
+//! The index is llm-d-router's: blocks of 64 tokens, for each pod an LRU of `num_gpu_blocks` entries, which
+//! is what autotuning sets without rescaling for the larger blocks; prompts are put in head first, so heads
+//! go first; a pod's matches need not be contiguous, and the walk ends at the first block that no pod has.
 
 use super::prefixes::{Lru, coarse};
 use super::rank::by_score;

@@ -1,5 +1,6 @@
-//! What no router can know: every queue and every cache as they are now, over all gateways. The pod whose first token
-//! would come first gets the request. Greedy, so not a bound of what is possible, but a measure of what knowing gives.
+//! What no router can know: every queue and every cache as they are now, over all gateways. The pod whose
+//! first token would come first gets the request. Greedy, so not a bound of what is possible, but a measure
+//! of what knowing gives.
 
 use crate::policy::{FleetPod, Policy, RouteRequest, World};
 

@@ -44,8 +44,8 @@ impl Policy for RoundRobin {
     }
 }
 
-/// Envoy's LEAST_REQUEST with equal weights: of two pods at random, the one with fewer requests of this gateway in
-/// flight. Envoy draws with replacement; so does this.
+/// Envoy's LEAST_REQUEST with equal weights: of two pods at random, the one with fewer requests of this
+/// gateway in flight. Envoy draws with replacement; so does this.
 #[derive(Debug)]
 pub struct LeastRequest {
     in_flight: Vec<usize>,

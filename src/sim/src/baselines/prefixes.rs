@@ -1,4 +1,5 @@
-//! Which pod is believed to hold which block: an LRU set for each pod, as the approximate indexes of GIE and Higress.
+//! Which pod is believed to hold which block: an LRU set for each pod, as the approximate indexes of GIE and
+//! Higress.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -55,7 +56,8 @@ impl Lru {
     }
 }
 
-/// Every `step`-th hash of a chain of blocks: the same chain cut into larger blocks. What does not fill one is left out.
+/// Every `step`-th hash of a chain of blocks: the same chain cut into larger blocks. What does not fill one
+/// is left out.
 pub fn coarse(blocks: &[u64], step: usize) -> impl Iterator<Item = u64> + '_ {
     blocks.iter().copied().skip(step - 1).step_by(step)
 }

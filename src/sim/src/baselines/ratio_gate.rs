@@ -1,5 +1,6 @@
-//! The reference's PREFIX_CACHE: when more than half of the prompt matches somewhere, the best match gets it, whatever its
-//! load; else the filter tree of GIE v0.3 chooses by load (the branch of critical requests, which sheds nothing).
+//! The reference's PREFIX_CACHE: when more than half of the prompt matches somewhere, the best match gets it,
+//! whatever its load; else the filter tree of GIE v0.3 chooses by load (the branch of critical requests,
+//! which sheds nothing).
 
 use super::gie::{Index, SCRAPE_SECONDS};
 use super::rank::by_score;

@@ -60,9 +60,9 @@ pub struct FleetArgs {
     /// Whether a client keeps its connection, and so its worker
     #[arg(long, value_enum, default_value_t)]
     pub connections: Connections,
-    /// Judge: in each case ours must be within 5 % or 10 ms of the best other policy in mean TTFT and within 10 % or 50 ms
-    /// in its 99th percentile, answer as many as least-request where pods refuse, and be better than each other policy
-    /// by 20 % somewhere. Several seeds count as their mean. Exits with 1 on a miss
+    /// Judge: in each case ours must be within 5 % or 10 ms of the best other policy in mean TTFT and within
+    /// 10 % or 50 ms in its 99th percentile, answer as many as least-request where pods refuse, and be better
+    /// than each other policy by 20 % somewhere. Several seeds count as their mean. Exits with 1 on a miss
     #[arg(long)]
     pub check: bool,
     /// Requests, about [default: the workload's own number, 1500 to 4000; see below]
@@ -71,18 +71,19 @@ pub struct FleetArgs {
     /// Requests per second, mean [default: the workload's own share of the fleet's capacity; see below]
     #[arg(long, value_parser = positive)]
     pub rate: Option<f64>,
-    /// The trace of the workload `trace`: JSON lines of {"time", "segments": [["name", tokens], ...], "output_tokens"}
+    /// The trace of the workload `trace`: JSON lines of {"time", "segments": [["name", tokens], ...],
+    /// "output_tokens"}
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Run ours with other constants of its cost as well, as in own_work_weight=0,0.5,2; several with a slash before the
-    /// one that varies, as in backlog_weight=2/tie_band=0,0.1
+    /// Run ours with other constants of its cost as well, as in own_work_weight=0,0.5,2; several with a slash
+    /// before the one that varies, as in backlog_weight=2/tie_band=0,0.1
     #[arg(long, value_name = "CONSTANT=VALUES")]
     pub sweep: Vec<Sweep>,
     /// Answers do not report cached_tokens: vLLM without --enable-prompt-tokens-details
     #[arg(long)]
     pub no_cached_tokens: bool,
-    /// Print one JSON array and nothing else. `imbalance` is the standard deviation of KV cache use over pods, divided by
-    /// its mean
+    /// Print one JSON array and nothing else. `imbalance` is the standard deviation of KV cache use over
+    /// pods, divided by its mean
     #[arg(long)]
     pub json: bool,
     /// Write a page with a verdict and plots, which needs no other file

@@ -31,10 +31,12 @@ pub struct PodArgs {
     /// The model: its name in requests, answers and metrics unless --served-model-name gives others
     #[arg(long, default_value = "/model/qwen", help_heading = MODEL)]
     model: String,
-    /// Names of the model in requests; the first stands in answers and metrics, --model is then the `root` of all
+    /// Names of the model in requests; the first stands in answers and metrics, --model is then the `root` of
+    /// all
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', help_heading = MODEL)]
     served_model_name: Vec<String>,
-    /// LoRA adapters that are there from the start; POST /v1/load_lora_adapter and unload_lora_adapter change them
+    /// LoRA adapters that are there from the start; POST /v1/load_lora_adapter and unload_lora_adapter change
+    /// them
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', help_heading = MODEL)]
     lora_modules: Vec<String>,
     /// Adapters that the GPU holds at a time; requests for others wait, and count as deferred
@@ -77,20 +79,24 @@ pub struct PodArgs {
     /// Tokens of one step, at most [a10: 2048, h100: 8192]
     #[arg(long, help_heading = ENGINE)]
     max_num_batched_tokens: Option<u32>,
-    /// KV groups of a hybrid model: num_gpu_blocks on the metrics page is the share of one, kv_cache_size_tokens the whole
+    /// KV groups of a hybrid model: num_gpu_blocks on the metrics page is the share of one,
+    /// kv_cache_size_tokens the whole
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = ENGINE)]
     kv_groups: u32,
-    /// KV blocks in host memory beside the GPU's, filled as they are computed (vLLM: --kv-offloading-size, in GiB)
+    /// KV blocks in host memory in addition to the GPU's, filled as they are computed (vLLM:
+    /// --kv-offloading-size, in GiB)
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = ENGINE)]
     host_blocks: u32,
     /// Run so many times faster than real time; metrics stay in the engine's own seconds
     #[arg(long, default_value_t = 1.0, help_heading = ENGINE)]
     speed_up: f64,
 
-    /// Engines behind this address, each with a cache of its own; X-data-parallel-rank names one, else the least busy
+    /// Engines behind this address, each with a cache of its own; X-data-parallel-rank names one, else the
+    /// least busy
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = SERVER)]
     data_parallel_size: u32,
-    /// API server processes; more than one take process_start_time_seconds off the page, and its gauges until a request
+    /// API server processes; more than one take process_start_time_seconds off the page, and its gauges until
+    /// a request
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = SERVER)]
     api_server_count: u32,
     /// Refuse with 503 (in a stream: 200 and an error event) while so many requests are unfinished
@@ -108,15 +114,16 @@ pub struct PodArgs {
     /// Refuse requests without this key with 401
     #[arg(long, value_name = "KEY", help_heading = SERVER)]
     api_key: Option<String>,
-    /// Close connections that were idle for so long, in real seconds; 0 is never (vLLM: VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
+    /// Close connections that were idle for so long, in real seconds; 0 is never (vLLM:
+    /// VLLM_HTTP_TIMEOUT_KEEP_ALIVE)
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, help_heading = SERVER)]
     keep_alive_seconds: f64,
     /// Answer POST /v1/* at once with a constant body, without engine
     #[arg(long, help_heading = SERVER)]
     instant: bool,
 
-    /// Fail on purpose: begin with these faults, and let GET and POST /sim/faults show and replace them. Without JSON
-    /// there are none to begin with; without the flag nobody can set any
+    /// Fail on purpose: begin with these faults, and let GET and POST /sim/faults show and replace them.
+    /// Without JSON there are none to begin with; without the flag nobody can set any
     #[arg(long, value_name = "JSON", num_args = 0..=1, default_missing_value = "{}", help_heading = FAULTS)]
     faults: Option<Faults>,
 }

@@ -8,7 +8,8 @@ pub struct EngineConfig {
     /// KV blocks of the pod, as `vllm:cache_config_info` says it. One of them is never used: vLLM keeps block 0
     /// as padding.
     pub num_gpu_blocks: u32,
-    /// KV blocks in host memory, to which every computed block is written through. 0 is no offloading, vLLM's default.
+    /// KV blocks in host memory, to which every computed block is written through. 0 is no offloading, vLLM's
+    /// default.
     pub host_blocks: u32,
     /// Requests that run at the same time, at most.
     pub max_num_seqs: u32,
@@ -17,9 +18,9 @@ pub struct EngineConfig {
     pub max_num_batched_tokens: u32,
     /// Seconds every step costs, whatever is in it: reading the weights, launching kernels, sampling.
     pub step_seconds: f64,
-    /// Tokens a second that come back from host memory.
+    /// Tokens per second that come back from host memory.
     pub host_tokens_per_second: f64,
-    /// Prompt tokens computed a second, on top of the step's own cost.
+    /// Prompt tokens computed per second, on top of the step's own cost.
     pub prefill_tokens_per_second: f64,
     /// Seconds a decoding request adds to a step.
     pub decode_seconds_per_seq: f64,
@@ -79,14 +80,15 @@ pub enum Profile {
 }
 
 impl Profile {
-    /// The profile's figures. They come from data sheets (memory bandwidth, dense tensor throughput) and the usual
-    /// efficiencies, not from a measurement of ours: good for comparing routers, not for sizing a cluster.
+    /// The profile's figures. They come from data sheets (memory bandwidth, dense tensor throughput) and the
+    /// usual efficiencies, not from a measurement of ours: good for comparing routers, not for sizing a
+    /// cluster.
     pub fn config(self) -> EngineConfig {
         match self {
-            // 7.2e9 weights of 2 bytes at 600 GB/s are 24 ms, plus launches and sampling: 28 ms a step. 125 TFLOP/s
-            // at 60 to 65 % over 2 * 7.2e9 FLOP a token are 5,500 tokens/s. 24 GB * 0.9 less weights and activations
-            // leave 4.3 GB; at 131 KB a token (32 layers, 8 KV heads of 128) that is 32,768 tokens. Reading 131 KB at
-            // 600 GB/s takes 0.2 us.
+            // 7.2e9 weights of 2 bytes at 600 GB/s are 24 ms, plus launches and sampling: 28 ms a step. 125
+            // TFLOP/s at 60 to 65 % over 2 * 7.2e9 FLOP a token are 5,500 tokens/s. 24 GB * 0.9 less weights
+            // and activations leave 4.3 GB; at 131 KB a token (32 layers, 8 KV heads of 128) that is 32,768
+            // tokens. Reading 131 KB at 600 GB/s takes 0.2 us.
             Profile::A10 => EngineConfig {
                 block_size: 16,
                 num_gpu_blocks: 2048,
@@ -100,9 +102,10 @@ impl Profile {
                 decode_seconds_per_seq: 0.000_2,
                 decode_seconds_per_context_token: 0.2e-6,
             },
-            // 8e9 weights of 2 bytes at 3.35 TB/s are 4.8 ms, plus 2 ms. 989 TFLOP/s at 45 % over 16 GFLOP a token are
-            // 28,000 tokens/s; long prompts get less, hence 25,000. 80 GB * 0.9 less 22 GB leave 50 GB: 384,000
-            // tokens of 131 KB. vLLM's own defaults on an H100 are 8,192 tokens a step and 1,024 requests.
+            // 8e9 weights of 2 bytes at 3.35 TB/s are 4.8 ms, plus 2 ms. 989 TFLOP/s at 45 % over 16 GFLOP a
+            // token are 28,000 tokens/s; long prompts get less, hence 25,000. 80 GB * 0.9 less 22 GB leave 50
+            // GB: 384,000 tokens of 131 KB. vLLM's own defaults on an H100 are 8,192 tokens a step and 1,024
+            // requests.
             Profile::H100 => EngineConfig {
                 block_size: 16,
                 num_gpu_blocks: 24_000,

@@ -1,6 +1,6 @@
-//! KV blocks in host memory: what `--kv-offloading-size` gives a pod beside its GPU. Every block that the GPU
-//! computes is written through, the least recently used go first, and a prompt that finds its blocks here copies them
-//! back instead of computing them.
+//! KV blocks in host memory: what `--kv-offloading-size` adds to a pod's GPU memory. Every block that the GPU
+//! computes is written through, the least recently used go first, and a prompt that finds its blocks here
+//! copies them back instead of computing them.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -28,8 +28,8 @@ pub enum QueueLimit {
 }
 
 impl QueueLimits {
-    /// The limit for which one more request is refused, if there is one. As in vLLM, a limit refuses from its own value
-    /// on, and the size of the request itself does not count.
+    /// The limit for which one more request is refused, if there is one. As in vLLM, a limit refuses from its
+    /// own value on, and the size of the request itself does not count.
     pub fn refuses(&self, queued: Queued) -> Option<QueueLimit> {
         if self.requests.is_some_and(|most| queued.requests >= most) {
             return Some(QueueLimit::Requests);

@@ -119,21 +119,22 @@ impl Engine {
         }
     }
 
-    /// The cached blocks at the start of `blocks`. At least one of the `tokens` is left over, because the model must
-    /// compute something to give the next token.
+    /// The cached blocks at the start of `blocks`. At least one of the `tokens` is left over, because the
+    /// model must compute something to give the next token.
     pub(super) fn prefix<'a>(&'a self, blocks: &'a [u64], tokens: u32) -> impl Iterator<Item = u32> + 'a {
         let most = tokens.saturating_sub(1) / self.config.block_size;
         blocks.iter().take(most as usize).map_while(|&hash| self.pool.find(hash))
     }
 
-    /// How many of the blocks after the first `on_gpu` host memory holds in a row, with the same token left over.
+    /// How many of the blocks after the first `on_gpu` host memory holds in a row, with the same token left
+    /// over.
     pub(super) fn host_prefix(&self, blocks: &[u64], on_gpu: usize, tokens: u32) -> usize {
         let most = (tokens.saturating_sub(1) / self.config.block_size) as usize;
         blocks.iter().take(most).skip(on_gpu).take_while(|&&hash| self.host.holds(hash)).count()
     }
 
-    /// Puts `tokens` of a request into the step, with `blocks` more blocks. What the step computes is in the cache at
-    /// once: a request planned after it in the same step may already use it, as in vLLM.
+    /// Puts `tokens` of a request into the step, with `blocks` more blocks. What the step computes is in the
+    /// cache at once: a request planned after it in the same step may already use it, as in vLLM.
     fn give(&mut self, slot: u32, tokens: u32, blocks: u32, plan: &mut Plan) {
         let Some(sequence) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         for _ in 0..blocks {

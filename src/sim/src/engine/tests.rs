@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// A pod with round numbers: 1,000 prompt tokens a second, 10 ms a step, 1 ms a decode.
+/// A pod with round numbers: 1,000 prompt tokens per second, 10 ms a step, 1 ms a decode.
 fn config(usable_blocks: u32) -> EngineConfig {
     EngineConfig {
         block_size: 16,
@@ -138,7 +138,7 @@ fn a_chunked_prefill_slows_the_decodes_but_does_not_stop_them() {
         .map(|e| e.at)
         .collect();
     gaps.extend(tokens.windows(2).map(|w| w[1] - w[0]));
-    // 511 prompt tokens beside each decode: 0.511 s + 10 ms + 1 ms, until the prompt is through.
+    // 511 prompt tokens next to each decode: 0.511 s + 10 ms + 1 ms, until the prompt is through.
     let slow = gaps.iter().filter(|&&gap| close(gap, 0.522)).count();
     assert_eq!(slow, 3);
     assert!(gaps.iter().any(|&gap| close(gap, 0.467 + 0.011)), "the last chunk is shorter");
@@ -286,8 +286,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever clients do: every block is free or held by those that list it, everyone that is not aborted gets
-    /// every token once and in order, time never runs backwards, and in the end nothing is held.
+    /// Whatever clients do: every block is free or held by those that list it, everyone that is not aborted
+    /// gets every token once and in order, time never runs backwards, and in the end nothing is held.
     #[test]
     fn blocks_never_leak_and_everyone_is_served(blocks in 33u32..120, seqs in 1u32..6, budget in 8u32..200, moves in moves()) {
         let mut engine = Engine::new(EngineConfig { max_num_seqs: seqs, max_num_batched_tokens: budget, ..config(blocks) });

@@ -8,8 +8,8 @@ use std::sync::Arc;
 pub struct EngineRequest {
     /// Unique among the requests the engine has at that time.
     pub id: u64,
-    /// Chained hashes of the full blocks of the prompt *and* of the answer it will get (see [`Chain`](super::Chain)). Blocks past
-    /// the end of this list are computed but never cached.
+    /// Chained hashes of the full blocks of the prompt *and* of the answer it will get (see
+    /// [`Chain`](super::Chain)). Blocks past the end of this list are computed but never cached.
     pub blocks: Arc<[u64]>,
     /// Tokens of the prompt, at least 1.
     pub prompt_tokens: u32,
@@ -56,8 +56,8 @@ pub struct EngineLoad {
     pub running: u32,
     /// Requests that wait to be admitted (`vllm:num_requests_waiting`).
     pub waiting: u32,
-    /// Share of the blocks that requests hold, 0 to 1 (`vllm:kv_cache_usage_perc`). Cached blocks nobody holds count
-    /// as free.
+    /// Share of the blocks that requests hold, 0 to 1 (`vllm:kv_cache_usage_perc`). Cached blocks nobody
+    /// holds count as free.
     pub kv_usage: f64,
 }
 

@@ -98,8 +98,8 @@ impl Fleet<'_> {
         self.queue.push(self.now + delay, FleetEvent::Deliver { request, attempt });
     }
 
-    /// No pick is left. When every pod that was tried was full the client hears so and leaves it at that; after any
-    /// other failure it tries again.
+    /// No pick is left. When every pod that was tried was full the client hears so and leaves it at that;
+    /// after any other failure it tries again.
     pub(super) fn give_up(&mut self, request: usize) {
         let state = &mut self.requests[request];
         state.open = false;

@@ -77,7 +77,7 @@ impl Contender {
         Ok(contenders)
     }
 
-    /// The mind of one gateway.
+    /// The policy of one gateway.
     ///
     /// # Errors
     /// Pods that our configuration refuses.

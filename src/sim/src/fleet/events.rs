@@ -3,8 +3,8 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-/// Something that happens in a fleet. The order of the kinds is the order at equal times: what pods do comes after
-/// what they are sent, so that requests that arrive together are planned together.
+/// Something that happens in a fleet. The order of the kinds is the order at equal times: what pods do comes
+/// after what they are sent, so that requests that arrive together are planned together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FleetEvent {
     /// The fleet changes.

@@ -1,4 +1,5 @@
-//! What a run came to: one record a request, a look at every pod now and then, and the numbers people compare.
+//! What a run came to: one record per request, a look at every pod now and then, and the numbers people
+//! compare.
 
 use serde::Serialize;
 
@@ -24,7 +25,8 @@ pub struct RequestRecord {
 }
 
 impl RequestRecord {
-    /// Seconds to the first token; to the end of all tries where none ever came. `None` for an answer that broke off before.
+    /// Seconds to the first token; to the end of all tries where none ever came. `None` for an answer that
+    /// broke off before.
     pub fn ttft(&self) -> Option<f64> {
         Some(self.first_token.or(self.gave_up)? - self.arrived)
     }
@@ -93,8 +95,8 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of exact values, by nearest rank; of none there are no numbers (in JSON null), so that nothing looks fast for having
-    /// answered nobody.
+    /// Of exact values, by nearest rank; of none there are no numbers (in JSON null), so that nothing looks
+    /// fast for having answered nobody.
     pub fn of(mut values: Vec<f64>) -> Spread {
         values.sort_by(f64::total_cmp);
         let rank = |share: f64| {
@@ -125,10 +127,10 @@ pub struct FleetSummary {
     pub tpot: Spread,
     /// Share of prompt tokens that came from a cache.
     pub hit_rate: f64,
-    /// Tokens of answers, a second from the first arrival to the last end.
+    /// Tokens of answers per second, from the first arrival to the last end.
     pub tokens_per_second: f64,
-    /// How unevenly KV caches were used: the standard deviation over pods of the used share, mean over time, by the
-    /// mean of the used share. 0 is even.
+    /// How unevenly KV caches were used: the standard deviation over pods of the used share, mean over time,
+    /// divided by the mean of the used share. 0 is even.
     pub imbalance: f64,
     /// Requests that were answered whole.
     pub answered: usize,

@@ -34,8 +34,8 @@ impl Texts {
     }
 }
 
-/// Eight letters from each draw. A token is 3.5 to 4.5 bytes, differently for each text: prose, code and numbers differ
-/// that much, and no router may count on 4.
+/// Eight letters from each draw. A token is 3.5 to 4.5 bytes, differently for each text: prose, code and
+/// numbers differ that much, and no router may count on 4.
 fn make(span: &Span) -> String {
     let bytes_a_token = 3.5 + (mix(span.name) % 1024) as f64 / 1023.0;
     let bytes = (f64::from(span.tokens) * bytes_a_token) as usize;

@@ -1,7 +1,8 @@
-//! Bodies of chat requests: conversations that begin with the same system prompt, go their own ways, and grow round by round.
+//! Bodies of chat requests: conversations that begin with the same system prompt, go their own ways, and grow
+//! round by round.
 //!
-//! Nothing is formatted while requests are sent: a body is three slices of a text made before, and the number of its
-//! conversation, which stands behind the system prompt and makes it different from all others.
+//! Nothing is formatted while requests are sent: a body is three slices of a text made before, and the number
+//! of its conversation, which comes after the system prompt and makes it different from all others.
 
 use crate::workload::Dice;
 
@@ -38,7 +39,7 @@ pub(super) struct Shape<'a> {
 pub(super) struct Conversations {
     /// From the brace to the place of the tag.
     start: Vec<u8>,
-    /// Behind the tag, up to the last round.
+    /// After the tag, up to the last round.
     texts: Vec<Vec<u8>>,
     /// For each text, where each round ends.
     ends: Vec<Vec<usize>>,
@@ -110,8 +111,8 @@ impl Conversations {
         }
     }
 
-    /// The body of the `nth` request of a run: each conversation has its first round, then each its second, and after the
-    /// last round others begin.
+    /// The body of the `nth` request of a run: each conversation has its first round, then each its second,
+    /// and after the last round others begin.
     pub(super) fn body(&self, nth: u64) -> LoadBody<'_> {
         let (turn, place) = (nth / self.conversations, nth % self.conversations);
         let (batch, round) = (turn / self.rounds, turn % self.rounds);
@@ -141,8 +142,8 @@ impl LoadBody<'_> {
     }
 }
 
-/// Text of `bytes` bytes, as it stands in JSON: a line end each 14 words and a quoted word each 40, which is about what
-/// answers with lists and code have, and a word outside ASCII each 100.
+/// Text of `bytes` bytes, as it stands in JSON: a line end each 14 words and a quoted word each 40, which is
+/// about what answers with lists and code have, and a word outside ASCII each 100.
 fn text(dice: &mut Dice, bytes: usize) -> String {
     const WORDS: [&str; 48] = [
         "the",

@@ -14,8 +14,8 @@ pub(super) struct Waiting {
     pub(super) ready_at: Option<f64>,
 }
 
-/// One line of `vllm:lora_requests_info`: which adapters had requests, and when that was last so. vLLM never takes a
-/// line back, so the newest one is the one that counts.
+/// One line of `vllm:lora_requests_info`: which adapters had requests, and when that was last so. vLLM never
+/// takes a line back, so the newest one is the one that counts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct AdapterLine {
     /// Names with commas, in the order of their requests.
@@ -58,8 +58,8 @@ impl AdapterSlots {
         self.waiting.iter().filter(|waiting| waiting.engine == engine).count() as u32
     }
 
-    /// Gives slots to those who wait, in their order. A slot whose adapter has requests under way, as `in_use` says, is
-    /// not taken from it; of the others the least recently used goes first.
+    /// Gives slots to those who wait, in their order. A slot whose adapter has requests under way, as
+    /// `in_use` says, is not taken from it; of the others the least recently used goes first.
     pub(super) fn assign(&mut self, now: f64, in_use: impl Fn(&str) -> bool) {
         for waiting in self.waiting.iter_mut().filter(|waiting| waiting.ready_at.is_none()) {
             if let Some(there) = self.loaded.iter_mut().find(|there| there.adapter == waiting.adapter) {
@@ -101,7 +101,8 @@ impl AdapterSlots {
         self.waiting.retain(|waiting| waiting.request.id != id);
     }
 
-    /// Notes at the Unix second `at` which adapters have requests, as `adapters` in the order of their requests.
+    /// Notes at the Unix second `at` which adapters have requests, as `adapters` in the order of their
+    /// requests.
     pub(super) fn note(&mut self, adapters: String, at: f64) {
         match self.lines.iter_mut().find(|line| line.adapters == adapters) {
             Some(line) => line.at = at,

@@ -1,5 +1,5 @@
-//! What every API's handler begins with: the body in the API's shape, the model it asks for, a name for the request,
-//! and the way to the engine.
+//! What every API's handler begins with: the body in the API's shape, the model it asks for, a name for the
+//! request, and the way to the engine.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

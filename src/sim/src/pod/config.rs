@@ -10,7 +10,8 @@ use crate::engine::{EngineConfig, QueueLimits};
 pub struct PodConfig {
     /// Where the model lies: its name, unless `served_names` says otherwise.
     pub model: String,
-    /// The names that requests use instead, the first of which stands in answers and metrics (`--served-model-name`).
+    /// The names that requests use instead, the first of which stands in answers and metrics
+    /// (`--served-model-name`).
     pub served_names: Vec<String>,
     /// LoRA adapters (`--lora-modules`); each is a model of its own to clients.
     pub adapters: Vec<String>,
@@ -22,7 +23,8 @@ pub struct PodConfig {
     pub engine: EngineConfig,
     /// Engines behind this address, each with a cache of its own (`--data-parallel-size`).
     pub engines: u32,
-    /// API server processes (`--api-server-count`). More than one change the metrics page, as does more than one engine.
+    /// API server processes (`--api-server-count`). More than one change the metrics page, as does more than
+    /// one engine.
     pub api_servers: u32,
     /// When requests are refused, over all engines.
     pub queue: QueueLimits,
@@ -104,8 +106,8 @@ impl PodConfig {
         self.served_names.first().unwrap_or(&self.model)
     }
 
-    /// Says which setting is impossible. Like vLLM, a pod does not start with a cache too small for one request of
-    /// `max_model_len` tokens.
+    /// Says which setting is impossible. Like vLLM, a pod does not start with a cache too small for one
+    /// request of `max_model_len` tokens.
     ///
     /// # Errors
     /// The first impossible setting, with what it must be.

@@ -27,7 +27,7 @@ pub(super) struct LivePod {
     wake: Notify,
 }
 
-/// What a request asks for, beside its prompt.
+/// What a request asks for besides its prompt.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AnswerLimits {
     /// Tokens of the answer at most; `None` is as many as the model's length allows.
@@ -244,7 +244,8 @@ impl LivePod {
         engines.engines.iter_mut().for_each(|engine| engine.engine.reset_prefix_cache());
     }
 
-    /// Puts the engines to sleep, which empties their caches, or wakes them. What they have stands still meanwhile.
+    /// Puts the engines to sleep, which empties their caches, or wakes them. Until they wake, their requests
+    /// stand still.
     pub(super) fn set_sleep(&self, level: SleepLevel) {
         let mut engines = self.lock();
         engines.catch_up();

@@ -1,4 +1,5 @@
-//! The engines of a pod on its clock, and what is known of their requests. Every call is made under the pod's lock.
+//! The engines of a pod on its clock, and what is known of their requests. Every call is made under the pod's
+//! lock.
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -133,8 +134,8 @@ impl Engines {
             .map_err(|error| ApiError::bad_request("input_tokens", error.to_string()))
     }
 
-    /// The engine that a request names, or the one with the least load: a request that waits counts as four that run,
-    /// as in vLLM's own balancing.
+    /// The engine that a request names, or the one with the least load: a request that waits counts as four
+    /// that run, as in vLLM's own balancing.
     pub(super) fn engine_for(&self, rank: Option<u32>) -> Result<usize, ApiError> {
         let count = self.engines.len();
         if let Some(rank) = rank {

@@ -98,8 +98,8 @@ impl ApiError {
         ApiError { status, kind, message: "a fault was asked for".to_owned(), param: None }
     }
 
-    /// A body that is not JSON, or JSON of another shape. vLLM gives the offset of the first and the name of the
-    /// field for the second.
+    /// A body that is not JSON, or JSON of another shape. vLLM gives the offset of the first and the name of
+    /// the field for the second.
     pub(super) fn from_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
         let text = error.to_string();
         let (place, problem) = if error.is_data() {

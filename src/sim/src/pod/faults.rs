@@ -7,8 +7,8 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 
-/// What goes wrong. The counts go down as inference requests (`POST /v1/...`) use them up; when several are set,
-/// the first of `reset`, `fail`, `error_event`, `done_only`, `cut` that is left applies.
+/// What goes wrong. The counts go down as inference requests (`POST /v1/...`) use them up; when several are
+/// set, the first of `reset`, `fail`, `error_event`, `done_only`, `cut` that is left applies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
@@ -16,8 +16,8 @@ pub struct Faults {
     pub reset: u32,
     /// Requests that are answered at once with `status` and an error body.
     pub fail: u32,
-    /// Requests whose generation fails before its first token: a stream says 200 and then an error event with `status`,
-    /// a whole answer has that status.
+    /// Requests whose generation fails before its first token: a stream says 200 and then an error event with
+    /// `status`, a whole answer has that status.
     pub error_event: u32,
     /// The status of `fail` and `error_event`, 200 to 599.
     pub status: u16,
@@ -29,13 +29,13 @@ pub struct Faults {
     pub cut_after: u32,
     /// The engines are so many times slower.
     pub slow_down: f64,
-    /// The engines stand still: requests are taken, streams get their headers and nothing else, and the metrics page
-    /// says what it said when this began.
+    /// The engines stand still: requests are taken, streams get their headers and nothing else, and the
+    /// metrics page says what it said when this began.
     pub hang: bool,
     /// Streams whose first token is still to come get a comment so often, in real milliseconds; 0 is never.
     pub keep_alive_ms: u64,
-    /// The gauges of running and waiting requests keep their values until the next batch, as vLLM's do after all
-    /// clients have left.
+    /// The gauges of running and waiting requests keep their values until the next batch, as vLLM's do after
+    /// all clients have left.
     pub stale_gauges: bool,
     /// Requests more that wait for something else than room (`reason="deferred"`).
     pub deferred: u32,
@@ -45,8 +45,8 @@ pub struct Faults {
     pub metrics_delay_ms: u64,
     /// `GET /metrics` takes so many milliseconds of the one thread that streams the tokens as well.
     pub metrics_busy_ms: u64,
-    /// Done once when set: the engines start anew, as after a crash. Caches and counters are empty, the requests they
-    /// had break off, `process_start_time_seconds` is now.
+    /// Done once when set: the engines start anew, as after a crash. Caches and counters are empty, the
+    /// requests they had break off, `process_start_time_seconds` is now.
     pub restart: bool,
 }
 

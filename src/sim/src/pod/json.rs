@@ -1,5 +1,6 @@
-//! Bodies as Python reads them: `json.loads` of vLLM's server takes what strict readers refuse (byte order marks,
-//! UTF-16 and UTF-32, `NaN` and `Infinity`, the same key twice), and pydantic takes numbers and flags as text.
+//! Bodies as Python reads them: `json.loads` of vLLM's server takes what strict readers refuse (byte order
+//! marks, UTF-16 and UTF-32, `NaN` and `Infinity`, the same key twice), and pydantic takes numbers and flags
+//! as text.
 
 use std::borrow::Cow;
 
@@ -64,7 +65,8 @@ fn decode(body: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(body)
 }
 
-/// The text with `null` for `NaN`, `Infinity` and `-Infinity` outside of strings: no field that a pod looks at has one.
+/// The text with `null` for `NaN`, `Infinity` and `-Infinity` outside of strings: no field that a pod looks
+/// at has one.
 fn without_constants(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut in_string = false;
@@ -90,8 +92,8 @@ fn without_constants(text: &str) -> String {
     out
 }
 
-/// A value as JSON without white space and with its keys in order: two spellings of the same tools are one text, as
-/// they are in a chat template.
+/// A value as JSON without white space and with its keys in order: two spellings of the same tools are one
+/// text, as they are in a chat template.
 pub(super) fn canonical(value: &Value) -> String {
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,5 @@
-//! What the pod remembers of a request in the engine: whom to tell, and what to count when it ends.
+//! What the pod remembers of a request in an engine: who hears of its progress, and what is counted when it
+//! ends.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,6 @@
-//! `GET /metrics`: the recorded page of vLLM with this pod's values. Names, labels, order, HELP and TYPE lines are vLLM's
-//! (`tests/fixtures/vllm-0.32` and `vllm-0.32-modes`), the values are filled in line by line:
+//! `GET /metrics`: the recorded page of vLLM with this pod's values. Names, labels, order, HELP and TYPE
+//! lines are vLLM's (`tests/fixtures/vllm-0.32` and `vllm-0.32-modes`), the values are filled in line by
+//! line:
 //!
 //! | lines | value |
 //! | --- | --- |
@@ -24,13 +25,14 @@ use super::adapters::AdapterLine;
 use super::admission::Rejections;
 use crate::engine::{Counters, EngineLoad};
 
-/// What the page says, beside what never changes.
+/// What the page says besides what never changes.
 pub(super) struct PageView<'a> {
     /// By number.
     pub(super) engines: &'a [EngineView<'a>],
     /// Unix seconds of the start.
     pub(super) started: f64,
-    /// Whether there has been a request since: before that, a pod with several processes has no samples of its load.
+    /// Whether there has been a request since: before that, a pod with several processes has no samples of
+    /// its load.
     pub(super) used: bool,
     pub(super) sleep: SleepLevel,
     pub(super) rejections: Rejections,
@@ -113,7 +115,7 @@ pub(super) struct Handler {
     pub(super) response_bytes: u64,
 }
 
-/// What the pod counts beside the engine's own counters.
+/// What the pod counts besides the engine's own counters.
 #[derive(Clone, Debug)]
 pub(super) struct Stats {
     histograms: Vec<Histogram>,

@@ -100,7 +100,8 @@ impl Models {
         Ok(())
     }
 
-    /// The body of `GET /v1/models`: every name with the same `root`, every adapter with the base model as `parent`.
+    /// The body of `GET /v1/models`: every name with the same `root`, every adapter with the base model as
+    /// `parent`.
     pub(super) fn list(&self) -> String {
         let base = self.names.first().map_or("", String::as_str);
         let names = self.names.iter().map(|name| self.card(name, &self.root, None));

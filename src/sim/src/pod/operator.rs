@@ -1,6 +1,6 @@
-//! What operators do to a pod while it runs: sleep and wake (`--enable-sleep-mode`), empty its prefix cache, load and
-//! unload adapters, and set faults. vLLM has the first ones with `VLLM_SERVER_DEV_MODE=1` only, and those of adapters
-//! with `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`.
+//! What operators do to a pod while it runs: sleep and wake (`--enable-sleep-mode`), empty its prefix cache,
+//! load and unload adapters, and set faults. vLLM has the first ones with `VLLM_SERVER_DEV_MODE=1` only, and
+//! those of adapters with `VLLM_ALLOW_RUNTIME_LORA_UPDATING=1`.
 
 use std::sync::Arc;
 

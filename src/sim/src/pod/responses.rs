@@ -1,4 +1,5 @@
-//! `POST /v1/responses`, and what is stored of it: `GET /v1/responses/{id}` and `POST /v1/responses/{id}/cancel`.
+//! `POST /v1/responses`, and what is stored of it: `GET /v1/responses/{id}` and `POST
+//! /v1/responses/{id}/cancel`.
 
 mod form;
 
@@ -63,7 +64,8 @@ pub(super) async fn handle(asked: Asked<ResponsesBody>) -> Result<Response, Refu
     if background {
         let queued = form.object("queued", "[]", None);
         let kept = form.clone();
-        // It is stored under its task before the task can end, as both run on this thread and nothing is awaited.
+        // It is stored under its task before the task can end, as both run on this thread and nothing is
+        // awaited.
         let task = tokio::spawn(async move {
             if generation.finish().await.is_ok() {
                 kept.keep(&kept.whole(&generation), &generation.answer.full_text());
@@ -98,7 +100,8 @@ pub(super) async fn cancel(
     pod.responses.cancel(&id).map(json_answer)
 }
 
-/// What was said up to now: a stored dialogue and this request's input, which is a user's text or a list of messages.
+/// What was said up to now: a stored dialogue and this request's input, which is a user's text or a list of
+/// messages.
 fn dialogue(asked: &Asked<ResponsesBody>) -> Result<Vec<Message>, Refusal> {
     let mut messages = match &asked.body.previous_response_id {
         Some(previous) => asked

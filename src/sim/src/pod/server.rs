@@ -24,8 +24,8 @@ use super::faults::{Treatment, is_broken};
 use super::idle::Activity;
 use super::{PodConfig, instant, routes};
 
-/// Runs a pod on `listener` until the future is dropped, which closes the listener and every connection at once, as
-/// when the process is killed. Fails at once on a configuration that cannot be.
+/// Runs a pod on `listener` until the future is dropped, which closes the listener and every connection at
+/// once, as when the process is killed. Fails at once on a configuration that cannot be.
 pub async fn serve(listener: TcpListener, config: PodConfig) -> io::Result<()> {
     config.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     let pod = Arc::new(LivePod::new(config));

@@ -1,5 +1,5 @@
-//! Stored responses (`VLLM_ENABLE_RESPONSES_API_STORE=1`): what `previous_response_id`, `GET` and `cancel` find again, and
-//! what only the pod that answered has.
+//! Stored responses (`VLLM_ENABLE_RESPONSES_API_STORE=1`): what `previous_response_id`, `GET` and `cancel`
+//! find again, and what only the pod that answered has.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};

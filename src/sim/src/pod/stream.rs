@@ -24,8 +24,8 @@ pub(super) trait StreamForm: Send + Unpin + 'static {
     fn end(&mut self, out: &mut String, counts: TokenCounts, generations: &[Generation]);
 }
 
-/// The answer that streams `generations`. A `cut` breaks the connection after so many tokens; until the first of them
-/// there is a comment each `keep_alive`.
+/// The answer that streams `generations`. A `cut` breaks the connection after so many tokens; until the first
+/// of them there is a comment each `keep_alive`.
 pub(super) fn respond(
     generations: Vec<Generation>,
     mut form: impl StreamForm,

@@ -7,7 +7,8 @@ use super::json::canonical;
 use super::tokens::{END, START, by_id, tokenize};
 use crate::engine::Chain;
 
-/// Clients of Anthropic's API put a line with another value in each request first in `system`; vLLM leaves it out.
+/// Clients of Anthropic's API put a line with another value in each request first in `system`; vLLM leaves it
+/// out.
 const ATTRIBUTION: &str = "x-anthropic-billing-header:";
 
 /// One message as any of the chat APIs has it.
@@ -80,8 +81,8 @@ fn push_generation(chain: &mut Chain) {
     chain.push_token(START);
 }
 
-/// Appends a content: a string, a list of parts, or nothing. A part without text (an image, a tool's result) counts as
-/// the JSON it is.
+/// Appends a content: a string, a list of parts, or nothing. A part without text (an image, a tool's result)
+/// counts as the JSON it is.
 fn push_content(chain: &mut Chain, content: &Value) {
     match content {
         Value::Null => {}

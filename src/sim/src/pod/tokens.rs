@@ -1,8 +1,9 @@
 //! Text to tokens and back, without a vocabulary.
 //!
-//! A token is a run of up to six bytes in which only the first may be white space: about four bytes of English a
-//! token, as with real vocabularies. Answers are made of short words that each are exactly one such token, so
-//! that an answer sent back as part of the next prompt has the very tokens the pod generated, and hits its cache.
+//! A token is a run of up to six bytes in which only the first may be white space: about four bytes of
+//! English a token, as with real vocabularies. Answers are made of short words that each are exactly one such
+//! token, so that an answer sent back as part of the next prompt has the very tokens the pod generated, and
+//! hits its cache.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -60,8 +61,8 @@ pub(super) struct AnswerPlan {
     pub(super) tokens: u32,
     /// Whether the last token is [`END`], which has no text. Otherwise the answer was cut at its limit.
     pub(super) stops: bool,
-    /// Whether the answer stands by itself, as a chat message does, rather than right after the prompt's text. It
-    /// then begins without a space: clients trim messages.
+    /// Whether the answer stands by itself, as a chat message does, rather than right after the prompt's
+    /// text. It then begins without a space: clients trim messages.
     pub(super) stands_alone: bool,
 }
 

@@ -7,7 +7,7 @@ use crate::fleet::FleetSummary;
 pub(super) struct CaseSummary {
     pub(super) title: String,
     pub(super) seeds: usize,
-    /// One a policy, in the order of the first seed; each number is its mean over seeds.
+    /// One per policy, in the order of the first seed; each number is its mean over seeds.
     pub(super) policies: Vec<ResultRow>,
 }
 

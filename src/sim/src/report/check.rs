@@ -1,11 +1,12 @@
-//! The judgement: is ours as good as the best baseline everywhere, and clearly better than each of them somewhere?
+//! The judgement: is ours as good as the best baseline everywhere, and clearly better than each of them
+//! somewhere?
 
 use std::fmt;
 
 use super::cases::{CaseSummary, over_seeds};
 use super::row::ResultRow;
 
-/// How far behind the best the mean may be: as a share, or in seconds.
+/// How much longer than the best the mean may be: as a share, or in seconds.
 const MEAN: (f64, f64) = (0.05, 0.010);
 /// The same of the 99th percentile.
 const P99: (f64, f64) = (0.10, 0.050);
@@ -16,7 +17,7 @@ const PLAIN: &str = "least-request";
 /// The policy that is judged.
 const OURS: &str = "warmpath";
 
-/// A time of ours beside the best baseline's.
+/// A time of ours next to the best baseline's.
 #[derive(Clone, Debug, PartialEq)]
 struct Against {
     ours: f64,

@@ -1,4 +1,4 @@
-//! The verdict at a glance: a row per case, a column per policy, and how each stands beside ours.
+//! The verdict at a glance: a row per case, a column per policy, and how each compares with ours.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ const SAME: f64 = 0.05;
 /// The policy that all others are held against.
 const OURS: &str = "warmpath";
 
-/// How ours stands beside another policy.
+/// How ours compares with another policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     Better,
@@ -28,8 +28,8 @@ struct Cell {
     title: String,
 }
 
-/// The cell of `other`. Where pods refused requests it is about how many were answered, else about the mean time to first
-/// token.
+/// The cell of `other`. Where pods refused requests it is about how many were answered, else about the mean
+/// time to first token.
 fn cell(ours: &ResultRow, other: &ResultRow, refuses: bool) -> Cell {
     let standing = |gain: f64| match gain {
         gain if gain > 1.0 + SAME => Standing::Better,

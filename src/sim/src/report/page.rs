@@ -1,5 +1,5 @@
-//! The page of a fleet: a verdict, what it is about, how it was run, and each case with its numbers and plots. It needs no
-//! other file, so that it can be mailed, or opened years later.
+//! The page of a fleet: a verdict, what it is about, how it was run, and each case with its numbers and
+//! plots. It needs no other file, so that it can be mailed, or opened years later.
 
 use std::fmt::Write;
 

@@ -1,5 +1,5 @@
-//! The plots of the pages, as SVG that takes its colours from the page's style: how long clients waited, how evenly caches
-//! were used, how long queues grew.
+//! The plots of the pages, as SVG that takes its colours from the page's style: how long clients waited, how
+//! evenly caches were used, how long queues grew.
 
 use anyhow::anyhow;
 use plotters::coord::Shift;
@@ -52,8 +52,8 @@ fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> anyhow::Result<()>) -> 
     Ok(themed(&out))
 }
 
-/// Share of the times that are at most so long, over time on a logarithmic scale. Each line has its times in ascending
-/// order and the number of its colour; the first one is the widest and on top.
+/// Share of the times that are at most so long, over time on a logarithmic scale. Each line has its times in
+/// ascending order and the number of its colour; the first one is the widest and on top.
 ///
 /// # Errors
 /// None that data can cause.
@@ -61,7 +61,8 @@ pub(crate) fn distribution(lines: &[(usize, &[f64])]) -> anyhow::Result<String> 
     let least = lines.iter().filter_map(|(_, t)| t.first()).copied().fold(f64::INFINITY, f64::min);
     let most = lines.iter().filter_map(|(_, t)| t.last()).copied().fold(0.0, f64::max);
     let (least, most) = (least.clamp(1e-4, 1e4), most.clamp(2e-4, 1e6));
-    // On a short axis 1, 2 and 5 of each decade have a label, on a long one only its start: others would overlap.
+    // On a short axis 1, 2 and 5 of each decade have a label, on a long one only its start: others would
+    // overlap.
     let wide = (most / least).log10() > 2.2;
     let label = move |x: &f64| {
         let mantissa = x / 10f64.powf(x.log10().floor() + 1e-9);
@@ -106,8 +107,8 @@ pub(crate) fn distribution(lines: &[(usize, &[f64])]) -> anyhow::Result<String> 
     })
 }
 
-/// What the pods of one fleet had over time: their mean as a line, and a band from the least to the most. Seconds go from 0
-/// to `end`, values from 0 to `most`.
+/// What the pods of one fleet had over time: their mean as a line, and a band from the least to the most.
+/// Seconds go from 0 to `end`, values from 0 to `most`.
 ///
 /// # Errors
 /// None that data can cause.
@@ -147,8 +148,8 @@ pub(crate) fn over_time(
     })
 }
 
-/// The mean over pods, and the outline of the band between the least and the most of them, in at most [`POINTS`] slices of
-/// time.
+/// The mean over pods, and the outline of the band between the least and the most of them, in at most
+/// [`POINTS`] slices of time.
 fn spread(pods: &[Series]) -> (Series, Series) {
     let length = pods.iter().map(Vec::len).max().unwrap_or(0);
     let slice = length.div_ceil(POINTS).max(1);

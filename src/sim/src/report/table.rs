@@ -1,4 +1,4 @@
-//! The table for a terminal: one block a workload and fleet, one line a policy, with the mean over seeds.
+//! The table for a terminal: one block per workload and fleet, one line per policy, with the mean over seeds.
 
 use std::fmt::Write;
 

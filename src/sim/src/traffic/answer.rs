@@ -101,8 +101,8 @@ impl StreamedAnswer {
         }
         self.usage = event.usage.or(self.usage);
         let Some(choice) = event.choices.first() else { return };
-        // As the originals do: in a chat the first event only says who speaks; in a completion every choice is a token, even
-        // if it has no text of its own yet.
+        // As the originals do: in a chat the first event only says who speaks; in a completion every choice
+        // is a token, even if it has no text of its own yet.
         let text = match (&choice.text, &choice.delta) {
             (Some(text), _) => text.as_ref(),
             (None, Some(delta)) => {

@@ -9,7 +9,8 @@ use super::clock::ServerClock;
 use super::outcome::Failure;
 use super::sse::SseParser;
 
-/// A request that waits longer than this is given up, in the server's seconds: the reference's gateway has the same limit.
+/// A request that waits longer than this is given up, in the server's seconds: the reference's gateway has
+/// the same limit.
 const LONGEST: f64 = 3600.0;
 /// vLLM closes a connection that was idle for 5 s; be first, or a request could meet the closing.
 const IDLE: Duration = Duration::from_secs(4);

@@ -1,4 +1,4 @@
-//! `warmpath-sim compare`: runs of the same workload beside each other, as a table and as a page with plots.
+//! `warmpath-sim compare`: runs of the same workload next to each other, as a table and as a page with plots.
 
 use std::fmt::Write;
 use std::fs;
@@ -17,7 +17,8 @@ Example:
   warmpath-sim traffic --url http://127.0.0.1:8081 --workload random --label routed --json routed.json
   warmpath-sim compare plain.json routed.json --html report.html")]
 pub struct CompareOptions {
-    /// Files that `traffic --json` has written; of each workload, the first one is what the others are compared with
+    /// Files that `traffic --json` has written; of each workload, the first one is what the others are
+    /// compared with
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Write a page with plots, which needs no other file

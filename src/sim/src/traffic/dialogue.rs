@@ -40,7 +40,8 @@ impl Dialogue {
         }
     }
 
-    /// Adds the answer to a turn. Without one the session goes on with the workload's own, so that prompts keep their lengths.
+    /// Adds the answer to a turn. Without one the session goes on with the workload's own, so that prompts
+    /// keep their lengths.
     pub(super) fn answered(&mut self, turn: &Turn, answer: Option<String>) {
         let own = Span { name: turn.answer, tokens: turn.output_tokens, role: Role::Assistant };
         let content = answer.unwrap_or_else(|| self.text(&own));
@@ -57,8 +58,9 @@ impl Dialogue {
         &self.tools
     }
 
-    /// A word is a token to every server, unlike the letters of a fleet's texts: prompts have the lengths that the workload's
-    /// rate is made for. Words of a name come in the same order, so that equal names share a prefix.
+    /// A word is a token to every server, unlike the letters of a fleet's texts: prompts have the lengths
+    /// that the workload's rate is made for. Words of a name come in the same order, so that equal names
+    /// share a prefix.
     fn text(&self, span: &Span) -> String {
         let mut text = String::new();
         Words::new(span.name, self.seed).append(&mut text, span.tokens);

@@ -103,7 +103,8 @@ pub(super) async fn run(options: &TrafficOptions) -> anyhow::Result<Ran> {
     Ok(Ran { outcomes, began, ended, began_unix, seen })
 }
 
-/// What the originals send before they measure: it shows whether there is a server, and a request that fails ends the run.
+/// What the originals send before they measure: it shows whether there is a server, and a request that fails
+/// ends the run.
 async fn first_requests(options: &TrafficOptions, plan: &Plan, client: &TrafficClient) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     match plan {
@@ -209,7 +210,8 @@ async fn random(options: &TrafficOptions, client: &TrafficClient, bar: &Progress
     }
 }
 
-/// An open loop: however late answers are, sessions start at their times. Within one, a turn waits for the answer before it.
+/// An open loop: however late answers are, sessions start at their times. Within one, a turn waits for the
+/// answer before it.
 async fn sessions(
     options: &TrafficOptions,
     sessions: &[Session],

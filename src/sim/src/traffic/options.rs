@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{bail, ensure};
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 
+use super::Named;
 use crate::engine::Hardware;
-use crate::workload::{self, Spec, WorkloadError};
+use crate::workload::WorkloadError;
 
 /// The flags of `warmpath-sim traffic`. Defaults are the reference's commands.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,7 +41,7 @@ pub struct TrafficOptions {
     /// multi-round-qa: questions of a user
     #[arg(long, value_name = "N", default_value_t = 15)]
     pub num_rounds: u32,
-    /// multi-round-qa: requests a second of all users together
+    /// multi-round-qa: requests per second of all users together
     #[arg(long, value_name = "RATE", default_value_t = 0.1)]
     pub qps: f64,
     /// multi-round-qa: tokens that all prompts begin with
@@ -60,7 +59,8 @@ pub struct TrafficOptions {
     /// multi-round-qa: number of the first user, less one; users of another number have another context
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub init_user_id: u32,
-    /// multi-round-qa: lengths of questions and answers vary as in ShareGPT, instead of one question again and again
+    /// multi-round-qa: lengths of questions and answers vary as in ShareGPT, instead of one question again
+    /// and again
     #[arg(long)]
     pub sharegpt: bool,
 
@@ -89,7 +89,8 @@ pub struct TrafficOptions {
     /// chats to overload: requests in all, about; each workload has its own number
     #[arg(long, value_name = "N")]
     pub requests: Option<usize>,
-    /// chats to overload: requests per second, mean; by default, each workload's own share of what the pods can do
+    /// chats to overload: requests per second, mean; by default, each workload's own share of what the pods
+    /// can do
     #[arg(long, value_name = "RATE")]
     pub rate: Option<f64>,
     /// chats to overload: what the pods are, for the rate; by default, a10
@@ -109,7 +110,7 @@ pub struct TrafficOptions {
     /// Other words and lengths
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
-    /// Pods whose /metrics are read meanwhile, for cache usage, queues and hit rate
+    /// Pods whose /metrics are read while it runs, for cache usage, queues and hit rate
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
     pub pods: Vec<String>,
     /// Seconds between two readings of a pod's metrics
@@ -121,66 +122,6 @@ pub struct TrafficOptions {
     /// Write all that was measured into a file, which `warmpath-sim compare` reads
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-}
-
-/// The workloads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Named {
-    /// Users that ask question after question, each with a context of its own (LMCache's multi-round-qa.py).
-    MultiRoundQa,
-    /// Prompts of random words, so many at a time (vLLM's benchmark_serving.py --dataset-name random).
-    Random,
-    /// As in `fleet`: conversations of 10 rounds.
-    Chats,
-    /// As in `fleet`: questions about documents; simulated pods need --max-model-len 32752.
-    Documents,
-    /// As in `fleet`: every prompt starts with the same 6,000 tokens.
-    HotPrefix,
-    /// As in `fleet`: 150 prefixes of 6,000 tokens, more than the pods can serve.
-    Groups,
-    /// `random` in `fleet`: prompts that share nothing, at a rate.
-    FleetRandom,
-    /// As in `fleet`: tool loops whose prompt grows with every call; simulated pods need --max-model-len 32752.
-    Agents,
-    /// As in `fleet`: nothing for a while, then hundreds of requests at once.
-    Bursts,
-    /// As in `fleet`: conversations. What becomes of the pods meanwhile is yours to do.
-    Churn,
-    /// As in `fleet`: more than the pods can do; simulated pods need --max-num-queued-reqs 27.
-    Overload,
-    /// Requests at the times in the file of --trace.
-    Trace,
-}
-
-impl Named {
-    /// As on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Named::MultiRoundQa => "multi-round-qa",
-            Named::Random => "random",
-            Named::Chats => "chats",
-            Named::Documents => "documents",
-            Named::HotPrefix => "hot-prefix",
-            Named::Groups => "groups",
-            Named::FleetRandom => "fleet-random",
-            Named::Agents => "agents",
-            Named::Bursts => "bursts",
-            Named::Churn => "churn",
-            Named::Overload => "overload",
-            Named::Trace => "trace",
-        }
-    }
-
-    /// The fleet's workload, where it is one that is built in there.
-    pub fn spec(self) -> Option<&'static Spec> {
-        let name = match self {
-            Named::MultiRoundQa | Named::Random | Named::Trace => return None,
-            Named::FleetRandom => "random",
-            other => other.name(),
-        };
-        workload::find(name).ok()
-    }
 }
 
 impl TrafficOptions {
@@ -391,17 +332,6 @@ pub(super) mod tests {
                 format!("{flag} does nothing with --rate, which it is there to find; leave one of them out")
             );
             options(&["--workload", "groups", flag, value]).check().unwrap();
-        }
-    }
-
-    #[test]
-    fn every_workload_of_the_fleet_has_a_name() {
-        let known: Vec<&str> =
-            Named::value_variants().iter().filter_map(|named| named.spec()).map(|spec| spec.name).collect();
-        assert_eq!(known, workload::ALL.iter().map(|spec| spec.name).collect::<Vec<_>>());
-        for named in Named::value_variants() {
-            assert_eq!(named.to_possible_value().unwrap().get_name(), named.name());
-            assert_eq!(serde_json::to_value(named).unwrap(), named.name());
         }
     }
 

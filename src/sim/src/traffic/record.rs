@@ -217,8 +217,8 @@ impl TrafficRun {
     }
 }
 
-/// Under load is where at least half as many requests were in the pods as in the busiest sample: the beginning and the end of a
-/// run say nothing about a router.
+/// Under load is where at least half as many requests were in the pods as in the busiest sample: the
+/// beginning and the end of a run say nothing about a router.
 fn evenness(samples: &[PoolSample]) -> Option<f64> {
     let load =
         |sample: &PoolSample| sample.pods.iter().flatten().map(|pod| pod.running + pod.waiting).sum::<f64>();

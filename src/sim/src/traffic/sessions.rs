@@ -1,9 +1,10 @@
 //! Who asks what and when in `multi-round-qa`, on virtual time: no clock and no I/O.
 //!
-//! As in the original: each user asks again when `num_users / qps` seconds have passed since its last question and that one is
-//! answered. A user stays for `num_rounds` questions, and a new one joins as often as one leaves, so that the users together
-//! ask `qps` questions a second. The run begins in the middle: the first users are as far in their sessions as they would be
-//! had it run for ever, though they have nothing behind them but their context.
+//! As in the original: each user asks again when `num_users / qps` seconds have passed since its last
+//! question and that one is answered. A user stays for `num_rounds` questions, and a new one joins as often
+//! as one leaves, so that the users together ask `qps` questions a second. The run begins in the middle: the
+//! first users are as far in their sessions as they would be had it run for ever, though they have said
+//! nothing yet but their context.
 
 use serde::Serialize;
 
@@ -13,11 +14,12 @@ use super::words::Words;
 /// How often the original looks who is due, in seconds. It adds half of this to a gap on average.
 pub(super) const TICK: f64 = 0.1;
 
-/// ShareGPT's lengths in tokens, fitted to what the reference's run says of itself: 2,399 tokens a prompt and 45 an answer.
-/// Medians and the spread of the logarithm.
+/// ShareGPT's lengths in tokens, fitted to what the reference's run says of itself: 2,399 tokens a prompt and
+/// 45 an answer. Medians and the spread of the logarithm.
 const QUESTION: (f64, f64) = (30.0, 1.0);
 const ANSWER: (f64, f64) = (36.0, 0.8);
-/// Shorter answers would make the mean of tokens a second over requests, which the summary has, that of the shortest.
+/// Shorter answers would make the mean of tokens per second over requests, which the summary has, that of the
+/// shortest.
 const SHORTEST_ANSWER: u32 = 10;
 
 /// All users.
@@ -181,7 +183,8 @@ impl User {
     }
 }
 
-/// What a user's first question begins with: a part that all have in common, and one of its own. "hi" is a token.
+/// What a user's first question begins with: a part that all have in common, and one of its own. "hi" is a
+/// token.
 fn context(user: u32, plan: &Plan) -> String {
     let hi = |tokens: u32| vec!["hi"; tokens as usize].join(" ");
     format!(

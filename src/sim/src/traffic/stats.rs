@@ -5,7 +5,8 @@ pub(super) fn mean(values: &[f64]) -> f64 {
     if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
 }
 
-/// The value that `percent` of all are below, interpolated between neighbours; 0 of nothing. `sorted` is ascending.
+/// The value that `percent` of all are below, interpolated between neighbours; 0 of nothing. `sorted` is
+/// ascending.
 pub(super) fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let place = (sorted.len().saturating_sub(1)) as f64 * percent / 100.0;
     let at = |index: usize| sorted.get(index).copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the pods say of themselves meanwhile, read from their `/metrics`.
+//! What the pods say of themselves during a run, read from their `/metrics`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Text of a given number of tokens: short common words, each of which is one token to the simulated pods (a space and at
-//! most five letters) and to the vocabularies of real models.
+//! Text of a given number of tokens: short common words, each of which is one token to the simulated pods (a
+//! space and at most five letters) and to the vocabularies of real models.
 
 use crate::workload::Dice;
 
@@ -42,7 +42,8 @@ impl Words {
         self.0.between(least, most)
     }
 
-    /// Half are longer than `median`, and `ln` of them spreads by `sigma`: lengths of what people write. At least 1.
+    /// Half are longer than `median`, and `ln` of them spreads by `sigma`: lengths of what people write. At
+    /// least 1.
     pub(super) fn length(&mut self, median: f64, sigma: f64) -> u32 {
         // Box and Muller: a normal number of two even ones.
         let (a, b) = (self.0.unit(), self.0.unit());

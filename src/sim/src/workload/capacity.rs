@@ -1,5 +1,6 @@
-//! How much a fleet can take: rates are not fixed numbers. Each workload says which share of the fleet's capacity it
-//! wants, given what a request is expected to compute, so that one description loads an A10 and an H100 alike.
+//! How much a fleet can take: rates are not fixed numbers. Each workload says which share of the fleet's
+//! capacity it wants, given what a request is expected to compute, so that one description loads an A10 and
+//! an H100 alike.
 
 use crate::engine::EngineConfig;
 
@@ -10,7 +11,7 @@ pub struct Traffic {
     pub pods: Vec<EngineConfig>,
     /// How many requests, about.
     pub requests: usize,
-    /// Requests a second; `None` for the workload's own share of the capacity.
+    /// Requests per second; `None` for the workload's own share of the capacity.
     pub rate: Option<f64>,
     /// Of all chance in it.
     pub seed: u64,
@@ -28,7 +29,8 @@ pub(super) struct Need {
 }
 
 impl Traffic {
-    /// Requests a second that use `share` of the fleet: of its compute, or of its KV memory where that ends first.
+    /// Requests per second that use `share` of the fleet: of its compute, or of its KV memory where that ends
+    /// first.
     pub(super) fn rate(&self, share: f64, need: Need) -> f64 {
         if let Some(rate) = self.rate {
             return rate;
@@ -37,7 +39,7 @@ impl Traffic {
     }
 }
 
-/// Requests a second of one pod at its limit.
+/// Requests per second of one pod at its limit.
 fn pod_rate(pod: &EngineConfig, need: Need) -> f64 {
     let budget = f64::from(pod.max_num_batched_tokens);
     let full_step = pod.step_seconds + budget / pod.prefill_tokens_per_second;

@@ -77,7 +77,8 @@ pub(super) fn agents(traffic: &Traffic, dice: &mut Dice) -> Workload {
 
 pub(super) fn churn(traffic: &Traffic, dice: &mut Dice) -> Workload {
     let mut workload = chats(traffic, dice);
-    // Three quarters of the fleet is there on average: its own share of the capacity is of less. A rate is as it was asked.
+    // Three quarters of the fleet is there on average: its own share of the capacity is of less. A rate is as
+    // it was asked.
     let stretch = if traffic.rate.is_some() { 1.0 } else { 1.25 };
     for session in &mut workload.sessions {
         session.starts *= stretch;
@@ -89,7 +90,8 @@ pub(super) fn churn(traffic: &Traffic, dice: &mut Dice) -> Workload {
             workload.changes.push(Change { at: end * share, pod, fate });
         }
     };
-    // The last quarter of the pods joins late; others crash one after another and come back; one leaves for good.
+    // The last quarter of the pods joins late; others crash one after another and come back; one leaves for
+    // good.
     for (nth, pod) in (pods - pods / 4..pods).enumerate() {
         at(0.3 + 0.05 * nth as f64, pod, Fate::Joins);
         at(0.8 + 0.05 * nth as f64, pod, Fate::Leaves);

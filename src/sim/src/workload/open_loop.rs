@@ -10,8 +10,8 @@ pub(super) fn documents(traffic: &Traffic, dice: &mut Dice) -> Workload {
     let zipf = Zipf::new(DOCUMENTS, 1.0);
     let documents: Vec<Span> =
         (0..DOCUMENTS).map(|_| span(Role::System, dice.name(), dice.between(8_000, 30_000))).collect();
-    // What a fleet cannot hold must be computed again and again: the share of questions whose document is among the
-    // most asked that fit.
+    // What a fleet cannot hold must be computed again and again: the share of questions whose document is
+    // among the most asked that fit.
     let mean = documents.iter().map(|d| f64::from(d.tokens)).sum::<f64>() / DOCUMENTS as f64;
     let held: f64 =
         traffic.pods.iter().map(|pod| f64::from(pod.capacity_tokens())).sum::<f64>() * 0.75 / mean;
@@ -27,7 +27,7 @@ pub(super) fn documents(traffic: &Traffic, dice: &mut Dice) -> Workload {
 }
 
 pub(super) fn hot_prefix(traffic: &Traffic, dice: &mut Dice) -> Workload {
-    // 60 a second on eight A10; a fleet of another size or make gets as much for its prefill rate.
+    // 60 per second on eight A10; a fleet of another size or make gets as much for its prefill rate.
     let power: f64 = traffic.pods.iter().map(|pod| pod.prefill_tokens_per_second / 5_500.0).sum();
     let rate = traffic.rate.unwrap_or(60.0 / 8.0 * power);
     let prefix = span(Role::System, dice.name(), 6_000);
@@ -88,7 +88,8 @@ pub(super) fn overload(traffic: &Traffic, dice: &mut Dice) -> Workload {
         let prefix = prefixes.get(dice.below(40)).copied().unwrap_or(span(Role::System, 0, 500));
         (vec![prefix, span(Role::User, dice.name(), dice.skewed(30, 800))], dice.skewed(30, 180))
     });
-    // As operators set them: some more requests than the KV cache holds, and prompts for three seconds of prefill.
+    // As operators set them: some more requests than the KV cache holds, and prompts for three seconds of
+    // prefill.
     let limits = traffic.pods.iter().map(|pod| QueueLimits {
         requests: Some(pod.capacity_tokens() / 1_200),
         prompt_tokens: Some((3.0 * pod.prefill_tokens_per_second) as u64),
@@ -96,7 +97,7 @@ pub(super) fn overload(traffic: &Traffic, dice: &mut Dice) -> Workload {
     Workload { limits: limits.collect(), ..workload }
 }
 
-/// `requests` single requests by Poisson arrivals of `rate` a second.
+/// `requests` single requests by Poisson arrivals of `rate` per second.
 fn open_loop(
     traffic: &Traffic,
     rate: f64,

@@ -1,7 +1,9 @@
-//! Replays a file: JSON lines of `{"time": 1.5, "segments": [["system", 200], ["q1", 40]], "output_tokens": 100}`.
+//! Replays a file: JSON lines of `{"time": 1.5, "segments": [["system", 200], ["q1", 40]], "output_tokens":
+//! 100}`.
 //!
-//! `time` is in seconds; the first request is at the start, so a trace may count from anywhere, as clocks do. Segments of the same name share their text from its beginning. A segment
-//! whose name starts with `tools:`, `system:`, `assistant:` or `tool:` has that role; all others are the user's.
+//! `time` is in seconds; the first request is at the start, so a trace may count from anywhere, as clocks do.
+//! Segments of the same name share their text from its beginning. A segment whose name starts with `tools:`,
+//! `system:`, `assistant:` or `tool:` has that role; all others are the user's.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;

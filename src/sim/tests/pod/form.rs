@@ -11,8 +11,8 @@ pub fn json(text: &str) -> Value {
 /// Keys whose texts differ from answer to answer.
 const OWN: [&str; 3] = ["id", "content", "text"];
 
-/// The text with what differs from answer to answer taken out: numbers become 0 or 0.0, ids and contents become empty.
-/// Order of keys, nulls, brackets and all other texts stay.
+/// The text with what differs from answer to answer taken out: numbers become 0 or 0.0, ids and contents
+/// become empty. Order of keys, nulls, brackets and all other texts stay.
 pub fn form(text: &str) -> String {
     let mut form = String::new();
     let mut key = String::new();

@@ -1,5 +1,5 @@
-//! A pod in this process, driven by a real HTTP client: its answers have the recorded forms of vLLM 0.32, and its
-//! cache, limits and faults behave.
+//! A pod in this process, driven by a real HTTP client: its answers have the recorded forms of vLLM 0.32, and
+//! its cache, limits and faults behave.
 
 #[cfg(test)]
 mod form;

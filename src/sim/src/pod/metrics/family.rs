@@ -32,8 +32,9 @@ pub(super) fn families(page: &str) -> Vec<Family<'_>> {
 }
 
 impl<'a> Family<'a> {
-    /// The samples of a pod with so many engines, each with the number of its engine. Series that name no engine stand
-    /// once. Histograms stand engine by engine, all else line by line, as in the recorded page of two.
+    /// The samples of a pod with so many engines, each with the number of its engine. Series that name no
+    /// engine stand once. Histograms stand engine by engine, all else line by line, as in the recorded page
+    /// of two.
     pub(super) fn by_engine(&self, engines: usize) -> Vec<(String, f64, usize)> {
         let of = |series: &str, engine: usize| series.replace(ENGINE, &format!("engine=\"{engine}\""));
         let names_engine = |series: &str| series.contains(ENGINE);

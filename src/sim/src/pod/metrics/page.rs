@@ -10,7 +10,8 @@ use crate::pod::PodConfig;
 /// `GET /metrics` of one server process with one engine, idle.
 const ONE_PROCESS: &str = include_str!("../../../../../tests/fixtures/vllm-0.32/metrics-idle.txt");
 
-/// The same of several server processes: they share files, and so have another order and nothing of their own process.
+/// The same of several server processes: they share files, and so have another order and nothing of their own
+/// process.
 const SEVERAL_PROCESSES: &str =
     include_str!("../../../../../tests/fixtures/vllm-0.32-modes/api-servers-2.txt");
 
@@ -158,8 +159,9 @@ impl Page {
     }
 }
 
-/// `vllm:cache_config_info{...}` with the pod's own sizes. `num_gpu_blocks` is the sum over all engines on the line of
-/// each, as recorded of two, and of one KV group where there are several; `kv_cache_size_tokens` is what one engine holds.
+/// `vllm:cache_config_info{...}` with the pod's own sizes. `num_gpu_blocks` is the sum over all engines on
+/// the line of each, as recorded of two, and of one KV group where there are several; `kv_cache_size_tokens`
+/// is what one engine holds.
 fn cache_config(recorded: &str, config: &PodConfig) -> String {
     let engine = &config.engine;
     let tokens = u64::from(engine.num_gpu_blocks) * u64::from(engine.block_size);
@@ -248,7 +250,8 @@ mod tests {
         let config = PodConfig { engines: 2, api_servers: 2, ..recorded_config() };
         for (used, file) in [(true, "data-parallel-2-loaded.txt"), (false, "data-parallel-2-idle.txt")] {
             let (ours, recorded) = (render(&config, used, &[], |_| {}), fixture(file));
-            // Families come in another order at each start, and which handlers have lines depends on the requests.
+            // Families come in another order at each start, and which handlers have lines depends on the
+            // requests.
             let of_vllm = |page: &str| -> Vec<String> {
                 let mut lines: Vec<String> = series(page)
                     .into_iter()

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-/// Appends the shortest form that reads back, with `.0` on whole numbers and an exponent from a million up and below a
-/// ten-thousandth.
+/// Appends the shortest form that reads back, with `.0` on whole numbers and an exponent from a million up
+/// and below a ten-thousandth.
 pub(super) fn push_value(out: &mut String, value: f64) {
     // Writing into a string cannot fail.
     if value == 0.0 {

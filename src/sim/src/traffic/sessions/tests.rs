@@ -41,8 +41,9 @@ fn the_references_command_asks_as_many_questions_as_the_reference_did() {
 fn over_a_long_time_the_rate_is_the_originals() {
     let asked = run(&["--qps", "2", "--num-users", "10", "--num-rounds", "5"], 3000.0, 0.5);
     let rate = asked.len() as f64 / 3000.0;
-    // A user joins when the one before has asked its last question but one gap: 5 questions in the time of 4, so the original
-    // sends 5/4 of the rate, and the reference's 15 rounds 0.108 instead of 0.1. Its ticks take a little off.
+    // A user joins when the one before has asked its last question but one gap: 5 questions in the time of 4,
+    // so the original sends 5/4 of the rate, and the reference's 15 rounds 0.108 instead of 0.1. Its ticks
+    // take a little off.
     assert!((2.3..2.5).contains(&rate), "{rate}");
 }
 
