@@ -22,6 +22,7 @@ mod error;
 mod faults;
 mod generation;
 mod idle;
+mod ids;
 mod instant;
 mod json;
 mod live;

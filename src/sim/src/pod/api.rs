@@ -2,8 +2,6 @@
 //! request, and the way to the engine.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -17,6 +15,7 @@ use super::driver::{AnswerLimits, LivePod, Target};
 use super::error::{ApiError, Dialect, Refusal};
 use super::faults::Treatment;
 use super::generation::Generation;
+use super::ids::{unique, unix_seconds};
 use super::json::{self, flag};
 use super::models::Served;
 use super::stream::{self, StreamForm};
@@ -176,16 +175,4 @@ pub(super) fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str>
 /// A whole answer.
 pub(super) fn json_answer(body: String) -> Response {
     (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-/// 16 hex digits that no other request of this process gets, and hardly one of another process.
-pub(super) fn unique() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let process = u64::from(std::process::id()) << 32;
-    format!("{:016x}", xxh3_64_with_seed(&number.to_le_bytes(), process ^ unix_seconds()))
-}
-
-pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

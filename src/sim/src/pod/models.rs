@@ -5,8 +5,8 @@ use std::sync::{PoisonError, RwLock};
 use axum::http::StatusCode;
 
 use super::PodConfig;
-use super::api::{unique, unix_seconds};
 use super::error::ApiError;
+use super::ids::{unique, unix_seconds};
 use super::json::quoted;
 
 /// The model that a request asked for.

@@ -11,9 +11,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use self::form::{ResponseEvents, ResponseForm};
-use super::api::{ApiBody, Asked, json_answer, unique};
+use super::api::{ApiBody, Asked, json_answer};
 use super::driver::LivePod;
 use super::error::{ApiError, Refusal};
+use super::ids::unique;
 use super::json::{canonical, count, flag, quoted};
 use super::template::{Message, chat_prompt};
 
