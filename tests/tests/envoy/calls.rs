@@ -60,6 +60,9 @@ async fn calls_per_request_do_not_grow_with_the_number_of_pods() {
     }
     println!("entries into the VM and host calls per request, by number of pods: {found:?}");
     let (_, first) = found[0];
-    assert!(found.iter().all(|&(_, calls)| calls == first), "{found:?}");
+    // One call depends on time and not on pods: a router asks for the pod table's generation at most once per interval, so
+    // requests that follow each other slowly have it and fast ones do not.
+    let same = |calls: (usize, usize)| calls.0 == first.0 && calls.1.abs_diff(first.1) <= 1;
+    assert!(found.iter().all(|&(_, calls)| same(calls)), "{found:?}");
     assert!(first.0 <= MOST.0 && first.1 <= MOST.1, "{found:?}, the most is {MOST:?}");
 }
