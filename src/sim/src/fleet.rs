@@ -7,7 +7,7 @@
 //! When a pod refuses, or dies before the headers of its answer are out, Envoy goes on to the next choice;
 //! when none is left, the client tries again, unless every pod was full: then it leaves it at that. The
 //! headers of a stream come as soon as the pod has the request, as vLLM's do, long before the first token:
-//! what breaks after them is broken for the client too.
+//! what breaks after them is broken for the client too, unless gateways hold them until the first token.
 
 #![expect(clippy::indexing_slicing, reason = "requests, pods and sessions are numbered by the fleet itself")]
 
@@ -65,6 +65,8 @@ pub struct Setup<'a> {
     pub seed: u64,
     /// Which of a client's requests share a connection.
     pub connections: Connections,
+    /// Whether gateways hold the headers of a stream until its first event, and so may go on to another pod until then.
+    pub holds_headers: bool,
     /// What is asked.
     pub workload: &'a Workload,
     /// Seconds between two looks at every pod.

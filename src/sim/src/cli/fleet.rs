@@ -60,6 +60,10 @@ pub struct FleetArgs {
     /// Whether a client keeps its connection, and so its worker
     #[arg(long, value_enum, default_value_t)]
     pub connections: Connections,
+    /// Gateways hold the headers of a stream until its first event, and go on to another pod until then: a pod that dies
+    /// costs no stream that still waits for its first token
+    #[arg(long)]
+    pub hold_headers: bool,
     /// Judge: in each case ours must be within 5 % or 10 ms of the best other policy in mean TTFT and within
     /// 10 % or 50 ms in its 99th percentile, answer as many as least-request where pods refuse, and be better
     /// than each other policy by 20 % somewhere. Several seeds count as their mean. Exits with 1 on a miss

@@ -91,7 +91,7 @@ impl Fleet<'_> {
         if !state.open || state.attempt != attempt {
             return;
         }
-        state.begun = true;
+        state.begun = !self.setup.holds_headers;
         if attempt > 0 {
             let (gateway, to) = (state.gateway, state.picks[attempt]);
             self.ask(gateway, |policy, world| policy.on_moved(world, request as u64, to));
@@ -105,6 +105,7 @@ impl Fleet<'_> {
         }
         let (gateway, record) = (state.gateway, &mut self.run.records[state.record]);
         record.first_token.get_or_insert(self.now);
+        self.requests[request].begun = true;
         self.leave_backlog(request);
         self.ask(gateway, |policy, world| policy.on_first_token(world, request as u64));
     }

@@ -12,20 +12,29 @@ fn traffic(pods: usize, requests: usize) -> Traffic {
 }
 
 fn simulate(policy: &str, workload: &Workload, pods: usize, gateways: usize) -> FleetRun {
-    simulate_sharing(Share::All, Connections::Sticky, policy, workload, pods, gateways)
+    simulate_otherwise(policy, workload, pods, Share::All, |setup| setup.gateways = gateways)
 }
 
-fn simulate_sharing(
-    share: Share,
-    connections: Connections,
+/// A run whose setup is another one than usual.
+fn simulate_otherwise(
     policy: &str,
     workload: &Workload,
     pods: usize,
-    gateways: usize,
+    share: Share,
+    change: impl FnOnce(&mut Setup<'_>),
 ) -> FleetRun {
     let configs = vec![Profile::A10.config(); pods];
-    let setup =
-        Setup { pods: &configs, gateways, workers: 4, seed: 5, connections, workload, sample_seconds: 0.25 };
+    let mut setup = Setup {
+        pods: &configs,
+        gateways: 1,
+        workers: 4,
+        seed: 5,
+        connections: Connections::Sticky,
+        holds_headers: false,
+        workload,
+        sample_seconds: 0.25,
+    };
+    change(&mut setup);
     let contender = &Contender::parse(&[policy.to_owned()], &[]).unwrap()[0];
     run(&setup, |gateway, pods| contender.make(pods, 4, 5, gateway, true, share), |_| ()).unwrap()
 }
@@ -151,7 +160,8 @@ fn pods_that_leave_finish_what_they_have_and_get_no_more() {
 fn conversations_that_meet_any_worker_need_workers_that_share() {
     let workload = workload::find("chats").unwrap().build(&traffic(4, 600));
     let hits = |share| {
-        summarize(&simulate_sharing(share, Connections::Random, "warmpath", &workload, 4, 1)).hit_rate
+        let any = |setup: &mut Setup<'_>| setup.connections = Connections::Random;
+        summarize(&simulate_otherwise("warmpath", &workload, 4, share, any)).hit_rate
     };
     let (all, ledger, none) = (hits(Share::All), hits(Share::Ledger), hits(Share::None));
     assert!(all > 1.2 * ledger.max(none), "{all} against {ledger} and {none}");
@@ -185,4 +195,21 @@ fn a_request_that_one_full_pod_refuses_is_answered_by_the_next() {
         assert_eq!((run.refused, run.client_retries), (0, 0), "{policy}");
     }
     assert!(simulate("round-robin", &workload, 2, 1).refusals > 0);
+}
+
+#[test]
+fn a_stream_that_waits_for_its_first_token_goes_on_where_gateways_hold_headers() {
+    let sessions = vec![single(1, 1.0), single(2, 1.0)];
+    for policy in ["round-robin", "warmpath"] {
+        for (at, lost) in [(1.1, false), (3.0, true)] {
+            let changes = vec![Change { at, pod: 0, fate: Fate::Dies }];
+            let workload = Workload { sessions: sessions.clone(), changes, ..Workload::default() };
+            let hold = |setup: &mut Setup<'_>| setup.holds_headers = true;
+            let run = simulate_otherwise(policy, &workload, 2, Share::All, hold);
+            assert_eq!(run.broken, usize::from(lost), "{policy} at {at}");
+            assert_eq!(run.envoy_retries, usize::from(!lost), "{policy} at {at}");
+            let answered = run.records.iter().filter(|record| record.finished.is_some()).count();
+            assert_eq!(answered, if lost { 1 } else { 2 }, "{policy} at {at}");
+        }
+    }
 }

@@ -126,6 +126,7 @@ impl FleetArgs {
             workers: job.workers,
             seed: case.seed,
             connections: self.connections,
+            holds_headers: self.hold_headers,
             workload: &case.workload,
             sample_seconds: 0.25,
         };
