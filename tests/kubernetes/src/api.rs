@@ -24,6 +24,7 @@ const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io";
 
 /// Core and its neighbours.
 pub const NAMESPACE: Kind = Kind("", "v1", "Namespace", "namespaces");
+pub const POD: Kind = Kind("", "v1", "Pod", "pods");
 pub const SERVICE: Kind = Kind("", "v1", "Service", "services");
 pub const SECRET: Kind = Kind("", "v1", "Secret", "secrets");
 pub const CONFIG_MAP: Kind = Kind("", "v1", "ConfigMap", "configmaps");

@@ -4,6 +4,7 @@ mod attach;
 mod conversation;
 mod doors;
 mod faults;
+mod func_e;
 mod pods;
 mod shapes;
 mod updates;
@@ -78,10 +79,14 @@ pub fn all() -> Vec<Case> {
             two_pools_on_one_listener_are_kept_apart,
             a_rule_that_moves_takes_its_pool_along,
             merged_gateways_share_an_envoy,
+            envoys_in_the_namespace_of_their_gateway,
+            a_listener_with_tls_and_several_host_names,
             a_service_in_place_of_its_pods_is_told,
             a_dual_stack_service_is_told,
             a_hundred_routes_to_the_same_pods,
             two_hundred_pods;
+        func_e:
+            func_e_runs_the_configuration_of_the_readme;
     }
 }
 

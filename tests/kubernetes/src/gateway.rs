@@ -8,12 +8,14 @@ use std::process::Command;
 use serde_json::{Value, json};
 use warmpath_tests::{Reply, Request, until};
 
-use crate::api::{CONFIG_MAP, Cluster, DEPLOYMENT, ENDPOINT_SLICE, SECRET, SERVICE};
+use crate::api::{CONFIG_MAP, Cluster, DEPLOYMENT, ENDPOINT_SLICE, SECRET, SERVICE, TOKEN};
 use crate::ground::Ground;
 use crate::process::Process;
 use crate::sandbox::{address, run};
 
 const SYSTEM: &str = "envoy-gateway-system";
+/// The name of Envoy's pod, which is its name as a node too.
+const POD: &str = "envoy-0";
 
 /// A running Envoy Gateway, in a network namespace of its own: it listens on ports that Envoy wants too.
 pub struct EnvoyGateway {
@@ -44,6 +46,8 @@ impl EnvoyGateway {
             ("KUBECONFIG", kubeconfig.to_str().unwrap()),
             ("ENVOY_GATEWAY_NAMESPACE", SYSTEM),
             ("KUBERNETES_CLUSTER_DOMAIN", "cluster.local"),
+            ("KUBERNETES_SERVICE_HOST", address::API),
+            ("KUBERNETES_SERVICE_PORT", "6443"),
         ];
         if ground.cluster.get(SECRET, SYSTEM, "envoy-gateway").await.is_none() {
             let done = Command::new(&program)
@@ -53,10 +57,15 @@ impl EnvoyGateway {
                 .unwrap();
             assert!(done.status.success(), "certgen: {}", String::from_utf8_lossy(&done.stderr));
         }
-        let certificates = secret_files(&ground.cluster, &ground.folder, "envoy-gateway").await;
+        let certificates = secret_files(&ground.cluster, &ground.folder, SYSTEM, "envoy-gateway").await;
         let config = ground.folder.join("envoy-gateway-config");
         std::fs::create_dir_all(&config).unwrap();
         std::fs::write(config.join("envoy-gateway.yaml"), configuration.to_string()).unwrap();
+        // What a pod has of its ServiceAccount.
+        let account = ground.folder.join("service-account");
+        std::fs::create_dir_all(&account).unwrap();
+        std::fs::write(account.join("token"), TOKEN).unwrap();
+        std::fs::copy(ground.folder.join("certificates/apiserver.crt"), account.join("ca.crt")).unwrap();
         let (here, there) = address::LINK;
         let script = format!(
             r#"set -e
@@ -65,17 +74,20 @@ mount --bind "$1" /certs
 mount --bind "$2" /config
 mount -t tmpfs tmpfs /var/lib
 mkdir -p /var/lib/eg/wasm
+mount -t tmpfs tmpfs /run
+mkdir -p /var/run/secrets/kubernetes.io/serviceaccount
+mount --bind "$3" /var/run/secrets/kubernetes.io/serviceaccount
 until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
 ip link set lo up
 ip addr add {there}/30 dev eth0
 ip link set eth0 up
 ip route add default via {here}
-exec "$3" server --config-path=/config/envoy-gateway.yaml"#
+exec "$4" server --config-path=/config/envoy-gateway.yaml"#
         );
         let mut command = Command::new("unshare");
         command
             .args(["--net", "--mount", "sh", "-c", &script, "envoy-gateway"])
-            .args([&certificates, &config, &program])
+            .args([&certificates, &config, &account, &program])
             .envs(environment);
         let mut process = Process::start("envoy-gateway", &ground.logs(), &mut command);
         let id = process.id().to_string();
@@ -104,9 +116,9 @@ exec "$3" server --config-path=/config/envoy-gateway.yaml"#
 }
 
 /// Writes a Secret's entries as the files that a volume would have.
-async fn secret_files(cluster: &Cluster, folder: &Path, name: &str) -> PathBuf {
+async fn secret_files(cluster: &Cluster, folder: &Path, namespace: &str, name: &str) -> PathBuf {
     let secret =
-        cluster.get(SECRET, SYSTEM, name).await.unwrap_or_else(|| panic!("there is no Secret {name}"));
+        cluster.get(SECRET, namespace, name).await.unwrap_or_else(|| panic!("there is no Secret {name}"));
     let folder = folder.join(format!("secret-{name}"));
     std::fs::create_dir_all(&folder).unwrap();
     for (file, value) in secret["data"].as_object().unwrap() {
@@ -147,30 +159,22 @@ impl Envoy {
         let service =
             until("and its Service", async || cluster.list(SERVICE, namespace, label).await.pop()).await;
         endpoints_of_envoy(cluster, &service).await;
-        let certificates = secret_files(cluster, &ground.folder, "envoy").await;
-        let name = deployment["metadata"]["name"].as_str().unwrap();
-        let secrets = ground.folder.join("sds");
-        std::fs::create_dir_all(&secrets).unwrap();
-        if let Some(map) = cluster.get(CONFIG_MAP, namespace, name).await {
-            for (file, text) in map["data"].as_object().unwrap() {
-                std::fs::write(secrets.join(file), text.as_str().unwrap()).unwrap();
-            }
-        }
-        let containers = deployment["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+        let pod = &deployment["spec"]["template"]["spec"];
+        let containers = pod["containers"].as_array().unwrap();
         let container = containers.iter().find(|each| each["name"] == "envoy").unwrap();
         let (environment, arguments) = container_command(container, namespace);
-        let script = r#"set -e
-mount --make-rprivate /
-mount --bind "$1" /certs
-mount --bind "$2" /sds
-shift 2
-exec "$@""#;
+        // Folders of the machine stay as they are: what has no place in the sandbox's root gets one in memory.
+        let mut script = String::from("set -e\nmount --make-rprivate /\nmount -t tmpfs tmpfs /run\n");
+        for (folder, path) in volumes(ground, pod, container, namespace).await {
+            script += &format!("mkdir -p {path}\nmount --bind {} {path}\n", folder.display());
+        }
+        script += "exec \"$@\"";
         let log = ground.logs().join("envoy.log");
         let from = std::fs::metadata(&log).map_or(0, |file| file.len());
         let mut command = Command::new("unshare");
         command
-            .args(["--mount", "sh", "-c", script, "envoy"])
-            .args([&certificates, &secrets, &ground.tools.join("envoy")])
+            .args(["--mount", "sh", "-c", &script, "envoy"])
+            .arg(ground.tools.join("envoy"))
             .args(arguments)
             .envs(environment);
         Envoy { process: Process::start("envoy", &ground.logs(), &mut command), log, from }
@@ -280,6 +284,85 @@ async fn endpoints_of_envoy(cluster: &Cluster, service: &Value) {
         .await;
 }
 
+/// The volumes of a container as folders, with the path of each: Secrets, ConfigMaps, and tokens of the ServiceAccount.
+async fn volumes(ground: &Ground, pod: &Value, container: &Value, namespace: &str) -> Vec<(PathBuf, String)> {
+    let empty = Vec::new();
+    let mut found = Vec::new();
+    for mount in container["volumeMounts"].as_array().unwrap_or(&empty) {
+        let volume = pod["volumes"]
+            .as_array()
+            .unwrap_or(&empty)
+            .iter()
+            .find(|each| each["name"] == mount["name"])
+            .unwrap();
+        let folder = if let Some(name) = volume["secret"]["secretName"].as_str() {
+            secret_files(&ground.cluster, &ground.folder, namespace, name).await
+        } else if let Some(name) = volume["configMap"]["name"].as_str() {
+            config_files(ground, volume, namespace, name).await
+        } else if let Some(token) = volume["projected"]["sources"][0].get("serviceAccountToken") {
+            token_file(ground, token, namespace, pod["serviceAccountName"].as_str().unwrap()).await
+        } else {
+            continue;
+        };
+        found.push((folder, mount["mountPath"].as_str().unwrap().to_owned()));
+    }
+    found
+}
+
+/// Writes the entries of a ConfigMap that a volume names, or all of them.
+async fn config_files(ground: &Ground, volume: &Value, namespace: &str, name: &str) -> PathBuf {
+    let folder = ground.folder.join(format!("volume-{}", volume["name"].as_str().unwrap()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let map = ground
+        .cluster
+        .get(CONFIG_MAP, namespace, name)
+        .await
+        .unwrap_or_else(|| panic!("there is no ConfigMap {name}"));
+    for (file, text) in map["data"].as_object().unwrap() {
+        let items = volume["configMap"]["items"].as_array();
+        if items.is_none_or(|items| items.iter().any(|item| item["key"] == file.as_str())) {
+            std::fs::write(folder.join(file), text.as_str().unwrap()).unwrap();
+        }
+    }
+    folder
+}
+
+/// Writes a token as the kubelet would get it: it belongs to the Pod, without which Envoy Gateway does not know whose it is.
+async fn token_file(ground: &Ground, token: &Value, namespace: &str, account: &str) -> PathBuf {
+    let folder = ground.folder.join("token");
+    std::fs::create_dir_all(&folder).unwrap();
+    let pod = json!({
+        "metadata": {"name": POD, "namespace": namespace},
+        "spec": {"serviceAccountName": account, "nodeName": "here", "containers": [{"name": "envoy", "image": "none"}]},
+    });
+    ground.cluster.apply(crate::api::POD, &pod).await;
+    let arguments = [
+        "create",
+        "token",
+        account,
+        "--namespace",
+        namespace,
+        "--bound-object-kind",
+        "Pod",
+        "--bound-object-name",
+        POD,
+    ];
+    let done = ground
+        .cluster
+        .kubectl(&arguments)
+        .arg("--audience")
+        .arg(token["audience"].as_str().unwrap())
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "a token: {}", String::from_utf8_lossy(&done.stderr));
+    std::fs::write(
+        folder.join(token["path"].as_str().unwrap()),
+        String::from_utf8_lossy(&done.stdout).trim(),
+    )
+    .unwrap();
+    folder
+}
+
 /// Environment and arguments of a container, as the kubelet would fill them in.
 fn container_command(container: &Value, namespace: &str) -> (BTreeMap<String, String>, Vec<String>) {
     let empty = Vec::new();
@@ -292,7 +375,7 @@ fn container_command(container: &Value, namespace: &str) -> (BTreeMap<String, St
         })
         .collect();
     environment.insert("ENVOY_POD_NAMESPACE".into(), namespace.into());
-    environment.insert("ENVOY_POD_NAME".into(), "envoy-0".into());
+    environment.insert("ENVOY_POD_NAME".into(), POD.into());
     let arguments = container["args"].as_array().unwrap().iter().map(|each| {
         let text = each.as_str().unwrap().to_owned();
         environment.iter().fold(text, |text, (name, value)| text.replace(&format!("$({name})"), value))

@@ -6,10 +6,10 @@ use serde_json::json;
 use warmpath_tests::{Request, until};
 
 use super::{chat_ends_whole, named_by_warmpath, whole};
-use crate::api::{ENDPOINT_SLICE, HTTP_ROUTE, SERVICE};
+use crate::api::{ENDPOINT_SLICE, GATEWAY, HTTP_ROUTE, SERVICE};
 use crate::gateway::Envoy;
 use crate::objects;
-use crate::world::{World, at, input, plain, ready, routed};
+use crate::world::{OF_EG, World, at, input, plain, ready, routed};
 
 pub async fn the_names_of_listeners_change_under_load(world: &mut World) {
     world.spoilt();
@@ -136,8 +136,8 @@ pub async fn merged_gateways_share_an_envoy(world: &mut World) {
         assert!(reply.status == 200 && !named_by_warmpath(world, &reply), "team-b met the module");
     }
     for (kind, namespace, name) in [
-        (crate::api::GATEWAY, "default", "team-a"),
-        (crate::api::GATEWAY, "default", "team-b"),
+        (GATEWAY, "default", "team-a"),
+        (GATEWAY, "default", "team-b"),
         (crate::api::GATEWAY_CLASS, "", "merged"),
     ] {
         world.cluster().delete(kind, namespace, name).await;
@@ -263,4 +263,88 @@ pub async fn a_listener_that_no_patch_names_hangs_nobody(world: &mut World) {
         checked.out
     );
     assert_eq!(world.envoy().metric("warmpath_unpatched").await, Some(1.0), "the gauge warmpath_unpatched");
+}
+
+pub async fn a_listener_with_tls_and_several_host_names(world: &mut World) {
+    world.spoilt();
+    let names = ["a.example.com", "b.example.com"];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(names.map(str::to_owned)).unwrap().self_signed(&key).unwrap();
+    let secret = json!({
+        "metadata": {"name": "tls", "namespace": "default"},
+        "type": "kubernetes.io/tls",
+        "stringData": {"tls.crt": certificate.pem(), "tls.key": key.serialize_pem()},
+    });
+    world.cluster().apply(crate::api::SECRET, &secret).await;
+    // Two listeners of one port are one listener in Envoy, with a filter chain for each host name and the first one's name.
+    let mut gateway = objects::gateway();
+    let listeners = gateway["spec"]["listeners"].as_array_mut().unwrap();
+    for (name, host) in ["tls-a", "tls-b"].into_iter().zip(names) {
+        listeners.push(json!({
+            "name": name, "hostname": host, "port": 8443, "protocol": "HTTPS",
+            "tls": {"mode": "Terminate", "certificateRefs": [{"name": "tls"}]},
+        }));
+    }
+    world.cluster().apply(GATEWAY, &gateway).await;
+    let mut route = objects::route("routed", "routed", &[("/", "vllm")]);
+    for name in ["tls-a", "tls-b"] {
+        route["spec"]["parentRefs"].as_array_mut().unwrap().push(json!({"name": "eg", "sectionName": name}));
+    }
+    world.cluster().apply(HTTP_ROUTE, &route).await;
+    let flags = ["--listener=tls-a", "--listener=tls-b"];
+    world.attach(&flags).await;
+    world.start_envoy().await;
+    for host in names {
+        until(&format!("{host} is routed by Warmpath"), async || {
+            let before = world.counts();
+            let status = over_tls(host, &body("Who?")).await;
+            let after = world.counts();
+            let number = after.keys().find(|number| after[number] > before[number])?;
+            let headers = world.pods[number].received().pop()?.headers;
+            (status == "200" && headers.contains_key("x-warmpath-destination")).then_some(())
+        })
+        .await;
+    }
+    world.is_routed().await;
+    let checked = world.manifests(
+        &[&["--gateway=eg", "--listener=routed", "--route=routed", "--check"], &flags[..]].concat(),
+    );
+    assert_eq!(checked.code, 0, "{}", checked.out);
+}
+
+/// The status of a chat over TLS to this host name, by curl.
+async fn over_tls(host: &str, body: &str) -> String {
+    let done = tokio::process::Command::new("curl")
+        .args([
+            "--insecure",
+            "--silent",
+            "--max-time",
+            "5",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+        ])
+        .args(["--resolve", &format!("{host}:8443:{}", crate::sandbox::address::ENVOY), "--data", body])
+        .arg(format!("https://{host}:8443/v1/chat/completions"))
+        .output()
+        .await
+        .expect("curl");
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+pub async fn envoys_in_the_namespace_of_their_gateway(world: &mut World) {
+    world.spoilt();
+    world.start_gateway(json!({"provider": {"kubernetes": {"deploy": {"type": "GatewayNamespace"}}}})).await;
+    world.envoy.take().unwrap().end();
+    world.envoy = Some(Envoy::start(&world.ground, OF_EG, "default").await);
+    world.is_routed().await;
+    let checked = world.check();
+    assert_eq!(checked.code, 0, "{}", checked.out);
+    for number in 0..10 {
+        chat_ends_whole(number).await;
+    }
+    // As before, for the next case.
+    world.start_gateway(json!({})).await;
 }
