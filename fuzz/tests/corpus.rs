@@ -63,7 +63,7 @@ const TOKENS: [&[u8]; 45] = [
     b"+Inf",
     b"1e308",
     b"WPT2",
-    b"WPL3",
+    b"WPL4",
 ];
 
 /// Chance from a seed.
