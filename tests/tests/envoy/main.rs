@@ -11,6 +11,7 @@
 mod bodies;
 mod calls;
 mod cooldown;
+mod docs;
 mod endings;
 mod faults;
 mod faults_under_load;

@@ -1,0 +1,234 @@
+//! The documents name metrics, log lines, settings and flags as the code has them. These tests start no Envoy.
+
+use std::collections::BTreeSet;
+
+use warmpath_tests::{command, repository};
+
+fn read(path: &str) -> String {
+    let path = repository().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The contents of the files in a folder that end in `end`, with their names.
+fn files(folder: &str, end: &str) -> Vec<(String, String)> {
+    let entries = std::fs::read_dir(repository().join(folder)).unwrap();
+    let names = entries.map(|entry| format!("{folder}/{}", entry.unwrap().file_name().display()));
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(end)).collect();
+    names.sort();
+    names.into_iter().map(|name| (name.clone(), read(&name))).collect()
+}
+
+/// A metric of `src/wasm/src/metrics.rs`.
+struct Documented {
+    /// Without `warmpath_`.
+    name: String,
+    kind: String,
+    /// `{by="prefix"}`, or only `{version}` if the code computes the value; empty without a label.
+    label: String,
+    help: String,
+}
+
+/// Reads a line like `by_load: counter "requests_total" { by = "load" }, "Requests routed by load alone.";`.
+fn documented(line: &str) -> Option<Documented> {
+    let (_, rest) = line.trim().split_once(": ")?;
+    let (kind, rest) = rest.split_once(" \"")?;
+    let (name, rest) = rest.split_once('"')?;
+    let (label, help) = rest.strip_suffix("\";")?.split_once(", \"")?;
+    let label = match label.trim().strip_prefix("{ ").and_then(|label| label.strip_suffix(" }")) {
+        Some(label) => {
+            let (key, value) = label.split_once(" = ")?;
+            if value.starts_with('"') { format!("{{{key}={value}}}") } else { format!("{{{key}}}") }
+        }
+        None => String::new(),
+    };
+    let is_kind = ["counter", "gauge", "histogram"].contains(&kind);
+    is_kind.then(|| Documented { name: name.into(), kind: kind.into(), label, help: help.into() })
+}
+
+fn metrics() -> Vec<Documented> {
+    let found: Vec<Documented> = read("src/wasm/src/metrics.rs").lines().filter_map(documented).collect();
+    assert!(found.len() > 20, "only {} metrics found: has the form of metrics.rs changed?", found.len());
+    found
+}
+
+#[test]
+fn every_metric_is_in_operations_md_with_its_type_and_help() {
+    let page = read("docs/operations.md");
+    for Documented { name, kind, label, help } in metrics() {
+        let row = format!("| `warmpath_{name}{label}` | {kind} | {help} |");
+        assert!(page.contains(&row), "docs/operations.md lacks the row\n{row}");
+    }
+}
+
+#[test]
+fn every_metric_that_a_document_names_exists() {
+    const DOCUMENTS: [&str; 6] = [
+        "README.md",
+        "docs/operations.md",
+        "docs/configuration.md",
+        "docs/compatibility.md",
+        "docs/upgrade.md",
+        "docs/faq.md",
+    ];
+    let names: BTreeSet<String> = metrics().into_iter().map(|metric| metric.name).collect();
+    for file in DOCUMENTS {
+        let text = read(file);
+        for (at, _) in text.match_indices("warmpath_") {
+            // Envoy's own metrics of the plugin are no metrics of the module.
+            if text[..at].ends_with('_') {
+                continue;
+            }
+            let rest = &text[at + "warmpath_".len()..];
+            let end = rest.find(|c: char| !(c.is_ascii_lowercase() || c == '_')).unwrap_or(rest.len());
+            assert!(
+                names.contains(&rest[..end]),
+                "{file} names warmpath_{}, which is no metric",
+                &rest[..end]
+            );
+        }
+    }
+}
+
+/// The first string literal in `text`, without escapes and line continuations.
+fn literal(text: &str) -> Option<String> {
+    let mut characters = text.split_once('"')?.1.chars();
+    let mut found = String::new();
+    loop {
+        match characters.next()? {
+            '"' => return Some(found),
+            '\\' => match characters.next()? {
+                '\n' => {
+                    let rest = characters.as_str().trim_start();
+                    characters = rest.chars();
+                }
+                escaped => found.push(escaped),
+            },
+            other => found.push(other),
+        }
+    }
+}
+
+#[test]
+fn every_log_line_is_in_operations_md() {
+    let page = read("docs/operations.md");
+    let mut lines = 0;
+    for (file, source) in files("src/wasm/src", ".rs") {
+        for call in ["log::error!(", "log::warn!(", "log::info!(", "log::debug!("] {
+            for (at, _) in source.match_indices(call) {
+                let Some(line) = literal(&source[at..]) else { continue };
+                // The longest part that is the same in each line. Lines that are made elsewhere have none.
+                let fixed = line.strip_prefix("warmpath: ").unwrap_or(&line);
+                let fixed = fixed.split(['{', '}']).max_by_key(|part| part.len()).unwrap_or_default().trim();
+                if fixed.len() < 10 {
+                    continue;
+                }
+                lines += 1;
+                assert!(page.contains(fixed), "docs/operations.md lacks the line of {file}: {fixed}");
+            }
+        }
+    }
+    assert!(lines >= 8, "only {lines} log lines found");
+}
+
+#[test]
+fn every_setting_is_in_configuration_md() {
+    let page = read("docs/configuration.md");
+    let source = read("src/core/src/config.rs");
+    let mut keys = 0;
+    for (kind, prefix) in
+        [("struct Raw {", ""), ("struct RawScrape {", "scrape."), ("struct RawIndex {", "index.")]
+    {
+        let (_, fields) = source.split_once(kind).unwrap_or_else(|| panic!("config.rs has no `{kind}`"));
+        for line in fields.lines().skip(1).take_while(|line| *line != "}") {
+            let Some((key, value)) = line.trim().trim_start_matches("pub ").split_once(": ") else {
+                continue;
+            };
+            if value.starts_with("Raw") || key.starts_with('/') || key.starts_with('#') {
+                continue;
+            }
+            keys += 1;
+            assert!(
+                page.contains(&format!("| `{prefix}{key}` |")),
+                "docs/configuration.md lacks `{prefix}{key}`"
+            );
+        }
+    }
+    assert!(keys >= 12, "only {keys} settings found");
+}
+
+#[test]
+fn every_flag_of_envoy_config_is_in_configuration_md() {
+    let page = read("docs/configuration.md");
+    let help = command("scripts/envoy-config", &["--help"], &[]);
+    assert_eq!(help.code, 0, "{}", help.err);
+    let words = help.out.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+    let flags: BTreeSet<&str> = words.filter(|word| word.starts_with("--") && word.len() > 4).collect();
+    assert!(flags.len() > 15, "{flags:?}");
+    for flag in flags.into_iter().filter(|&flag| flag != "--help") {
+        let named = page.contains(&format!("| `{flag} ")) || page.contains(&format!("| `{flag}`"));
+        assert!(named, "docs/configuration.md lacks the flag {flag}");
+    }
+}
+
+/// A number as documents write it: `7,500` for 7500, `0.05` for 0.05.
+fn written(number: f64) -> String {
+    if number < 1000.0 {
+        return number.to_string();
+    }
+    let digits = number.to_string();
+    let (thousands, rest) = digits.split_at(digits.len() - 3);
+    format!("{thousands},{rest}")
+}
+
+#[test]
+fn every_constant_of_the_cost_is_in_routing_md_with_its_value() {
+    let page = read("docs/routing.md");
+    let source = read("src/core/src/decide/cost.rs");
+    let (_, defaults) = source.split_once("impl Default for CostConstants").unwrap();
+    let (defaults, _) = defaults.split_once("}\n    }\n").unwrap();
+    let mut constants = 0;
+    for line in defaults.lines() {
+        let Some((name, value)) = line.trim().trim_end_matches(',').split_once(": ") else { continue };
+        let Ok(value) = value.replace('_', "").parse::<f64>() else { continue };
+        constants += 1;
+        let row = format!("| `{name}` | {} |", written(value));
+        assert!(page.contains(&row), "docs/routing.md lacks the row that begins with {row}");
+    }
+    assert!(constants >= 13, "only {constants} constants found");
+}
+
+#[test]
+fn every_workload_and_policy_of_the_fleet_is_in_routing_md() {
+    let page = read("docs/routing.md");
+    for workload in warmpath_sim::workload::ALL {
+        let row =
+            format!("| `{}` | {} | {} |", workload.name, workload.pods, written(workload.requests as f64));
+        assert!(page.contains(&row), "docs/routing.md lacks the row that begins with {row}");
+    }
+    for policy in warmpath_sim::baselines::ALL {
+        assert!(
+            page.contains(&format!("`{}`", policy.name)),
+            "docs/routing.md lacks the policy {}",
+            policy.name
+        );
+    }
+}
+
+#[test]
+fn every_mark_of_a_shared_value_is_in_architecture_md() {
+    let page = read("docs/architecture.md");
+    let mut marks = 0;
+    for folder in ["src/core/src/shared", "src/core/src/account", "src/core/src/prefix"] {
+        for (file, source) in files(folder, ".rs") {
+            for line in source.lines().filter(|line| line.contains("_MARK: ")) {
+                let mark = literal(line).unwrap_or_else(|| panic!("{file}: no mark in {line}"));
+                marks += 1;
+                assert!(
+                    page.contains(&format!("| `{mark}` |")),
+                    "docs/architecture.md lacks the mark {mark} of {file}"
+                );
+            }
+        }
+    }
+    assert_eq!(marks, 5, "a kind of shared value was added or removed: see docs/architecture.md");
+}
