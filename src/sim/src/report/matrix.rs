@@ -101,8 +101,7 @@ pub(super) fn html(rows: &[ResultRow]) -> String {
             others.push(&row.policy);
         }
     }
-    let mut out =
-        String::from("<div class=\"scroll\"><table class=\"matrix\"><tr><th></th><th>warmpath (ours)</th>");
+    let mut out = String::from("<div class=\"scroll\"><table class=\"matrix\"><tr><th></th><th>ours</th>");
     // Writing into a string cannot fail.
     for other in &others {
         let _ = write!(out, "<th>{}</th>", escaped(other));
