@@ -44,7 +44,7 @@ for each in /* /.[!.]*; do
   fi
 done
 mkdir -p /mnt/mnt /mnt/certs /mnt/sds /mnt/config
-exec chroot /mnt "$@"
+exec chroot /mnt sh -c 'cd "$0" && exec "$@"' "$PWD" "$@"
 "#;
 
 /// Runs this program again inside the sandbox, and does not come back; inside, prepares it and comes back.
