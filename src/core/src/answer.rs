@@ -5,3 +5,4 @@ pub mod error_event;
 pub mod first_token;
 pub mod refusal;
 pub mod usage;
+pub mod verdict;

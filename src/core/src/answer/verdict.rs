@@ -1,0 +1,228 @@
+//! What Envoy's facts about an answer mean: whether a pod serves the request, and which pods have failed it.
+//!
+//! The facts are the status (`response.code`), the number of pods that were tried (`upstream.request_attempt_count`) and
+//! Envoy's words for the end of the stream or for its own answer (`response.code_details`).
+
+/// `code_details` of an answer that a pod gave, to its end.
+pub const VIA_UPSTREAM: &[u8] = b"via_upstream";
+
+/// `code_details` of a request that Envoy's own limits (`circuit_breakers`) have refused.
+const OVERFLOW: &[u8] = b"upstream_reset_before_response_started{overflow}";
+
+/// What an answer that has begun is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A pod serves the request.
+    Served,
+    /// A pod answers with an error of its own: 500, 502 or 504.
+    Failed,
+    /// A pod answers, and does not serve the request: the request is at fault (4xx), or the pod takes none (503).
+    Refused,
+    /// No pod answers: Envoy does.
+    Unserved,
+}
+
+/// Pods that have failed a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailedPods {
+    /// None.
+    #[default]
+    None,
+    /// This many of those that were chosen, best first, and no pod answers.
+    First(usize),
+    /// The pod that answers, or answered until it broke off.
+    Answering,
+}
+
+/// What is to be done about an answer that has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// What the answer is.
+    pub verdict: Verdict,
+    /// Pods that failed before the one that answers.
+    pub failed_over: usize,
+    /// Pods that have failed.
+    pub failed: FailedPods,
+}
+
+/// Who ended a stream before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokenBy {
+    /// The pod.
+    Pod,
+    /// The client, or Envoy for its sake.
+    Client,
+}
+
+/// What is to be done about a stream that has ended without the end of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// Nothing: the answer was judged before, and the pod is not to blame for its end.
+    Settled,
+    /// The answer has no body, and is judged now.
+    Answered(Judgement),
+    /// The answer was broken off, or never began.
+    Broken {
+        /// Who broke it off.
+        by: BrokenBy,
+        /// Pods that have failed.
+        failed: FailedPods,
+    },
+}
+
+/// Whether an answer with this status after so many attempts is served whatever Envoy's details are: those cost a call of
+/// the host.
+pub fn is_plainly_served(code: u64, attempts: usize) -> bool {
+    serves(code) && attempts <= 1
+}
+
+/// Judges an answer that has begun.
+pub fn judge(code: u64, attempts: usize, details: &[u8]) -> Judgement {
+    if is_plainly_served(code, attempts) {
+        return Judgement { verdict: Verdict::Served, failed_over: 0, failed: FailedPods::None };
+    }
+    if details != VIA_UPSTREAM {
+        let failed = unanswered(attempts, details);
+        return Judgement { verdict: Verdict::Unserved, failed_over: 0, failed };
+    }
+    let (verdict, failed) = match code {
+        503 => (Verdict::Refused, FailedPods::Answering),
+        500 | 502 | 504 => (Verdict::Failed, FailedPods::None),
+        _ if serves(code) => (Verdict::Served, FailedPods::None),
+        _ => (Verdict::Refused, FailedPods::None),
+    };
+    Judgement { verdict, failed_over: attempts.saturating_sub(1), failed }
+}
+
+/// Judges a stream that has ended without the end of a body; `verdict` is that of its answer, if one had begun.
+pub fn judge_end(verdict: Option<Verdict>, code: u64, attempts: usize, details: &[u8]) -> StreamEnd {
+    let by = if blames_pod(details) { BrokenBy::Pod } else { BrokenBy::Client };
+    match (verdict, by) {
+        (Some(Verdict::Served), BrokenBy::Pod) => StreamEnd::Broken { by, failed: FailedPods::Answering },
+        (Some(_), _) => StreamEnd::Settled,
+        (None, _) if details == VIA_UPSTREAM => StreamEnd::Answered(judge(code, attempts, details)),
+        (None, by) => StreamEnd::Broken { by, failed: unanswered(attempts, details) },
+    }
+}
+
+/// 101 is the answer to an upgrade: a WebSocket is served as long as it lasts.
+fn serves(code: u64) -> bool {
+    matches!(code, 101 | 200..300)
+}
+
+/// The pods that failed where none answers: all that were tried, but the last one only if the details blame it.
+fn unanswered(attempts: usize, details: &[u8]) -> FailedPods {
+    match if blames_pod(details) { attempts } else { attempts.saturating_sub(1) } {
+        0 => FailedPods::None,
+        failed => FailedPods::First(failed),
+    }
+}
+
+/// Whether the details blame the pod of the last attempt: it could not be reached, broke off, spoke no HTTP, or was silent
+/// for too long. Envoy's own limits, and clients that go away, blame nobody.
+fn blames_pod(details: &[u8]) -> bool {
+    details.starts_with(b"upstream_per_try")
+        || (details.starts_with(b"upstream_reset") && details != OVERFLOW)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use FailedPods::{Answering, First, None as Nobody};
+    use Verdict::{Failed, Refused, Served, Unserved};
+
+    const REFUSED: &[u8] =
+        b"upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_111}";
+    const RESET: &[u8] = b"upstream_reset_before_response_started{connection_termination}";
+    const BROKEN: &[u8] = b"upstream_reset_after_response_started{connection_termination}";
+    const SILENT: &[u8] = b"upstream_per_try_timeout";
+    const IDLE: &[u8] = b"upstream_per_try_idle_timeout";
+    const CLIENT: &[u8] = b"downstream_remote_disconnect";
+    const TIMEOUT: &[u8] = b"response_timeout";
+    const NO_HOST: &[u8] = b"no_healthy_upstream";
+    const WASM: &[u8] = b"wasm_fail_stream";
+
+    #[test]
+    fn an_answer_is_judged_by_its_status_its_attempts_and_its_details() {
+        for (code, attempts, details, verdict, failed_over, failed) in [
+            // The first pod answers.
+            (200, 1, VIA_UPSTREAM, Served, 0, Nobody),
+            (204, 1, VIA_UPSTREAM, Served, 0, Nobody),
+            (101, 1, VIA_UPSTREAM, Served, 0, Nobody),
+            (200, 0, VIA_UPSTREAM, Served, 0, Nobody),
+            (400, 1, VIA_UPSTREAM, Refused, 0, Nobody),
+            (401, 1, VIA_UPSTREAM, Refused, 0, Nobody),
+            (404, 1, VIA_UPSTREAM, Refused, 0, Nobody),
+            (429, 1, VIA_UPSTREAM, Refused, 0, Nobody),
+            (307, 1, VIA_UPSTREAM, Refused, 0, Nobody),
+            (500, 1, VIA_UPSTREAM, Failed, 0, Nobody),
+            (501, 1, VIA_UPSTREAM, Refused, 0, Nobody),
+            (502, 1, VIA_UPSTREAM, Failed, 0, Nobody),
+            (503, 1, VIA_UPSTREAM, Refused, 0, Answering),
+            (504, 1, VIA_UPSTREAM, Failed, 0, Nobody),
+            (0, 1, VIA_UPSTREAM, Refused, 0, Nobody),
+            // A later pod answers.
+            (200, 2, VIA_UPSTREAM, Served, 1, Nobody),
+            (200, 3, VIA_UPSTREAM, Served, 2, Nobody),
+            (404, 2, VIA_UPSTREAM, Refused, 1, Nobody),
+            (500, 3, VIA_UPSTREAM, Failed, 2, Nobody),
+            (503, 3, VIA_UPSTREAM, Refused, 2, Answering),
+            // Envoy answers.
+            (503, 1, REFUSED, Unserved, 0, First(1)),
+            (503, 3, REFUSED, Unserved, 0, First(3)),
+            (503, 2, RESET, Unserved, 0, First(2)),
+            (504, 1, SILENT, Unserved, 0, First(1)),
+            (504, 2, IDLE, Unserved, 0, First(2)),
+            (504, 1, TIMEOUT, Unserved, 0, Nobody),
+            (504, 2, TIMEOUT, Unserved, 0, First(1)),
+            (503, 1, OVERFLOW, Unserved, 0, Nobody),
+            (503, 3, OVERFLOW, Unserved, 0, First(2)),
+            (503, 0, NO_HOST, Unserved, 0, Nobody),
+            (503, 1, NO_HOST, Unserved, 0, Nobody),
+            (503, 1, WASM, Unserved, 0, Nobody),
+            (413, 1, b"request_payload_too_large", Unserved, 0, Nobody),
+            (503, 1, b"", Unserved, 0, Nobody),
+        ] {
+            let expected = Judgement { verdict, failed_over, failed };
+            let details_shown = details.escape_ascii();
+            assert_eq!(judge(code, attempts, details), expected, "{code} {attempts} {details_shown}");
+            if is_plainly_served(code, attempts) {
+                assert_eq!(judge(code, attempts, b"anything"), expected, "details need not be asked for");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_without_the_end_of_a_body_is_judged_by_what_came_before() {
+        use StreamEnd::Settled;
+        let broken = |by, failed| StreamEnd::Broken { by, failed };
+        let answered = |verdict, failed| StreamEnd::Answered(Judgement { verdict, failed_over: 0, failed });
+        for (verdict, code, attempts, details, expected) in [
+            // An answer was judged before.
+            (Some(Served), 200, 1, BROKEN, broken(BrokenBy::Pod, Answering)),
+            (Some(Served), 200, 1, IDLE, broken(BrokenBy::Pod, Answering)),
+            (Some(Served), 200, 1, CLIENT, Settled),
+            (Some(Served), 200, 1, VIA_UPSTREAM, Settled),
+            (Some(Served), 200, 1, b"stream_idle_timeout", Settled),
+            (Some(Failed), 500, 1, BROKEN, Settled),
+            (Some(Refused), 404, 1, BROKEN, Settled),
+            (Some(Unserved), 503, 3, REFUSED, Settled),
+            // An answer without a body.
+            (None, 200, 1, VIA_UPSTREAM, answered(Served, Nobody)),
+            (None, 404, 1, VIA_UPSTREAM, answered(Refused, Nobody)),
+            (None, 500, 1, VIA_UPSTREAM, answered(Failed, Nobody)),
+            (None, 503, 1, VIA_UPSTREAM, answered(Refused, Answering)),
+            // No answer.
+            (None, 0, 1, CLIENT, broken(BrokenBy::Client, Nobody)),
+            (None, 0, 2, CLIENT, broken(BrokenBy::Client, First(1))),
+            (None, 200, 1, BROKEN, broken(BrokenBy::Pod, First(1))),
+            (None, 503, 2, RESET, broken(BrokenBy::Pod, First(2))),
+            (None, 504, 1, SILENT, broken(BrokenBy::Pod, First(1))),
+            (None, 503, 1, OVERFLOW, broken(BrokenBy::Client, Nobody)),
+            (None, 0, 1, b"", broken(BrokenBy::Client, Nobody)),
+        ] {
+            let found = judge_end(verdict, code, attempts, details);
+            assert_eq!(found, expected, "{verdict:?} {code} {attempts} {}", details.escape_ascii());
+        }
+    }
+}
