@@ -71,7 +71,9 @@ pub fn body(bytes: &[u8]) {
                 // Both refuse it, perhaps for different reasons.
                 (_, Err(_)) => {}
                 (BodyError::NotAnObject, Ok(value)) => assert!(!value.is_object()),
-                (BodyError::Model, Ok(value)) => assert!(value["model"].as_str().is_none_or(str::is_empty)),
+                (BodyError::Model, Ok(value)) => {
+                    assert!(!value["model"].is_null() && !value["model"].is_string())
+                }
                 (BodyError::ModelTooLong { .. }, Ok(value)) => {
                     assert!(value["model"].as_str().unwrap().len() > 2000)
                 }
@@ -85,7 +87,7 @@ pub fn body(bytes: &[u8]) {
     // The twin also refuses numbers beyond f64, which only the pod judges, and allows one level of nesting
     // less.
     match &naive {
-        Ok(value) => assert_eq!(decoded(&request.model), value["model"]),
+        Ok(value) => assert_eq!(decoded(&request.model), value["model"].as_str().unwrap_or_default()),
         Err(error) => {
             let said = error.to_string();
             assert!(
@@ -143,11 +145,11 @@ pub fn body(bytes: &[u8]) {
     assert_eq!((ledger.totals().in_flight, ledger.totals().waiting, ledger.totals().outstanding), (0, 0, 0));
 }
 
-/// Whether there is the key with which `serde_json` marks its `RawValue`. It mistakes every object with that
-/// key for one.
+/// Whether `serde_json` reads the body in another way on purpose. It mistakes every object with the key that marks its
+/// `RawValue` for one, and refuses the numbers that only Python knows.
 fn is_special_to_the_twin(body: &[u8]) -> bool {
-    let key = b"$serde_json::private::RawValue";
-    body.windows(key.len()).any(|bytes| bytes == key)
+    let words: [&[u8]; 3] = [b"$serde_json::private::RawValue", b"NaN", b"Infinity"];
+    words.iter().any(|word| body.windows(word.len()).any(|bytes| bytes == *word))
 }
 
 /// Decodes text in canonical spelling.
@@ -202,6 +204,9 @@ pub fn json(bytes: &[u8]) {
     let mut scanner = Scanner::new(bytes);
     let ours = scanner.skip().and_then(|value| scanner.end().map(|()| value));
     let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if is_special_to_the_twin(bytes) {
+        return;
+    }
     let naive = serde_json::from_str::<&RawValue>(text);
     match (ours, naive) {
         (Ok(ours), Ok(naive)) => {
@@ -217,13 +222,15 @@ pub fn json(bytes: &[u8]) {
             let deep = depth(naive.get().as_bytes()) > MAX_DEPTH as usize;
             match error {
                 JsonError::Depth { at } => assert!(deep && at < bytes.len()),
-                JsonError::Syntax { at } => {
+                JsonError::Syntax { at } | JsonError::Surrogate { at } => {
                     assert!(at <= bytes.len());
                     assert!(serde_json::from_str::<Value>(text).is_err());
                 }
             }
         }
-        (Err(JsonError::Syntax { at } | JsonError::Depth { at }), Err(_)) => assert!(at <= bytes.len()),
+        (Err(JsonError::Syntax { at } | JsonError::Depth { at } | JsonError::Surrogate { at }), Err(_)) => {
+            assert!(at <= bytes.len())
+        }
     }
 }
 

@@ -2,8 +2,10 @@
 
 pub mod blocks;
 pub mod body;
+pub mod encoding;
 mod fields;
 pub mod json;
+mod json_digest;
 mod media;
 pub mod parse_cache;
 pub mod prompt;

@@ -54,7 +54,7 @@ impl Api {
 /// The facts about an inference request that a router needs; borrows from the body.
 #[derive(Debug, PartialEq)]
 pub struct Request<'a> {
-    /// The model asked for; LoRA adapters are models to vLLM.
+    /// The model asked for; LoRA adapters are models to vLLM. Empty where the request names none: most servers have one.
     pub model: Text<'a>,
     /// vLLM's `cache_salt`: prompts with different salts share no cache.
     pub cache_salt: Option<Text<'a>>,
@@ -86,6 +86,8 @@ pub enum Prompt<'a> {
     Texts(Vec<Text<'a>>),
     /// Token ids; several lists are one request to the router.
     Tokens(Vec<u32>),
+    /// Embeddings in place of tokens (`prompt_embeds`), each a tensor in base64.
+    Embeddings(Vec<Text<'a>>),
     /// JSON of a shape that this module does not know: the whole body.
     Opaque(&'a [u8]),
 }
@@ -96,7 +98,7 @@ impl Prompt<'_> {
         match self {
             Prompt::Chat { system, messages, .. } => !system.iter().chain(messages).any(Part::is_media),
             Prompt::Texts(_) => true,
-            Prompt::Tokens(_) | Prompt::Opaque(_) => false,
+            Prompt::Tokens(_) | Prompt::Embeddings(_) | Prompt::Opaque(_) => false,
         }
     }
 }
@@ -120,7 +122,7 @@ impl Part<'_> {
     }
 }
 
-/// Why a body is refused; the client has to fix it.
+/// Why a body cannot be read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BodyError {
     /// Not JSON.
@@ -132,9 +134,11 @@ pub enum BodyError {
     },
     /// Brackets are nested deeper than [`MAX_DEPTH`].
     Depth,
+    /// Half of a surrogate pair, which is no text.
+    Surrogate,
     /// JSON, but not an object.
     NotAnObject,
-    /// No `model`, or not a string, or empty.
+    /// `model` is neither a string nor null.
     Model,
     /// `model` is longer than [`MAX_MODEL_BYTES`].
     ModelTooLong {
@@ -156,8 +160,11 @@ impl fmt::Display for BodyError {
             BodyError::Depth => {
                 write!(f, "the request body is nested too deeply, the limit is {MAX_DEPTH} levels")
             }
+            BodyError::Surrogate => {
+                write!(f, "the request body has half of a surrogate pair, which is no text")
+            }
             BodyError::NotAnObject => write!(f, "the request body must be a JSON object"),
-            BodyError::Model => write!(f, "`model` is required and must be a non-empty string"),
+            BodyError::Model => write!(f, "`model` must be a string"),
             BodyError::ModelTooLong { bytes } => {
                 write!(f, "`model` is {bytes} bytes long, the limit is {MAX_MODEL_BYTES}")
             }
@@ -167,10 +174,18 @@ impl fmt::Display for BodyError {
 
 impl std::error::Error for BodyError {}
 
+impl BodyError {
+    /// Whether vLLM, whose reader is Python's, may take the body all the same. Then it goes to a pod unchanged, by load.
+    /// Any other body is refused, and the client has to fix it.
+    pub fn may_be_served(&self) -> bool {
+        matches!(self, BodyError::Depth | BodyError::Surrogate)
+    }
+}
+
 /// Reads a request body.
 ///
 /// # Errors
-/// [`BodyError`] when it is not a JSON object or names no model. Anything else is for the pod to judge.
+/// [`BodyError`] when it cannot be read. Anything else is for the pod to judge.
 pub fn parse(api: Api, body: &[u8]) -> Result<Request<'_>, BodyError> {
     fields::read(api, body, None).map(|(request, _)| request)
 }

@@ -46,7 +46,7 @@ pub(super) struct MessageSpans {
 /// The spans are there if the prompt is a chat whose messages are one array of the body.
 ///
 /// # Errors
-/// [`BodyError`] when it is not a JSON object or names no model. Anything else is for the pod to judge.
+/// [`BodyError`] when it cannot be read. Anything else is for the pod to judge.
 pub(super) fn read(
     api: Api,
     body: &[u8],
@@ -67,7 +67,9 @@ pub(super) fn read(
     };
     scanned.and_then(|()| scanner.end()).map_err(|error| located(error, body))?;
     if let Some(at) = scanner.not_utf8() {
-        return Err(located(JsonError::Syntax { at }, body));
+        // Python's reader takes a surrogate that is encoded like a character.
+        let surrogate = matches!(body.get(at..at + 2), Some([0xED, 0xA0..0xC0]));
+        return Err(if surrogate { BodyError::Surrogate } else { located(JsonError::Syntax { at }, body) });
     }
     fields.into_request(api, body)
 }
@@ -75,6 +77,7 @@ pub(super) fn read(
 fn located(error: JsonError, body: &[u8]) -> BodyError {
     match error {
         JsonError::Depth { .. } => BodyError::Depth,
+        JsonError::Surrogate { .. } => BodyError::Surrogate,
         JsonError::Syntax { at } => {
             let before = body.get(..at).unwrap_or(body);
             let line = 1 + before.iter().filter(|&&b| b == b'\n').count();
@@ -89,7 +92,9 @@ fn located(error: JsonError, body: &[u8]) -> BodyError {
 struct Fields<'a> {
     /// Messages that need not be read.
     known: Option<Span>,
-    model: Option<Text<'a>>,
+    model: Text<'a>,
+    /// `model` is neither text nor null.
+    odd_model: bool,
     cache_salt: Option<Text<'a>>,
     stream: bool,
     include_usage: bool,
@@ -98,6 +103,8 @@ struct Fields<'a> {
     system: Vec<Part<'a>>,
     messages: Option<(Vec<Part<'a>>, MessageSpans)>,
     input: Input<'a>,
+    /// `prompt_embeds`, one text or many.
+    embeddings: Vec<Text<'a>>,
     /// A field that matters has an unknown shape, or the prompt has too many parts.
     odd: bool,
 }
@@ -116,9 +123,9 @@ impl<'a> Fields<'a> {
     fn read(&mut self, api: Api, scanner: &mut Scanner<'a>, key: &[u8]) -> JsonResult<()> {
         match key {
             b"model" => {
-                self.model = match scanner.kind()? {
-                    Kind::String => Some(scanner.string()?),
-                    _ => scanner.skip().map(|_| None)?,
+                (self.model, self.odd_model) = match scanner.kind()? {
+                    Kind::String => (scanner.string()?, false),
+                    _ => (Text::default(), scanner.skip()? != b"null"),
                 }
             }
             b"cache_salt" => {
@@ -128,21 +135,24 @@ impl<'a> Fields<'a> {
                 }
             }
             b"stream" => {
-                let word = scanner.skip()?;
-                self.stream = word == b"true";
-                self.odd |= !matches!(word, b"true" | b"false" | b"null");
+                self.stream = is_true(scanner.skip()?);
             }
             b"stream_options" => self.read_stream_options(scanner)?,
             b"tools" | b"functions" => self.tools = Some(scanner.skip()?).filter(|&json| json != b"null"),
             b"system" | b"instructions" => {
                 let mut system = Vec::new();
+                let is_list = scanner.kind()? == Kind::Array;
                 self.read_content(scanner, &mut system)?;
+                if is_list && api == Api::Messages {
+                    system.retain(|part| !is_attribution(part));
+                }
                 self.system = system;
             }
             b"messages" if api.takes_messages() => match scanner.kind()? {
                 Kind::Array => self.messages = Some(self.read_messages(scanner)?),
                 _ => self.messages = self.unless_null(scanner)?,
             },
+            b"prompt_embeds" if api == Api::Completions => self.embeddings = self.read_texts(scanner)?,
             b"prompt" if api == Api::Completions => self.input = self.read_input(scanner)?,
             b"input" if api.takes_input() => self.input = self.read_input(scanner)?,
             _ => {
@@ -188,7 +198,7 @@ impl<'a> Fields<'a> {
         scanner.object(|scanner, key| {
             let value = scanner.skip()?;
             if &*key == b"include_usage" {
-                self.include_usage = value == b"true";
+                self.include_usage = is_true(value);
             }
             Ok(())
         })
@@ -278,6 +288,25 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// One text or many.
+    fn read_texts(&mut self, scanner: &mut Scanner<'a>) -> JsonResult<Vec<Text<'a>>> {
+        match scanner.kind()? {
+            Kind::String => return Ok(vec![scanner.string()?]),
+            Kind::Array => {}
+            _ => return Ok(self.unless_null(scanner)?.unwrap_or_default()),
+        }
+        let mut texts = Vec::new();
+        scanner.array(|scanner| {
+            if scanner.kind()? != Kind::String {
+                return self.unless_null::<()>(scanner).map(drop);
+            }
+            let text = scanner.string()?;
+            self.push(&mut texts, text, MAX_PARTS);
+            Ok(())
+        })?;
+        Ok(texts)
+    }
+
     /// The first element decides what a list is made of.
     fn read_input(&mut self, scanner: &mut Scanner<'a>) -> JsonResult<Input<'a>> {
         match scanner.kind()? {
@@ -336,7 +365,10 @@ impl<'a> Fields<'a> {
         api: Api,
         body: &'a [u8],
     ) -> Result<(Request<'a>, Option<MessageSpans>), BodyError> {
-        let model = self.model.filter(|m| !m.is_empty()).ok_or(BodyError::Model)?;
+        if self.odd_model {
+            return Err(BodyError::Model);
+        }
+        let model = self.model;
         if model.len() > MAX_MODEL_BYTES {
             return Err(BodyError::ModelTooLong { bytes: model.len() });
         }
@@ -348,6 +380,9 @@ impl<'a> Fields<'a> {
             (Api::Chat, messages, _) => (chat(Vec::new(), messages.unwrap_or_default()), spans),
             (Api::Messages, messages, _) => (chat(system, messages.unwrap_or_default()), spans),
             (Api::Embeddings, Some(messages), _) => (chat(Vec::new(), messages), spans),
+            (Api::Completions, ..) if !self.embeddings.is_empty() => {
+                (Prompt::Embeddings(self.embeddings), None)
+            }
             (_, _, Input::Tokens(ids)) => (Prompt::Tokens(ids), None),
             (Api::Completions | Api::Embeddings, _, Input::Texts(texts)) => (Prompt::Texts(texts), None),
             (Api::Responses, _, Input::Items(items)) => (chat(system, items), None),
@@ -371,4 +406,20 @@ impl<'a> Fields<'a> {
         };
         Ok((request, spans))
     }
+}
+
+/// Whether a value is true to vLLM, whose models take a flag as text or as a number too, as Pydantic does.
+fn is_true(json: &[u8]) -> bool {
+    const WORDS: [&[u8]; 6] = [b"1", b"on", b"t", b"true", b"y", b"yes"];
+    match json {
+        b"true" | b"1" | b"1.0" => true,
+        [b'"', word @ .., b'"'] => WORDS.iter().any(|truth| word.eq_ignore_ascii_case(truth)),
+        _ => false,
+    }
+}
+
+/// Whether a block of the Messages API's `system` only says which client sends the request, with another value in each.
+/// vLLM leaves such blocks out of the prompt.
+fn is_attribution(part: &Part<'_>) -> bool {
+    matches!(part, Part::Text(text) if text.starts_with(b"x-anthropic-billing-header"))
 }

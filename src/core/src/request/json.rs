@@ -15,6 +15,9 @@ use crate::request::structural::{BLOCK, BlockBitmaps, block_bitmaps, skip_plain_
 /// Deepest nesting that is taken, as deep as `serde_json` goes. Tool schemas nest some ten deep.
 pub const MAX_DEPTH: u32 = 127;
 
+/// A number that is none of JSON's; Python's writer prints it, and its reader takes it.
+const INFINITY: &[u8] = b"Infinity";
+
 /// Text in its canonical spelling, without the quotes.
 pub type Text<'a> = Cow<'a, [u8]>;
 
@@ -29,6 +32,11 @@ pub enum JsonError {
     /// Nested deeper than [`MAX_DEPTH`].
     Depth {
         /// Offset of the bracket.
+        at: usize,
+    },
+    /// An escape of half a surrogate pair, which names no character. Python's reader takes it.
+    Surrogate {
+        /// Offset of the backslash.
         at: usize,
     },
 }
@@ -47,7 +55,7 @@ pub enum Kind {
     String,
     /// A digit or a minus sign.
     Number,
-    /// `true`, `false` or `null`.
+    /// `true`, `false` or `null`; `NaN` or `Infinity`.
     Word,
 }
 
@@ -110,7 +118,7 @@ impl<'a> Scanner<'a> {
             Some(b'[') => Ok(Kind::Array),
             Some(b'"') => Ok(Kind::String),
             Some(b'-' | b'0'..=b'9') => Ok(Kind::Number),
-            Some(b't' | b'f' | b'n') => Ok(Kind::Word),
+            Some(b't' | b'f' | b'n' | b'N' | b'I') => Ok(Kind::Word),
             _ => self.wrong(),
         }
     }
@@ -365,7 +373,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn word(&mut self) -> JsonResult<()> {
-        for word in [&b"true"[..], b"false", b"null"] {
+        for word in [&b"true"[..], b"false", b"null", b"NaN", INFINITY] {
             if self.rest().starts_with(word) {
                 self.at += word.len();
                 return Ok(());
@@ -380,6 +388,10 @@ impl<'a> Scanner<'a> {
         }
         match self.peek() {
             Some(b'0') => self.at += 1,
+            Some(b'I') if self.rest().starts_with(INFINITY) => {
+                self.at += INFINITY.len();
+                return Ok(());
+            }
             _ => self.digits()?,
         }
         if self.peek() == Some(b'.') {
@@ -463,7 +475,7 @@ impl<'a> Scanner<'a> {
         let joined = 0x10000 + ((first & 0x3FF) << 10) + (second & 0x3FF);
         match char::from_u32(joined) {
             Some(joined) if first < 0xDC00 && (0xDC00..0xE000).contains(&second) => Ok((joined, 12)),
-            _ => self.wrong_at(at),
+            _ => Err(JsonError::Surrogate { at }),
         }
     }
 

@@ -7,6 +7,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::request::body::{Part, Prompt};
+use crate::request::json_digest::{Digest, elements};
 
 /// Ends the tools. Control characters cannot stand in the canonical spelling of text, so parts never run together.
 const END_OF_TOOLS: &[u8] = b"\x1d";
@@ -19,6 +20,9 @@ const END_OF_PART: &[u8] = b"\n";
 /// Canonical bytes of an image, of sound or of a film, whatever its size: about 1,000 tokens, what models make of a picture
 /// of a megapixel. All are of its hash, so that the block after it is another when it is another.
 const MEDIA_BYTES: usize = 4096;
+/// Bytes of base64 that count as one canonical byte, a quarter of a token: a token's embedding takes some thousand numbers
+/// of two bytes.
+const EMBEDDING_SHARE: usize = 2048;
 /// Bytes of one token id.
 const TOKEN_BYTES: usize = 4;
 
@@ -44,6 +48,11 @@ pub fn canonical(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
                 sink(bytes.get(..ids.len() * TOKEN_BYTES).unwrap_or_default());
             }
         }
+        Prompt::Embeddings(tensors) => {
+            for tensor in tensors {
+                stretch(xxh3_64(tensor), tensor.len() / EMBEDDING_SHARE, &mut sink);
+            }
+        }
         Prompt::Opaque(body) => sink(body),
     }
 }
@@ -52,7 +61,10 @@ pub fn canonical(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
 pub fn before_messages(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
     let Prompt::Chat { tools, system, .. } = prompt else { return };
     if let Some(tools) = tools {
-        sink(tools);
+        // A template prints tools that were parsed, so their spelling does not matter.
+        if elements(tools, |Digest { hash, bytes }| stretch(hash, bytes, &mut sink)).is_err() {
+            sink(tools);
+        }
         sink(END_OF_TOOLS);
     }
     parts(system, sink);
@@ -72,9 +84,7 @@ pub fn parts(parts: &[Part<'_>], mut sink: impl FnMut(&[u8])) {
                 sink(END_OF_PART);
             }
             Part::Json(json) if part.is_media() => {
-                let mut bytes = [0; 64];
-                bytes.as_chunks_mut().0.fill(xxh3_64(json).to_le_bytes());
-                (0..MEDIA_BYTES / bytes.len()).for_each(|_| sink(&bytes));
+                stretch(xxh3_64(json), MEDIA_BYTES, &mut sink);
                 sink(END_OF_PART);
             }
             Part::Json(json) => {
@@ -82,6 +92,16 @@ pub fn parts(parts: &[Part<'_>], mut sink: impl FnMut(&[u8])) {
                 sink(END_OF_PART);
             }
         }
+    }
+}
+
+/// Hands a hash to `sink` again and again, `bytes` bytes of it but at least a block, so that every block of it differs
+/// when the hash does.
+fn stretch(hash: u64, bytes: usize, sink: &mut impl FnMut(&[u8])) {
+    let mut block = [0; 64];
+    block.as_chunks_mut().0.fill(hash.to_le_bytes());
+    for _ in 0..(bytes / block.len()).max(1) {
+        sink(&block);
     }
 }
 
@@ -158,6 +178,37 @@ mod tests {
     #[test]
     fn tools_come_first() {
         let body = r#"{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[1]}"#;
-        assert_eq!(bytes(Api::Chat, body), b"[1]\x1d\x1euser\x1fx\n");
+        let bytes = bytes(Api::Chat, body);
+        let (tools, rest) = bytes.split_at(64);
+        assert!(
+            tools.as_chunks::<8>().0.windows(2).all(|pair| pair[0] == pair[1]),
+            "a hash, again and again"
+        );
+        assert_eq!(rest, b"\x1d\x1euser\x1fx\n");
+    }
+
+    #[test]
+    fn the_same_tools_in_another_spelling_are_the_same_prompt() {
+        let of = |tools: &str| bytes(Api::Chat, &format!(r#"{{"model":"m","messages":[],"tools":{tools}}}"#));
+        let parameters = "p".repeat(500);
+        let one = format!(
+            r#"[{{"type":"function","function":{{"name":"a","description":"{parameters}"}}}},{{"type":"b"}}]"#
+        );
+        let other = format!(
+            r#" [ {{"function": {{"description" : "{parameters}", "name": "\u0061"}}, "type":"function"}} , {{"type" : "b"}} ]"#
+        );
+        assert_eq!(of(&one), of(&other));
+        // The first tool is there whatever the second one is, and is about as long as it is printed.
+        let another = of(&one.replace(r#""b""#, r#""c""#));
+        let same = of(&one).iter().zip(&another).take_while(|(a, b)| a == b).count();
+        assert!((500..600).contains(&same), "{same}");
+    }
+
+    #[test]
+    fn embeddings_count_by_their_tokens() {
+        let of = |tensor: &str| bytes(Api::Completions, &format!(r#"{{"prompt_embeds":"{tensor}"}}"#));
+        let (one, other) = (of(&"aB3+".repeat(100_000)), of(&"aB3/".repeat(100_000)));
+        assert_eq!(one.len(), 192, "48 tokens of 8 KiB each");
+        assert_ne!(one[..64], other[..64]);
     }
 }

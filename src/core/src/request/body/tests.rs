@@ -116,7 +116,7 @@ fn what_is_not_json_or_names_no_model_is_refused_with_the_place() {
     );
     assert_eq!(parse(Api::Chat, b"[]").unwrap_err(), BodyError::NotAnObject);
     assert!(matches!(parse(Api::Chat, b"[").unwrap_err(), BodyError::Json { .. }));
-    for body in [&b"{}"[..], br#"{"model":null}"#, br#"{"model":3}"#, br#"{"model":""}"#] {
+    for body in [br#"{"model":3}"#.as_slice(), br#"{"model":["m"]}"#, br#"{"model":"m","model":false}"#] {
         assert_eq!(parse(Api::Chat, body).unwrap_err(), BodyError::Model, "{}", body.escape_ascii());
     }
     let long = format!(r#"{{"model":"{}"}}"#, "m".repeat(MAX_MODEL_BYTES + 1));
@@ -128,6 +128,7 @@ fn what_is_not_json_or_names_no_model_is_refused_with_the_place() {
     assert!(matches!(parse(Api::Chat, br#"{"messages":7,"model":"m""#), Err(BodyError::Json { .. })));
     let deep = format!(r#"{{"model":"m","x":{}1{}}}"#, "[".repeat(500_000), "]".repeat(500_000));
     assert_eq!(parse(Api::Chat, deep.as_bytes()).unwrap_err(), BodyError::Depth);
+    assert!(BodyError::Depth.may_be_served() && !BodyError::Model.may_be_served());
 }
 
 #[test]
@@ -137,7 +138,6 @@ fn unknown_shapes_are_for_the_pod_to_judge() {
         br#"{"model":"m","messages":[7]}"#,
         br#"{"model":"m","messages":[{"role":5,"content":"x"}]}"#,
         br#"{"model":"m","messages":[{"role":"user","content":{"a":1}}]}"#,
-        br#"{"model":"m","stream":"yes"}"#,
     ] {
         let request = parse(Api::Chat, body).unwrap();
         assert_eq!(&*request.model, b"m");
@@ -167,4 +167,77 @@ fn the_last_of_duplicate_keys_counts() {
     let request = parse(Api::Chat, body).unwrap();
     assert_eq!(&*request.model, b"m");
     assert_eq!(messages(&request), [item("b")]);
+}
+
+#[test]
+fn a_request_need_not_name_its_model() {
+    for body in [&b"{}"[..], br#"{"model":null}"#, br#"{"model":""}"#, br#"{"model":7,"model":null}"#] {
+        assert_eq!(&*parse(Api::Chat, body).unwrap().model, b"", "{}", body.escape_ascii());
+    }
+}
+
+#[test]
+fn half_a_surrogate_pair_is_for_the_pod_to_judge() {
+    for body in [br#"{"messages":[{"content":"cut \ud83d"}]}"#.as_slice(), b"{\"x\":\"\xED\xA0\xBD\"}"] {
+        let error = parse(Api::Chat, body).unwrap_err();
+        assert_eq!(error, BodyError::Surrogate);
+        assert!(error.may_be_served());
+    }
+    assert!(!parse(Api::Chat, b"{\"x\":\"\xED\x41\"}").unwrap_err().may_be_served());
+}
+
+#[test]
+fn numbers_of_python_are_numbers() {
+    let body = br#"{"prompt":"hi","logit_bias":{"50256":-Infinity},"x":[NaN,Infinity]}"#;
+    assert_eq!(parse(Api::Completions, body).unwrap().prompt, Prompt::Texts(vec![b"hi".into()]));
+}
+
+#[test]
+fn flags_are_taken_as_text_and_as_numbers() {
+    let streams = |value: &str| {
+        let body =
+            format!(r#"{{"stream":{value},"stream_options":{{"include_usage":{value}}},"prompt":"x"}}"#);
+        let request = parse(Api::Completions, Box::leak(body.into_boxed_str()).as_bytes()).unwrap();
+        assert!(request.reports_usage, "a whole answer does, and a stream when asked: {value}");
+        assert_eq!(request.prompt, Prompt::Texts(vec![b"x".into()]), "{value}");
+        request.stream
+    };
+    for value in ["true", "1", "1.0", "\"true\"", "\"True\"", "\"YES\"", "\"on\"", "\"1\"", "\"t\"", "\"y\""]
+    {
+        assert!(streams(value), "{value}");
+    }
+    for value in ["false", "null", "0", "0.0", "\"false\"", "\"no\"", "\"\"", "\"2\"", "2", "[]", "{}"] {
+        assert!(!streams(value), "{value}");
+    }
+}
+
+#[test]
+fn a_prompt_may_be_embeddings() {
+    let embeddings = |json: &str| {
+        let body = format!(r#"{{"model":"m","prompt":"","prompt_embeds":{json}}}"#).into_bytes();
+        parse(Api::Completions, Box::leak(body.into_boxed_slice())).unwrap().prompt
+    };
+    assert_eq!(embeddings(r#""QUJD""#), Prompt::Embeddings(vec![b"QUJD".into()]));
+    assert_eq!(embeddings(r#"["QUJD","REVG"]"#), Prompt::Embeddings(vec![b"QUJD".into(), b"REVG".into()]));
+    assert_eq!(embeddings("null"), Prompt::Texts(vec![b"".into()]));
+    assert!(matches!(embeddings("7"), Prompt::Opaque(_)));
+}
+
+#[test]
+fn a_block_that_only_names_the_client_is_left_out_of_the_system_text() {
+    let system = |api, json: &str| {
+        let body = format!(r#"{{"model":"m","system":{json},"messages":[]}}"#).into_bytes();
+        let request = parse(api, Box::leak(body.into_boxed_slice())).unwrap();
+        let Prompt::Chat { system, .. } = request.prompt else { panic!("{json}") };
+        system
+    };
+    let line = "x-anthropic-billing-header: cc_version=0.0.0; cch=1a2b3;";
+    let blocks = format!(r#"[{{"type":"text","text":"{line}"}},{{"type":"text","text":"You help."}}]"#);
+    assert_eq!(system(Api::Messages, &blocks), [text("You help.")]);
+    // vLLM keeps it where `system` is one text.
+    assert_eq!(system(Api::Messages, &format!("\"{line}\"")), [text(line)]);
+    assert_eq!(
+        system(Api::Messages, r#"[{"type":"text","text":"about x-anthropic-billing-header"}]"#).len(),
+        1
+    );
 }

@@ -56,11 +56,28 @@ fn errors_have_their_place() {
         ("1e", 2),
         ("[1}", 2),
         ("{1:2}", 1),
-        ("\"\\ud800\"", 1),
         ("1 2", 2),
         ("\"a\u{1}\"", 2),
     ] {
         assert_eq!(skip(json.as_bytes()), Err(JsonError::Syntax { at }), "{json}");
+    }
+}
+
+#[test]
+fn numbers_that_python_takes_are_passed_over() {
+    for json in ["NaN", "Infinity", "-Infinity", "[NaN,-Infinity]", "{\"a\":Infinity}"] {
+        assert_eq!(skip(json.as_bytes()), Ok(json.as_bytes()), "{json}");
+        assert!(serde_json::from_str::<serde_json::Value>(json).is_err(), "the twin is stricter");
+    }
+    for (json, at) in [("-NaN", 1), ("nan", 0), ("Inf", 0), ("-Inf", 1), ("+Infinity", 0), ("NaN1", 3)] {
+        assert_eq!(skip(json.as_bytes()), Err(JsonError::Syntax { at }), "{json}");
+    }
+}
+
+#[test]
+fn half_a_surrogate_pair_is_an_error_of_its_own() {
+    for (json, at) in [(r#""\ud800""#, 1), (r#""ab\udc00\ud800""#, 3), (r#""\ud83d\u0041""#, 1)] {
+        assert_eq!(skip(json.as_bytes()), Err(JsonError::Surrogate { at }), "{json}");
     }
 }
 
@@ -112,6 +129,7 @@ proptest! {
         let twin = match naive_string(&json.as_bytes()[before..]) {
             Ok((end, canonical)) => Ok((before + end, canonical)),
             Err(JsonError::Syntax { at }) => Err(JsonError::Syntax { at: before + at }),
+            Err(JsonError::Surrogate { at }) => Err(JsonError::Surrogate { at: before + at }),
             Err(other) => Err(other),
         };
         prop_assert_eq!(found, twin, "{:?}", json);
