@@ -7,6 +7,7 @@ use proxy_wasm::types::Action;
 use warmpath::answer::refusal::Refusal;
 use warmpath::answer::usage::{Usage, UsageScanner};
 use warmpath::request::body::{Api, BodyError};
+use warmpath::request::encoding;
 use warmpath::router::{NoPod, RouteBy, Ticket};
 
 use crate::decision_log::in_words;
@@ -79,9 +80,12 @@ impl Filter {
         if body.is_empty() {
             return self.route(RouteBy::Load);
         }
-        match self.worker.with(|worker| worker.read(api, &body)) {
+        let Some(text) = encoding::to_utf8(&body) else {
+            return self.route(RouteBy::Load);
+        };
+        match self.worker.with(|worker| worker.read(api, &text)) {
             Some(Ok(request)) => self.route(RouteBy::Prompt(&request)),
-            Some(Err(error)) if !is_encoded() && is_post() => self.reject(&error),
+            Some(Err(error)) if !error.may_be_served() && !is_encoded() && is_post() => self.reject(&error),
             Some(Err(_)) | None => self.route(RouteBy::Load),
         }
     }
