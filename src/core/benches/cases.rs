@@ -1,5 +1,5 @@
-//! What is measured, and what it is measured on: bodies, pools, an index that is full. Shared by the benchmarks, which take
-//! time, and the budget, which counts instructions.
+//! What is measured, and what it is measured on: bodies, pools, an index that is full. Shared by the
+//! benchmarks, which take time, and the budget, which counts instructions.
 
 use warmpath::answer::usage::{Usage, UsageScanner};
 use warmpath::config::Config;
@@ -32,8 +32,9 @@ impl Chance {
     }
 }
 
-/// A chat body of about `bytes` bytes: a system prompt that all share, then turns of the conversation `nth`. A line end each 14
-/// words and a quoted word each 40, as in answers with lists and code, and a letter that is not ASCII each 90.
+/// A chat body of about `bytes` bytes: a system prompt that all share, then turns of the conversation `nth`.
+/// A line end each 14 words and a quoted word each 40, as in answers with lists and code, and a letter that
+/// is not ASCII each 90.
 pub fn chat(bytes: usize, nth: u64) -> Vec<u8> {
     let mut body =
         String::from(r#"{"model":"llama-3-8b","temperature":0.7,"messages":[{"role":"system","content":""#);
@@ -66,7 +67,8 @@ fn words(body: &mut String, chance: &mut Chance, until: usize) {
     }
 }
 
-/// The same conversation as clients write it whose JSON is ASCII alone: `\u00ef` for the only letter that is not.
+/// The same conversation as clients write it whose JSON is ASCII alone: `\u00ef` for the only letter that is
+/// not.
 pub fn chat_in_ascii(bytes: usize, nth: u64) -> Vec<u8> {
     String::from_utf8(chat(bytes, nth)).expect("text").replace('ï', "\\u00ef").into_bytes()
 }
@@ -205,8 +207,8 @@ impl Worker {
         worker
     }
 
-    /// A request from its body to its end: decided, answered as a whole with its usage, closed. As with the module, the parts
-    /// that were parsed and the ticket are dropped at the end.
+    /// A request from its body to its end: decided, answered as a whole with its usage, closed. As with the
+    /// module, the parts that were parsed and the ticket are dropped at the end.
     pub fn request(&mut self) -> Slot {
         let ticket = self.decide();
         let slot = ticket.slot();
@@ -233,7 +235,8 @@ impl Worker {
     }
 }
 
-/// An index of a worker in which `conversations` of 32 blocks are held by three pods; all begin with the same eight blocks.
+/// An index of a worker in which `conversations` of 32 blocks are held by three pods; all begin with the same
+/// eight blocks.
 pub struct Full {
     pub index: PrefixIndex,
     conversations: u64,

@@ -1,5 +1,5 @@
-//! How long the steps of a request and of a metric take, natively: `cargo bench --bench core`. In V8 they take 1.5 to 3 times
-//! as long; `scripts/bench-gateway` has the whole.
+//! How long the steps of a request and of a metric take, natively: `cargo bench --bench core`. In V8 they
+//! take 1.5 to 3 times as long; `scripts/bench-gateway` has the whole.
 
 #![allow(missing_docs, clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark may fail loudly")]
 
@@ -20,7 +20,8 @@ fn main() {
     divan::main();
 }
 
-/// From the bytes of a request to the end of its account, over a map instead of a host: parse, hash, look-up, cost, ledger.
+/// From the bytes of a request to the end of its account, over a map instead of a host: parse, hash, look-up,
+/// cost, ledger.
 #[divan::bench(args = BODIES)]
 fn request_of_bytes(bencher: Bencher, bytes: usize) {
     let mut worker = Worker::new(3, bytes);

@@ -1,5 +1,5 @@
-//! The steps whose instructions `scripts/budget` counts. Under callgrind each call of [`counted`] is counted by itself, in the
-//! order of the names this program prints; run alone it only checks that every step works.
+//! The steps whose instructions `scripts/budget` counts. Under callgrind each call of [`counted`] is counted
+//! by itself, in the order of the names this program prints; run alone it only checks that every step works.
 
 #![allow(missing_docs, clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark may fail loudly")]
 
@@ -16,8 +16,8 @@ use warmpath::{Micros, Slot};
 
 use cases::{BODIES, Full, Known, PODS, Worker};
 
-/// Calls of a step that are counted together, so that a rare event (a log segment is sealed, a table grows) has the share that
-/// it has in the long run.
+/// Calls of a step that are counted together, so that a rare event (a log segment is sealed, a table grows)
+/// has the share that it has in the long run.
 const CALLS: u32 = 32;
 
 /// What callgrind counts: it looks for this name.

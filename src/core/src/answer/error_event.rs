@@ -46,11 +46,13 @@ const STATUS_OF_WORD: [(&[u8], u16); 13] = [
     (b"invalidprompt", 400),
 ];
 
-/// The sentence with which vLLM refuses a request when its queue is full; the Messages API passes it on without a code.
+/// The sentence with which vLLM refuses a request when its queue is full; the Messages API passes it on
+/// without a code.
 const BUSY: &[u8] = b"engine is currently busy";
 
 impl ErrorEvent {
-    /// Reads the JSON of an error, or of an object that has it under `error`; without a status in it, it is a fault.
+    /// Reads the JSON of an error, or of an object that has it under `error`; without a status in it, it is a
+    /// fault.
     pub(super) fn of(json: &[u8]) -> ErrorEvent {
         let mut status = None;
         read(json, &mut status, true);

@@ -1,10 +1,10 @@
 //! Tells what the first events of an answer mean, as they arrive: whether anything has been computed yet.
 //!
-//! vLLM sends the headers of a stream before it has computed anything, so the first event is the first thing that says
-//! whether the pod serves the request. Until then another pod can still take it.
+//! vLLM sends the headers of a stream before it has computed anything, so the first event is the first thing
+//! that says whether the pod serves the request. Until then another pod can still take it.
 //!
-//! The reader takes chunks cut anywhere and keeps at most [`LONGEST`] bytes of an event, because an event that only
-//! repeats the request (`response.created`) may be as long as the request.
+//! The reader takes chunks cut anywhere and keeps at most [`LONGEST`] bytes of an event, because an event
+//! that only repeats the request (`response.created`) may be as long as the request.
 
 use crate::answer::error_event::ErrorEvent;
 use crate::request::json::{JsonResult, Kind, Scanner};
@@ -35,8 +35,8 @@ impl FirstEvent {
     }
 }
 
-/// Reads the start of an answer: server-sent events of the Chat, Completions, Responses and Messages APIs, or one JSON
-/// object.
+/// Reads the start of an answer: server-sent events of the Chat, Completions, Responses and Messages APIs, or
+/// one JSON object.
 #[derive(Clone, Debug, Default)]
 pub struct FirstTokenReader {
     said: FirstEvent,
@@ -256,7 +256,8 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Whether a choice of a chunk has a token: text of a completion, a change of a chat that is more than its role, or an end.
+/// Whether a choice of a chunk has a token: text of a completion, a change of a chat that is more than its
+/// role, or an end.
 fn read_choice(scanner: &mut Scanner<'_>, token: &mut bool) -> JsonResult<()> {
     if scanner.kind()? != Kind::Object {
         return scanner.skip().map(drop);

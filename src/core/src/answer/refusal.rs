@@ -1,4 +1,5 @@
-//! What a client is told that is not served: errors in the form that OpenAI's clients and vLLM's know.
+//! The answers of the module itself to a client that is not served: errors in the form that OpenAI's clients
+//! and vLLM's know.
 
 use serde::Serialize;
 
@@ -9,7 +10,7 @@ pub struct Refusal<'a> {
     pub status: u32,
     /// vLLM's name for the kind of error.
     pub kind: &'a str,
-    /// What is wrong and how to mend it.
+    /// What is wrong and how to fix it.
     pub message: &'a str,
     /// The field at fault.
     pub param: Option<&'a str>,

@@ -1,7 +1,7 @@
-//! What an answer tells: the tokens of its prompt, and how many of them came from the cache.
+//! What an answer reports of its prompt: its tokens, and how many of them came from the cache.
 //!
-//! Looks for the `usage` object as chunks go by, without holding or parsing the rest. The key cannot be forged by generated
-//! text: inside a JSON string its quotes are escaped.
+//! Looks for the `usage` object as chunks go by, without holding or parsing the rest. The key cannot be
+//! forged by generated text: inside a JSON string its quotes are escaped.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use crate::request::json::{JsonError, JsonResult, Kind, Scanner, natural};
 const KEY: &[u8] = b"\"usage\"";
 /// Bytes at the end of a chunk in which a key may have begun that goes on in the next.
 const TAIL: usize = KEY.len() - 1;
-/// Prepared once: to prepare the search takes longer than to search an answer.
+/// Prepared once, because preparing the search takes longer than searching an answer.
 static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(KEY));
 /// Longest `usage` object that is read; vLLM's has some 400 bytes.
 const LONGEST: usize = 4096;
@@ -41,7 +41,7 @@ enum State {
     /// Looking for the key.
     #[default]
     Key,
-    /// Behind the key: a colon, white space, then an object or something else.
+    /// After the key: a colon, white space, then an object or something else.
     Value,
     /// Inside the object.
     Object,
@@ -142,15 +142,15 @@ impl UsageScanner {
         let cached_tokens = raw.cached_tokens.or(raw.cache_read_input_tokens).or(before.cached_tokens);
         let mut prompt_tokens = raw.prompt_tokens.unwrap_or(before.prompt_tokens);
         if raw.cache_read_input_tokens.is_some_and(|cached| cached > 0) {
-            // Whether `input_tokens` counts what was read from the cache differs between servers of the Messages API: then
-            // the length of the prompt is not known.
+            // Servers of the Messages API differ in whether `input_tokens` counts the tokens read from the
+            // cache, so the length of the prompt is not known.
             prompt_tokens = 0;
         }
         self.usage = Some(Usage { prompt_tokens, cached_tokens });
     }
 }
 
-/// Where braces are, and whether they open or close. There are some eight in 400 bytes, so they are searched for.
+/// Where braces are, and whether they open (1) or close (-1).
 fn braces(bytes: &[u8]) -> impl Iterator<Item = (usize, i32)> {
     memchr::memchr2_iter(b'{', b'}', bytes).map(|at| (at, if bytes.get(at) == Some(&b'{') { 1 } else { -1 }))
 }
@@ -166,7 +166,8 @@ struct RawUsage {
 }
 
 impl RawUsage {
-    /// Every whole answer has one; one of vLLM's takes 8,500 instructions in all with the scanner, 9,100 with `serde_json`.
+    /// # Errors
+    /// [`JsonError`] when it is no object of JSON, or a number in it is none.
     fn parse(json: &[u8]) -> JsonResult<RawUsage> {
         let mut usage = RawUsage::default();
         let mut scanner = Scanner::new(json);

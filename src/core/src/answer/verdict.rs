@@ -1,7 +1,8 @@
 //! What Envoy's facts about an answer mean: whether a pod serves the request, and which pods have failed it.
 //!
-//! The facts are the status (`response.code`), the number of pods that were tried (`upstream.request_attempt_count`) and
-//! Envoy's words for the end of the stream or for its own answer (`response.code_details`).
+//! The facts are the status (`response.code`), the number of pods that were tried
+//! (`upstream.request_attempt_count`) and Envoy's words for the end of the stream or for its own answer
+//! (`response.code_details`).
 
 /// `code_details` of an answer that a pod gave, to its end.
 pub const VIA_UPSTREAM: &[u8] = b"via_upstream";
@@ -16,7 +17,8 @@ pub enum Verdict {
     Served,
     /// A pod answers with an error of its own: 500, 502 or 504.
     Failed,
-    /// A pod answers, and does not serve the request: the request is at fault (4xx), or the pod takes none (503).
+    /// A pod answers, and does not serve the request: the request is at fault (4xx), or the pod takes none
+    /// (503).
     Refused,
     /// No pod answers: Envoy does.
     Unserved,
@@ -70,8 +72,8 @@ pub enum StreamEnd {
     },
 }
 
-/// Whether an answer with this status after so many attempts is served whatever Envoy's details are: those cost a call of
-/// the host.
+/// Whether an answer with this status after so many attempts is served whatever Envoy's details are: those
+/// cost a call of the host.
 pub fn is_plainly_served(code: u64, attempts: usize) -> bool {
     serves(code) && attempts <= 1
 }
@@ -94,7 +96,8 @@ pub fn judge(code: u64, attempts: usize, details: &[u8]) -> Judgement {
     Judgement { verdict, failed_over: attempts.saturating_sub(1), failed }
 }
 
-/// Judges a stream that has ended without the end of a body; `verdict` is that of its answer, if one had begun.
+/// Judges a stream that has ended without the end of a body; `verdict` is that of its answer, if one had
+/// begun.
 pub fn judge_end(verdict: Option<Verdict>, code: u64, attempts: usize, details: &[u8]) -> StreamEnd {
     let by = if blames_pod(details) { BrokenBy::Pod } else { BrokenBy::Client };
     match (verdict, by) {
@@ -110,7 +113,8 @@ fn serves(code: u64) -> bool {
     matches!(code, 101 | 200..300)
 }
 
-/// The pods that failed where none answers: all that were tried, but the last one only if the details blame it.
+/// The pods that failed where none answers: all that were tried, but the last one only if the details blame
+/// it.
 fn unanswered(attempts: usize, details: &[u8]) -> FailedPods {
     match if blames_pod(details) { attempts } else { attempts.saturating_sub(1) } {
         0 => FailedPods::None,
@@ -118,8 +122,8 @@ fn unanswered(attempts: usize, details: &[u8]) -> FailedPods {
     }
 }
 
-/// Whether the details blame the pod of the last attempt: it could not be reached, broke off, spoke no HTTP, or was silent
-/// for too long. Envoy's own limits, and clients that go away, blame nobody.
+/// Whether the details blame the pod of the last attempt: it could not be reached, broke off, spoke no HTTP,
+/// or was silent for too long. Envoy's own limits, and clients that go away, blame nobody.
 fn blames_pod(details: &[u8]) -> bool {
     details.starts_with(b"upstream_per_try")
         || (details.starts_with(b"upstream_reset") && details != OVERFLOW)

@@ -1,7 +1,7 @@
 //! Which pod holds how much of which node, and which pod used it how long ago.
 //!
-//! A pod's share of a node is a holding. All holdings of a node stand in one list, and all holdings of a pod in another,
-//! from the most to the least recently used.
+//! A pod's share of a node is a holding. All holdings of a node stand in one list, and all holdings of a pod
+//! in another, from the most to the least recently used.
 
 use crate::Slot;
 use crate::prefix::slab::Slab;
@@ -64,8 +64,8 @@ pub(super) struct PodHoldings {
     pub bytes: u64,
     /// Canonical bytes that the pod can hold.
     pub capacity: u64,
-    /// Prompts of this pod. All replicas count the same prompts in the order of the log, so that the time between two
-    /// uses is the same number in each.
+    /// Prompts of this pod. All replicas count the same prompts in the order of the log, so that the time
+    /// between two uses is the same number in each.
     pub clock: u32,
 }
 
@@ -150,8 +150,9 @@ impl Holdings {
         self.of_node(first).find(|(_, holding)| holding.slot == slot).map(|(id, _)| id)
     }
 
-    /// The pod in `slot` holds the first `blocks` blocks of `node`, which begins after `depth` blocks, and used them just
-    /// now. `first` is the head of the node's list. Returns when the pod used the node before, by its own clock.
+    /// The pod in `slot` holds the first `blocks` blocks of `node`, which begins after `depth` blocks, and
+    /// used them just now. `first` is the head of the node's list. Returns when the pod used the node before,
+    /// by its own clock.
     pub fn hold(
         &mut self,
         slot: Slot,
@@ -188,8 +189,8 @@ impl Holdings {
         id
     }
 
-    /// Every holding of the node whose list begins with `lower` gives its first `at` blocks to the new node `upper`.
-    /// Returns the heads of both lists.
+    /// Every holding of the node whose list begins with `lower` gives its first `at` blocks to the new node
+    /// `upper`. Returns the heads of both lists.
     pub fn split(&mut self, mut lower: u32, upper: u32, at: u16) -> (u32, u32) {
         let (mut next, mut first) = (lower, NONE);
         while let Some(holding) = self.all.get_mut(next) {

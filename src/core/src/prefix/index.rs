@@ -1,8 +1,9 @@
 //! Which pod is believed to hold which block, one replica per worker.
 //!
-//! It believes what vLLM does. A match is contiguous from the start of the prompt, for each pod separately. Heads outlive
-//! tails: a use makes every block of a prompt recent, the first one most, and the tail of the least recently used prompt
-//! goes first. A pod holds no more than its KV cache, and a pod that restarts holds nothing.
+//! It believes what vLLM does. A match is contiguous from the start of the prompt, for each pod separately.
+//! Heads outlive tails: a use makes every block of a prompt recent, the first one most, and the tail of the
+//! least recently used prompt goes first. A pod holds no more than its KV cache, and a pod that restarts
+//! holds nothing.
 
 use crate::Slot;
 use crate::prefix::holdings::{Holdings, UsedAt};
@@ -91,8 +92,8 @@ impl PrefixIndex {
         }
     }
 
-    /// Leading blocks of a chain that was looked up which many prompts share, among `pods` pods with `in_flight`
-    /// requests in all.
+    /// Leading blocks of a chain that was looked up which many prompts share, among `pods` pods with
+    /// `in_flight` requests in all.
     pub fn popular_blocks(&self, found: &PrefixMatch, pods: f32, in_flight: f32) -> PopularBlocks {
         popular_blocks(&self.tree, &self.holdings, self.clock, &found.path, pods, in_flight)
     }
@@ -131,8 +132,8 @@ impl PrefixIndex {
         self.holdings.pod(slot).map_or(0, |pod| pod.clock)
     }
 
-    /// The pod in `slot` did not compute the prompt `chain` that it was sent when its clock was `at`: it holds the first
-    /// `keep` blocks, and beyond them only what another prompt has used since.
+    /// The pod in `slot` did not compute the prompt `chain` that it was sent when its clock was `at`: it
+    /// holds the first `keep` blocks, and beyond them only what another prompt has used since.
     pub fn trim(&mut self, slot: Slot, chain: &[u32], keep: usize, at: u32) {
         let mut path = Path::new();
         self.tree.find(chain, &mut path);
@@ -150,8 +151,8 @@ impl PrefixIndex {
         }
     }
 
-    /// The pod in `slot` has evicted something that it used last when its clock was `up_to`. The least recently used goes
-    /// first, so everything that it used no later is gone too.
+    /// The pod in `slot` has evicted something that it used last when its clock was `up_to`. The least
+    /// recently used goes first, so everything that it used no later is gone too.
     pub fn evict(&mut self, slot: Slot, up_to: u32) {
         let Some(now) = self.holdings.pod(slot).map(|pod| pod.clock) else { return };
         while let Some(oldest) = self.oldest(slot)
@@ -197,11 +198,11 @@ impl PrefixIndex {
 
     // --- putting a prompt in ---
 
-    /// Finds the nodes of `chain`, makes the missing ones, and writes them into `path` from the first to the last. Returns
-    /// the last one if the prompt goes on where another ended.
+    /// Finds the nodes of `chain`, makes the missing ones, and writes them into `path` from the first to the
+    /// last. Returns the last one if the prompt goes on where another ended.
     ///
-    /// A node of which the pod in `slot` holds more than the prompt uses is cut where the prompt ends: the part after that
-    /// was not used, and grows old.
+    /// A node of which the pod in `slot` holds more than the prompt uses is cut where the prompt ends: the
+    /// part after that was not used, and grows old.
     fn walk(&mut self, slot: Slot, chain: &[u32], path: &mut Path) -> Option<u32> {
         let (mut parent, mut depth) = (ROOT, 0);
         while let Some(rest) = chain.get(depth..).filter(|rest| !rest.is_empty()) {
@@ -260,7 +261,8 @@ impl PrefixIndex {
         self.holdings.pod(slot)?.oldest()
     }
 
-    /// Lets a holding keep its first `keep` blocks. At 0 it is dropped, with the part of the tree that only it kept alive.
+    /// Lets a holding keep its first `keep` blocks. At 0 it is dropped, with the part of the tree that only
+    /// it kept alive.
     fn shorten(&mut self, id: u32, keep: usize) {
         self.holdings.shorten(id, keep as u16);
         let Some(holding) = self.holdings.get(id) else { return };
@@ -297,8 +299,8 @@ impl PrefixIndex {
             self.give_up(oldest, pod.excess());
         }
         while self.is_full() {
-            // Slabs never shrink. If over half of the limit is free slots of the wrong kind, a new start loses little,
-            // and better than that is not to squeeze into the rest.
+            // Slabs never shrink. If over half of the limit is free slots of the wrong kind, a new start
+            // loses little, and better than that is not to squeeze into the rest.
             if self.tree.idle() + self.holdings.idle() > self.limits.memory / 2 {
                 self.tree = Tree::default();
                 return self.holdings.clear();
@@ -315,8 +317,8 @@ impl PrefixIndex {
         }
     }
 
-    /// Whether something must go. A slab that is full up to the limit counts: letting go of its entries gives no memory
-    /// back, so it must have room for a prompt before it needs another chunk.
+    /// Whether something must go. A slab that is full up to the limit counts: letting go of its entries gives
+    /// no memory back, so it must have room for a prompt before it needs another chunk.
     fn is_full(&self) -> bool {
         const PROMPT: usize = 64;
         let left = self.limits.memory.checked_sub(self.memory());

@@ -7,8 +7,8 @@ use crate::prefix::tree::{Path, Tree};
 const POPULARITY_WINDOW: f32 = 200.0;
 /// Prompts of a prefix that are no evidence yet: the first one says nothing about others.
 const POPULARITY_DOUBT: f32 = 1.0;
-/// Slack, in copies, when deciding whether a popular prefix deserves one more. Without it the last copies come late,
-/// because older prompts count less.
+/// Slack, in copies, when deciding whether a popular prefix deserves one more. Without it the last copies
+/// come late, because older prompts count less.
 const POPULARITY_SLACK: f32 = 0.5;
 
 /// Prompts that went through a node, older ones counting less.
@@ -46,13 +46,15 @@ impl Popularity {
 /// Leading blocks of a prompt that many prompts share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PopularBlocks {
-    /// Blocks whose share of recent prompts, times the number of pods, exceeds the number of pods that hold them.
+    /// Blocks whose share of recent prompts, times the number of pods, exceeds the number of pods that hold
+    /// them.
     pub popular: usize,
     /// Blocks for which each pod that holds them is expected to serve at least one request in flight.
     pub in_use: usize,
 }
 
-/// Finds the popular blocks of a chain whose way through the tree is `path`, among `pods` pods with `in_flight` requests in all.
+/// Finds the popular blocks of a chain whose way through the tree is `path`, among `pods` pods with
+/// `in_flight` requests in all.
 pub(super) fn popular_blocks(
     tree: &Tree,
     holdings: &Holdings,

@@ -1,9 +1,9 @@
 //! Values under numbers that stay the same, in chunks that stay where they are.
 //!
-//! A vector that grows is copied, and the hole it leaves is as large as itself: in WebAssembly that memory is never given
-//! back. Here growing takes one chunk more, and what is taken is known to the byte.
+//! A vector that grows is copied, and leaves a hole as large as itself: in WebAssembly that memory is never
+//! given back. A slab grows by one chunk at a time, and knows its memory to the byte.
 
-/// Values of a chunk: small beside any limit, large enough that the list of chunks is short.
+/// Values per chunk: few compared to any limit, and so many that the list of chunks is short.
 const CHUNK: usize = 256;
 
 /// Values of one type, by number.

@@ -1,7 +1,7 @@
 //! A radix tree over block hashes: every prefix that some pod holds.
 //!
-//! A run of blocks that no other prompt shares is one node, four bytes per block; a conversation of 32 blocks costs about
-//! 200 bytes. Who holds a node stands in [`crate::prefix::holdings`].
+//! A run of blocks that no other prompt shares is one node, four bytes per block; a conversation of 32 blocks
+//! costs about 200 bytes. Who holds a node stands in [`crate::prefix::holdings`].
 
 use hashbrown::HashTable;
 
@@ -128,8 +128,8 @@ impl Tree {
         self.hashes += new.len();
     }
 
-    /// Cuts the node `id` after `at` blocks; returns the new node that takes the upper part. The caller divides the
-    /// holdings between the two.
+    /// Cuts the node `id` after `at` blocks; returns the new node that takes the upper part. The caller
+    /// divides the holdings between the two.
     pub fn split(&mut self, id: u32, at: usize) -> u32 {
         self.leave(id);
         let Some(node) = self.nodes.get_mut(id) else { return NONE };
@@ -183,8 +183,8 @@ impl Tree {
         }
     }
 
-    /// Memory that is taken, in bytes, in use or not: the tables, and the runs of hashes with 16 bytes of the allocator
-    /// each.
+    /// Memory that is taken, in bytes, in use or not: the tables, and the runs of hashes with 16 bytes of the
+    /// allocator each.
     pub fn memory(&self) -> usize {
         self.nodes.memory()
             + self.children.allocation_size()

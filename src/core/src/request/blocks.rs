@@ -1,18 +1,18 @@
 //! From canonical bytes to blocks: boundaries that grow with the prompt, and a chain of hashes.
 //!
-//! `step(offset) = max(64, offset / 32)` bytes, rounded down to 64: a 2 KB prompt has 32 blocks, a 128 KB prompt 184
-//! instead of 2,048, and a match falls short by about 3 % at most. Each hash is xxh3 of the block (of its digest, where it is
-//! long) with the hash before it as seed, so equal hashes at one place mean equal prompts up to there; the first seed is made
-//! of the model and the salt. The chain carries 64 bits from block to block; 32 of them are kept, which is enough to tell the
-//! children of one node of the index apart and halves its size.
+//! A block at `offset` has `max(64, offset / 32)` bytes, rounded down to a multiple of 64
+//! (`docs/adr/0002-block-boundaries.md`). Each hash is xxh3 of the block (of its digest, where it is long)
+//! with the hash before it as seed, so equal hashes at one place mean equal prompts up to there; the first
+//! seed is made of the model and the salt. The chain carries 64 bits from block to block; 32 of them are
+//! kept, which tell the children of one node of the index apart and halve its size.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Smallest block, in bytes: about the 16 tokens of a vLLM block.
 pub const MIN_BLOCK_BYTES: u32 = 64;
 
-/// Blocks after which a chain ends; what follows counts as work but cannot match. Reached at 3 GB, beyond the largest
-/// body that is taken.
+/// Blocks after which a chain ends; the bytes after them count as work but cannot match. Reached at 3 GB,
+/// beyond the largest body that is taken.
 pub const MAX_BLOCKS: usize = 512;
 
 /// Blocks that name a conversation when pods are tied: 512 bytes, about a system prompt's first sentences.
@@ -56,15 +56,15 @@ pub fn mix(number: u64) -> u64 {
 
 /// The blocks of one prompt: a hash for each, and the length of the whole.
 ///
-/// Built by [`Chain::start`], any number of [`Chain::push`], and [`Chain::finish`]; the buffers live on for the next
-/// prompt.
+/// Built by [`Chain::start`], any number of [`Chain::push`], and [`Chain::finish`]; the buffers live on for
+/// the next prompt.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
     hashes: Vec<u32>,
     head: u64,
     link: u64,
     bytes: u64,
-    /// The start of a block whose end is in a piece to come.
+    /// The start of a block whose end has not come yet.
     pending: Vec<u8>,
 }
 
@@ -99,7 +99,7 @@ impl Chain {
         if let [byte] = piece
             && self.block_size().is_some_and(|size| self.pending.len() + 1 < size)
         {
-            // The mark of a message or a part, of which a chat of short messages has as many as words.
+            // The mark of a message or a part: a chat of short messages has nearly as many of them as words.
             return self.pending.push(*byte);
         }
         while let Some(size) = self.block_size() {
@@ -126,14 +126,15 @@ impl Chain {
         self.bytes += piece.len() as u64;
     }
 
-    /// Ends the prompt. A block that is not full has no hash, for vLLM caches none, but still names a short prompt.
+    /// Ends the prompt. A block that is not full has no hash, for vLLM caches none, but still names a short
+    /// prompt.
     pub fn finish(&mut self) {
         if self.hashes.is_empty() {
             self.head = xxh3_64_with_seed(&self.pending, self.link);
         }
     }
 
-    /// One hash a whole block, in order.
+    /// One hash per whole block, in order.
     pub fn hashes(&self) -> &[u32] {
         &self.hashes
     }
@@ -163,7 +164,7 @@ impl Chain {
     }
 }
 
-/// The hash of a block behind the one with the hash `before`.
+/// The hash of a block after one with the hash `before`.
 fn chained(block: &[u8], before: u64) -> u64 {
     if block.len() <= SEEDED_BYTES {
         xxh3_64_with_seed(block, before)
@@ -172,8 +173,8 @@ fn chained(block: &[u8], before: u64) -> u64 {
     }
 }
 
-/// Up to here xxh3 mixes the seed in as it goes; for anything longer it first derives a secret of 192 bytes from it. Without
-/// that, and with marks put in byte by byte, hashing a prompt of 32 KiB takes 36,000 instructions instead of 40,000.
+/// Longest block, in bytes, that is hashed with a seed. For longer input, xxh3 derives a secret of 192 bytes
+/// from the seed at each call, so such a block is hashed without one, and its digest with it.
 const SEEDED_BYTES: usize = 240;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! From the bytes of a request to its model and the parts of its prompt.
 //!
-//! First step on the path of a request, in one pass over the body: text is borrowed from the body and no tree of the
-//! prompt is built. A body that is JSON but has an unknown shape is not refused, because the pod may know that shape:
-//! its prompt is then the whole body, opaque.
+//! First step on the path of a request, in one pass over the body: text is borrowed from the body and no tree
+//! of the prompt is built. A body that is JSON but has an unknown shape is not refused, because the pod may
+//! know that shape: its prompt is then the whole body, opaque.
 
 use std::fmt;
 
@@ -54,17 +54,19 @@ impl Api {
 /// The facts about an inference request that a router needs; borrows from the body.
 #[derive(Debug, PartialEq)]
 pub struct Request<'a> {
-    /// The model asked for; LoRA adapters are models to vLLM. Empty where the request names none: most servers have one.
+    /// The model asked for; LoRA adapters are models to vLLM. Empty where the request names none: most
+    /// servers have one.
     pub model: Text<'a>,
     /// vLLM's `cache_salt`: prompts with different salts share no cache.
     pub cache_salt: Option<Text<'a>>,
     /// Whether the answer comes as server-sent events.
     pub stream: bool,
-    /// Whether the answer will report `usage`: always when it comes whole, on request (`stream_options`) when streamed.
+    /// Whether the answer will report `usage`: always when it comes whole, on request (`stream_options`) when
+    /// streamed.
     ///
-    /// A vLLM with `--enable-force-include-usage` reports it in every stream. Warmpath does not look for it there:
-    /// nothing tells the chunk that has it from the others, so each chunk would have to be copied into the module and
-    /// searched, to learn no more than the other answers teach.
+    /// A vLLM with `--enable-force-include-usage` reports it in every stream. Warmpath does not look for it
+    /// there: nothing tells the chunk that has it from the others, so each chunk would have to be copied into
+    /// the module and searched, to learn no more than the other answers teach.
     pub reports_usage: bool,
     /// The prompt, in the parts that [`crate::request::prompt`] puts in order.
     pub prompt: Prompt<'a>,
@@ -93,7 +95,8 @@ pub enum Prompt<'a> {
 }
 
 impl Prompt<'_> {
-    /// Whether its canonical bytes are text, so that bytes and tokens stand in a ratio that the model's tokenizer sets.
+    /// Whether its canonical bytes are text, so that bytes and tokens stand in a ratio that the model's
+    /// tokenizer sets.
     pub fn is_text(&self) -> bool {
         match self {
             Prompt::Chat { system, messages, .. } => !system.iter().chain(messages).any(Part::is_media),
@@ -115,8 +118,8 @@ pub enum Part<'a> {
 }
 
 impl Part<'_> {
-    /// Whether the part is mostly the data of an image, a sound or a film: a model makes far fewer tokens of it than of
-    /// text of that length.
+    /// Whether the part is mostly the data of an image, a sound or a film: a model makes far fewer tokens of
+    /// it than of text of that length.
     pub fn is_media(&self) -> bool {
         matches!(self, Part::Json(json) if media::is_media(json))
     }
@@ -147,8 +150,8 @@ pub enum BodyError {
     },
 }
 
-/// Longest model name that is taken, in bytes. Names are paths or repository names; the limit is far above any of them
-/// and keeps one request from filling an error message, the log or the table of learned ratios.
+/// Longest model name that is taken, in bytes. Names are paths or repository names; the limit is far above
+/// any of them and keeps one request from filling an error message, the log or the table of learned ratios.
 pub const MAX_MODEL_BYTES: usize = 4096;
 
 impl fmt::Display for BodyError {
@@ -175,8 +178,8 @@ impl fmt::Display for BodyError {
 impl std::error::Error for BodyError {}
 
 impl BodyError {
-    /// Whether vLLM, whose reader is Python's, may take the body all the same. Then it goes to a pod unchanged, by load.
-    /// Any other body is refused, and the client has to fix it.
+    /// Whether vLLM, whose reader is Python's, may take the body all the same. Then it goes to a pod
+    /// unchanged, by load. Any other body is refused, and the client has to fix it.
     pub fn may_be_served(&self) -> bool {
         matches!(self, BodyError::Depth | BodyError::Surrogate)
     }

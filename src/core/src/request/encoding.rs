@@ -1,9 +1,10 @@
-//! The encoding of a body: Python's JSON reader, which is vLLM's, takes UTF-8, UTF-16 and UTF-32, with a byte order mark or
-//! without.
+//! The encoding of a body: Python's JSON reader, which is vLLM's, takes UTF-8, UTF-16 and UTF-32, with a byte
+//! order mark or without.
 
 use std::borrow::Cow;
 
-/// Longest body in UTF-16 or UTF-32 that is decoded, in bytes: decoding takes memory that a VM never gives back.
+/// Longest body in UTF-16 or UTF-32 that is decoded, in bytes: decoding takes memory that a VM never gives
+/// back.
 pub const MAX_DECODED: usize = 8 << 20;
 
 /// An encoding of JSON.
@@ -14,8 +15,8 @@ enum Encoding {
     Utf32 { big: bool },
 }
 
-/// The text of a body in UTF-8, without a byte order mark. `None` when it is in another encoding and cannot be decoded, or
-/// is longer than [`MAX_DECODED`].
+/// The text of a body in UTF-8, without a byte order mark. `None` when it is in another encoding and cannot
+/// be decoded, or is longer than [`MAX_DECODED`].
 ///
 /// UTF-8 is borrowed and not checked. The body that goes to the pod stays as it is.
 pub fn to_utf8(body: &[u8]) -> Option<Cow<'_, [u8]>> {
@@ -49,8 +50,8 @@ pub fn to_utf8(body: &[u8]) -> Option<Cow<'_, [u8]>> {
     text.map(|text| Cow::Owned(text.into_bytes()))
 }
 
-/// The encoding by a byte order mark, of so many bytes, or by the zeros among the first bytes: JSON begins with ASCII
-/// (`detect_encoding` of Python's json module).
+/// The encoding by a byte order mark, of so many bytes, or by the zeros among the first bytes: JSON begins
+/// with ASCII (`detect_encoding` of Python's json module).
 fn detect(body: &[u8]) -> (Encoding, usize) {
     match *body {
         [b'{', next, ..] if next != 0 => (Encoding::Utf8, 0),

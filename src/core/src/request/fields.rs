@@ -5,12 +5,13 @@
 use crate::request::body::{Api, BodyError, MAX_MODEL_BYTES, Part, Prompt, Request};
 use crate::request::json::{JsonError, JsonResult, Kind, Scanner, Text, natural};
 
-/// Most parts of a prompt that are taken apart: messages, pieces of content, texts. A body of 32 MiB could name eleven
-/// million, at many times its size in memory that a VM never gives back. A prompt with more is opaque.
+/// Most parts of a prompt that are taken apart: messages, pieces of content, texts. A body of 32 MiB could
+/// name eleven million, at many times its size in memory that a VM never gives back. A prompt with more is
+/// opaque.
 pub(super) const MAX_PARTS: usize = 1 << 16;
 
-/// Parts for which there is room from the start, those of eight messages: growing to them costs more than the rest of
-/// a short body.
+/// Parts for which there is room from the start, those of eight messages: growing to them costs more than the
+/// rest of a short body.
 const COMMON_PARTS: usize = 16;
 
 /// Most token ids that are taken apart, 16 MiB of them. A prompt with more is opaque.
@@ -40,8 +41,8 @@ pub(super) struct MessageSpans {
 
 /// Reads a body.
 ///
-/// With `known`, the caller knows that these messages of the body are valid, and wants only those after them; they are
-/// skipped, unless a later `messages` key replaces them.
+/// With `known`, the caller knows that these messages of the body are valid, and wants only those after them;
+/// they are skipped, unless a later `messages` key replaces them.
 ///
 /// The spans are there if the prompt is a chat whose messages are one array of the body.
 ///
@@ -418,8 +419,8 @@ fn is_true(json: &[u8]) -> bool {
     }
 }
 
-/// Whether a block of the Messages API's `system` only says which client sends the request, with another value in each.
-/// vLLM leaves such blocks out of the prompt.
+/// Whether a block of the Messages API's `system` only says which client sends the request, with another
+/// value in each. vLLM leaves such blocks out of the prompt.
 fn is_attribution(part: &Part<'_>) -> bool {
     matches!(part, Part::Text(text) if text.starts_with(b"x-anthropic-billing-header"))
 }

@@ -1,12 +1,13 @@
 //! A scanner over JSON that looks at each byte once or twice and copies nothing.
 //!
-//! It exists because the prompt is nearly all of a body, and a general parser decodes every string: with `serde_json` a body
-//! of 256 KB takes seven instructions a byte, with this scanner two and a half. It checks the whole grammar of RFC 8259
-//! all the same, and its naive twin in the tests is `serde_json`.
+//! The prompt is nearly all of a body, and a general parser decodes every string of it
+//! (`docs/adr/0001-json-scanner.md`). The scanner checks the whole grammar of RFC 8259, and takes the numbers
+//! that Python adds to it. Its naive twin in the tests is `serde_json`.
 //!
-//! Text is kept in its *canonical spelling*: as JSON writes it, with the short escapes (`\n`, `\"`, `\\`, ...) as they are,
-//! and everything else as UTF-8. Common serializers write that spelling, so text is borrowed; only `\u` and `\/` are
-//! rewritten. Equal text has equal canonical spelling, whichever way the client spelled it.
+//! Text is kept in its *canonical spelling*: as JSON writes it, with the short escapes (`\n`, `\"`, `\\`,
+//! ...) as they are, and everything else as UTF-8. Common serializers write that spelling, so text is
+//! borrowed; only `\u` and `\/` are rewritten. Equal text has equal canonical spelling, whichever way the
+//! client spelled it.
 
 use std::borrow::Cow;
 
@@ -65,13 +66,13 @@ pub struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: u32,
-    /// The block that was looked at last: where it begins, and what it has.
+    /// The last block that was looked at: where it begins, and its bitmaps.
     block: usize,
     bitmaps: BlockBitmaps,
     utf8: Utf8,
 }
 
-/// What a string has that its canonical spelling has not.
+/// Spellings in a string that its canonical form does not use.
 #[derive(Debug, Default)]
 struct NonCanonical {
     /// Whether there is any: `\u` or `\/`.
@@ -83,7 +84,7 @@ struct NonCanonical {
 /// Whether strings are UTF-8, as far as they were looked at.
 #[derive(Clone, Copy, Debug, Default)]
 struct Utf8 {
-    /// Where a character has begun that goes on behind the block.
+    /// Where a character has begun that continues after the block.
     cut: Option<usize>,
     /// The first byte that cannot be.
     wrong: Option<usize>,
@@ -123,7 +124,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads an object; `value` is called behind each key and must read exactly one value.
+    /// Reads an object; `value` is called after each key and must read exactly one value.
     ///
     /// # Errors
     /// [`JsonError`] where it is none.
@@ -157,8 +158,8 @@ impl<'a> Scanner<'a> {
         self.elements(value)
     }
 
-    /// Reads the rest of an array that begins here, from `at` on: the caller knows that the bytes up to there, the end of
-    /// one of its elements, are valid.
+    /// Reads the rest of an array that begins here, from `at` on: the caller knows that the bytes up to
+    /// there, the end of one of its elements, are valid.
     ///
     /// # Errors
     /// [`JsonError`] where the rest is no array.
@@ -211,7 +212,7 @@ impl<'a> Scanner<'a> {
         }
         let bytes = self.bytes;
         let mut at = self.at + 1;
-        // The block that was looked at last is known still, for short strings share one. It stays out of memory in between.
+        // Short strings share a block, so the last one is kept. It stays in registers meanwhile.
         let (mut block, mut whole) = (self.block, self.bitmaps);
         let mut other = NonCanonical::default();
         let mut after_backslash = false;
@@ -223,7 +224,8 @@ impl<'a> Scanner<'a> {
             let bitmaps = whole.from(at - block);
             let (escaped, escapes) = bitmaps.escapes(after_backslash);
             let ends = bitmaps.quotes & !escaped;
-            // All below the quote, or all that is left of the block: what its last byte escapes is in the next one.
+            // The bytes before the quote, or the rest of the block. If the last byte escapes, it escapes the
+            // next block's first.
             let inside = ends.wrapping_sub(1) & !ends & u64::MAX >> (at - block);
             let odd = (escaped & !bitmaps.escapable | bitmaps.controls) & inside;
             if odd != 0 {
@@ -240,8 +242,8 @@ impl<'a> Scanner<'a> {
         self.wrong_at(bytes.len())
     }
 
-    /// Looks at the block that a string goes on in `at`; from the start of a block on, at the first with more than text and common
-    /// escapes, and `at` is then there.
+    /// The bitmaps of the block at `at`, in which a string continues. At the start of a block, plain blocks
+    /// are skipped first, and `at` moves past them.
     fn look(&mut self, at: &mut usize, after_backslash: &mut bool) -> BlockBitmaps {
         let rest = self.bytes.get(*at & !(BLOCK - 1)..).unwrap_or_default();
         let found = if *at & (BLOCK - 1) == 0 && self.utf8.cut.is_none() {
@@ -264,7 +266,8 @@ impl<'a> Scanner<'a> {
         found
     }
 
-    /// Looks at the bytes of a string that are no text and no common escape: bit n of `odd` is the byte at `at + n`.
+    /// Checks the bytes of a string that are neither text nor a common escape: bit n of `odd` is the byte at
+    /// `at + n`.
     #[cold]
     fn look_closer(&self, at: usize, mut odd: u64, other: &mut NonCanonical) -> JsonResult<()> {
         while odd != 0 {
@@ -282,8 +285,9 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Looks at a block that has more than ASCII, or follows one that ends inside a character. Most blocks of most bodies have
-    /// only ASCII, which shows with the bitmaps; with a pass of its own for that, a body of 256 KB took a fifth more instructions.
+    /// Checks the UTF-8 of a block that has more than ASCII, or follows one that ends inside a character.
+    /// Most blocks of most bodies are ASCII, which the bitmaps show, so there is no separate pass over the
+    /// body.
     #[cold]
     fn check_utf8(&mut self, block: usize, non_ascii: u64) {
         // From the first such byte to the last: most often there are two in a block.
@@ -300,7 +304,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Where strings stop being UTF-8; what is no string is ASCII. Call it at the end.
+    /// Where strings stop being UTF-8; everything outside of strings is ASCII. Call it at the end.
     pub fn not_utf8(&self) -> Option<usize> {
         self.utf8.wrong
     }
@@ -432,8 +436,8 @@ impl<'a> Scanner<'a> {
         Ok(value)
     }
 
-    /// The canonical spelling of `text`, which begins at the offset `start`. Not for inlining: short strings took a quarter more
-    /// instructions with it in the way.
+    /// The canonical spelling of `text`, which begins at the offset `start`. It is not inlined, because short
+    /// strings would pay for it.
     #[inline(never)]
     fn rewrite(&self, text: &[u8], start: usize) -> JsonResult<Vec<u8>> {
         let mut out = Vec::with_capacity(text.len());
@@ -463,7 +467,8 @@ impl<'a> Scanner<'a> {
         Ok(out)
     }
 
-    /// The character of a `\u` escape at the offset `at`, and the bytes it takes: two escapes for a surrogate pair.
+    /// The character of a `\u` escape at the offset `at`, and the bytes it takes: two escapes for a surrogate
+    /// pair.
     #[inline(never)]
     fn code_point(&self, at: usize) -> JsonResult<(char, usize)> {
         let first = self.hex(at + 2)?;
@@ -488,7 +493,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// What the first block of `rest` has; one that the document does not fill is padded with what is not special.
+/// The bitmaps of the first block of `rest`. A block that the document does not fill is padded with spaces.
 #[inline]
 fn look_at(rest: &[u8]) -> BlockBitmaps {
     let last;

@@ -1,9 +1,9 @@
-//! A hash of a JSON value that does not depend on its spelling: neither on white space and escapes, nor on the order of
-//! keys.
+//! A hash of a JSON value that does not depend on its spelling: neither on white space and escapes, nor on
+//! the order of keys.
 //!
-//! vLLM prints tools by parsing and dumping them, in the order of its own fields, so clients that spell the same tools in
-//! different ways have the same prompt. Within `parameters` the client's order of keys survives; two orders there are
-//! taken for one, which costs a wrong guess and no wrong answer.
+//! vLLM prints tools by parsing and dumping them, in the order of its own fields, so clients that spell the
+//! same tools in different ways have the same prompt. Within `parameters` the client's order of keys
+//! survives; two orders there are taken for one, which costs a wrong guess and no wrong answer.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

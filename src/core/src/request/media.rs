@@ -1,7 +1,7 @@
 //! Tells the data of images, sounds and films from text, without decoding it.
 
-/// Longest JSON, in bytes, that counts as written whatever it is: a URL, a tool call, or data of no more tokens than
-/// that.
+/// Longest JSON, in bytes, that counts as written whatever it is: a URL, a tool call, or data of no more
+/// tokens than that.
 const SHORT_JSON: usize = 4096;
 /// Bytes in the middle of longer JSON that are looked at: text has a space, a quote or a comma among so many.
 const PROBE: usize = 256;

@@ -1,15 +1,17 @@
-//! Remembers the starts of bodies that were read before, so that the next round of a conversation is read from where
-//! the last one ended.
+//! Remembers the starts of bodies that were read before, so that the next round of a conversation is read
+//! from where the last one ended.
 //!
-//! A conversation comes again with each of its rounds, and a round begins with the bytes of the one before it. An entry
-//! of the cache stands for the bytes up to the end of the last message, and is replaced as the conversation goes on; or
-//! for the bytes up to the end of the first message, which may be a system prompt that many conversations share. It has
-//! the keyed hash of the bytes, where the messages stand in them, and the chain of the prompt up to there.
+//! A conversation comes again with each of its rounds, and a round begins with the bytes of the one before
+//! it. An entry of the cache stands for the bytes up to the end of the last message, and is replaced as the
+//! conversation goes on; or for the bytes up to the end of the first message, which may be a system prompt
+//! that many conversations share. It has the keyed hash of the bytes, where the messages stand in them, and
+//! the chain of the prompt up to there.
 //!
-//! Which pod holds a prompt is not decided here: the cache only saves time, and its results are those of [`parse`] and a
-//! new chain, which a naive twin in the tests checks. Two starts with one hash would make the router believe that a
-//! prompt is where it is not. The request would still be served: a body that is no JSON after its known start is read
-//! again as a whole. Why there is a cache at all: `docs/adr/0003-parse-cache.md`.
+//! Which pod holds a prompt is not decided here: the cache only saves time, and its results are those of
+//! [`parse`] and a new chain, which a naive twin in the tests checks. Two starts with one hash would make the
+//! router believe that a prompt is where it is not. The request would still be served: a body that is no JSON
+//! after its known start is read again as a whole. Why there is a cache at all:
+//! `docs/adr/0003-parse-cache.md`.
 
 mod entries;
 mod fingerprint;
@@ -117,9 +119,9 @@ impl ParseCache {
     }
 }
 
-/// Reads a body after its known start. `None` if the entry does not apply: a later `messages` key replaces those
-/// messages, the model, salt, tools or system text differ, or the rest is no valid body (the caller then reads all of
-/// it, so that errors do not depend on what was known).
+/// Reads a body after its known start. `None` if the entry does not apply: a later `messages` key replaces
+/// those messages, the model, salt, tools or system text differ, or the rest is no valid body (the caller
+/// then reads all of it, so that errors do not depend on what was known).
 fn resume<'a>(
     known: Arc<CacheEntry>,
     api: Api,

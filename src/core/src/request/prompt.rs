@@ -1,15 +1,17 @@
-//! From the parts of a prompt to its canonical bytes, in the order that vLLM's chat template sees: tools, then system text,
-//! then role and content of each message.
+//! From the parts of a prompt to its canonical bytes, in the order that vLLM's chat template sees: tools,
+//! then system text, then role and content of each message.
 //!
-//! Two bodies whose templates print the same text have the same canonical bytes, however their JSON is spaced or
-//! escaped; only JSON that is kept as written (tools, tool calls, images) is compared by its bytes, or by their hash.
+//! Two bodies whose templates print the same text have the same canonical bytes, however their JSON is spaced
+//! or escaped; only JSON that is kept as written (tool calls, images) is compared by its bytes, or by their
+//! hash.
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::request::body::{Part, Prompt};
 use crate::request::json_digest::{Digest, elements};
 
-/// Ends the tools. Control characters cannot stand in the canonical spelling of text, so parts never run together.
+/// Ends the tools. Control characters cannot stand in the canonical spelling of text, so parts never run
+/// together.
 const END_OF_TOOLS: &[u8] = b"\x1d";
 /// Starts a message.
 const START_OF_ITEM: &[u8] = b"\x1e";
@@ -17,16 +19,16 @@ const START_OF_ITEM: &[u8] = b"\x1e";
 const END_OF_ROLE: &[u8] = b"\x1f";
 /// Ends a part of content.
 const END_OF_PART: &[u8] = b"\n";
-/// Canonical bytes of an image, of sound or of a film, whatever its size: about 1,000 tokens, what models make of a picture
-/// of a megapixel. All are of its hash, so that the block after it is another when it is another.
+/// Canonical bytes of an image, a sound or a film, whatever its size: about 1,000 tokens, as many as models
+/// make of a picture of a megapixel.
 const MEDIA_BYTES: usize = 4096;
-/// Bytes of base64 that count as one canonical byte, a quarter of a token: a token's embedding takes some thousand numbers
-/// of two bytes.
+/// Bytes of base64 that count as one canonical byte, a quarter of a token: a token's embedding takes some
+/// thousand numbers of two bytes.
 const EMBEDDING_SHARE: usize = 2048;
 /// Bytes of one token id.
 const TOKEN_BYTES: usize = 4;
 
-/// Hands the canonical bytes of `prompt` to `sink`, piece by piece and in order, but for messages that were skipped.
+/// Hands the canonical bytes of `prompt` to `sink`, piece by piece and in order.
 pub fn canonical(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
     match prompt {
         Prompt::Chat { messages, .. } => {
@@ -57,7 +59,7 @@ pub fn canonical(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
     }
 }
 
-/// The same of what stands before the messages of a chat.
+/// Hands the canonical bytes of a chat before its messages to `sink`.
 pub fn before_messages(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
     let Prompt::Chat { tools, system, .. } = prompt else { return };
     if let Some(tools) = tools {
@@ -70,7 +72,7 @@ pub fn before_messages(prompt: &Prompt<'_>, mut sink: impl FnMut(&[u8])) {
     parts(system, sink);
 }
 
-/// The same of some parts of a chat.
+/// Hands the canonical bytes of parts of a chat to `sink`.
 pub fn parts(parts: &[Part<'_>], mut sink: impl FnMut(&[u8])) {
     for part in parts {
         match part {
@@ -95,8 +97,8 @@ pub fn parts(parts: &[Part<'_>], mut sink: impl FnMut(&[u8])) {
     }
 }
 
-/// Hands a hash to `sink` again and again, `bytes` bytes of it but at least a block, so that every block of it differs
-/// when the hash does.
+/// Hands a hash to `sink` again and again, `bytes` bytes of it but at least a block, so that every block of
+/// it differs when the hash does.
 fn stretch(hash: u64, bytes: usize, sink: &mut impl FnMut(&[u8])) {
     let mut block = [0; 64];
     block.as_chunks_mut().0.fill(hash.to_le_bytes());

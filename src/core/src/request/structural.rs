@@ -1,54 +1,55 @@
-//! Where in 64 bytes the ones are that end or interrupt a JSON string: `"`, `\` and control characters.
+//! Bitmaps of 64 bytes of JSON: where the bytes are that end or interrupt a string, `"`, `\` and control
+//! characters.
 //!
-//! One bit a byte, found 16 bytes at a time. What is escaped then comes from arithmetic over the whole block, as in simdjson
-//! (Langdale and Lemire, "Parsing Gigabytes of JSON per Second", section 3.1.1). Prompts have an escape a line or so, at places
-//! that no processor guesses: a branch for each took fewer instructions, and in V8 half as much time again. Times here are of a
-//! body of 32 KiB in V8.
+//! A bitmap has one bit per byte, and is made 16 bytes at a time. Which bytes are escaped then follows from
+//! arithmetic over the whole block, as in simdjson (Langdale and Lemire, "Parsing Gigabytes of JSON per
+//! Second", section 3.1.1). Prompts have an escape every line or so, at places that no processor predicts, so
+//! a branch for each escape costs more time although it takes fewer instructions
+//! (`docs/adr/0001-json-scanner.md`).
 
 mod lanes;
 
 use self::lanes::{LANES, Lane, and, at_most, below, equal, least_signed, load, mask, or, splat, xor};
 
-/// The bytes that are looked at together.
+/// Bytes per block.
 pub const BLOCK: usize = 64;
 /// Every other byte, the second first.
 const ODD: u64 = 0xAAAA_AAAA_AAAA_AAAA;
 
-/// What 64 bytes have: bit n tells of byte n.
+/// The bitmaps of a block: bit n stands for byte n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockBitmaps {
     /// `"`
     pub quotes: u64,
     /// `\`
     pub backslashes: u64,
-    /// What may follow a backslash in the canonical spelling: one of `"\bfnrt`.
+    /// Bytes that may follow a backslash in the canonical spelling: one of `"\bfnrt`.
     pub escapable: u64,
-    /// Whether there is any of the following.
+    /// Whether the block has any of the following.
     pub has_rare: bool,
-    /// Below a space.
+    /// Bytes below a space.
     pub controls: u64,
-    /// Not ASCII.
+    /// Bytes that are not ASCII.
     pub non_ascii: u64,
 }
 
 /// Where [`skip_plain_blocks`] has stopped.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Skipped {
-    /// Blocks that it passed over.
+    /// Blocks that were skipped.
     pub blocks: usize,
-    /// Whether the last byte of them is a backslash that escapes.
+    /// Whether the last byte of them is a backslash that escapes the next byte.
     pub after_backslash: bool,
     /// Whether they end inside a character.
     pub cut: bool,
-    /// What the block behind them has, if there is one; not yet where what is rare is.
+    /// The bitmaps of the block after them, if there is one; those of rare bytes are not filled in yet.
     pub found: BlockBitmaps,
 }
 
-/// Passes over blocks of a string up to one that has more than text and common escapes: its end, say. The first begins with a
-/// character, and is behind a backslash or not.
+/// Skips the blocks of a string that have only text and common escapes. The first block begins with a
+/// character, after a backslash or not.
 ///
-/// It calls nothing and knows little, so that V8 keeps all of it in registers: with it a body takes 5.0 us, where one loop that
-/// did everything took 6.7.
+/// The loop calls nothing and has little state, so that V8 keeps all of it in registers.
 #[inline(never)]
 pub fn skip_plain_blocks(blocks: &[[u8; BLOCK]], after_backslash: bool) -> Skipped {
     let (mut after_backslash, mut open) = (after_backslash, 0);
@@ -67,9 +68,10 @@ pub fn skip_plain_blocks(blocks: &[[u8; BLOCK]], after_backslash: bool) -> Skipp
     Skipped { blocks: blocks.len(), after_backslash, cut: open != 0, found: BlockBitmaps::default() }
 }
 
-/// Whether a block is text of characters of up to three bytes each. `open` has the places of the bytes that the last character
-/// of the block before still lacks, and the result those in the block after. `None` when it is not, or when only the second
-/// byte of a character would tell: then it takes a closer look, which for two bytes in every ninth block takes 0.5 us more.
+/// Checks that a block is text of characters of up to three bytes each. `open` has the places in this block
+/// that the last character of the block before still needs; the result has those in the next block. `None`
+/// when it is not such text, or when a second byte would have to be looked at to tell: the caller then looks
+/// closer.
 #[inline(always)]
 fn characters(lanes: &Lanes, open: u64) -> Option<u64> {
     let continues = |bytes| below(bytes, 0xC0);
@@ -88,7 +90,7 @@ fn characters(lanes: &Lanes, open: u64) -> Option<u64> {
         .then_some(leads >> (BLOCK - 1) | threes >> (BLOCK - 2))
 }
 
-/// Looks at a block.
+/// The bitmaps of a block.
 #[inline(never)]
 pub fn block_bitmaps(block: &[u8; BLOCK]) -> BlockBitmaps {
     common(&lanes(block)).with_rare(block)
@@ -116,14 +118,14 @@ fn common(lanes: &Lanes) -> BlockBitmaps {
     }
 }
 
-/// Where `what` holds.
+/// The bitmap of the bytes for which `what` holds.
 #[inline]
 fn each(lanes: &Lanes, what: impl Fn(Lane) -> Lane) -> u64 {
     lanes.iter().enumerate().fold(0, |found, (nth, &bytes)| found | mask(what(bytes)) << (nth * LANES))
 }
 
 impl BlockBitmaps {
-    /// The same of this block, and where what is rare is.
+    /// The same, with the bitmaps of rare bytes filled in; `block` is the block that these bitmaps are of.
     #[inline]
     pub fn with_rare(mut self, block: &[u8; BLOCK]) -> BlockBitmaps {
         if self.has_rare {
@@ -134,7 +136,7 @@ impl BlockBitmaps {
         self
     }
 
-    /// What there is from byte `n` of the block on, at bit 0 and up.
+    /// The bitmaps from byte `n` of the block on, at bit 0 and up.
     #[inline]
     pub fn from(self, n: usize) -> BlockBitmaps {
         BlockBitmaps {
@@ -147,11 +149,12 @@ impl BlockBitmaps {
         }
     }
 
-    /// The bytes behind a backslash that is not escaped itself, and those backslashes; `first` is whether byte 0 is behind one.
+    /// The bytes that are escaped, and the backslashes that escape them; `first` is whether byte 0 is
+    /// escaped.
     ///
-    /// In a run of backslashes the first escapes, and every other one after it. Taking a run from the odd places, with the byte
-    /// behind the run added, borrows where the run begins at an even place: what then differs from the odd places is each
-    /// escape, and the byte behind a run of odd length.
+    /// In a run of backslashes the first escapes, and every other one after it. Subtracting a run from the
+    /// odd places, with the byte after the run added, borrows where the run begins at an even place. The
+    /// result differs from the odd places at each escape, and at the byte after a run of odd length.
     #[inline]
     pub fn escapes(&self, first: bool) -> (u64, u64) {
         let first = u64::from(first);

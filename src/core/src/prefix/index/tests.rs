@@ -99,7 +99,8 @@ fn chains() -> impl Strategy<Value = Vec<u32>> {
     prop_oneof![
         // Few values, so that prompts share prefixes and diverge at every place.
         prop::collection::vec(0u32..3, 1..12),
-        // Long runs with one place to diverge at: nodes that are cut far behind their start, and tails that are not freed.
+        // Long runs with one place to diverge at: nodes that are cut far behind their start, and tails that
+        // are not freed.
         (1usize..40, 1usize..40, 0u32..2).prop_map(|(shared, more, tail)| {
             let mut chain: Vec<u32> = (0..shared as u32).map(|n| n % 2).collect();
             chain.extend((shared..more).map(|n| 7 + tail + n as u32 % 2));
@@ -170,7 +171,8 @@ proptest! {
             for probe in &probes {
                 let (found, expected) = (matches(&index, 3, probe), naive.matches(probe));
                 if trimmed {
-                    // Behind a block that turned out to be missing the index forgets more than the twin, never less.
+                    // Behind a block that turned out to be missing the index forgets more than the twin,
+                    // never less.
                     prop_assert!(found.iter().zip(&expected).all(|(f, e)| f <= e), "{found:?} {expected:?}");
                 } else {
                     prop_assert_eq!(found, expected);
@@ -179,8 +181,8 @@ proptest! {
         }
     }
 
-    /// With a capacity the two may differ in which of two equally old tails goes first, but neither holds more than it
-    /// may, the latest prompt stays as far as it fits, and what both believe is mostly the same.
+    /// With a capacity the two may differ in which of two equally old tails goes first, but neither holds
+    /// more than it may, the latest prompt stays as far as it fits, and what both believe is mostly the same.
     #[test]
     fn a_full_pod_keeps_what_it_used_last(chains in prop::collection::vec(chains(), 1..60), blocks in 1usize..20) {
         let (mut index, mut naive) = (PrefixIndex::new(ROOMY), Naive::new(1));
@@ -217,8 +219,8 @@ fn no_change_of_load_passes_the_limit_or_leaves_the_index_useless() {
     let mut index = PrefixIndex::new(limits);
     let chain = |n: u32, blocks: u32| (0..blocks).map(|at| n << 8 | at).collect::<Vec<u32>>();
     let mut n = 0;
-    // Many pods that hold the same few prompts, then many short prompts, then few long ones: first one table fills the
-    // memory, then the other, then the runs of hashes.
+    // Many pods that hold the same few prompts, then many short prompts, then few long ones: first one table
+    // fills the memory, then the other, then the runs of hashes.
     for (prompts, blocks, pods) in [(80, 2, 200), (1_500, 1, 3), (500, 200, 3)].repeat(3) {
         for _ in 0..prompts {
             n += 1;
@@ -351,7 +353,8 @@ fn a_conversation_costs_about_two_hundred_bytes() {
 
 #[test]
 fn a_prefix_that_all_share_is_soon_on_every_pod_and_a_lone_conversation_stays() {
-    // Prompts of one prefix, each with an end of its own; a pod without the prefix gets one as soon as it is popular.
+    // Prompts of one prefix, each with an end of its own; a pod without the prefix gets one as soon as it is
+    // popular.
     let mut index = PrefixIndex::new(ROOMY);
     let mut copies = 0;
     let prompts = (1..100u32).find(|&n| {

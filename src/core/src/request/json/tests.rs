@@ -98,7 +98,8 @@ fn text_is_borrowed_in_its_canonical_spelling() {
     assert_eq!(&*text(r#""\u00e9\u000a\/\u0001\ud83d\ude00\u0022""#), "é\\n/\\u0001😀\\\"".as_bytes());
 }
 
-/// Where the string ends that begins at the start of `bytes`, and whether its spelling is canonical; byte by byte.
+/// Where the string ends that begins at the start of `bytes`, and whether its spelling is canonical; byte by
+/// byte.
 fn naive_string(bytes: &[u8]) -> JsonResult<(usize, bool)> {
     let wrong = |at: usize| Err(JsonError::Syntax { at: at.min(bytes.len()) });
     let scanner = Scanner::new(bytes);
@@ -135,7 +136,8 @@ proptest! {
         prop_assert_eq!(found, twin, "{:?}", json);
     }
 
-    /// Characters of every length, at every place of a block, cut and broken; in two strings with something between them.
+    /// Characters of every length, at every place of a block, cut and broken; in two strings with something
+    /// between them.
     #[test]
     fn utf8_is_told_as_by_the_library(parts in prop::collection::vec(("[a-z]{0,150}", "[é€😀]{0,3}"), 0..6), gap in 0usize..200, at in 0usize..900, byte in prop::option::of(0x80u8..)) {
         let text: String = parts.into_iter().map(|(ascii, wide)| ascii + &wide).collect();

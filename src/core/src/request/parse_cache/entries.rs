@@ -6,8 +6,9 @@ use super::fingerprint::{Fingerprint, HashedBody};
 use crate::request::blocks::Chain;
 use crate::request::fields::Span;
 
-/// Entries whose fingerprints have the same chunks: conversations that so far have only the system prompt in common, and
-/// that prompt. A set is as large as a cache line of the CPU, so looking for an entry that is not there costs one miss.
+/// Entries whose fingerprints have the same chunks: conversations that so far have only the system prompt in
+/// common, and that prompt. A set is as large as a cache line of the CPU, so looking for an entry that is not
+/// there costs one miss.
 pub(super) const WAYS: usize = 4;
 const SETS: usize = 1024;
 /// Share of the memory that one entry may take: the open block at the end of a chain grows with the prompt.
@@ -21,7 +22,8 @@ pub(super) struct CacheKey {
     pub messages: Span,
     /// Whether any part of the messages is media.
     pub media: bool,
-    /// Hash of the parts of a prompt that come before its messages; they may stand after the messages in the body.
+    /// Hash of the parts of a prompt that come before its messages; they may stand after the messages in the
+    /// body.
     pub preamble: u64,
     /// Whether the bytes end with the first of several messages, which other conversations may share.
     pub shared: bool,

@@ -284,8 +284,8 @@ fn body(shape: &Shape, messages: &[String]) -> Vec<u8> {
 }
 
 proptest! {
-    /// Bodies that begin alike, one behind the other: each has a number of the messages of one conversation, or of one that went
-    /// another way, in one of two shapes; and in some a byte is another.
+    /// Bodies that begin alike, one behind the other: each has a number of the messages of one conversation,
+    /// or of one that went another way, in one of two shapes; and in some a byte is another.
     #[test]
     fn every_body_is_read_as_by_the_twin(
         contents in prop::collection::vec(content(), 6),

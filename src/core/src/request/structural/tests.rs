@@ -18,7 +18,8 @@ fn naive(block: &[u8]) -> BlockBitmaps {
     }
 }
 
-/// Characters that [`skip_plain_blocks`] leaves to others: their second byte must be looked at, or there are four.
+/// Characters that [`skip_plain_blocks`] leaves to others: their second byte must be looked at, or there are
+/// four.
 const UNCOMMON: &str = "\u{939}\u{d7ff}😀";
 
 #[test]
@@ -36,7 +37,8 @@ fn every_byte_in_every_place_is_told_as_by_the_twin() {
 }
 
 proptest! {
-    /// Text in every language, or with a byte of it changed: what is passed over is text, says the library too.
+    /// Text in every language, or with a byte of it changed: what is passed over is text, says the library
+    /// too.
     #[test]
     fn what_is_passed_over_is_text(words in prop::collection::vec(prop::sample::select(vec!["a", "plain words", "\\n", "\\\\", "\u{80}é\u{7ff}", "\u{1000}€\u{cfff}\u{e000}\u{ffff}", UNCOMMON, "\""]), 0..200), at in 0usize..400, byte: Option<u8>) {
         let mut text = words.concat().into_bytes();
