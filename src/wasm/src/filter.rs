@@ -6,6 +6,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 use warmpath::answer::refusal::Refusal;
 use warmpath::answer::usage::{Usage, UsageScanner};
+use warmpath::answer::verdict::Verdict;
 use warmpath::request::body::{Api, BodyError};
 use warmpath::request::encoding;
 use warmpath::router::{NoPod, RouteBy, Ticket};
@@ -46,19 +47,6 @@ pub struct Sent {
     scanner: Option<UsageScanner>,
     /// What kind of answer it gets, once that is known.
     pub verdict: Option<Verdict>,
-}
-
-/// What kind of answer a request gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// 2xx.
-    Served,
-    /// The pod will not serve this request, or cannot now: no sign that the prompt was computed.
-    Refused,
-    /// Something went wrong in the pod.
-    Failed,
-    /// No pod has answered; the words are Envoy's own.
-    Unserved,
 }
 
 impl Sent {

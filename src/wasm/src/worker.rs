@@ -3,6 +3,9 @@
 use std::cell::RefCell;
 
 use proxy_wasm::types::Bytes;
+use warmpath::answer::verdict::{
+    BrokenBy, FailedPods, Judgement, StreamEnd, Verdict, is_plainly_served, judge, judge_end, unanswered,
+};
 use warmpath::config::{Config, Strategy};
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Api, BodyError};
@@ -13,7 +16,7 @@ use warmpath::shared::store::Contended;
 use warmpath::{MILLISECOND, Micros, Slot};
 
 use crate::decision_log::{DecisionLog, PREFIX_HIT};
-use crate::filter::{Sent, Verdict};
+use crate::filter::Sent;
 use crate::host::{self, Host, Metric};
 use crate::metrics::RouterMetrics;
 use crate::profile;
@@ -23,10 +26,6 @@ const DESTINATIONS: [&str; 3] =
     ["x-warmpath-destination-0", "x-warmpath-destination-1", "x-warmpath-destination-2"];
 /// Least time between two looks for a new pod table; a pod is scraped a hundred times less often.
 const TABLE_CHECK: Micros = MILLISECOND;
-/// Envoy's code details for an answer that a pod gave, to its end.
-const VIA_UPSTREAM: &[u8] = b"via_upstream";
-/// Envoy's code details for a request that its own limits (`circuit_breakers`) have refused.
-const OVERFLOW: &[u8] = b"upstream_reset_before_response_started{overflow}";
 
 /// A worker, and the way for filters to reach it.
 #[derive(Debug)]
@@ -177,66 +176,67 @@ impl Worker {
         count_contended(started, self.metrics.contended_start);
     }
 
-    /// Judges an answer that has begun: who gave it, and whether it is one.
+    /// Judges an answer that has begun, and books what it says of the pods.
     pub fn judge(&mut self, sent: &mut Sent) -> Verdict {
-        // Only an answer to the prompt reports its tokens, and a whole one reports them at once: then Envoy need not be asked.
+        // Only an answer to the prompt reports its tokens, and a whole one reports them at once: then Envoy need not be
+        // asked.
         let reports = sent.usage().is_some();
         let code = if reports { 200 } else { host::number(&["response", "code"]).unwrap_or(0) };
         let attempts = attempts();
-        // 101 is the answer to an upgrade: a WebSocket is served as long as it lasts.
-        let served = matches!(code, 101 | 200..300);
-        if served && attempts <= 1 {
+        if is_plainly_served(code, attempts) {
             return Verdict::Served;
         }
-        let details = code_details();
-        if details != VIA_UPSTREAM {
-            self.no_answer(sent, attempts, &details);
-            return Verdict::Unserved;
-        }
-        if attempts > 1 {
+        let Judgement { verdict, failed_over, failed } = judge(code, attempts, &code_details());
+        if failed_over > 0 {
             let answers = host::property(&["upstream", "address"]).and_then(|address| self.slot_of(&address));
             self.metrics.failovers.count();
             let moved =
-                self.router.failed_over(&mut sent.ticket, attempts - 1, answers, &mut Host, host::now());
+                self.router.failed_over(&mut sent.ticket, failed_over, answers, &mut Host, host::now());
             count_contended(moved, self.metrics.contended_failover);
         }
-        match code {
-            503 => {
-                self.metrics.upstream_failures.count();
-                let failed = self.router.failed_upstream(&sent.ticket, &mut Host, host::now());
-                count_contended(failed, self.metrics.contended_failure);
-                Verdict::Refused
-            }
-            500 | 502 | 504 => {
-                self.metrics.upstream_errors.count();
-                Verdict::Failed
-            }
-            _ if served => Verdict::Served,
-            _ => Verdict::Refused,
+        if failed != FailedPods::None {
+            self.metrics.upstream_failures.count();
         }
+        self.book_failed(sent, failed);
+        if verdict == Verdict::Failed {
+            self.metrics.upstream_errors.count();
+        }
+        verdict
     }
 
-    /// Judges a stream that has ended without the end of a body: answers without a body end so, and all that was broken off,
+    /// Judges a stream that has ended without the end of a body: answers without a body end so, and all that were broken off,
     /// before the headers, after them, or in the middle.
     pub fn judge_end(&mut self, sent: &mut Sent) {
         let details = code_details();
-        match sent.verdict {
-            Some(Verdict::Served) if blames_pod(&details) => {
+        match judge_end(sent.verdict, &details) {
+            StreamEnd::Settled => {}
+            StreamEnd::Answered => sent.verdict = Some(self.judge(sent)),
+            StreamEnd::BrokenOff => {
                 self.metrics.broken_by_pod.count();
-                let failed = self.router.failed_upstream(&sent.ticket, &mut Host, host::now());
-                count_contended(failed, self.metrics.contended_failure);
+                self.book_failed(sent, FailedPods::Answering);
             }
-            Some(_) => {}
-            None if details == VIA_UPSTREAM => sent.verdict = Some(self.judge(sent)),
-            None => {
-                self.no_answer(sent, attempts(), &details);
-                if blames_pod(&details) {
-                    self.metrics.broken_by_pod.count();
-                } else {
-                    self.metrics.broken_by_client.count();
+            StreamEnd::Unanswered(by) => {
+                let failed = unanswered(attempts(), &details);
+                if failed != FailedPods::None {
+                    self.metrics.upstream_failures.count();
+                }
+                self.book_failed(sent, failed);
+                match by {
+                    BrokenBy::Pod => self.metrics.broken_by_pod.count(),
+                    BrokenBy::Client => self.metrics.broken_by_client.count(),
                 }
             }
         }
+    }
+
+    /// Books pods that have failed a request.
+    fn book_failed(&mut self, sent: &Sent, failed: FailedPods) {
+        let booked = match failed {
+            FailedPods::None => return,
+            FailedPods::First(pods) => self.router.unanswered(&sent.ticket, pods, &mut Host, host::now()),
+            FailedPods::Answering => self.router.failed_upstream(&sent.ticket, &mut Host, host::now()),
+        };
+        count_contended(booked, self.metrics.contended_failure);
     }
 
     /// Closes a request's account.
@@ -251,16 +251,6 @@ impl Worker {
         };
         let closed = self.router.close(sent.ticket, end, &mut Host);
         count_contended(closed, self.metrics.contended_close);
-    }
-
-    /// No pod answers: those that were tried have failed, the last one only if Envoy's details say so.
-    fn no_answer(&mut self, sent: &Sent, attempts: usize, details: &[u8]) {
-        let failed = if blames_pod(details) { attempts } else { attempts.saturating_sub(1) };
-        if failed > 0 {
-            self.metrics.upstream_failures.count();
-            let failed = self.router.unanswered(&sent.ticket, failed, &mut Host, host::now());
-            count_contended(failed, self.metrics.contended_failure);
-        }
     }
 
     fn slot_of(&self, address: &[u8]) -> Option<Slot> {
@@ -323,11 +313,4 @@ fn code_details() -> Bytes {
 /// How many pods were tried.
 fn attempts() -> usize {
     host::number(&["upstream", "request_attempt_count"]).unwrap_or(1) as usize
-}
-
-/// Whether Envoy's details blame the pod of the last attempt: it could not be reached, broke off, spoke no HTTP, or was silent
-/// for too long. Envoy's own limits, and clients that go away, blame nobody.
-fn blames_pod(details: &[u8]) -> bool {
-    details.starts_with(b"upstream_per_try")
-        || (details.starts_with(b"upstream_reset") && details != OVERFLOW)
 }

@@ -56,20 +56,17 @@ pub enum BrokenBy {
     Client,
 }
 
-/// What is to be done about a stream that has ended without the end of a body.
+/// How a stream ended that had no end of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamEnd {
-    /// Nothing: the answer was judged before, and the pod is not to blame for its end.
+    /// Its answer was judged before, and the pod is not to blame for its end.
     Settled,
-    /// The answer has no body, and is judged now.
-    Answered(Judgement),
-    /// The answer was broken off, or never began.
-    Broken {
-        /// Who broke it off.
-        by: BrokenBy,
-        /// Pods that have failed.
-        failed: FailedPods,
-    },
+    /// Its answer has no body, and is to be judged now.
+    Answered,
+    /// The pod has broken its answer off.
+    BrokenOff,
+    /// No answer began; who ended the stream. See [`unanswered`].
+    Unanswered(BrokenBy),
 }
 
 /// Whether an answer with this status after so many attempts is served whatever Envoy's details are: those
@@ -96,15 +93,14 @@ pub fn judge(code: u64, attempts: usize, details: &[u8]) -> Judgement {
     Judgement { verdict, failed_over: attempts.saturating_sub(1), failed }
 }
 
-/// Judges a stream that has ended without the end of a body; `verdict` is that of its answer, if one had
-/// begun.
-pub fn judge_end(verdict: Option<Verdict>, code: u64, attempts: usize, details: &[u8]) -> StreamEnd {
-    let by = if blames_pod(details) { BrokenBy::Pod } else { BrokenBy::Client };
-    match (verdict, by) {
-        (Some(Verdict::Served), BrokenBy::Pod) => StreamEnd::Broken { by, failed: FailedPods::Answering },
-        (Some(_), _) => StreamEnd::Settled,
-        (None, _) if details == VIA_UPSTREAM => StreamEnd::Answered(judge(code, attempts, details)),
-        (None, by) => StreamEnd::Broken { by, failed: unanswered(attempts, details) },
+/// Judges a stream that has ended without the end of a body; `verdict` is that of its answer, if one had begun.
+pub fn judge_end(verdict: Option<Verdict>, details: &[u8]) -> StreamEnd {
+    match verdict {
+        Some(Verdict::Served) if blames_pod(details) => StreamEnd::BrokenOff,
+        Some(_) => StreamEnd::Settled,
+        None if details == VIA_UPSTREAM => StreamEnd::Answered,
+        None if blames_pod(details) => StreamEnd::Unanswered(BrokenBy::Pod),
+        None => StreamEnd::Unanswered(BrokenBy::Client),
     }
 }
 
@@ -115,7 +111,7 @@ fn serves(code: u64) -> bool {
 
 /// The pods that failed where none answers: all that were tried, but the last one only if the details blame
 /// it.
-fn unanswered(attempts: usize, details: &[u8]) -> FailedPods {
+pub fn unanswered(attempts: usize, details: &[u8]) -> FailedPods {
     match if blames_pod(details) { attempts } else { attempts.saturating_sub(1) } {
         0 => FailedPods::None,
         failed => FailedPods::First(failed),
@@ -198,35 +194,44 @@ mod tests {
 
     #[test]
     fn a_stream_without_the_end_of_a_body_is_judged_by_what_came_before() {
-        use StreamEnd::Settled;
-        let broken = |by, failed| StreamEnd::Broken { by, failed };
-        let answered = |verdict, failed| StreamEnd::Answered(Judgement { verdict, failed_over: 0, failed });
-        for (verdict, code, attempts, details, expected) in [
-            // An answer was judged before.
-            (Some(Served), 200, 1, BROKEN, broken(BrokenBy::Pod, Answering)),
-            (Some(Served), 200, 1, IDLE, broken(BrokenBy::Pod, Answering)),
-            (Some(Served), 200, 1, CLIENT, Settled),
-            (Some(Served), 200, 1, VIA_UPSTREAM, Settled),
-            (Some(Served), 200, 1, b"stream_idle_timeout", Settled),
-            (Some(Failed), 500, 1, BROKEN, Settled),
-            (Some(Refused), 404, 1, BROKEN, Settled),
-            (Some(Unserved), 503, 3, REFUSED, Settled),
-            // An answer without a body.
-            (None, 200, 1, VIA_UPSTREAM, answered(Served, Nobody)),
-            (None, 404, 1, VIA_UPSTREAM, answered(Refused, Nobody)),
-            (None, 500, 1, VIA_UPSTREAM, answered(Failed, Nobody)),
-            (None, 503, 1, VIA_UPSTREAM, answered(Refused, Answering)),
-            // No answer.
-            (None, 0, 1, CLIENT, broken(BrokenBy::Client, Nobody)),
-            (None, 0, 2, CLIENT, broken(BrokenBy::Client, First(1))),
-            (None, 200, 1, BROKEN, broken(BrokenBy::Pod, First(1))),
-            (None, 503, 2, RESET, broken(BrokenBy::Pod, First(2))),
-            (None, 504, 1, SILENT, broken(BrokenBy::Pod, First(1))),
-            (None, 503, 1, OVERFLOW, broken(BrokenBy::Client, Nobody)),
-            (None, 0, 1, b"", broken(BrokenBy::Client, Nobody)),
+        use StreamEnd::{Answered, BrokenOff, Settled, Unanswered};
+        for (verdict, details, expected) in [
+            (Some(Served), BROKEN, BrokenOff),
+            (Some(Served), RESET, BrokenOff),
+            (Some(Served), IDLE, BrokenOff),
+            (Some(Served), CLIENT, Settled),
+            (Some(Served), VIA_UPSTREAM, Settled),
+            (Some(Served), OVERFLOW, Settled),
+            (Some(Served), b"stream_idle_timeout", Settled),
+            (Some(Failed), BROKEN, Settled),
+            (Some(Refused), BROKEN, Settled),
+            (Some(Unserved), REFUSED, Settled),
+            (None, VIA_UPSTREAM, Answered),
+            (None, CLIENT, Unanswered(BrokenBy::Client)),
+            (None, BROKEN, Unanswered(BrokenBy::Pod)),
+            (None, RESET, Unanswered(BrokenBy::Pod)),
+            (None, SILENT, Unanswered(BrokenBy::Pod)),
+            (None, OVERFLOW, Unanswered(BrokenBy::Client)),
+            (None, NO_HOST, Unanswered(BrokenBy::Client)),
+            (None, b"", Unanswered(BrokenBy::Client)),
         ] {
-            let found = judge_end(verdict, code, attempts, details);
-            assert_eq!(found, expected, "{verdict:?} {code} {attempts} {}", details.escape_ascii());
+            assert_eq!(judge_end(verdict, details), expected, "{verdict:?} {}", details.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn of_the_pods_that_were_tried_the_last_one_failed_only_if_it_is_to_blame() {
+        for (attempts, details, expected) in [
+            (0, CLIENT, Nobody),
+            (1, CLIENT, Nobody),
+            (2, CLIENT, First(1)),
+            (1, RESET, First(1)),
+            (3, RESET, First(3)),
+            (1, SILENT, First(1)),
+            (2, TIMEOUT, First(1)),
+            (3, OVERFLOW, First(2)),
+        ] {
+            assert_eq!(unanswered(attempts, details), expected, "{attempts} {}", details.escape_ascii());
         }
     }
 }
