@@ -139,7 +139,7 @@ async fn a_body_that_vllm_takes_reaches_a_pod_as_it_is() {
         let reply = Request::new("POST", path).body(body.clone()).send(envoy.routed).await;
         assert_eq!(reply.status, 200, "{what}: {}", reply.text());
         assert_eq!(pods[0].received().len(), nth + 1, "{what}");
-        assert_received(&pods, &reply, body);
+        assert!(pods[0].received().pop().is_some_and(|received| received.body == *body), "{what}");
     }
     assert!(envoy.stats("vm_reload").await.values().all(|&count| count == 0));
 }

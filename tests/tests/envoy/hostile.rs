@@ -82,19 +82,20 @@ async fn odd_bodies_of_the_largest_size_get_their_status_and_trap_nothing() {
     let envoy = Envoy::of(&pods).log_level("info").start().await;
     envoy.sees(&pods).await;
     type Case = (&'static str, u16, &'static str, fn() -> Vec<u8>);
+    // A body that nests deeper than the module reads, or may be UTF-32, is for the pod to judge: these take everything.
     let cases: [Case; 21] = [
-        ("only opening brackets", 400, CHAT, || filled("", "[", "")),
-        ("only opening braces", 400, CHAT, || filled("", "{\"a\":", "")),
-        ("an unknown key, opening only", 400, CHAT, || filled("{\"model\":\"m\",\"x\":", "[", "")),
-        ("an unknown key, nested", 400, CHAT, || nested("{\"model\":\"m\",\"x\":", "[", "]", "}")),
-        ("nested tools", 400, CHAT, || nested("{\"model\":\"m\",\"tools\":", "[", "]", "}")),
-        ("nested messages", 400, CHAT, || {
+        ("only opening brackets", 200, CHAT, || filled("", "[", "")),
+        ("only opening braces", 200, CHAT, || filled("", "{\"a\":", "")),
+        ("an unknown key, opening only", 200, CHAT, || filled("{\"model\":\"m\",\"x\":", "[", "")),
+        ("an unknown key, nested", 200, CHAT, || nested("{\"model\":\"m\",\"x\":", "[", "]", "}")),
+        ("nested tools", 200, CHAT, || nested("{\"model\":\"m\",\"tools\":", "[", "]", "}")),
+        ("nested messages", 200, CHAT, || {
             nested("{\"model\":\"m\",\"messages\":", "[{\"content\":", "}]", "}")
         }),
-        ("nested content", 400, CHAT, || {
+        ("nested content", 200, CHAT, || {
             nested("{\"model\":\"m\",\"messages\":[{\"content\":", "[", "]", "}]}")
         }),
-        ("nested input", 400, "/v1/responses", || nested("{\"model\":\"m\",\"input\":", "[", "]", "}")),
+        ("nested input", 200, "/v1/responses", || nested("{\"model\":\"m\",\"input\":", "[", "]", "}")),
         ("empty messages", 200, CHAT, || filled("{\"model\":\"m\",\"messages\":[{}", ",{}", "]}")),
         ("empty parts", 200, CHAT, || {
             filled("{\"model\":\"m\",\"messages\":[{\"content\":[\"\"", ",\"\"", "]}]}")
@@ -113,7 +114,7 @@ async fn odd_bodies_of_the_largest_size_get_their_status_and_trap_nothing() {
         ("a number", 200, "/v1/completions", || filled("{\"model\":\"m\",\"prompt\":", "1", "}")),
         ("a model", 400, "/v1/completions", || filled("{\"model\":\"", "m", "\"}")),
         ("spaces", 200, "/v1/completions", || filled("{\"model\":\"m\"", " ", "}")),
-        ("zeros", 400, "/v1/completions", || vec![0; LARGE]),
+        ("zeros", 200, "/v1/completions", || vec![0; LARGE]),
     ];
     let before = envoy.memory();
     for (what, expected, path, body) in cases {
