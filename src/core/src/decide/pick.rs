@@ -154,9 +154,9 @@ mod tests {
     #[test]
     fn a_sleeping_pod_is_no_runner_up() {
         let all = [
-            candidate(0, Rank::Asleep, 0.1),
-            candidate(1, Rank::Hanging, 0.2),
-            candidate(2, Rank::Ready, 5.0),
+            candidate(Slot(0), Rank::Asleep, 0.1),
+            candidate(Slot(1), Rank::Hanging, 0.2),
+            candidate(Slot(2), Rank::Ready, 5.0),
         ];
         assert_eq!(picks(&all, 1), [2, 1]);
         assert!(picks(&all[..1], 1).is_empty());
