@@ -35,6 +35,12 @@ impl EnvoyBuilder {
         self
     }
 
+    /// Adds a flag of `scripts/envoy-config` that has no value.
+    pub fn switch(mut self, name: &str) -> Self {
+        self.flags.push(name.to_owned());
+        self
+    }
+
     /// Lets Warmpath answer 503 while it knows no pod (`--fail-closed`).
     pub fn fail_closed(mut self) -> Self {
         self.flags.push("--fail-closed".to_owned());

@@ -91,6 +91,13 @@ config:
         self.assertIn("    # What it may call.", moved)
         self.assertNotIn("1.40", moved)
 
+    def test_a_dropped_line_takes_what_it_holds_and_its_comment_with_it(self):
+        template = Template(self.TEXT.replace("_config:\n", "_config: # --flag\n", 1))
+        template.drop("--flag")
+        self.assertEqual([line.strip() for line in template.lines], ["config:", "root_id: router", "vm_config:", "vm_id: warmpath"])
+        with self.assertRaises(Failure):
+            template.drop("--flag")
+
     def test_a_replacement_that_finds_nothing_is_a_failure(self):
         with self.assertRaises(Failure):
             Template(self.TEXT).replace("--port", r"\d+", "1", 1)

@@ -162,7 +162,7 @@ impl HttpContext for Filter {
                 && matches!(sent.verdict, None | Some(Verdict::Served))
                 && let Some(scanner) = &mut sent.scanner
             {
-                scanner.feed(&host::response_chunk(size));
+                scanner.feed(&host::response_body(0, size));
                 profile::lap("scan answer");
             }
             let verdict = match sent.verdict {

@@ -97,9 +97,13 @@ pub fn request_header(name: &str) -> Option<Bytes> {
 
 /// Sets a request header, or removes it.
 pub fn set_request_header(name: &str, value: Option<&[u8]>) {
+    set_header(MapType::HttpRequestHeaders, name, value);
+}
+
+fn set_header(map: MapType, name: &str, value: Option<&[u8]>) {
     let _ = match value {
-        Some(value) => hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value)),
-        None => hostcalls::remove_map_value(MapType::HttpRequestHeaders, name),
+        Some(value) => hostcalls::set_map_value_bytes(map, name, Some(value)),
+        None => hostcalls::remove_map_value(map, name),
     };
 }
 
@@ -108,9 +112,25 @@ pub fn request_body() -> Bytes {
     hostcalls::get_buffer(BufferType::HttpRequestBody, 0, usize::MAX).ok().flatten().unwrap_or_default()
 }
 
-/// The chunk of the response body that is passing.
-pub fn response_chunk(size: usize) -> Bytes {
-    hostcalls::get_buffer(BufferType::HttpResponseBody, 0, size).ok().flatten().unwrap_or_default()
+/// Bytes `from` to `to` of the response body that is passing or buffered.
+pub fn response_body(from: usize, to: usize) -> Bytes {
+    let size = to.saturating_sub(from);
+    hostcalls::get_buffer(BufferType::HttpResponseBody, from, size).ok().flatten().unwrap_or_default()
+}
+
+/// Puts `body` in the place of the `size` bytes of the response body that are passing or buffered.
+pub fn set_response_body(size: usize, body: &[u8]) {
+    let _ = hostcalls::set_buffer(BufferType::HttpResponseBody, 0, size, body);
+}
+
+/// A response header as bytes.
+pub fn response_header(name: &str) -> Option<Bytes> {
+    hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten()
+}
+
+/// Sets a response header, or removes it.
+pub fn set_response_header(name: &str, value: Option<&[u8]>) {
+    set_header(MapType::HttpResponseHeaders, name, value);
 }
 
 /// Answers the request without a pod.

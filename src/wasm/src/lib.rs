@@ -1,10 +1,11 @@
 //! Warmpath as a Proxy-Wasm module: Envoy's callbacks become core calls, core answers become host calls.
 //!
-//! The plugin's `root_id` names the role of a VM: `router` is the HTTP filter, `collector` the singleton service that keeps the
-//! table of pods and their load. Only [`host`] makes host calls.
+//! The plugin's `root_id` names the role of a VM: `router` is the HTTP filter, `answer` the upstream HTTP filter of the clusters
+//! that it names pods to, `collector` the singleton service that keeps the table of pods and their load. Only [`host`] makes host calls.
 
 #![expect(missing_docs, reason = "the SDK's macro exports a function without a docstring")]
 
+mod answer_filter;
 mod clock;
 mod collector_driver;
 mod decision_log;

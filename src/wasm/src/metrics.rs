@@ -74,6 +74,15 @@ metrics! {
         pod_table_generation: gauge "pod_table_generation", "Number of the current pod table; routers fetch the table when it moves.";
     }
 
+    /// What the filter counts that holds the headers of streams.
+    AnswerMetrics {
+        full: counter "early_errors_total" { reason = "full" }, "Streams that a pod refused because it takes no more at the moment; answered with the status of the refusal.";
+        fault: counter "early_errors_total" { reason = "fault" }, "Streams that failed in the pod before their first token; answered with the status of the error.";
+        bad_request: counter "early_errors_total" { reason = "request" }, "Streams that a pod refused for what they ask; answered with the status of the refusal.";
+        empty: counter "early_errors_total" { reason = "empty" }, "Streams that ended in good order without a token; answered 502.";
+        broken: counter "early_errors_total" { reason = "broken" }, "Streams that broke off between their headers and their first token, by the pod or the client.";
+    }
+
     /// What every role says of itself.
     BuildMetrics {
         build_info: gauge "build_info" { version = env!("CARGO_PKG_VERSION") }, "1 for each version of the module that runs.";

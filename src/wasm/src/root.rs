@@ -4,9 +4,11 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 use warmpath::config::{Config, ConfigError};
 
+use crate::answer_filter::AnswerFilter;
 use crate::collector_driver::CollectorDriver;
 use crate::filter::Filter;
 use crate::host;
+use crate::metrics::AnswerMetrics;
 use crate::profile;
 use crate::router_role::RouterRole;
 use crate::start;
@@ -23,6 +25,7 @@ enum Role {
     Unconfigured,
     Collector(Box<CollectorDriver>),
     Router(Box<RouterRole>),
+    Answer(AnswerMetrics),
 }
 
 impl Root {
@@ -41,9 +44,11 @@ impl Root {
                 host::tick_every(CollectorDriver::period(&config));
                 Role::Collector(Box::new(CollectorDriver::start(&config, seed, now)))
             }
+            b"answer" => Role::Answer(AnswerMetrics::of(&config.pool)),
             other => {
                 return Err(format!(
-                    "`root_id` is {:?}; write \"router\" for the HTTP filter, \"collector\" for the bootstrap service",
+                    "`root_id` is {:?}; write \"router\" for the HTTP filter, \"answer\" for the upstream HTTP filter, \
+                     \"collector\" for the bootstrap service",
                     String::from_utf8_lossy(other)
                 ));
             }
@@ -62,7 +67,7 @@ impl Context for Root {
                 driver.answered(call, headers, body_size);
             }
             Role::Router(router) => router.answered(call, headers, body_size),
-            Role::Unconfigured => {}
+            Role::Answer(_) | Role::Unconfigured => {}
         }
     }
 }
@@ -76,7 +81,7 @@ impl RootContext for Root {
         match &mut self.role {
             Role::Collector(driver) => driver.tick(host::now()),
             Role::Router(router) => router.tick(host::now()),
-            Role::Unconfigured => {}
+            Role::Answer(_) | Role::Unconfigured => {}
         }
     }
 
@@ -87,6 +92,7 @@ impl RootContext for Root {
     fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
         Some(match &self.role {
             Role::Router(router) => profile::http_context(Filter::new(router.worker())),
+            Role::Answer(metrics) => Box::new(AnswerFilter::new(*metrics)),
             Role::Collector(_) | Role::Unconfigured => Box::new(PassThrough),
         })
     }

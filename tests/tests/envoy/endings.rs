@@ -177,7 +177,7 @@ async fn an_answer_without_a_body_is_no_failure() {
             let reply = request.send(envoy.routed).await;
             assert!([200, 204, 404].contains(&reply.status.as_u16()), "{name}: {}", reply.status);
         }
-        let counts = envoy.stats("warmpath_(failed|unrouted|aborted)_total").await;
+        let counts = envoy.stats("warmpath_(upstream_failures|unrouted|broken)_total").await;
         assert!(counts.values().all(|&count| count == 0), "{name}: {counts:?}");
     }
     envoy.accounts_for_nothing().await;
@@ -310,6 +310,8 @@ async fn a_client_that_goes_away_cools_no_pod_down() {
         let (other, also) = Stream::new();
         pods[0].answer_next(answer);
         pods[1].answer_next(also);
+        // A keep-alive brings the headers.
+        [&one, &other].iter().for_each(|stream| stream.chunk(": computing\n\n"));
         let reply = Request::chat(&format!("never mind {round}")).open(envoy.routed).await;
         assert_eq!(reply.status, 200);
         drop(reply);
@@ -319,7 +321,7 @@ async fn a_client_that_goes_away_cools_no_pod_down() {
     for _ in 0..6 {
         assert_eq!(Request::chat("hello").send(envoy.routed).await.status, 200);
     }
-    let stats = envoy.stats("warmpath_(failed|unrouted)_total").await;
+    let stats = envoy.stats("warmpath_(upstream_failures|unrouted)_total").await;
     assert!(stats.values().all(|&count| count == 0), "{stats:?}");
     envoy.accounts_for_nothing().await;
 }

@@ -254,7 +254,8 @@ async fn with_all_pods_dead_and_fail_open_off_503_has_retry_after() {
 fn without_table(pods: &[TestPod]) -> EnvoyBuilder {
     Envoy::of(pods).edit(move |configuration| {
         let settings = "configuration: *warmpath";
-        assert_eq!(configuration.matches(settings).count(), 1);
+        // The router's, and those of the answer filter.
+        assert_eq!(configuration.matches(settings).count(), 2);
         let fail_open = !configuration.contains("\"fail_open\": false");
         let alone = format!(
             "configuration: {{ \"@type\": type.googleapis.com/google.protobuf.StringValue, \

@@ -8,6 +8,7 @@
     clippy::string_slice
 )]
 
+mod answer;
 mod bodies;
 mod calls;
 mod cooldown;

@@ -124,7 +124,7 @@ async fn three_times_what_the_pods_can_serve_starves_nobody_and_stays_in_bounds(
     assert!(slowest < Duration::from_secs(6), "what was let in hangs: {slowest:?}");
     assert!(grown < 24, "Envoy has grown by {grown} MiB");
     // A refusal by Envoy says nothing about the pods.
-    let counts = envoy.stats("warmpath_(failed|unrouted)_total|vm_reload").await;
+    let counts = envoy.stats("warmpath_(upstream_failures|unrouted)_total|vm_reload").await;
     let bad: BTreeMap<_, _> = counts.into_iter().filter(|(_, count)| *count != 0).collect();
     assert!(bad.is_empty(), "{bad:?}");
     envoy.accounts_for_nothing().await;

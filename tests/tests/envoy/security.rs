@@ -436,6 +436,7 @@ fn calls_in_source() -> BTreeSet<String> {
                 | "define_metric" | "increment_metric" | "record_metric" | "get_metric" | "log" => name,
                 "set_tick_period" => "set_tick_period_milliseconds".into(),
                 "get_buffer" => "get_buffer_bytes".into(),
+                "set_buffer" => "set_buffer_bytes".into(),
                 "get_map_value_bytes" => "get_header_map_value".into(),
                 "set_map_value_bytes" => "replace_header_map_value".into(),
                 "remove_map_value" => "remove_header_map_value".into(),
@@ -476,7 +477,7 @@ async fn each_role_may_call_what_it_needs_and_nothing_else() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::of(&pods).start().await;
     let dump = envoy.admin_json("/config_dump").await;
-    let (router, collector) = (allowed(&dump, "router"), allowed(&dump, "collector"));
+    let [router, answer, collector] = ["router", "answer", "collector"].map(|role| allowed(&dump, role));
 
     let (imports, exports) = functions_of(&std::fs::read(target().join("warmpath.wasm")).unwrap());
     let callbacks: BTreeSet<String> =
@@ -485,7 +486,17 @@ async fn each_role_may_call_what_it_needs_and_nothing_else() {
         callbacks.into_iter().filter(|name| name != "proxy_on_memory_allocate").collect();
     let calls = calls_in_source();
     assert!(calls.is_subset(&imports), "not imported: {:?}", calls.difference(&imports));
-    assert_eq!(router, calls.union(&callbacks).cloned().collect(), "the router's list in envoy/envoy.yaml");
+    let all: BTreeSet<String> = router.union(&answer).cloned().collect();
+    assert_eq!(all, calls.union(&callbacks).cloned().collect(), "the lists in envoy/envoy.yaml");
+
+    // The answer filter sees no request and fetches nothing. It alone changes answers, and sees their headers.
+    let for_answers = answer.difference(&router).map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(for_answers, ["proxy_on_response_headers", "proxy_set_buffer_bytes"]);
+    for denied in
+        ["proxy_on_request_headers", "proxy_on_tick", "proxy_http_call", "proxy_send_local_response"]
+    {
+        assert!(!answer.contains(denied), "{denied}");
+    }
 
     // The collector sees no request, so it gets no callback for requests and no call that changes one.
     assert!(collector.is_subset(&router));

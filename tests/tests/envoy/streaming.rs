@@ -10,11 +10,16 @@ async fn each_chunk_reaches_the_client_before_the_next_is_made() {
     for protocol in [Protocol::Http1, Protocol::Http2] {
         let (stream, answer) = Stream::new();
         pods[0].answer_next(answer);
+        let event = |n: u32| format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{n}\"}}}}]}}\n\n");
+        // The headers come with the first token.
+        stream.chunk(event(0));
         let mut reply = Request::chat("count to twenty").over(protocol).open(envoy.routed).await;
         assert_eq!(reply.status, 200);
         for n in 0..20 {
-            let event = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{n}\"}}}}]}}\n\n");
-            stream.chunk(event.clone());
+            let event = event(n);
+            if n > 0 {
+                stream.chunk(event.clone());
+            }
             // The next piece is sent only after this one has arrived. If Envoy held it back, this would time
             // out.
             let mut seen = Vec::new();
@@ -38,7 +43,7 @@ async fn a_streamed_answer_is_unchanged_to_the_last_byte() {
     let envoy = Envoy::ready(&pods).await;
     let (stream, answer) = Stream::new();
     pods[0].answer_next(answer);
-    let reply = Request::chat("a long story").open(envoy.routed).await;
+    let reply = tokio::spawn(Request::chat("a long story").send(envoy.routed));
     let mut sent = Vec::new();
     // Pieces that end in the middle of events, lines and characters.
     let story =
@@ -51,7 +56,7 @@ async fn a_streamed_answer_is_unchanged_to_the_last_byte() {
     stream.chunk(last);
     sent.extend_from_slice(last.as_bytes());
     drop(stream);
-    let reply = reply.finish().await.unwrap();
+    let reply = reply.await.unwrap();
     assert_eq!(reply.body.len(), sent.len());
     assert!(reply.body == sent, "the stream was changed");
 }
@@ -63,8 +68,8 @@ async fn a_client_that_goes_away_ends_the_pods_work() {
     for protocol in [Protocol::Http1, Protocol::Http2] {
         let (stream, answer) = Stream::new();
         pods[0].answer_next(answer);
-        let mut reply = Request::chat("never mind").over(protocol).open(envoy.routed).await;
         stream.chunk("data: {}\n\n");
+        let mut reply = Request::chat("never mind").over(protocol).open(envoy.routed).await;
         assert!(reply.chunk().await.unwrap().is_some());
         drop(reply);
         until("the pod noticed that the client went away", async || {
@@ -151,12 +156,16 @@ async fn answered(envoy: &Envoy, pod: &TestPod, topic: &str, stream: bool, cache
     }
     let (pieces, answer) = Stream::new();
     pod.answer_next(answer);
-    let mut reply = long_chat(topic, stream).open(envoy.routed).await;
     let token = "data: {\"choices\":[{\"delta\":{\"content\":\"Yes.\"}}]}\n\n";
+    // The headers come with the first token.
+    pieces.chunk(token);
+    let mut reply = long_chat(topic, stream).open(envoy.routed).await;
     let last = format!("data: {}\n\n", json!({"choices": [], "usage": usage}));
     // Pieces of five bytes cut the key, the colon and the numbers.
-    for piece in std::iter::once(token.as_bytes()).chain(last.as_bytes().chunks(5)) {
-        pieces.chunk(piece.to_vec());
+    for (nth, piece) in std::iter::once(token.as_bytes()).chain(last.as_bytes().chunks(5)).enumerate() {
+        if nth > 0 {
+            pieces.chunk(piece.to_vec());
+        }
         // The next piece is sent only after this one has arrived, so that no two are joined.
         let mut seen = 0;
         while seen < piece.len() {

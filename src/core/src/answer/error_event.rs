@@ -66,6 +66,14 @@ impl ErrorEvent {
     }
 }
 
+/// The error among the first events of a stream, as the body of an answer that is none; `None` if there is no JSON.
+pub fn error_body(events: &[u8]) -> Option<&[u8]> {
+    let object = |line: &'_ [u8]| line.starts_with(b"{");
+    let data = |line| <[u8]>::strip_prefix(line, b"data:").map(<[u8]>::trim_ascii);
+    // Nothing but `[DONE]` follows an error.
+    events.split(|&byte| matches!(byte, b'\n' | b'\r')).rev().filter_map(data).find(|data| object(data))
+}
+
 /// Finds a status; that of a number counts more than that of a word.
 fn read(json: &[u8], status: &mut Option<u16>, goes_deeper: bool) {
     let mut by_word = None;
