@@ -59,10 +59,11 @@ impl EnvoyBuilder {
         self
     }
 
-    /// Changes the configuration's text before Envoy reads it. `edit` should assert that it changed
+    /// Changes the configuration's text before Envoy reads it, after the edits before. `edit` should assert that it changed
     /// something.
     pub fn edit(mut self, edit: impl FnOnce(String) -> String + 'static) -> Self {
-        self.edit = Box::new(edit);
+        let before = std::mem::replace(&mut self.edit, Box::new(|configuration| configuration));
+        self.edit = Box::new(move |configuration| edit(before(configuration)));
         self
     }
 
@@ -341,8 +342,8 @@ impl Drop for Envoy {
     }
 }
 
-/// Whether the cluster `warmpath` passes over a place of the ranking that names no pod, and so comes to the fallback. Envoy does
-/// since 1.40; older ones answer 503 there.
+/// Whether a retry passes over a place of the ranking that names no pod, and so comes to the fallback. Envoy does since 1.40;
+/// older ones answer 503 there. A request for which no pod is named at all has the fallback on every version.
 pub fn falls_back() -> bool {
     let version = version();
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
