@@ -46,7 +46,7 @@ fn served(reply: &Reply) -> bool {
     assert_eq!(reply.header("content-type"), Some("application/json"), "{}", reply.text());
     let error = &reply.json()["error"];
     assert_eq!((&error["code"], &error["type"]), (&json!(503), &json!("ServiceUnavailableError")), "{error}");
-    assert!(error["message"].as_str().is_some_and(|message| message.contains("overflow")), "{error}");
+    assert!(error["message"].as_str().is_some_and(|message| message.contains("overloaded")), "{error}");
     assert!(reply.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok_and(|s| s >= 1)));
     false
 }

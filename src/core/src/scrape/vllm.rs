@@ -142,27 +142,22 @@ fn either<T>(a: Option<T>, b: Option<T>, both: impl FnOnce(T, T) -> T) -> Option
     }
 }
 
-/// The samples that count, by the start of their names.
-const WANTED: [&[u8]; 8] = [
-    b"num_requests_",
-    b"kv_cache_usage_perc",
-    b"gpu_cache_usage_perc",
-    b"cache_config_info",
-    b"engine_sleep_state",
-    b"prompt_tokens_total",
-    b"generation_tokens_total",
-    b"prefix_cache_",
-];
-
-/// Whether a line may be one of those that count.
+/// Whether a line may be one of those that count. A page has hundreds of others, so the first letter decides most.
 fn wanted(line: &[u8]) -> bool {
-    match line.strip_prefix(b"vllm:") {
-        Some(name) => {
-            WANTED.iter().any(|start| name.starts_with(start))
-                || name.starts_with(b"admission_rejections_total")
-        }
-        None => line.starts_with(b"process_start_time_seconds"),
-    }
+    let Some(name) = line.strip_prefix(b"vllm:") else {
+        return line.starts_with(b"process_start_time_seconds");
+    };
+    let starts: &[&[u8]] = match name.first() {
+        Some(b'n') => &[b"num_requests_"],
+        Some(b'k') => &[b"kv_cache_usage_perc"],
+        Some(b'g') => &[b"gpu_cache_usage_perc", b"generation_tokens_total"],
+        Some(b'c') => &[b"cache_config_info"],
+        Some(b'e') => &[b"engine_sleep_state"],
+        Some(b'p') => &[b"prompt_tokens_total", b"prefix_cache_queries_total", b"prefix_cache_hits_total"],
+        Some(b'a') => &[b"admission_rejections_total"],
+        _ => &[],
+    };
+    starts.iter().any(|start| name.starts_with(start))
 }
 
 /// Whether the comments of a page describe vLLM's metrics, though none has a sample yet.
