@@ -94,7 +94,9 @@ config:
     def test_a_dropped_line_takes_what_it_holds_and_its_comment_with_it(self):
         template = Template(self.TEXT.replace("_config:\n", "_config: # --flag\n", 1))
         template.drop("--flag")
-        self.assertEqual([line.strip() for line in template.lines], ["config:", "root_id: router", "vm_config:", "vm_id: warmpath"])
+        self.assertEqual(
+            [line.strip() for line in template.lines], ["config:", "root_id: router", "vm_config:", "vm_id: warmpath"]
+        )
         with self.assertRaises(Failure):
             template.drop("--flag")
 

@@ -5,7 +5,7 @@ use warmpath::answer::usage::{Usage, UsageScanner};
 use warmpath::config::Config;
 use warmpath::prefix::index::{IndexLimits, PrefixIndex};
 use warmpath::request::blocks::{Chain, mix};
-use warmpath::request::body::{self, Api, Request};
+use warmpath::request::body::{Api, Request};
 use warmpath::request::parse_cache::ParseCache;
 use warmpath::request::prompt::canonical;
 use warmpath::router::{End, RouteBy, Router, Ticket};
@@ -93,7 +93,7 @@ pub fn chat_of_many(bytes: usize) -> Vec<u8> {
 
 /// A body as the module sees it: parsed.
 pub fn parse(body: &[u8]) -> Request<'_> {
-    body::parse(Api::Chat, body).expect("a chat")
+    warmpath::request::parse(Api::Chat, body).expect("a chat")
 }
 
 /// Hashes a prompt.

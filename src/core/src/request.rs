@@ -10,3 +10,16 @@ mod media;
 pub mod parse_cache;
 pub mod prompt;
 mod structural;
+
+use body::{Api, BodyError, Request};
+
+/// Reads a request body.
+///
+/// # Errors
+/// [`BodyError`] when it cannot be read. Anything else is for the pod to judge.
+pub fn parse(api: Api, body: &[u8]) -> Result<Request<'_>, BodyError> {
+    fields::read(api, body, None).map(|(request, _)| request)
+}
+
+#[cfg(test)]
+mod tests;

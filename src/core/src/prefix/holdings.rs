@@ -4,8 +4,7 @@
 //! in another, from the most to the least recently used.
 
 use crate::Slot;
-use crate::prefix::slab::Slab;
-use crate::prefix::tree::NONE;
+use crate::prefix::slab::{NONE, Slab};
 use crate::request::blocks::bytes_of;
 
 /// A pod's share of a node: its first `blocks` blocks.

@@ -6,10 +6,12 @@
 //! holds nothing.
 
 use crate::Slot;
+pub use crate::prefix::copies::PopularBlocks;
+use crate::prefix::copies::popular_blocks;
 use crate::prefix::holdings::{Holdings, UsedAt};
-pub use crate::prefix::popularity::PopularBlocks;
-use crate::prefix::popularity::{Popularity, popular_blocks};
-use crate::prefix::tree::{NONE, Path, ROOT, Tree, common};
+use crate::prefix::popularity::Popularity;
+use crate::prefix::slab::NONE;
+use crate::prefix::tree::{Path, ROOT, Tree, common};
 
 /// How large a [`PrefixIndex`] may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,9 @@
 /// Values per chunk: few compared to any limit, and so many that the list of chunks is short.
 const CHUNK: usize = 256;
 
+/// The number of no value.
+pub(super) const NONE: u32 = u32::MAX;
+
 /// Values of one type, by number.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {

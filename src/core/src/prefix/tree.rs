@@ -6,10 +6,8 @@
 use hashbrown::HashTable;
 
 use crate::prefix::popularity::Popularity;
-use crate::prefix::slab::Slab;
+use crate::prefix::slab::{NONE, Slab};
 
-/// No node, no holding.
-pub(super) const NONE: u32 = u32::MAX;
 /// The parent of all first nodes; stands in no table.
 pub(super) const ROOT: u32 = u32::MAX - 1;
 

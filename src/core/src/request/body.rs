@@ -6,7 +6,6 @@
 
 use std::fmt;
 
-use crate::request::fields;
 use crate::request::json::{MAX_DEPTH, Text};
 use crate::request::media;
 
@@ -184,14 +183,3 @@ impl BodyError {
         matches!(self, BodyError::Depth | BodyError::Surrogate)
     }
 }
-
-/// Reads a request body.
-///
-/// # Errors
-/// [`BodyError`] when it cannot be read. Anything else is for the pod to judge.
-pub fn parse(api: Api, body: &[u8]) -> Result<Request<'_>, BodyError> {
-    fields::read(api, body, None).map(|(request, _)| request)
-}
-
-#[cfg(test)]
-mod tests;

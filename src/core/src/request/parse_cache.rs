@@ -21,8 +21,9 @@ use std::sync::Arc;
 use self::entries::{CacheEntry, CacheKey, Entries};
 use self::fingerprint::{HashKey, HashedBody};
 use crate::request::blocks::Chain;
-use crate::request::body::{Api, BodyError, Part, Prompt, Request, parse};
+use crate::request::body::{Api, BodyError, Part, Prompt, Request};
 use crate::request::fields::{self, MessageSpans, Span};
+use crate::request::parse;
 use crate::request::prompt::{before_messages, canonical, parts};
 
 /// Bytes that the entries of a worker may take: some 3,000 conversations of 32 KiB.

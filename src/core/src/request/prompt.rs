@@ -110,7 +110,8 @@ fn stretch(hash: u64, bytes: usize, sink: &mut impl FnMut(&[u8])) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::body::{Api, parse};
+    use crate::request::body::Api;
+    use crate::request::parse;
 
     fn bytes(api: Api, body: &str) -> Vec<u8> {
         let request = parse(api, body.as_bytes()).unwrap();

@@ -9,7 +9,7 @@ use crate::answer::usage::Usage;
 use crate::collector::Collector;
 use crate::decide::pick::Rank;
 use crate::request::blocks::mix;
-use crate::request::body::parse;
+use crate::request::parse;
 use crate::shared::store::{Conflict, Map};
 use crate::{MILLISECOND, Random, SECOND};
 use proptest::prelude::{ProptestConfig, Strategy, prop, prop_assert_eq, prop_oneof, proptest};

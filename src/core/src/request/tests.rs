@@ -1,6 +1,7 @@
 //! Bodies of all five APIs, as clients write them and as they should not.
 
-use super::*;
+use super::parse;
+use crate::request::body::*;
 use crate::request::fields::{MAX_PARTS, MAX_TOKENS};
 use std::borrow::Cow;
 
