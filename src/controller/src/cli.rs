@@ -63,6 +63,12 @@ pub struct Options {
     #[arg(long)]
     pub answer_filter: bool,
 
+    /// Do as the conformance tests of the Gateway API Inference Extension expect: obey the request header
+    /// `test-epp-endpoint-selection`, and refuse a pool whose endpoint picker is not there. Needs the right to list and watch
+    /// Services. Not for production: clients choose pods
+    #[arg(long)]
+    pub conformance: bool,
+
     /// Where Envoy Gateway asks the hooks
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:9443")]
     pub listen: SocketAddr,

@@ -15,7 +15,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::cli::Options;
 use crate::hooks::memory::Memory;
-use crate::hooks::server::Hooks;
+use crate::hooks::server::{Features, Hooks};
 use crate::kube::keeper::{Snapshot, keep};
 use crate::kube::kinds::Kind;
 use crate::kube::writer::Writer;
@@ -48,14 +48,17 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     );
 
     let (changes, receiver) = mpsc::channel(1024);
-    for kind in Kind::ALL {
+    let kinds: Vec<Kind> =
+        Kind::ALL.into_iter().chain(options.conformance.then_some(Kind::Service)).collect();
+    for &kind in &kinds {
         tokio::spawn(watches::watch(client.clone(), kind, changes.clone()));
     }
     let (worlds, world) = watch::channel(Arc::new(World::default()));
     let (snapshots, mut snapshot) = watch::channel(None);
-    tokio::spawn(keep(receiver, worlds, snapshots, metrics.clone()));
+    tokio::spawn(keep(receiver, kinds.len(), worlds, snapshots, metrics.clone()));
 
-    let hooks = Hooks::new(world, memory.clone(), module, options.answer_filter, metrics.clone());
+    let features = Features { answer_filter: options.answer_filter, test_header: options.conformance };
+    let hooks = Hooks::new(world, memory.clone(), module, features, metrics.clone());
     let ready = Arc::new(AtomicBool::new(false));
     let pages = Pages { metrics: metrics.clone(), in_flight: hooks.in_flight(), ready: ready.clone() };
     let listener =

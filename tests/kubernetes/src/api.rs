@@ -15,11 +15,15 @@ use crate::sandbox::address;
 /// The token of the one user there is.
 pub const TOKEN: &str = "tests-admin";
 
+/// The token of the controller, which has the rights that the manifests give to its service account and no others.
+pub const CONTROLLER_TOKEN: &str = "tests-controller";
+
 /// A kind as the API server has it: group, version, kind, plural.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind(pub &'static str, pub &'static str, pub &'static str, pub &'static str);
 
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
+const OLD_INFERENCE: &str = "inference.networking.x-k8s.io";
 const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io";
 
 /// Core and its neighbours.
@@ -32,6 +36,7 @@ pub const ENDPOINT_SLICE: Kind = Kind("discovery.k8s.io", "v1", "EndpointSlice",
 pub const DEPLOYMENT: Kind = Kind("apps", "v1", "Deployment", "deployments");
 pub const CRD: Kind =
     Kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions");
+pub const POD: Kind = Kind("", "v1", "Pod", "pods");
 /// The Gateway API.
 pub const GATEWAY_CLASS: Kind = Kind(GATEWAY_API, "v1", "GatewayClass", "gatewayclasses");
 pub const GATEWAY: Kind = Kind(GATEWAY_API, "v1", "Gateway", "gateways");
@@ -45,6 +50,13 @@ pub const BACKEND_POLICY: Kind =
     Kind(ENVOY_GATEWAY, "v1alpha1", "BackendTrafficPolicy", "backendtrafficpolicies");
 pub const CLIENT_POLICY: Kind =
     Kind(ENVOY_GATEWAY, "v1alpha1", "ClientTrafficPolicy", "clienttrafficpolicies");
+
+/// The Gateway API Inference Extension, both groups.
+pub const POOL: Kind = Kind("inference.networking.k8s.io", "v1", "InferencePool", "inferencepools");
+pub const OLD_POOL: Kind = Kind(OLD_INFERENCE, "v1alpha2", "InferencePool", "inferencepools");
+pub const MODEL: Kind = Kind(OLD_INFERENCE, "v1alpha2", "InferenceModel", "inferencemodels");
+/// Warmpath's own.
+pub const ROUTED_POOL: Kind = Kind("warmpath.dev", "v1alpha1", "RoutedPool", "routedpools");
 
 /// A client of the API server.
 #[derive(Clone)]
@@ -77,6 +89,14 @@ impl Cluster {
     /// The path of the kubeconfig.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// A kubeconfig like it for the user of another token.
+    pub fn kubeconfig_of(&self, token: &str) -> PathBuf {
+        let text = std::fs::read_to_string(&self.kubeconfig).unwrap().replace(TOKEN, token);
+        let file = self.kubeconfig.with_extension(token);
+        std::fs::write(&file, text).unwrap();
+        file
     }
 
     /// Whether the API server answers that it is ready.
@@ -134,6 +154,20 @@ impl Cluster {
             }
         })
         .await;
+    }
+
+    /// Writes an object's status, as the kubelet or a controller would.
+    pub async fn patch_status(&self, kind: Kind, namespace: &str, name: &str, status: Value) {
+        let patch = Patch::Merge(json!({"status": status}));
+        let api = self.api(kind, namespace);
+        let done = api.patch_status(name, &PatchParams::default(), &patch).await;
+        done.unwrap_or_else(|error| panic!("cannot write the status of {} {name}: {error}", kind.2));
+    }
+
+    /// Changes parts of an object.
+    pub async fn patch(&self, kind: Kind, namespace: &str, name: &str, patch: Value) {
+        let done = self.api(kind, namespace).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        done.unwrap_or_else(|error| panic!("cannot change {} {name}: {error}", kind.2));
     }
 
     /// An object, if it is there.

@@ -6,6 +6,7 @@ mod doors;
 mod faults;
 mod func_e;
 mod pods;
+mod pools;
 mod shapes;
 mod updates;
 
@@ -18,19 +19,31 @@ use crate::world::{World, at, routed};
 /// What a case does; a panic is its failure.
 type Run = for<'a> fn(&'a mut World) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
+/// What a case begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// Attached by policies: [`World::reset`].
+    Policies,
+    /// An InferencePool and the controller: [`crate::pools::reset`].
+    Pools,
+}
+
 /// A named case.
 pub struct Case {
     /// `module::function`.
     pub name: &'static str,
-    /// The case itself, which begins with [`World::reset`] done.
+    /// What the case begins with.
+    pub ground: Ground,
+    /// The case itself.
     pub run: Run,
 }
 
 /// Names functions of one module as cases.
 macro_rules! cases {
-    ($($module:ident: $($name:ident),+ $(,)?;)+) => {
+    ($($module:ident on $ground:ident: $($name:ident),+ $(,)?;)+) => {
         vec![$($(Case {
             name: concat!(stringify!($module), "::", stringify!($name)),
+            ground: Ground::$ground,
             run: |world| Box::pin($module::$name(world)),
         },)+)+]
     };
@@ -39,20 +52,20 @@ macro_rules! cases {
 /// All of them.
 pub fn all() -> Vec<Case> {
     cases! {
-        attach:
+        attach on Policies:
             the_printed_policies_are_accepted_and_the_check_says_so,
             a_client_names_no_pod,
             whole_bodies_reach_the_pod,
             a_pod_that_is_dead_or_full_costs_nothing;
-        conversation:
+        conversation on Policies:
             the_second_round_goes_to_the_pod_of_the_first,
             twenty_conversations_stay_where_they_are,
             a_burst_of_equal_prompts_spreads_as_least_request_does;
-        pods:
+        pods on Policies:
             a_pod_that_is_added_is_used_within_a_second,
             a_pod_that_terminates_gets_nothing_new_and_ends_its_stream,
             pods_are_replaced_one_after_the_other_under_load;
-        updates:
+        updates on Policies:
             envoy_gateway_restarts_and_brings_what_changed_meanwhile,
             the_api_server_is_away_and_comes_back,
             a_new_module_is_in_force_at_once_and_costs_no_request,
@@ -61,19 +74,19 @@ pub fn all() -> Vec<Case> {
             envoy_gateway_restarts_while_the_module_cannot_be_had,
             a_stream_of_ninety_seconds_survives_an_update,
             policies_are_removed_and_nothing_is_left;
-        faults:
+        faults on Policies:
             one_pod_is_ready_and_three_load,
             nobody_is_ready,
             a_pod_is_taken_out_while_it_streams,
             a_pod_that_is_ready_and_does_not_listen,
             two_hundred_requests_a_second_while_pods_are_replaced;
-        doors:
+        doors on Policies:
             policies_that_are_there_first_keep_their_effect,
             policies_that_come_later_have_their_effect,
             the_door_holds_while_the_module_cannot_be_had,
             a_second_policy_on_the_route_is_named_and_nothing_is_printed,
             where_a_version_cannot_merge_nothing_is_printed;
-        shapes:
+        shapes on Policies:
             the_names_of_listeners_change_under_load,
             a_listener_that_no_patch_names_hangs_nobody,
             two_pools_on_one_listener_are_kept_apart,
@@ -85,8 +98,19 @@ pub fn all() -> Vec<Case> {
             a_dual_stack_service_is_told,
             a_hundred_routes_to_the_same_pods,
             two_hundred_pods;
-        func_e:
+        func_e on Policies:
             func_e_runs_the_configuration_of_the_readme;
+        pools on Pools:
+            the_pools_pods_are_served_and_every_status_says_so,
+            pods_come_load_leave_and_fail_within_a_second,
+            a_selector_and_a_label_are_followed,
+            the_strategy_is_hot,
+            two_pools_of_one_name_are_two_pools,
+            a_pool_keeps_its_share_beside_one_that_is_not_there,
+            a_route_that_comes_before_its_pool_is_served_when_the_pool_comes,
+            nothing_is_written_when_nothing_changes,
+            the_controller_is_killed_and_nothing_is_lost,
+            the_references_files_are_served_as_they_stand;
     }
 }
 

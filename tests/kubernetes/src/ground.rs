@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::json;
 use warmpath_tests::{target, until};
 
-use crate::api::{Cluster, NAMESPACE, TOKEN};
+use crate::api::{CONTROLLER_TOKEN, Cluster, NAMESPACE, TOKEN};
 use crate::process::Process;
 use crate::sandbox::address;
 
@@ -32,7 +32,10 @@ impl Ground {
         let key = rcgen::KeyPair::generate().unwrap();
         std::fs::write(folder.join("service-accounts.key"), key.serialize_pem()).unwrap();
         std::fs::write(folder.join("service-accounts.pub"), key.public_key_pem()).unwrap();
-        std::fs::write(folder.join("tokens.csv"), format!("{TOKEN},admin,admin,system:masters\n")).unwrap();
+        let controller =
+            "system:serviceaccount:warmpath-system:warmpath-controller,controller,system:authenticated";
+        let tokens = format!("{TOKEN},admin,admin,system:masters\n{CONTROLLER_TOKEN},{controller}\n");
+        std::fs::write(folder.join("tokens.csv"), tokens).unwrap();
         let etcd = Process::start(
             "etcd",
             &folder.join("logs"),

@@ -19,6 +19,7 @@ mod gateway;
 mod ground;
 mod modules;
 mod objects;
+mod pools;
 mod process;
 mod sandbox;
 mod world;
@@ -104,7 +105,10 @@ async fn run(args: Args, chosen: Vec<cases::Case>) -> i32 {
     for case in chosen {
         let start = Instant::now();
         let outcome = AssertUnwindSafe(async {
-            world.reset().await;
+            match case.ground {
+                cases::Ground::Policies => world.reset().await,
+                cases::Ground::Pools => pools::reset(&mut world).await,
+            }
             (case.run)(&mut world).await;
         })
         .catch_unwind()

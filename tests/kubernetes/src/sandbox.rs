@@ -95,6 +95,7 @@ fn prepare() {
         // Envoy asks with a dot at the end for its configuration, and without one for the module.
         format!("{gateway} envoy-gateway {service} {service}.cluster.local {service}.cluster.local."),
         format!("{} modules.test", address::MODULES),
+        format!("{} warmpath-controller.warmpath-system.svc.cluster.local", address::EXTENSION),
     ];
     for (name, text) in [
         ("hosts", names.join("\n") + "\n"),

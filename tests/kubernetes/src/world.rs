@@ -44,6 +44,8 @@ pub struct World {
     pub gateway: Option<EnvoyGateway>,
     /// The Envoy of the Gateway `eg`, unless a case has stopped it.
     pub envoy: Option<Envoy>,
+    /// The controller, while cases with InferencePools run.
+    pub controller: Option<crate::pools::Controller>,
     /// The server of the modules.
     pub modules: ModuleServer,
     /// The module under test.
@@ -55,7 +57,7 @@ pub struct World {
 }
 
 impl World {
-    /// Starts all of it, attached.
+    /// Starts all of it but Envoy, which each case begins with.
     pub async fn start(tools: &Path, module: Option<&Path>) -> World {
         let module = module.map_or_else(|| target().join("warmpath.wasm"), PathBuf::from);
         let module = std::fs::read(&module)
@@ -64,17 +66,16 @@ impl World {
         let ground = Ground::start(tools).await;
         let modules = ModuleServer::start().await;
         let gateway = EnvoyGateway::start(&ground, &configuration(json!({}))).await;
-        let mut world = World {
+        World {
             ground,
             gateway: Some(gateway),
             envoy: None,
+            controller: None,
             modules,
             module,
             pods: BTreeMap::new(),
             spoilt: true,
-        };
-        world.reset().await;
-        world
+        }
     }
 
     /// The API server.
@@ -96,6 +97,10 @@ impl World {
     pub async fn reset(&mut self) {
         self.end_pods().await;
         self.start_pods(&[11, 12, 13]).await;
+        if self.controller.take().is_some() {
+            self.stop_gateway();
+            self.spoilt = true;
+        }
         if self.gateway.is_none() {
             self.start_gateway(json!({})).await;
         }
@@ -115,7 +120,7 @@ impl World {
     }
 
     /// Takes away what a case has left, and writes what every case begins with.
-    async fn restore(&mut self) {
+    pub async fn restore(&mut self) {
         let cluster = self.cluster();
         for (kind, stay) in KINDS {
             for each in cluster.list(kind, "default", "").await {
@@ -224,7 +229,7 @@ impl World {
     }
 
     /// Ends all pods; their addresses are free when it comes back.
-    async fn end_pods(&mut self) {
+    pub async fn end_pods(&mut self) {
         for pod in self.pods.values_mut() {
             pod.kill().await;
         }

@@ -35,27 +35,36 @@ const WAIT: Duration = Duration::from_millis(700);
 /// The largest message, bytes. A listener carries the module.
 pub const MESSAGE_LIMIT: usize = 64 << 20;
 
+/// What is not for everybody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    /// The module reads the answers of each attempt, in the clusters of pools.
+    pub answer_filter: bool,
+    /// Clients choose pods by the header of the conformance tests.
+    pub test_header: bool,
+}
+
 /// The extension server.
 #[derive(Clone)]
 pub struct Hooks {
     world: watch::Receiver<Arc<World>>,
     memory: Arc<Memory>,
     module: Arc<Module>,
-    answer_filter: bool,
+    features: Features,
     metrics: Arc<Metrics>,
     in_flight: Arc<InFlight>,
 }
 
 impl Hooks {
-    /// A server that answers from `world` and puts `module` into listeners, and into clusters too where `answer_filter` is set.
+    /// A server that answers from `world` and puts `module` into listeners.
     pub fn new(
         world: watch::Receiver<Arc<World>>,
         memory: Arc<Memory>,
         module: Arc<Module>,
-        answer_filter: bool,
+        features: Features,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Hooks { world, memory, module, answer_filter, metrics, in_flight: Arc::default() }
+        Hooks { world, memory, module, features, metrics, in_flight: Arc::default() }
     }
 
     /// The calls that are being answered.
@@ -149,9 +158,11 @@ impl EnvoyGatewayExtension for Hooks {
         request: Request<ClusterRequest>,
     ) -> Result<Response<messages::Response>, Status> {
         let request = request.into_inner();
-        let module = self.answer_filter.then_some(self.module.as_ref());
-        let answer =
-            self.call(Hook::Cluster, |world| cluster::answer(&request, world, &self.memory, module)).await;
+        let module = self.features.answer_filter.then_some(self.module.as_ref());
+        let test_header = self.features.test_header;
+        let answer = self
+            .call(Hook::Cluster, |world| cluster::answer(&request, world, &self.memory, module, test_header))
+            .await;
         if answer.is_err() {
             let name = xds::cluster::name(&request.cluster).unwrap_or_default();
             self.memory.owe_cluster(&name, &self.world.borrow());

@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Server};
 
 use super::memory::Memory;
 use super::messages::*;
-use super::server::{EnvoyGatewayExtensionClient, Hooks};
+use super::server::{EnvoyGatewayExtensionClient, Features, Hooks};
 use crate::plan::{Facts, World, testing};
 use crate::telemetry::Metrics;
 use crate::xds;
@@ -33,7 +33,8 @@ async fn lab(world: Arc<World>) -> Lab {
     let (sender, receiver) = watch::channel(world);
     let memory = Arc::new(Memory::default());
     let module = Arc::new(Module::new(b"\0asm".to_vec(), "{}"));
-    let hooks = Hooks::new(receiver, memory.clone(), module, false, Arc::new(Metrics::default()));
+    let hooks =
+        Hooks::new(receiver, memory.clone(), module, Features::default(), Arc::new(Metrics::default()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let incoming = tonic::transport::server::TcpIncoming::from(listener);
@@ -215,7 +216,8 @@ async fn only_a_client_with_envoy_gateways_certificate_is_answered() {
 
     let (_sender, receiver) = watch::channel(world_of(&testing::facts()));
     let module = Arc::new(Module::new(b"\0asm".to_vec(), "{}"));
-    let hooks = Hooks::new(receiver, Arc::default(), module, false, Arc::new(Metrics::default()));
+    let hooks =
+        Hooks::new(receiver, Arc::default(), module, Features::default(), Arc::new(Metrics::default()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let incoming = tonic::transport::server::TcpIncoming::from(listener);

@@ -23,9 +23,10 @@ pub struct Snapshot {
     pub world: Arc<World>,
 }
 
-/// Takes changes in until nobody sends any. Nothing is told before every kind was listed once.
+/// Takes changes in until nobody sends any. Nothing is told before so many kinds were listed once.
 pub async fn keep(
     mut changes: mpsc::Receiver<Change>,
+    kinds: usize,
     worlds: watch::Sender<Arc<World>>,
     snapshots: watch::Sender<Option<Snapshot>>,
     metrics: Arc<Metrics>,
@@ -37,7 +38,7 @@ pub async fn keep(
         while let Ok(change) = changes.try_recv() {
             changed |= keeper.take(change);
         }
-        if !changed || keeper.listed.len() < Kind::ALL.len() {
+        if !changed || keeper.listed.len() < kinds {
             continue;
         }
         let snapshot = keeper.snapshot(&worlds.borrow());
@@ -91,6 +92,7 @@ impl Keeper {
             Kind::Route => self.facts.routes.clear(),
             Kind::Gateway => self.facts.gateways.clear(),
             Kind::Class => self.facts.classes.clear(),
+            Kind::Service => self.facts.services = Some(BTreeSet::new()),
             Kind::TlsPolicy => self.tls.clear(),
             Kind::Model => self.facts.models.clear(),
             Kind::Objective => self.facts.objectives.clear(),
@@ -128,6 +130,7 @@ impl Keeper {
                     json.pointer("/spec/controllerName").and_then(Json::as_str).unwrap_or_default();
                 put(&mut facts.classes, key.name, controller.to_owned())
             }
+            Kind::Service => facts.services.get_or_insert_default().insert(key),
             Kind::TlsPolicy => put(&mut self.tls, key.clone(), tls_targets(&key.namespace, &json)),
             Kind::Model => put(&mut facts.models, key, json),
             Kind::Objective => put(&mut facts.objectives, key, json),
@@ -144,6 +147,7 @@ impl Keeper {
             Kind::Route => facts.routes.remove(&key).is_some(),
             Kind::Gateway => facts.gateways.remove(&key).is_some(),
             Kind::Class => facts.classes.remove(&key.name).is_some(),
+            Kind::Service => facts.services.get_or_insert_default().remove(&key),
             Kind::TlsPolicy => self.tls.remove(&key).is_some(),
             Kind::Model => facts.models.remove(&key).is_some(),
             Kind::Objective => facts.objectives.remove(&key).is_some(),
@@ -161,6 +165,7 @@ fn same(a: &Facts, b: &Facts) -> bool {
         && a.classes == b.classes
         && a.models == b.models
         && a.objectives == b.objectives
+        && a.services == b.services
         && a.views == b.views
 }
 
@@ -254,7 +259,7 @@ mod tests {
         let (changes, receiver) = mpsc::channel(100);
         let (worlds, _world) = watch::channel(Arc::new(World::default()));
         let (snapshots, mut snapshot) = watch::channel(None);
-        tokio::spawn(keep(receiver, worlds, snapshots, Arc::default()));
+        tokio::spawn(keep(receiver, Kind::ALL.len(), worlds, snapshots, Arc::default()));
         for kind in Kind::ALL {
             assert!(snapshot.borrow_and_update().is_none());
             changes.send(Change::All { kind, objects: vec![], absent: true }).await.unwrap();

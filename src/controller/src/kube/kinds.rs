@@ -17,6 +17,8 @@ pub enum Kind {
     Gateway,
     /// GatewayClass.
     Class,
+    /// Service; watched only for the conformance tests.
+    Service,
     /// BackendTLSPolicy.
     TlsPolicy,
     /// InferenceModel.
@@ -28,7 +30,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// Those that are watched always.
     pub const ALL: [Kind; 10] = [
         Kind::Pool(PoolGroup::Stable),
         Kind::Pool(PoolGroup::Experimental),
@@ -52,6 +54,7 @@ impl Kind {
             Kind::Route => (GATEWAY, "v1", "HTTPRoute", "httproutes"),
             Kind::Gateway => (GATEWAY, "v1", "Gateway", "gateways"),
             Kind::Class => (GATEWAY, "v1", "GatewayClass", "gatewayclasses"),
+            Kind::Service => ("", "v1", "Service", "services"),
             Kind::TlsPolicy => (GATEWAY, "v1", "BackendTLSPolicy", "backendtlspolicies"),
             Kind::Model => (old.name(), old.version(), "InferenceModel", "inferencemodels"),
             Kind::Objective => (old.name(), old.version(), "InferenceObjective", "inferenceobjectives"),

@@ -34,6 +34,8 @@ pub struct Facts {
     pub objectives: BTreeMap<ObjectKey, Json>,
     /// Pools that a BackendTLSPolicy targets.
     pub tls: BTreeSet<PoolKey>,
+    /// Services, where pools without their endpoint picker are refused.
+    pub services: Option<BTreeSet<ObjectKey>>,
     /// Our own RoutedPools.
     pub views: BTreeMap<ObjectKey, Json>,
 }

@@ -121,7 +121,7 @@ fn conditions(
     });
     all.push(match &state.refused {
         None => said("ResolvedRefs", true, "ResolvedRefs", format!("all references are resolved{unused}")),
-        Some(refused) => said("ResolvedRefs", false, "NotServed", refused.clone()),
+        Some(refusal) => said("ResolvedRefs", false, refusal.reason, refusal.message.clone()),
     });
     match wiring {
         None => {}

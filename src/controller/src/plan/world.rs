@@ -39,19 +39,27 @@ pub struct PoolState {
     pub settings: Settings,
     /// What is wrong with its annotations, a sentence each.
     pub problems: Vec<String>,
-    /// Why nothing is sent to it, a sentence; `None` where it is served.
-    pub refused: Option<String>,
+    /// Why nothing is sent to it; `None` where it is served.
+    pub refused: Option<Refusal>,
     /// Models and objectives that refer to it.
     pub models: PoolModels,
     /// Twelve hexadecimal digits that change with whatever Envoy is told of the pool.
     pub digest: String,
 }
 
+/// Why nothing is sent to a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// One word, as a condition has it.
+    pub reason: &'static str,
+    /// A sentence.
+    pub message: String,
+}
+
 impl PoolState {
     fn of(key: &PoolKey, pool: &Pool, good: Settings, facts: &Facts) -> Self {
         let members = members(&key.namespace, pool, &facts.pods);
-        let tls = "a BackendTLSPolicy asks for TLS to this pool, which Envoy Gateway does not give to InferencePools; nothing is sent to it in plain text";
-        let refused = facts.tls.contains(key).then(|| tls.to_owned());
+        let refused = refusal(key, pool, facts);
         let places = if refused.is_some() { Vec::new() } else { places(&members, &pool.ports) };
         let (settings, problems) = Settings::read(&pool.annotations, good);
         let mut state = PoolState {
@@ -78,7 +86,10 @@ impl PoolState {
             places: Vec::new(),
             settings,
             problems: Vec::new(),
-            refused: Some(format!("the InferencePool cannot be read: {error}")),
+            refused: Some(Refusal {
+                reason: "Invalid",
+                message: format!("the InferencePool cannot be read: {error}"),
+            }),
             models: PoolModels::default(),
             digest: "unreadable".into(),
         }
@@ -189,6 +200,20 @@ impl World {
     }
 }
 
+fn refusal(key: &PoolKey, pool: &Pool, facts: &Facts) -> Option<Refusal> {
+    if facts.tls.contains(key) {
+        let message = "a BackendTLSPolicy asks for TLS to this pool, which Envoy Gateway does not give to InferencePools; nothing is \
+                       sent to it in plain text";
+        return Some(Refusal { reason: "NotServed", message: message.into() });
+    }
+    let (services, picker) = (facts.services.as_ref()?, pool.picker.as_ref()?);
+    let there = picker.kind == "Service" && services.contains(&ObjectKey::new(&key.namespace, &picker.name));
+    (!there).then(|| Refusal {
+        reason: "InvalidExtensionRef",
+        message: format!("there is no {} {} in the pool's namespace", picker.kind, picker.name),
+    })
+}
+
 /// The ports of the listeners that routes with pools name: by section, by port, or all of a Gateway.
 fn routed_ports(facts: &Facts) -> BTreeSet<u16> {
     let mut ports = BTreeSet::new();
@@ -265,6 +290,22 @@ mod tests {
                 && world.routed_port(10_080)
                 && !world.routed_port(10_081)
         );
+    }
+
+    #[test]
+    fn a_pool_without_its_picker_is_refused_only_where_that_is_asked_for() {
+        let mut facts = testing::facts();
+        let key = testing::pool("pool");
+        if let Some(Ok(pool)) = facts.pools.get_mut(&key) {
+            pool.picker = Some(crate::plan::facts::Picker { kind: "Service".into(), name: "picker".into() });
+        }
+        let state = |facts: &Facts| world(facts, &World::default()).pools[&key].clone();
+        assert_eq!(state(&facts).places.len(), 2);
+        facts.services = Some(BTreeSet::new());
+        let refused = state(&facts);
+        assert_eq!((refused.refused.unwrap().reason, refused.places.len()), ("InvalidExtensionRef", 0));
+        facts.services = Some(BTreeSet::from([ObjectKey::new("default", "picker")]));
+        assert_eq!(state(&facts).places.len(), 2);
     }
 
     #[test]

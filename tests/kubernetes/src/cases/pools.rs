@@ -1,0 +1,328 @@
+//! InferencePools, by the controller.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use warmpath_tests::{Request, Traffic, repository, until};
+
+use super::whole;
+use crate::api::{HTTP_ROUTE, MODEL, OLD_POOL, POD, POOL};
+use crate::pools::{CLUSTER, Controller, conditions, count, pod, pool, remove_pod, route, routed_pool};
+use crate::world::{World, at, plain, routed};
+
+/// What a change may take until Envoy has it.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Waits until Envoy knows these hosts of the pool, and panics when it took more than a second.
+async fn within_a_second(world: &World, hosts: &[(u8, &str)]) {
+    let start = Instant::now();
+    let hosts: Vec<_> = hosts.iter().map(|(number, health)| (at(*number), *health)).collect();
+    world.envoy().knows(CLUSTER, &hosts).await;
+    assert!(start.elapsed() < SECOND, "it took {:?}", start.elapsed());
+}
+
+/// The status of an answer, and the pod that gave it.
+async fn ask(path: &str) -> (u16, String) {
+    let body = json!({"model": "/model/qwen", "messages": [{"role": "user", "content": "Who are you?"}]});
+    let reply = Request::post(path, &body).send(routed()).await;
+    (reply.status.into(), reply.header("x-test-pod").unwrap_or_default().to_owned())
+}
+
+/// Waits until a path is answered with this status.
+async fn answers(path: &str, status: u16) {
+    until(&format!("{path} is answered with {status}"), async || (ask(path).await.0 == status).then_some(()))
+        .await;
+}
+
+pub async fn the_pools_pods_are_served_and_every_status_says_so(world: &mut World) {
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(60).await;
+    whole(&traffic.stop().await);
+    for pod in world.pods.values() {
+        assert!(!pod.received().is_empty(), "a pod got nothing: {:?}", world.counts());
+    }
+    until("every condition of the pool is True", async || {
+        let all = conditions(world.cluster(), POOL, "pool").await;
+        (all.len() == 5 && all.values().all(|(good, ..)| *good)).then_some(())
+    })
+    .await;
+    let view = routed_pool(world.cluster(), "pool").await.expect("a RoutedPool");
+    assert_eq!(
+        (&view["pods"], &view["ready"], &view["strategy"]),
+        (&json!(3), &json!(3), &json!("PREFIX_CACHE"))
+    );
+    // The module stands in the listener with the route to the pool, and in no other.
+    let dump = world.envoy().admin("/config_dump?resource=dynamic_listeners").await.unwrap().json();
+    let with_module: Vec<_> = dump["configs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|listener| listener.to_string().contains("envoy.wasm.runtime.v8"))
+        .map(|listener| listener["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(with_module, ["default/eg/routed"]);
+}
+
+pub async fn pods_come_load_leave_and_fail_within_a_second(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(20).await;
+    // One turns not ready: it drains, so that nobody new goes there and Envoy does not panic.
+    pod(&cluster, 13, "vllm", "False").await;
+    within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY"), (13, "DRAINING")]).await;
+    assert_eq!(routed_pool(&cluster, "pool").await.unwrap()["ready"], 2);
+    pod(&cluster, 13, "vllm", "True").await;
+    within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY"), (13, "HEALTHY")]).await;
+    // One is evicted and keeps its address, and Ready: it may be another's in a moment.
+    let evicted = json!({"phase": "Failed", "reason": "Evicted"});
+    cluster.patch_status(POD, "default", "pod-13", evicted).await;
+    within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY")]).await;
+    remove_pod(&cluster, 13).await;
+    pod(&cluster, 13, "vllm", "True").await;
+    within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY"), (13, "HEALTHY")]).await;
+    // One more.
+    world.start_pods(&[14]).await;
+    pod(&cluster, 14, "vllm", "True").await;
+    within_a_second(world, &[11, 12, 13, 14].map(|number| (number, "HEALTHY"))).await;
+    traffic.more(50).await;
+    whole(&traffic.stop().await);
+    assert!(!world.pods[&14].received().is_empty());
+    // Envoy has cut no connection for any of it, and no listener was touched.
+    let stats = world.envoy().admin("/stats?filter=listener_modified").await.unwrap().text();
+    assert!(stats.contains("listener_manager.listener_modified: 0"), "{stats}");
+}
+
+pub async fn a_selector_and_a_label_are_followed(world: &mut World) {
+    let cluster = world.cluster().clone();
+    cluster.patch(POD, "default", "pod-11", json!({"metadata": {"labels": {"app": "drained"}}})).await;
+    within_a_second(world, &[(12, "HEALTHY"), (13, "HEALTHY")]).await;
+    cluster.patch(POD, "default", "pod-11", json!({"metadata": {"labels": {"app": "vllm"}}})).await;
+    within_a_second(world, &[11, 12, 13].map(|number| (number, "HEALTHY"))).await;
+    let role = |value| json!({"spec": {"selector": {"matchLabels": {"role": value}}}});
+    cluster.patch(POOL, "default", "pool", role(json!("stable"))).await;
+    within_a_second(world, &[]).await;
+    assert_eq!(ask("/v1/chat/completions").await.0, 503);
+    cluster.patch(POOL, "default", "pool", role(json!(null))).await;
+    within_a_second(world, &[11, 12, 13].map(|number| (number, "HEALTHY"))).await;
+}
+
+pub async fn the_strategy_is_hot(world: &mut World) {
+    const STRATEGY: &str = "inference.networking.x-k8s.io/routing-strategy";
+    let cluster = world.cluster().clone();
+    let set = async |value: &str| {
+        cluster.patch(POOL, "default", "pool", json!({"metadata": {"annotations": {STRATEGY: value}}})).await;
+    };
+    let in_force = async |strategy: &str| {
+        let start = Instant::now();
+        until(&format!("the route says {strategy}"), async || {
+            let dump = world.envoy().admin("/config_dump?resource=dynamic_route_configs").await?.text();
+            dump.contains(&format!(r#""strategy": "{strategy}""#)).then_some(())
+        })
+        .await;
+        assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
+    };
+    let traffic = Traffic::start(routed(), 2);
+    in_force("PREFIX_CACHE").await;
+    set("DEFAULT").await;
+    in_force("LOAD_ONLY").await;
+    // A value that is none leaves the last good one, and is said.
+    set("NONSENSE").await;
+    until("the pool says what is wrong", async || {
+        let all = conditions(&cluster, POOL, "pool").await;
+        let (good, _, message) = all.get("warmpath.dev/SettingsValid")?;
+        (!good && message.contains("NONSENSE") && message.contains("PREFIX_CACHE")).then_some(())
+    })
+    .await;
+    assert_eq!(routed_pool(&cluster, "pool").await.unwrap()["strategy"], "LOAD_ONLY");
+    let events =
+        cluster.kubectl(&["get", "events", "--field-selector=reason=Invalid", "-o=name"]).output().unwrap();
+    assert!(!events.stdout.is_empty(), "no event says it");
+    set("PREFIX_CACHE").await;
+    in_force("PREFIX_CACHE").await;
+    whole(&traffic.stop().await);
+    let stats = world.envoy().admin("/stats?filter=listener_modified").await.unwrap().text();
+    assert!(stats.contains("listener_manager.listener_modified: 0"), "{stats}");
+}
+
+pub async fn two_pools_of_one_name_are_two_pools(world: &mut World) {
+    let cluster = world.cluster().clone();
+    world.start_pods(&[21, 22]).await;
+    pod(&cluster, 21, "new", "True").await;
+    pod(&cluster, 22, "old", "True").await;
+    cluster.apply(POOL, &pool("twin", "new", json!({}))).await;
+    let old = json!({
+        "metadata": {"name": "twin", "namespace": "default", "annotations": {"inference.networking.x-k8s.io/routing-strategy": "DEFAULT"}},
+        "spec": {"targetPortNumber": 8000, "selector": {"app": "old"}, "extensionRef": {"name": "none"}},
+    });
+    cluster.apply(OLD_POOL, &old).await;
+    let mut both = route("twins", &[("/new", &[("twin", 1)]), ("/old", &[("twin", 1)])]);
+    both["spec"]["rules"][1]["backendRefs"][0]["group"] = json!(OLD_POOL.0);
+    cluster.apply(HTTP_ROUTE, &both).await;
+    let model = json!({
+        "metadata": {"name": "chat", "namespace": "default"},
+        "spec": {"modelName": "chat", "criticality": "Critical", "poolRef": {"name": "twin"}, "targetModels": [{"name": "base", "weight": 100}]},
+    });
+    cluster.apply(MODEL, &model).await;
+    answers("/new", 200).await;
+    answers("/old", 200).await;
+    let met = async |path: &str| {
+        let mut met = BTreeSet::new();
+        for _ in 0..60 {
+            met.insert(ask(path).await);
+        }
+        met
+    };
+    assert_eq!(met("/new").await, BTreeSet::from([(200, at(21))]));
+    assert_eq!(met("/old").await, BTreeSet::from([(200, at(22))]));
+    // Without a group, a model belongs to the older API's pool.
+    until("the model is accepted", async || {
+        let object = cluster.get(MODEL, "default", "chat").await?;
+        (object["status"]["conditions"][0]["status"] == "True").then_some(())
+    })
+    .await;
+    until("both pools are accepted", async || {
+        let stable = conditions(&cluster, POOL, "twin").await;
+        let old = conditions(&cluster, OLD_POOL, "twin").await;
+        (stable.get("Accepted")?.0 && old.get("Accepted")?.0).then_some(())
+    })
+    .await;
+    cluster.delete(OLD_POOL, "default", "twin").await;
+    assert_eq!(met("/new").await, BTreeSet::from([(200, at(21))]));
+    answers("/old", 500).await;
+}
+
+pub async fn a_pool_keeps_its_share_beside_one_that_is_not_there(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let rules: [(&str, &[(&str, u32)]); 3] = [
+        ("/gone", &[("nothere", 1), ("pool", 1)]),
+        ("/zero", &[("pool", 1), ("nothere", 0)]),
+        ("/", &[("pool", 1)]),
+    ];
+    cluster.apply(HTTP_ROUTE, &route("pooled", &rules)).await;
+    answers("/zero", 200).await;
+    let mut served = 0;
+    for _ in 0..100 {
+        let (status, _) = ask("/gone").await;
+        assert!(status == 200 || status == 500, "{status}");
+        served += usize::from(status == 200);
+    }
+    assert!((30..=70).contains(&served), "{served} of 100 were served");
+    for path in ["/zero", "/other"] {
+        assert_eq!(ask(path).await.0, 200, "{path}");
+    }
+}
+
+pub async fn a_route_that_comes_before_its_pool_is_served_when_the_pool_comes(world: &mut World) {
+    let cluster = world.cluster().clone();
+    cluster.apply(HTTP_ROUTE, &route("early", &[("/early", &[("late", 1)])])).await;
+    answers("/early", 500).await;
+    cluster.apply(POOL, &pool("late", "late", json!({}))).await;
+    answers("/early", 503).await;
+    world.start_pods(&[21]).await;
+    for _ in 0..3 {
+        pod(&cluster, 21, "late", "True").await;
+        let start = Instant::now();
+        answers("/early", 200).await;
+        assert!(start.elapsed() < SECOND, "it took {:?}", start.elapsed());
+        remove_pod(&cluster, 21).await;
+        let start = Instant::now();
+        answers("/early", 503).await;
+        assert!(start.elapsed() < SECOND, "it took {:?}", start.elapsed());
+    }
+}
+
+pub async fn nothing_is_written_when_nothing_changes(world: &mut World) {
+    let cluster = world.cluster().clone();
+    // The statuses of the case before are on their way.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = (count("writes_total").await, count("hooks_total").await);
+    for turn in 0..10 {
+        for number in [11, 12, 13] {
+            let name = format!("pod-{number}");
+            let note = json!({"metadata": {"annotations": {"note": turn.to_string()}}});
+            cluster.patch(POD, "default", &name, note).await;
+            let conditions = json!([{"type": "Ready", "status": "True"}, {"type": "Other", "status": (turn % 2 == 0).to_string()}]);
+            cluster.patch_status(POD, "default", &name, json!({"conditions": conditions})).await;
+        }
+        cluster
+            .patch(POOL, "default", "pool", json!({"metadata": {"annotations": {"note": turn.to_string()}}}))
+            .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!((count("writes_total").await, count("hooks_total").await), before);
+    pod(&cluster, 13, "vllm", "False").await;
+    within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY"), (13, "DRAINING")]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let writes = count("writes_total").await - before.0;
+    assert!((1.0..=3.0).contains(&writes), "{writes} writes for one change");
+}
+
+pub async fn the_controller_is_killed_and_nothing_is_lost(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(20).await;
+    world.controller.take().unwrap().kill();
+    pod(&cluster, 13, "vllm", "False").await;
+    traffic.lasts(Duration::from_secs(3)).await;
+    world.controller = Some(Controller::start(world, "replica-b").await);
+    let hosts = [(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")];
+    world.envoy().knows(CLUSTER, &hosts).await;
+    traffic.more(50).await;
+    whole(&traffic.stop().await);
+}
+
+pub async fn the_references_files_are_served_as_they_stand(world: &mut World) {
+    let cluster = world.cluster().clone();
+    for number in [11, 12, 13] {
+        cluster
+            .patch(POD, "default", &format!("pod-{number}"), json!({"metadata": {"labels": {"app": "qwen"}}}))
+            .await;
+    }
+    // The reference's Service is the plain way to the same pods.
+    cluster.apply(crate::api::SERVICE, &crate::objects::service("qwen")).await;
+    cluster
+        .apply(
+            crate::api::ENDPOINT_SLICE,
+            &crate::objects::endpoints("qwen", &crate::world::ready(&[11, 12, 13])),
+        )
+        .await;
+    // Two Gateways cannot have one Envoy's ports here: the reference's takes the place of the other.
+    cluster.delete(crate::api::GATEWAY, "default", "eg").await;
+    for file in ["inference-pool-prefix-cache.yaml", "inference-gateway.yaml"] {
+        let text = std::fs::read_to_string(repository().join("manifests/examples").join(file)).unwrap();
+        cluster.pipe(&["apply"], &text);
+    }
+    world.envoy.take().unwrap().end();
+    world.envoy = Some(
+        crate::gateway::Envoy::start(
+            &world.ground,
+            "gateway.envoyproxy.io/owning-gateway-name=qwen-inference-gateway",
+            "envoy-gateway-system",
+        )
+        .await,
+    );
+    world
+        .envoy()
+        .knows("httproute/default/qwen-backend/rule/0", &[11, 12, 13].map(|number| (at(number), "HEALTHY")))
+        .await;
+    for round in ["round1.json", "round2.json"] {
+        let body = std::fs::read(repository().join("examples").join(round)).unwrap();
+        for to in [plain(), routed()] {
+            let request =
+                Request::new("POST", "/v1/chat/completions").header("content-type", "application/json");
+            let reply = request.body(body.clone()).send(to).await;
+            assert_eq!(reply.status, 200, "{round} to {to}: {}", reply.text());
+        }
+    }
+    until("the reference's pool and model are accepted", async || {
+        let pool = conditions(&cluster, OLD_POOL, "vllm-qwen-pool").await;
+        let model = cluster.get(MODEL, "default", "inferencemodel-qwen").await?;
+        (pool.get("Accepted")?.0 && model["status"]["conditions"][0]["status"] == "True").then_some(())
+    })
+    .await;
+    let view = routed_pool(&cluster, "vllm-qwen-pool").await.unwrap();
+    assert_eq!(view["strategy"], "PREFIX_CACHE");
+    // The next case begins with another Gateway.
+    world.controller.take().unwrap().kill();
+}
