@@ -187,7 +187,8 @@ impl Cluster {
 
     /// Removes an object, if it is there.
     pub async fn delete(&self, kind: Kind, namespace: &str, name: &str) {
-        match self.api(kind, namespace).delete(name, &DeleteParams::default()).await {
+        // No kubelet would end a pod that may take its time.
+        match self.api(kind, namespace).delete(name, &DeleteParams::default().grace_period(0)).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => panic!("cannot delete {} {name}: {error}", kind.2),
