@@ -36,7 +36,6 @@ pub const ENDPOINT_SLICE: Kind = Kind("discovery.k8s.io", "v1", "EndpointSlice",
 pub const DEPLOYMENT: Kind = Kind("apps", "v1", "Deployment", "deployments");
 pub const CRD: Kind =
     Kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions");
-pub const POD: Kind = Kind("", "v1", "Pod", "pods");
 /// The Gateway API.
 pub const GATEWAY_CLASS: Kind = Kind(GATEWAY_API, "v1", "GatewayClass", "gatewayclasses");
 pub const GATEWAY: Kind = Kind(GATEWAY_API, "v1", "Gateway", "gateways");
