@@ -2,6 +2,7 @@
 
 mod imitate;
 mod inspect;
+mod reach;
 mod ship;
 
 use std::path::{Path, PathBuf};
