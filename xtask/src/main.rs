@@ -6,6 +6,7 @@ mod reach;
 mod ship;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
@@ -58,8 +59,18 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
-    match Options::parse().command {
+fn main() -> ExitCode {
+    match run(Options::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Ship { compiled, shipped, callbacks } => {
             let list =
                 std::fs::read_to_string(&callbacks).with_context(|| callbacks.display().to_string())?;

@@ -1,7 +1,7 @@
 //! Where a request's time goes, step by step on a real Envoy: for `scripts/bench-gateway --account`, in builds with the
 //! feature `profile`. In all others nothing of this is left.
 //!
-//! [`hostcalls`] stands between [`host`](crate::host) and the SDK, and [`http_context`] between the SDK and a filter, so neither
+//! `hostcalls` stands between [`host`](crate::host) and the SDK, and [`http_context`] between the SDK and a filter, so neither
 //! knows of it. A lap ends where the next one begins. Each reads the clock twice, so that its own bookkeeping is in none of
 //! them; the cost of one reading is measured beside them, as the lap `empty`.
 
