@@ -12,6 +12,7 @@ use warmpath::{MILLISECOND, Micros};
 use crate::host::{self, Host};
 use crate::log_batch::REPEAT_AFTER;
 use crate::metrics::CollectorMetrics;
+use crate::pod_changes::PodChanges;
 
 /// Longest metrics page that is taken in: vLLM's has 55 KB, and grows with engines and adapters. A longer one would hold
 /// Envoy's main thread up, and its copy stays in the VM's memory for good.
@@ -24,6 +25,8 @@ pub struct CollectorDriver {
     collector: Collector,
     metrics: CollectorMetrics,
     under_way: HashMap<u32, DueScrape>,
+    /// Changes that are to be logged.
+    changes: PodChanges,
     /// When it was last logged that Envoy sends no scrapes.
     unsent_logged_at: Micros,
 }
@@ -37,6 +40,7 @@ impl CollectorDriver {
             metrics: CollectorMetrics::of(&config.pool),
             config: config.clone(),
             under_way: HashMap::new(),
+            changes: PodChanges::default(),
             unsent_logged_at: Micros::ZERO,
         };
         driver.publish(now);
@@ -105,7 +109,9 @@ impl CollectorDriver {
                     }
                 }
             };
-        self.tell(&due, before, &why);
+        if let (Some(before), Some(after)) = (before, self.state(&due)) {
+            self.changes.add(&due.address, before, after, &why);
+        }
         self.collector.done(&due, cost, began);
         if self.under_way.is_empty() {
             self.publish(began);
@@ -130,38 +136,8 @@ impl CollectorDriver {
         (pod.address == due.address).then_some(pod.state)
     }
 
-    /// One line when a pod's state changes, and none while it stays.
-    fn tell(&self, due: &DueScrape, before: Option<PodState>, why: &str) {
-        let (Some(before), Some(after)) = (before, self.state(due)) else { return };
-        if before == after {
-            return;
-        }
-        let (address, path) = (&due.address, &self.config.scrape.path);
-        match after {
-            PodState::Unreachable => {
-                log::warn!(
-                    "warmpath: pod {address} cannot be scraped, others are preferred: GET {path}: {why}"
-                );
-            }
-            PodState::Unreadable => {
-                log::warn!(
-                    "warmpath: pod {address} does not tell its load, it is routed to without: GET {path}: {why}"
-                );
-            }
-            PodState::Ready if before != PodState::Unknown => {
-                log::info!("warmpath: pod {address} tells its load again");
-            }
-            PodState::Hanging => {
-                log::warn!(
-                    "warmpath: pod {address} has requests and computes nothing, others are preferred for a minute"
-                );
-            }
-            PodState::Asleep => log::info!("warmpath: pod {address} sleeps, nothing is sent to it"),
-            PodState::Ready | PodState::Unknown => {}
-        }
-    }
-
     fn publish(&mut self, now: Micros) {
+        self.changes.print(self.collector.table().live().count(), &self.config.scrape.path);
         if let Some(generation) = self.collector.publish(&mut Host, now) {
             self.metrics.pod_table_generation.set(generation);
             let in_flight = self.collector.in_flight(&Host);

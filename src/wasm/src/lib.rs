@@ -13,6 +13,7 @@ mod filter;
 mod host;
 mod log_batch;
 mod metrics;
+mod pod_changes;
 mod profile;
 mod root;
 mod router_role;

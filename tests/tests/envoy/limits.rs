@@ -283,3 +283,17 @@ async fn a_pool_of_1024_pods_finds_the_one_that_lives() {
         assert_eq!(chat(n).send(envoy.routed).await.pod(), pod.address());
     }
 }
+
+#[tokio::test]
+async fn a_fleet_of_dead_pods_is_one_line_of_the_log() {
+    let alive = TestPod::start().await;
+    // Nothing listens on ports that need a privilege.
+    let mut pods: Vec<String> = (1..=60).map(|port| format!("127.0.0.1:{port}")).collect();
+    pods.push(alive.address());
+    let envoy = Envoy::at(pods).start().await;
+    envoy.logs(&["[warning]", "of 61 pods cannot be scraped, others are preferred; the first is"]).await;
+    envoy.sees_ready(1).await;
+    let lines = envoy.log().matches("cannot be scraped").count();
+    assert!(lines <= 5, "{lines} lines for 60 pods");
+    assert_eq!(chat(0).send(envoy.routed).await.status, 200);
+}
