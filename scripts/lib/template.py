@@ -31,20 +31,21 @@ class Template:
         self.lines[at[0] : at[-1] + 1] = [f"{indent}{line} # {mark}" for line in lines]
 
     def drop(self, mark):
-        """Removes the line that ends in the flag `mark`, all that it holds, and the comment above it."""
-        at = [i for i, line in enumerate(self.lines) if line.endswith(f"# {mark}")]
-        if len(at) != 1:
-            raise Failure(f"envoy/envoy.yaml must have one line marked '# {mark}'")
+        """Removes each line that ends in the flag `mark`, all that it holds, and the comment above it."""
+        marked = f"# {mark}"
+        if not any(line.endswith(marked) for line in self.lines):
+            raise Failure(f"envoy/envoy.yaml must have a line marked '{marked}'")
 
         def depth(line):
             return len(line) - len(line.lstrip())
 
-        first = last = at[0]
-        while self.lines[first - 1].lstrip().startswith("#"):
-            first -= 1
-        while depth(self.lines[last + 1]) > depth(self.lines[at[0]]):
-            last += 1
-        del self.lines[first : last + 1]
+        while at := [i for i, line in enumerate(self.lines) if line.endswith(marked)]:
+            first = last = at[0]
+            while self.lines[first - 1].lstrip().startswith("#"):
+                first -= 1
+            while depth(self.lines[last + 1]) > depth(self.lines[at[0]]):
+                last += 1
+            del self.lines[first : last + 1]
 
     def _each(self, times, name, chosen, pattern, value):
         done = 0
