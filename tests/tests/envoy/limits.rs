@@ -144,7 +144,7 @@ async fn envoys_own_refusals_have_openais_form() {
         assert_eq!(error["error"]["code"], status, "{answer}");
     }
     // The module's refusals are not rewritten.
-    let own = Request::post("/v1/chat/completions", &json!({"messages": []})).send(envoy.routed).await;
+    let own = Request::post("/v1/chat/completions", &json!({"model": 3})).send(envoy.routed).await;
     assert_refusal(&own, 400);
     assert_eq!(own.json()["error"]["param"], "model");
     // Neither are a pod's.

@@ -261,7 +261,14 @@ async fn requests_in_flight_count_before_any_scrape_shows_them() {
             pod.answer_next(answer);
             streams.push(stream);
         }
-        replies.push(Request::chat(&prompt(&format!("topic {n}"), 500)).open(envoy.routed).await);
+        // Not awaited: headers come with the first token, and there is none.
+        let (request, to) = (Request::chat(&prompt(&format!("topic {n}"), 500)), envoy.routed);
+        replies.push(tokio::spawn(async move { request.open(to).await }));
+        until("the request was at a pod", async || {
+            let received: usize = pods.iter().map(|pod| pod.received().len()).sum();
+            (received > n).then_some(())
+        })
+        .await;
     }
     let counts: Vec<usize> = pods.iter().map(|pod| pod.received().len()).collect();
     assert!(counts.iter().all(|&count| (2..=6).contains(&count)), "8 equal requests at once went {counts:?}");

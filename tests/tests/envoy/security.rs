@@ -325,7 +325,7 @@ async fn the_scrape_cluster_has_no_route_and_the_admin_page_is_on_loopback() {
         }
         scrapes += usize::from(map.get("name").is_some_and(|name| name == "warmpath-scrape"));
     });
-    assert_eq!(routed_to, BTreeSet::from(["plain", "warmpath"]));
+    assert_eq!(routed_to, BTreeSet::from(["plain", "warmpath", "warmpath-fallback"]));
     let parts = ["warmpath-choice-1", "warmpath-choice-2", "warmpath-choice-3", "warmpath-fallback"];
     assert_eq!(composed_of, BTreeSet::from(parts));
     assert!(scrapes > 0, "the dump shows no scrape cluster, so this test saw too little");
