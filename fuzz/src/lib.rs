@@ -351,8 +351,9 @@ pub fn shared(bytes: &[u8]) {
             assert_eq!(LogRecord::decode(&mut Reader(&out)), Ok(record));
         }
     }
-    let mine = lease::take(&keys.lease, 1, &mut map, NOW);
-    assert!(!mine || !lease::take(&keys.lease, 2, &mut map, NOW), "two hold the lease");
+    let [one, two] = [1, 2].map(|id| lease::Holder { id, since: NOW });
+    let mine = lease::take(&keys.lease, one, &mut map, NOW);
+    assert!(!mine || !lease::take(&keys.lease, two, &mut map, NOW), "two hold the lease");
     // With any value, the list that holds afterwards is at least as new as the announced one.
     let list = PodList { revision: u64::from(which), pods: vec!["10.0.0.1:1".to_owned()] };
     let said = announce(&keys.pods, &list, &mut map);

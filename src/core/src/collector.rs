@@ -7,6 +7,7 @@ use crate::account::ledger::LedgerTotals;
 use crate::account::pod_account::PodAccount;
 use crate::account::transaction::LedgerStore;
 use crate::config::{Config, Scrape};
+use crate::discovery::Members;
 use crate::scrape::history::{PageHistory, Signs};
 use crate::scrape::leaks::{Leak, LeakDetector};
 use crate::scrape::schedule::Schedule;
@@ -18,6 +19,8 @@ use crate::{Micros, SECOND, Slot};
 
 /// Tokens that a pod is believed to hold until its page tells: about those of a 7B model on a GPU with 24 GB.
 const DEFAULT_CAPACITY: u64 = 500_000;
+/// Pages in a row that are taken for another pod's. A pod that has left its cluster is scraped for less long.
+const MOST_PAGES_OF_ANOTHER: u32 = 50;
 
 /// Collects the load of a pool.
 #[derive(Clone, Debug)]
@@ -34,6 +37,9 @@ pub struct Collector {
     published_at: Micros,
     /// Version of the list of pods that routers announced, as last followed.
     announced: u32,
+    /// Whether Envoy's clusters list the pods, and not a configuration.
+    discovers: bool,
+    misrouted: u64,
     leaked: u64,
     contended: u64,
 }
@@ -46,6 +52,8 @@ struct PodHistory {
     foreign_waiting: f32,
     pages: PageHistory,
     leaks: LeakDetector,
+    /// Pages in a row that another pod seems to have sent.
+    of_another: u32,
 }
 
 impl PodHistory {
@@ -98,6 +106,8 @@ impl Collector {
             changed: true,
             published_at: table.published_at,
             announced: NEVER_WRITTEN,
+            discovers: config.discovery.is_some(),
+            misrouted: 0,
             leaked: 0,
             contended: 0,
             table,
@@ -151,9 +161,24 @@ impl Collector {
         }
     }
 
+    /// Makes what discovery has found the pods of the pool.
+    pub fn set_members(&mut self, members: &Members, now: Micros) {
+        let addresses: Vec<String> = members.pods.iter().map(|member| member.address.clone()).collect();
+        self.set_pods(&addresses, now);
+        for pod in self.table.pods.iter_mut().filter(|pod| pod.id != 0) {
+            if let Some(member) = members.pods.iter().find(|member| member.address == pod.address) {
+                self.changed |= pod.candidate_of != member.candidate_of;
+                pod.candidate_of = member.candidate_of;
+            }
+        }
+        self.changed |= self.table.clusters != members.clusters;
+        self.table.clusters.clone_from(&members.clusters);
+    }
+
     /// The pages to fetch now. Follows the pods that routers announced since.
     pub fn due(&mut self, shared: &impl SharedData, now: Micros) -> Vec<DueScrape> {
-        if let Some((list, version)) = announced(&self.keys.pods, shared)
+        if !self.discovers
+            && let Some((list, version)) = announced(&self.keys.pods, shared)
             && version != self.announced
         {
             self.announced = version;
@@ -175,6 +200,7 @@ impl Collector {
     /// A page has come for the scrape `due`.
     pub fn take(&mut self, due: &DueScrape, page: &[u8], shared: &mut impl SharedData, now: Micros) {
         match vllm::load(page) {
+            Ok(load) if self.is_of_another(due, &load) => self.misrouted += 1,
             Ok(load) => {
                 let own = self.store.read(shared).map(|ledger| ledger.account(due.slot));
                 if let Some(leak) = self.take_load(due, &load, own, now) {
@@ -183,6 +209,23 @@ impl Collector {
             }
             Err(vllm::NotVllm) => self.fail(due, ScrapeFailure::Unreadable),
         }
+    }
+
+    /// Whether another pod has sent the page: a cluster sends elsewhere for a moment when a pod has left it. The page tells a
+    /// process that another pod is known to run, and not the one that this pod ran before. Many such pages in a row are this
+    /// pod's own: it restarted in the same instant as the other one.
+    fn is_of_another(&mut self, due: &DueScrape, load: &vllm::PodLoad) -> bool {
+        let Some(pod) = self.table.pod(due.slot).filter(|pod| self.discovers && pod.id == due.id) else {
+            return false;
+        };
+        let started = milliseconds(load.started);
+        let other = started != 0
+            && pod.started != 0
+            && pod.started != started
+            && self.table.live().any(|(_, other)| other.started == started);
+        let Some(history) = self.histories.get_mut(usize::from(due.slot)) else { return false };
+        history.of_another = if other { history.of_another + 1 } else { 0 };
+        other && history.of_another <= MOST_PAGES_OF_ANOTHER
     }
 
     /// No page has come for the scrape `due`.
@@ -235,6 +278,11 @@ impl Collector {
         self.leaked
     }
 
+    /// Pages that another pod has sent; they did not count.
+    pub fn misrouted(&self) -> u64 {
+        self.misrouted
+    }
+
     /// Leaks that could not be taken out of the ledger because routers wrote first at every try.
     pub fn contended(&self) -> u64 {
         self.contended
@@ -283,7 +331,7 @@ impl Collector {
             pod.cache_epoch = pod.cache_epoch.wrapping_add(1);
         }
         pod.state = state;
-        pod.started = load.started.map_or(0, |seconds| (seconds * 1e3) as u64);
+        pod.started = milliseconds(load.started);
         pod.scraped_at = now;
         pod.running = load.running;
         pod.waiting = load.waiting;
@@ -314,6 +362,11 @@ impl Collector {
             Err(Contended) => self.contended += 1,
         }
     }
+}
+
+/// Seconds as whole milliseconds; 0 for none.
+fn milliseconds(seconds: Option<f64>) -> u64 {
+    seconds.map_or(0, |seconds| (seconds * 1e3) as u64)
 }
 
 /// The identity after the last one that was given; 0 is no pod. Of two identities the larger one is the later one, until four

@@ -23,6 +23,27 @@ pub enum Strategy {
     PrefixCache,
 }
 
+/// How Envoy is told which pods a request goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Destination {
+    /// A header for each attempt, `x-warmpath-destination-0` and so on, for clusters of type ORIGINAL_DST.
+    #[default]
+    #[serde(rename = "headers")]
+    Headers,
+    /// One header with a list, `x-warmpath-destination`, for a cluster with the load balancing policy `override_host`.
+    #[serde(rename = "list")]
+    List,
+}
+
+/// How pods are found: Envoy is asked which hosts the clusters have that requests go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveryBy {
+    /// The cluster that reaches Envoy's own admin interface.
+    pub cluster: String,
+    /// Time between two questions.
+    pub interval: Micros,
+}
+
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -37,6 +58,10 @@ pub struct Config {
     pub strategy: Strategy,
     /// A request for which no pod can be named is left to the fallback cluster (`true`) or answered 503 (`false`).
     pub fail_open: bool,
+    /// How Envoy is told.
+    pub destination: Destination,
+    /// How pods are found; `None` when a configuration lists them.
+    pub discovery: Option<DiscoveryBy>,
     /// How load is collected.
     pub scrape: Scrape,
     /// Bounds of the prefix index.
@@ -103,8 +128,17 @@ struct Raw {
     revision: u64,
     strategy: Strategy,
     fail_open: bool,
+    destination: Destination,
+    discovery: Option<RawDiscovery>,
     scrape: RawScrape,
     index: RawIndex,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawDiscovery {
+    cluster: String,
+    interval_ms: u64,
 }
 
 #[derive(Deserialize)]
@@ -133,9 +167,18 @@ impl Default for Raw {
             revision: 0,
             strategy: Strategy::PrefixCache,
             fail_open: true,
+            destination: Destination::Headers,
+            discovery: None,
             scrape: RawScrape::default(),
             index: RawIndex::default(),
         }
+    }
+}
+
+impl Default for RawDiscovery {
+    fn default() -> Self {
+        // The name that Envoy Gateway gives to the cluster of its admin interface.
+        RawDiscovery { cluster: "prometheus_stats".into(), interval_ms: 1000 }
     }
 }
 
@@ -171,6 +214,7 @@ impl Config {
         {
             return value("pool", format!("is {:?}; use 1 to 64 letters, digits, '-', '_' or '.'", raw.pool));
         }
+        let destination = raw.destination;
         let pods = raw.pods.as_deref().map(pods).transpose()?;
         within("scrape.interval_ms", raw.scrape.interval_ms, 10, 60_000)?;
         within("scrape.idle_interval_ms", raw.scrape.idle_interval_ms, raw.scrape.interval_ms, 600_000)?;
@@ -187,12 +231,15 @@ impl Config {
         if !raw.scrape.path.starts_with('/') {
             return value("scrape.path", format!("is {:?}; start it with '/'", raw.scrape.path));
         }
+        let discovery = raw.discovery.map(|raw| discovery(raw, pods.as_deref(), destination)).transpose()?;
         Ok(Config {
             pool: raw.pool,
             pods,
             revision: raw.revision,
             strategy: raw.strategy,
             fail_open: raw.fail_open,
+            destination,
+            discovery,
             scrape: Scrape {
                 cluster: raw.scrape.cluster,
                 path: raw.scrape.path,
@@ -208,13 +255,14 @@ impl Config {
         })
     }
 
-    /// The pods that a collector begins with. Without any it would publish an empty table, and every request would silently
-    /// go elsewhere.
+    /// The pods that a collector begins with; none when it discovers them. Without any it would publish an empty table, and
+    /// every request would silently go elsewhere.
     ///
     /// # Errors
     /// [`ConfigError`] when the list is missing or empty.
     pub fn pods_to_scrape(&self) -> Result<&[String], ConfigError> {
         match self.pods.as_deref() {
+            None if self.discovery.is_some() => Ok(&[]),
             Some(pods) if !pods.is_empty() => Ok(pods),
             found => {
                 let found = if found.is_none() { "is missing" } else { "is empty" };
@@ -233,6 +281,31 @@ fn within(key: &'static str, found: u64, least: u64, most: u64) -> Result<(), Co
         return Ok(());
     }
     value(key, format!("is {found}; use {least} to {most}"))
+}
+
+/// Checks how pods are found.
+fn discovery(
+    raw: RawDiscovery,
+    pods: Option<&[String]>,
+    destination: Destination,
+) -> Result<DiscoveryBy, ConfigError> {
+    if raw.cluster.is_empty() {
+        return value(
+            "discovery.cluster",
+            "is empty; name the Envoy cluster that reaches Envoy's admin interface".into(),
+        );
+    }
+    within("discovery.interval_ms", raw.interval_ms, 100, 60_000)?;
+    if pods.is_some() {
+        return value("discovery", "finds the pods, and `pods` lists them; leave one of them out".into());
+    }
+    if destination == Destination::Headers {
+        return value(
+            "destination",
+            "is \"headers\"; write \"list\" with `discovery`, for the pods are hosts of the route's own cluster".into(),
+        );
+    }
+    Ok(DiscoveryBy { cluster: raw.cluster, interval: raw.interval_ms * MILLISECOND })
 }
 
 /// Checks the list of pods. Only addresses are taken: a destination must not depend on a name that others resolve.
@@ -290,6 +363,22 @@ mod tests {
                 format!("configuration: `pods` {found}; list the pods' addresses, like [\"10.0.0.4:8000\"]")
             );
         }
+    }
+
+    #[test]
+    fn pods_are_listed_or_discovered() {
+        let config = Config::parse(br#"{"destination":"list","discovery":{}}"#).unwrap();
+        let by = DiscoveryBy { cluster: "prometheus_stats".into(), interval: 1000 * MILLISECOND };
+        assert_eq!((config.destination, config.discovery.as_ref()), (Destination::List, Some(&by)));
+        assert_eq!(config.pods_to_scrape(), Ok(&[][..]), "they are found later");
+        let with = |more: &str| error(&format!(r#"{{"destination":"list","discovery":{{{more}}}}}"#));
+        assert!(with(r#""cluster":"" "#).contains("`discovery.cluster` is empty; name"));
+        assert!(with(r#""interval_ms":5"#).contains("`discovery.interval_ms` is 5; use 100 to 60000"));
+        assert!(with(r#""clusters":[]"#).contains("unknown field `clusters`"));
+        let both = error(r#"{"destination":"list","discovery":{},"pods":["1.2.3.4:5"]}"#);
+        assert!(both.contains("`discovery` finds the pods, and `pods` lists them"));
+        assert!(error(r#"{"discovery":{}}"#).contains("`destination` is \"headers\"; write \"list\""));
+        assert!(error(r#"{"destination":"both"}"#).contains("`headers` or `list`"));
     }
 
     #[test]

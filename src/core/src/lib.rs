@@ -10,6 +10,8 @@
 //! The path of a metric: [`scrape`] (which pod is due, Prometheus text, vLLM's names) -> [`shared`] (versioned bytes in
 //! shared data) -> the router's snapshot. [`collector`] tells that one.
 //!
+//! The path of a pod: [`discovery`] (the clusters that requests go to -> Envoy's admin page -> hosts) -> [`collector`].
+//!
 //! [`config`] is what a user may set, [`units`] what all rooms count in.
 
 pub mod account;
@@ -17,6 +19,7 @@ pub mod answer;
 pub mod collector;
 pub mod config;
 pub mod decide;
+pub mod discovery;
 pub mod prefix;
 pub mod request;
 pub mod router;

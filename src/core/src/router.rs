@@ -13,6 +13,7 @@ use crate::prefix::index::PrefixIndex;
 use crate::request::blocks::bytes_of;
 use crate::request::body::{Api, BodyError};
 use crate::request::parse_cache::ParsedRequest;
+use crate::shared::clusters::ClusterSet;
 use crate::shared::codec::CodecError;
 use crate::shared::pod_table::PodTable;
 use crate::shared::store::{Contended, Keys, SharedData};
@@ -117,12 +118,26 @@ impl Router {
         self.steps.parse_cache.read(api, body)
     }
 
-    /// Decides where a request goes, and books it there.
+    /// Decides where a request goes that any pod may serve, and books it there.
     ///
     /// # Errors
     /// [`NoPod`] when no pod can be named; nothing is booked then.
     pub fn decide(
         &mut self,
+        by: RouteBy<'_>,
+        shared: &mut impl SharedData,
+        now: Micros,
+    ) -> Result<Decision, NoPod> {
+        self.decide_among(ClusterSet::ALL, by, shared, now)
+    }
+
+    /// Decides where a request goes that the pods of these clusters may serve, and books it there.
+    ///
+    /// # Errors
+    /// [`NoPod`] when no pod can be named; nothing is booked then.
+    pub fn decide_among(
+        &mut self,
+        among: ClusterSet,
         by: RouteBy<'_>,
         shared: &mut impl SharedData,
         now: Micros,
@@ -135,7 +150,7 @@ impl Router {
         let (ledger, (picks, mut ticket)) = store.transact(shared, |ledger, shared| {
             steps.catch_up(ledger, shared);
             steps.look_up();
-            let picks = steps.choose(ledger, by, now)?;
+            let picks = steps.choose(ledger, by, among, now)?;
             Ok::<_, NoPod>((picks, steps.book(ledger, picks, by, now)))
         })?;
         steps.keep(&mut ticket, &ledger);

@@ -1,7 +1,9 @@
 //! What the workers of one Envoy share: the store, the values that lie there, and how numbers become bytes.
 
+pub mod clusters;
 pub mod codec;
 pub mod lease;
 pub mod membership;
 pub mod pod_table;
 pub mod store;
+pub mod wanted;

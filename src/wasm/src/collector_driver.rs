@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
 use warmpath::config::Config;
+use warmpath::discovery::Members;
 use warmpath::shared::pod_table::PodState;
 use warmpath::{MILLISECOND, Micros};
 
+use crate::discovery_driver::DiscoveryDriver;
 use crate::host::{self, Host};
 use crate::log_batch::REPEAT_AFTER;
 use crate::metrics::CollectorMetrics;
@@ -23,6 +25,10 @@ const LONGEST_PAGE: usize = 4 << 20;
 pub struct CollectorDriver {
     config: Config,
     collector: Collector,
+    /// Present when pods are discovered.
+    discovery: Option<DiscoveryDriver>,
+    /// What discovery has found, as last handed on.
+    members: Option<Members>,
     metrics: CollectorMetrics,
     under_way: HashMap<u32, DueScrape>,
     /// Changes that are to be logged.
@@ -35,8 +41,11 @@ impl CollectorDriver {
     /// Starts to collect for the pool of `config`, and publishes its pods at once, so that requests find them before the
     /// first scrape.
     pub fn start(config: &Config, seed: u64, now: Micros) -> CollectorDriver {
+        let collector = Collector::new(config, &Host, seed, now);
         let mut driver = CollectorDriver {
-            collector: Collector::new(config, &Host, seed, now),
+            discovery: DiscoveryDriver::start(config, collector.table(), now),
+            members: None,
+            collector,
             metrics: CollectorMetrics::of(&config.pool),
             config: config.clone(),
             under_way: HashMap::new(),
@@ -55,8 +64,21 @@ impl CollectorDriver {
     /// Sends what is due.
     pub fn tick(&mut self, now: Micros) {
         let timeout = Duration::from_micros(self.config.scrape.timeout.0);
+        if let Some(discovery) = &mut self.discovery {
+            discovery.tick(now);
+        }
         for due in self.collector.due(&Host, now) {
-            match host::fetch(&self.config.scrape.cluster, &due.address, &self.config.scrape.path, timeout) {
+            let through = match &self.discovery {
+                None => &self.config.scrape.cluster,
+                Some(discovery) => match discovery.cluster_of(&due.address, now) {
+                    Some(cluster) => cluster,
+                    None => {
+                        self.collector.done(&due, None, now);
+                        continue;
+                    }
+                },
+            };
+            match host::fetch(through, &due.address, &self.config.scrape.path, timeout) {
                 Some(call) => {
                     self.under_way.insert(call, due);
                 }
@@ -69,7 +91,7 @@ impl CollectorDriver {
                         log::warn!(
                             "warmpath: Envoy does not send the scrape of {}: `scrape.cluster` is \"{}\", name a cluster that Envoy has",
                             due.address,
-                            self.config.scrape.cluster
+                            through
                         );
                     }
                 }
@@ -80,8 +102,19 @@ impl CollectorDriver {
 
     /// Takes in what was fetched.
     pub fn answered(&mut self, call: u32, headers: usize, body_size: usize) {
-        let Some(due) = self.under_way.remove(&call) else { return };
         let began = host::now();
+        if let Some(discovery) = &mut self.discovery
+            && discovery.answered(call, headers, body_size, began)
+        {
+            let members = discovery.members();
+            if self.members.as_ref() != Some(&members) {
+                self.collector.set_members(&members, began);
+                self.members = Some(members);
+                self.publish(began);
+            }
+            return;
+        }
+        let Some(due) = self.under_way.remove(&call) else { return };
         let before = self.state(&due);
         let mut cost = None;
         let why =
@@ -97,11 +130,16 @@ impl CollectorDriver {
                     .unreadable(&due, &format!("its page has {body_size} bytes, more than {LONGEST_PAGE}")),
                 Some((_, page)) => {
                     let (leaked, contended) = (self.collector.leaked(), self.collector.contended());
+                    let misrouted = self.collector.misrouted();
                     self.collector.take(&due, &page, &mut Host, began);
                     self.metrics.leaked_requests.add(self.collector.leaked() - leaked);
                     self.metrics.contended_reconcile.add(self.collector.contended() - contended);
+                    let misrouted = self.collector.misrouted() - misrouted;
+                    self.metrics.misrouted.add(misrouted);
                     cost = Some(host::now().since(began));
-                    if self.collector.table().pod(due.slot).is_some_and(|pod| pod.state.tells_load()) {
+                    if misrouted > 0 {
+                        String::new()
+                    } else if self.collector.table().pod(due.slot).is_some_and(|pod| pod.state.tells_load()) {
                         self.metrics.scraped.count();
                         String::new()
                     } else {

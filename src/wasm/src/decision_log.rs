@@ -123,6 +123,7 @@ impl DecisionLog {
 pub fn in_words(no_pod: NoPod) -> &'static str {
     match no_pod {
         NoPod::NoTable => "no pod is known yet",
+        NoPod::UnknownCluster => "the pods of its cluster are not known yet",
         NoPod::AllCoolingDown => "every pod has failed a moment ago",
         NoPod::Contended => "the gateway is overloaded",
     }

@@ -20,6 +20,8 @@ use crate::worker::{SharedWorker, Worker};
 #[derive(Debug)]
 pub struct Filter {
     worker: Rc<SharedWorker>,
+    /// Envoy's number of the stream.
+    stream: u32,
     phase: Phase,
 }
 
@@ -58,8 +60,8 @@ impl Sent {
 
 impl Filter {
     /// A filter for one request.
-    pub fn new(worker: Rc<SharedWorker>) -> Filter {
-        Filter { worker, phase: Phase::Arriving }
+    pub fn new(worker: Rc<SharedWorker>, stream: u32) -> Filter {
+        Filter { worker, stream, phase: Phase::Arriving }
     }
 
     /// Routes a request whose body is whole.
@@ -91,7 +93,8 @@ impl Filter {
                 self.phase = Phase::Sent(Box::new(Sent { ticket, streams, scanner, verdict: None }));
                 Action::Continue
             }
-            Some((Err(_), true)) | None => Action::Continue,
+            // Envoy's own balancing serves it until the cluster's pods are known.
+            Some((Err(NoPod::UnknownCluster), _) | (Err(_), true)) | None => Action::Continue,
             Some((Err(no_pod), false)) => refuse(no_pod),
         }
     }
@@ -131,8 +134,14 @@ impl HttpContext for Filter {
             // Only a POST has a body, but for a WebSocket, whose stream has no end, so that it must not be held. Test `upgrade`
             // first: an absent header costs no copy.
             Some(api) if !end_of_stream && (host::request_header("upgrade").is_none() || is_post()) => {
-                self.phase = Phase::Held(api);
-                Action::Pause
+                if self.worker.stop_iteration.hold(self.stream) {
+                    self.phase = Phase::Held(api);
+                    Action::Pause
+                } else {
+                    self.phase = Phase::Done;
+                    self.worker.with(|worker| worker.name_none());
+                    Action::Continue
+                }
             }
             _ => self.route(RouteBy::Load),
         }
@@ -140,6 +149,10 @@ impl HttpContext for Filter {
 
     fn on_http_request_body(&mut self, _size: usize, end_of_stream: bool) -> Action {
         match self.phase {
+            Phase::Held(_) if !self.worker.stop_iteration.body_came() => {
+                self.phase = Phase::Done;
+                Action::Continue
+            }
             Phase::Held(_) if !end_of_stream => Action::Pause,
             Phase::Held(api) => self.route_body(api),
             _ => Action::Continue,
@@ -148,7 +161,7 @@ impl HttpContext for Filter {
 
     fn on_http_request_trailers(&mut self, _count: usize) -> Action {
         match self.phase {
-            Phase::Held(api) => self.route_body(api),
+            Phase::Held(api) if self.worker.stop_iteration.body_came() => self.route_body(api),
             _ => Action::Continue,
         }
     }
@@ -201,6 +214,9 @@ impl Drop for Filter {
     /// Envoy deletes the stream, whatever its end was: finished, aborted, reset, timed out. An account that is still open is
     /// closed.
     fn drop(&mut self) {
+        if matches!(self.phase, Phase::Held(_)) {
+            self.worker.stop_iteration.ended(self.stream);
+        }
         self.with_sent(Worker::judge_end);
         self.close();
     }

@@ -19,6 +19,9 @@ use crate::profile::{clock as nanoseconds, hostcalls};
 #[cfg(not(feature = "profile"))]
 use proxy_wasm::hostcalls;
 
+/// The header with the list of pods that a cluster with `override_host` reads.
+pub const DESTINATION: &str = "x-warmpath-destination";
+
 /// Envoy's shared data: keyed by the plugins' `vm_id`, under one mutex for all.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Host;
@@ -95,6 +98,25 @@ pub fn request_header(name: &str) -> Option<Bytes> {
     hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
 }
 
+/// Bytes of the request that have come, headers and body.
+pub fn request_size() -> u64 {
+    number(&["request", "total_size"]).unwrap_or(0)
+}
+
+/// Runs `with` for the stream with this number, outside of its callbacks; `None` when the stream has ended. `root` is the context
+/// whose callback runs.
+pub fn in_stream<T>(stream: u32, root: u32, with: impl FnOnce() -> T) -> Option<T> {
+    hostcalls::set_effective_context(stream).ok()?;
+    let result = with();
+    let _ = hostcalls::set_effective_context(root);
+    Some(result)
+}
+
+/// Lets a request go on that is paused.
+pub fn resume_request() {
+    let _ = hostcalls::resume_http_request();
+}
+
 /// Sets a request header, or removes it.
 pub fn set_request_header(name: &str, value: Option<&[u8]>) {
     set_header(MapType::HttpRequestHeaders, name, value);
@@ -138,16 +160,23 @@ pub fn respond(status: u32, headers: &[(&str, &str)], body: &[u8]) {
     let _ = hostcalls::send_http_response(status, headers.to_vec(), Some(body));
 }
 
-/// Fetches `path` from the pod at `address` through `cluster`; the number of the call, or `None` if Envoy does not know the
-/// cluster (yet).
+/// Fetches `path` from the pod at `address` through `cluster`, which reads the address in one of two headers; the number of the
+/// call, or `None` if Envoy does not know the cluster (yet).
 pub fn fetch(cluster: &str, address: &str, path: &str, timeout: Duration) -> Option<u32> {
     let headers = vec![
         (":method", "GET"),
         (":path", path),
         (":authority", address),
         ("x-warmpath-scrape", address),
+        (DESTINATION, address),
         ("accept", "text/plain"),
     ];
+    hostcalls::dispatch_http_call(cluster, headers, None, Vec::new(), timeout).ok()
+}
+
+/// Fetches `path` from Envoy's admin interface through `cluster`, as [`fetch`] does from a pod.
+pub fn fetch_admin(cluster: &str, path: &str, timeout: Duration) -> Option<u32> {
+    let headers = vec![(":method", "GET"), (":path", path), (":authority", "admin")];
     hostcalls::dispatch_http_call(cluster, headers, None, Vec::new(), timeout).ok()
 }
 

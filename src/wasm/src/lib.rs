@@ -9,6 +9,7 @@ mod answer_filter;
 mod clock;
 mod collector_driver;
 mod decision_log;
+mod discovery_driver;
 mod filter;
 mod host;
 mod log_batch;
@@ -18,6 +19,7 @@ mod profile;
 mod root;
 mod router_role;
 mod start;
+mod stop_iteration;
 #[cfg(feature = "trap")]
 mod trap;
 mod worker;
@@ -27,5 +29,5 @@ use proxy_wasm::types::LogLevel;
 proxy_wasm::main! {{
     // Envoy drops what is below its own level; see `host::log_level`.
     proxy_wasm::set_log_level(LogLevel::Trace);
-    proxy_wasm::set_root_context(|_| Box::new(root::Root::default()));
+    proxy_wasm::set_root_context(|id| Box::new(root::Root::new(id)));
 }}

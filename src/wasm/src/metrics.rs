@@ -40,6 +40,7 @@ metrics! {
         prefix_hits: counter "prefix_hits_total", "Requests whose pod was believed to hold more than half of the prompt.";
         bad_body: counter "rejected_total" { reason = "bad_body" }, "Requests answered 400, because no pod could have read the body.";
         no_table: counter "unrouted_total" { reason = "no_table" }, "Requests that met no pod, because none is known: left to the fallback, or answered 503.";
+        unknown_cluster: counter "unrouted_total" { reason = "unknown_cluster" }, "Requests to a cluster whose pods are not discovered yet: left to Envoy's own balancing.";
         all_cooling_down: counter "unrouted_total" { reason = "all_cooling_down" }, "Requests that met no pod, because all have failed a moment ago: left to the fallback, or answered 503.";
         contended: counter "unrouted_total" { reason = "contended" }, "Requests that met no pod, because other workers always wrote the ledger first: left to the fallback, or answered 503.";
         busy: counter "unrouted_total" { reason = "busy" }, "Requests left to the fallback, because Envoy called the module within one of the module's own calls. Always 0, unless there is a defect.";
@@ -68,6 +69,7 @@ metrics! {
         unreachable: counter "scrapes_total" { result = "unreachable" }, "Scrapes without a whole response: refused, cut off, or too slow.";
         unreadable: counter "scrapes_total" { result = "unreadable" }, "Scrapes whose response was not vLLM's metrics.";
         unsent: counter "scrapes_total" { result = "unsent" }, "Scrapes that Envoy did not send: it has no cluster of the name in `scrape.cluster`.";
+        misrouted: counter "scrapes_total" { result = "misrouted" }, "Scrapes that another pod answered, because the pod has just left its cluster; they do not count.";
         takeovers: counter "collector_takeovers_total", "Times that a router took over from a collector that gave no sign of life.";
         contended_reconcile: counter "contended_total" { during = "reconcile" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         leaked_requests: counter "leaked_requests_total", "Requests that the ledger counted and no pod had; they were taken out of it.";
@@ -81,6 +83,12 @@ metrics! {
         bad_request: counter "early_errors_total" { reason = "request" }, "Streams that a pod refused for what they ask; answered with the status of the refusal.";
         empty: counter "early_errors_total" { reason = "empty" }, "Streams that ended in good order without a token; answered 502.";
         broken: counter "early_errors_total" { reason = "broken" }, "Streams that broke off between their headers and their first token, by the pod or the client.";
+    }
+
+    /// What the watchdog counts for a filter that is configured without `allow_on_headers_stop_iteration`.
+    StopIterationMetrics {
+        unpatched: gauge "unpatched", "1 when the filter was found to lack allow_on_headers_stop_iteration: requests with a body are not routed.";
+        unrouted: counter "unrouted_total" { reason = "unpatched" }, "Requests that were not routed, because the filter lacks allow_on_headers_stop_iteration.";
     }
 
     /// What every role says of itself.

@@ -131,8 +131,8 @@ mod timed {
 
         use proxy_wasm::hostcalls as sdk;
         pub use proxy_wasm::hostcalls::{
-            define_metric, dispatch_http_call, get_log_level, record_metric, send_http_response, set_buffer,
-            set_tick_period,
+            define_metric, dispatch_http_call, get_log_level, record_metric, resume_http_request,
+            send_http_response, set_buffer, set_effective_context, set_tick_period,
         };
         use proxy_wasm::types::{BufferType, Bytes, LogLevel, MapType, Status};
 

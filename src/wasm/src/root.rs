@@ -14,8 +14,10 @@ use crate::router_role::RouterRole;
 use crate::start;
 
 /// A plugin in one VM.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Root {
+    /// Envoy's number of this context.
+    id: u32,
     role: Role,
 }
 
@@ -29,6 +31,11 @@ enum Role {
 }
 
 impl Root {
+    /// A plugin that is not configured yet.
+    pub fn new(id: u32) -> Root {
+        Root { id, role: Role::Unconfigured }
+    }
+
     /// Takes the role of the plugin's `root_id`.
     fn configure(&mut self) -> Result<(), String> {
         let in_words = |error: ConfigError| error.to_string();
@@ -38,7 +45,7 @@ impl Root {
         let seed = now.0 ^ ((&raw const *self as u64) << 32);
         let root_id = host::root_id();
         self.role = match root_id.as_slice() {
-            b"router" => Role::Router(Box::new(RouterRole::start(config.clone(), seed))),
+            b"router" => Role::Router(Box::new(RouterRole::start(config.clone(), self.id, seed, now))),
             b"collector" => {
                 config.pods_to_scrape().map_err(in_words)?;
                 host::tick_every(CollectorDriver::period(&config));
@@ -89,9 +96,9 @@ impl RootContext for Root {
         Some(ContextType::HttpContext)
     }
 
-    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
         Some(match &self.role {
-            Role::Router(router) => profile::http_context(Filter::new(router.worker())),
+            Role::Router(router) => profile::http_context(Filter::new(router.worker(), id)),
             Role::Answer(metrics) => Box::new(AnswerFilter::new(*metrics)),
             Role::Collector(_) | Role::Unconfigured => Box::new(PassThrough),
         })

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use warmpath::Micros;
 use warmpath::config::Config;
-use warmpath::shared::lease;
+use warmpath::shared::lease::{self, Holder};
 use warmpath::shared::membership::{NotAnnounced, PodList, announce};
 use warmpath::shared::store::Keys;
 
 use crate::collector_driver::CollectorDriver;
 use crate::host::{self, Host};
 use crate::metrics::CollectorMetrics;
+use crate::stop_iteration::StopIteration;
 use crate::worker::{SharedWorker, Worker};
 
 /// How often a router checks whether the collector lives, and applies what other workers wrote to the log.
@@ -32,22 +33,25 @@ pub struct RouterRole {
     config: Config,
     worker: Rc<SharedWorker>,
     keys: Keys,
-    /// Names this VM in the lease.
-    holder: u32,
+    /// Envoy's number of the root context.
+    root: u32,
+    /// Names this root context in the lease.
+    holder: Holder,
     /// Present while this VM stands in for the collector.
     collector: Option<CollectorDriver>,
 }
 
 impl RouterRole {
-    /// Starts to route with `config`; `seed` tells this VM from others.
-    pub fn start(config: Config, seed: u64) -> RouterRole {
-        let holder = warmpath::request::blocks::mix(seed) as u32;
+    /// Starts to route with `config`; `seed` tells this VM from others, `root` is Envoy's number of the root context.
+    pub fn start(config: Config, root: u32, seed: u64, now: Micros) -> RouterRole {
+        let holder = Holder { id: warmpath::request::blocks::mix(seed) as u32, since: now };
         let keys = Keys::of(&config.pool, config.index.log_segments);
         announce_pods(&config, &keys);
-        let mut worker = Worker::new(&config, holder);
+        let mut worker = Worker::new(&config, holder.id);
         worker.follow(SEGMENTS_AT_START);
         host::tick_every(PERIOD);
-        RouterRole { config, worker: Rc::new(SharedWorker::new(worker)), keys, holder, collector: None }
+        let worker = Rc::new(SharedWorker::new(worker, StopIteration::new(&config)));
+        RouterRole { config, worker, keys, root, holder, collector: None }
     }
 
     /// What its filters share.
@@ -57,6 +61,7 @@ impl RouterRole {
 
     /// Keeps up with the other workers, and collects if nobody else does.
     pub fn tick(&mut self, now: Micros) {
+        self.worker.stop_iteration.tick(self.root);
         let abandoned = self.worker.with(|worker| {
             let segments = if worker.has_routed() { SEGMENTS_PER_TICK } else { SEGMENTS_PER_IDLE_TICK };
             worker.follow(segments);
@@ -73,15 +78,20 @@ impl RouterRole {
                 }
             }
             // Without a table there never was a collector: one may still come, after its own grace.
-            None if abandoned == Some(true)
-                && self.config.pods.is_some()
+            None if (abandoned == Some(true)
+                || (self.config.discovery.is_some()
+                    && lease::is_held_by_an_older(&self.keys.lease, self.holder, &Host, now)))
+                && (self.config.pods.is_some() || self.config.discovery.is_some())
                 && lease::take(&self.keys.lease, self.holder, &mut Host, now) =>
             {
-                log::warn!(
-                    "warmpath: the collector of pool {} gives no sign of life, this VM collects",
-                    self.config.pool
-                );
-                CollectorMetrics::of(&self.config.pool).takeovers.count();
+                // Where pods are discovered, there is no other collector unless one is configured.
+                if self.config.discovery.is_none() {
+                    log::warn!(
+                        "warmpath: the collector of pool {} gives no sign of life, this VM collects",
+                        self.config.pool
+                    );
+                    CollectorMetrics::of(&self.config.pool).takeovers.count();
+                }
                 self.collector = Some(CollectorDriver::start(&self.config, now.0, now));
                 host::tick_every(CollectorDriver::period(&self.config));
             }

@@ -16,6 +16,7 @@ pub fn announce(role: &str, config: &Config) {
         match config.pods.as_deref() {
             Some([_]) => "1 pod".to_owned(),
             Some(pods) => format!("{} pods", pods.len()),
+            None if config.discovery.is_some() => "pods by discovery".to_owned(),
             None => "the collector's pods".to_owned(),
         },
         match config.strategy {

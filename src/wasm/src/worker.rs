@@ -6,20 +6,23 @@ use proxy_wasm::types::Bytes;
 use warmpath::answer::verdict::{
     BrokenBy, FailedPods, Judgement, StreamEnd, Verdict, is_plainly_served, judge, judge_end, unanswered,
 };
-use warmpath::config::{Config, Strategy};
+use warmpath::config::{Config, Destination, Strategy};
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Api, BodyError};
 use warmpath::request::parse_cache::ParsedRequest;
 use warmpath::router::{Decision, End, NoPod, RouteBy, Router, Ticket};
+use warmpath::shared::clusters::ClusterSet;
 use warmpath::shared::pod_table::PodTable;
-use warmpath::shared::store::Contended;
+use warmpath::shared::store::{Contended, Keys};
 use warmpath::{MILLISECOND, Micros, Slot};
 
 use crate::decision_log::{DecisionLog, PREFIX_HIT};
+use crate::discovery_driver::UnknownClusters;
 use crate::filter::Sent;
 use crate::host::{self, Host, Metric};
 use crate::metrics::RouterMetrics;
 use crate::profile;
+use crate::stop_iteration::StopIteration;
 
 /// The headers that the clusters read, attempt by attempt.
 const DESTINATIONS: [&str; 3] =
@@ -31,13 +34,15 @@ const TABLE_CHECK: Micros = MILLISECOND;
 #[derive(Debug)]
 pub struct SharedWorker {
     worker: RefCell<Worker>,
+    /// Whether requests may be held.
+    pub stop_iteration: StopIteration,
     busy: Metric,
 }
 
 impl SharedWorker {
     /// Lets filters reach `worker`.
-    pub fn new(worker: Worker) -> SharedWorker {
-        SharedWorker { busy: worker.metrics.busy, worker: RefCell::new(worker) }
+    pub fn new(worker: Worker, stop_iteration: StopIteration) -> SharedWorker {
+        SharedWorker { busy: worker.metrics.busy, stop_iteration, worker: RefCell::new(worker) }
     }
 
     /// Runs `with` on the worker. `None`, and counted, while it runs already: then Envoy has called the module within one of
@@ -64,6 +69,9 @@ pub struct Worker {
     /// Last check for a new pod table; 0 before the first request.
     table_checked_at: Micros,
     fail_open: bool,
+    destination: Destination,
+    /// Present when pods are discovered.
+    unknown: Option<UnknownClusters>,
     /// Whether prompts are routed by what the pods hold of them.
     by_prefix: bool,
 }
@@ -81,6 +89,11 @@ impl Worker {
             generation: 0,
             table_checked_at: Micros::ZERO,
             fail_open: config.fail_open,
+            destination: config.destination,
+            unknown: config
+                .discovery
+                .is_some()
+                .then(|| UnknownClusters::new(&Keys::of(&config.pool, config.index.log_segments))),
             by_prefix: config.strategy == Strategy::PrefixCache,
         };
         worker.refresh();
@@ -109,7 +122,11 @@ impl Worker {
             self.table_checked_at = now;
             self.refresh();
         }
-        match self.router.decide(by, &mut Host, now) {
+        let decided = match self.candidates(now) {
+            Some(among) => self.router.decide_among(among, by, &mut Host, now),
+            None => Err(NoPod::UnknownCluster),
+        };
+        match decided {
             Ok(decision) => {
                 self.name_pods(decision.picks);
                 self.count_decision(by);
@@ -120,6 +137,10 @@ impl Worker {
                 self.name_pods(Picks::default());
                 match no_pod {
                     NoPod::NoTable => self.metrics.no_table.count(),
+                    NoPod::UnknownCluster => {
+                        self.metrics.unknown_cluster.count();
+                        return Err(no_pod);
+                    }
                     NoPod::AllCoolingDown => self.metrics.all_cooling_down.count(),
                     NoPod::Contended => {
                         self.metrics.contended.count();
@@ -130,6 +151,22 @@ impl Worker {
                 Err(no_pod)
             }
         }
+    }
+
+    /// The clusters whose pods may serve the request; `None` when its cluster is not known yet, which is noted.
+    fn candidates(&mut self, now: Micros) -> Option<ClusterSet> {
+        let Some(unknown) = &mut self.unknown else { return Some(ClusterSet::ALL) };
+        let name = host::property(&["xds", "cluster_name"]).unwrap_or_default();
+        let known = self.router.table().cluster(&name);
+        if known.is_none() {
+            unknown.note(&name, now);
+        }
+        known
+    }
+
+    /// Lets Envoy's own balancing serve the request.
+    pub fn name_none(&self) {
+        self.name_pods(Picks::default());
     }
 
     /// Whether requests without a pod are left to the fallback cluster.
@@ -144,6 +181,17 @@ impl Worker {
 
     /// Sets or removes every destination header, so that none is left from the client.
     fn name_pods(&self, picks: Picks) {
+        if self.destination == Destination::List {
+            let mut list = Vec::new();
+            for pod in picks.iter().filter_map(|slot| self.router.table().pod(slot)) {
+                if !list.is_empty() {
+                    list.push(b',');
+                }
+                list.extend_from_slice(pod.address.as_bytes());
+            }
+            host::set_request_header(host::DESTINATION, (!list.is_empty()).then_some(&list));
+            return;
+        }
         let mut slots = picks.iter();
         for name in DESTINATIONS {
             let pod = slots.next().and_then(|slot| self.router.table().pod(slot));
@@ -277,6 +325,9 @@ impl Worker {
             log::debug!("warmpath: the index has {} holdings in {} bytes", index.holdings(), index.memory());
         }
         self.log.tick(now);
+        if let Some(unknown) = &mut self.unknown {
+            unknown.tick();
+        }
         profile::print();
     }
 

@@ -12,6 +12,7 @@ mod answer;
 mod bodies;
 mod calls;
 mod cooldown;
+mod discovery;
 mod docs;
 mod endings;
 mod faults;

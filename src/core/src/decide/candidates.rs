@@ -7,6 +7,7 @@ use crate::decide::cost::{CostConstants, PodView, RequestView, cost};
 use crate::decide::pick::{Candidate, Rank};
 use crate::prefix::index::{PopularBlocks, PrefixIndex, PrefixMatch};
 use crate::request::blocks::bytes_of;
+use crate::shared::clusters::ClusterSet;
 use crate::shared::pod_table::{Pod, PodState, PodTable};
 use crate::{Micros, Slot};
 
@@ -29,6 +30,16 @@ pub struct Pool<'a> {
     pub ledger: &'a Ledger,
     /// The prefixes that they hold.
     pub index: &'a PrefixIndex,
+    /// The clusters whose pods are candidates.
+    pub among: ClusterSet,
+}
+
+impl<'a> Pool<'a> {
+    /// The pods that are candidates, in the order of the slots.
+    pub fn pods(&self) -> impl Iterator<Item = (Slot, &'a Pod)> + use<'a> {
+        let among = self.among;
+        self.table.live().filter(move |(_, pod)| pod.candidate_of.meets(among))
+    }
 }
 
 /// The prompt of a request.
@@ -40,7 +51,7 @@ pub struct PromptSize {
     pub tokens: f32,
 }
 
-/// Scores every pod of the pool for a prompt that was looked up with the result `found`. The candidates come in the order of
+/// Scores every candidate of the pool for a prompt that was looked up with the result `found`. The candidates come in the order of
 /// the slots; `candidates` is cleared first.
 pub fn score_all(
     pool: &Pool<'_>,
@@ -50,14 +61,14 @@ pub fn score_all(
     now: Micros,
     candidates: &mut Candidates,
 ) {
-    let Pool { table, ledger, index } = *pool;
+    let Pool { ledger, index, .. } = *pool;
     let Candidates { list, accounts } = candidates;
     accounts.clear();
-    accounts.extend(table.live().map(|(slot, pod)| (slot, PodAccount::of(pod, ledger.account(slot)))));
+    accounts.extend(pool.pods().map(|(slot, pod)| (slot, PodAccount::of(pod, ledger.account(slot)))));
     let pods = accounts.len().max(1) as f32;
     let mean_rate = mean_rate(accounts);
     let (mut waiting, mut in_flight) = (0.0, 0.0);
-    for ((_, account), (_, pod)) in accounts.iter().zip(table.live()) {
+    for ((_, account), (_, pod)) in accounts.iter().zip(pool.pods()) {
         waiting += account.waiting as f32 + pod.foreign_waiting * freshness(pod, now);
         in_flight += account.in_flight as f32;
     }
@@ -67,7 +78,7 @@ pub fn score_all(
     let tokens_per_byte = prompt.tokens / prompt.bytes.max(1) as f32;
     let in_tokens = |blocks: usize| bytes_of(blocks) as f32 * tokens_per_byte;
     list.clear();
-    for (&(slot, ref account), (_, pod)) in accounts.iter().zip(table.live()) {
+    for (&(slot, ref account), (_, pod)) in accounts.iter().zip(pool.pods()) {
         let fresh = freshness(pod, now);
         let blocks = usize::from(found.blocks(slot));
         let matched = in_tokens(blocks);
@@ -169,7 +180,7 @@ mod tests {
         for (slot, account) in accounts.iter().enumerate() {
             ledger.set_account(Slot(slot as u16), account);
         }
-        let pool = Pool { table: &table, ledger: &ledger, index: &index };
+        let pool = Pool { table: &table, ledger: &ledger, index: &index, among: ClusterSet::nth(0) };
         let prompt = PromptSize { bytes: 4000, tokens: 1000.0 };
         let mut candidates = Candidates::default();
         score_all(&pool, prompt, &PrefixMatch::default(), &CostConstants::default(), now, &mut candidates);
@@ -215,6 +226,16 @@ mod tests {
         let candidates = scored(vec![pod(1), pod(7)], &[busy, PodAccount { id: 2, ..busy }], Micros::ZERO);
         assert_eq!((candidates[0].rank, candidates[1].rank), (Rank::CoolingDown, Rank::Ready));
         assert_eq!((candidates[0].terms.queue_ahead, candidates[1].terms.queue_ahead), (9000.0, 0.0));
+    }
+
+    #[test]
+    fn pods_of_other_clusters_are_no_candidates() {
+        let of = |id, set| Pod { candidate_of: set, ..pod(id) };
+        let pods =
+            vec![of(1, ClusterSet::nth(1)), of(2, ClusterSet::nth(0)), of(3, ClusterSet::NONE), pod(4)];
+        let slots: Vec<Slot> =
+            scored(pods, &[], Micros::ZERO).iter().map(|candidate| candidate.slot).collect();
+        assert_eq!(slots, [Slot(1), Slot(3)]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::prefix::log::Correction;
 use crate::prefix::replica::PrefixReplica;
 use crate::request::blocks::{Chain, mix};
 use crate::request::parse_cache::{ParseCache, ParsedRequest};
+use crate::shared::clusters::ClusterSet;
 use crate::shared::pod_table::PodKey;
 use crate::shared::store::{Contended, Keys, SharedData};
 use crate::{DEFAULT_BYTES_PER_TOKEN, Micros, Slot};
@@ -30,8 +31,10 @@ pub enum RouteBy<'a> {
 /// Why no pod could be named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoPod {
-    /// There is no table yet, or it is empty.
+    /// There is no table yet, or it has no candidate.
     NoTable,
+    /// Discovery does not know the request's cluster yet.
+    UnknownCluster,
     /// Every pod has failed and is cooling down, or is asleep. A pod that answers at all, even with errors, is not among
     /// them.
     AllCoolingDown,
@@ -154,13 +157,22 @@ impl Steps {
     }
 
     /// Chooses the pods.
-    pub fn choose(&mut self, ledger: &Ledger, by: RouteBy<'_>, now: Micros) -> Result<Picks, NoPod> {
+    pub fn choose(
+        &mut self,
+        ledger: &Ledger,
+        by: RouteBy<'_>,
+        among: ClusterSet,
+        now: Micros,
+    ) -> Result<Picks, NoPod> {
         let table = self.replica.table();
-        let pool = Pool { table, ledger, index: self.replica.index() };
+        let pool = Pool { table, ledger, index: self.replica.index(), among };
         let bytes = self.chain.bytes();
         let prompt = PromptSize { bytes, tokens: bytes as f32 / bytes_per_token(by, ledger) };
         score_all(&pool, prompt, &self.found, &self.constants, now, &mut self.candidates);
         let candidates = self.candidates.list();
+        if candidates.is_empty() {
+            return Err(NoPod::NoTable);
+        }
         if candidates.iter().all(|candidate| matches!(candidate.rank, Rank::CoolingDown | Rank::Asleep)) {
             return Err(NoPod::AllCoolingDown);
         }

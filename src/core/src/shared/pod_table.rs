@@ -1,11 +1,13 @@
 //! The table of a pool: its pods and their load, as the collector last saw them. It is one versioned value in shared data; a
 //! router keeps its copy until the generation moves.
 
+use crate::shared::clusters::{Cluster, ClusterSet};
 use crate::shared::codec::{CodecError, Reader};
+use crate::shared::wanted;
 use crate::{Micros, Slot};
 
 /// Marks a table, and the version of its format.
-const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT3");
+const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT4");
 
 /// Most pods in a pool. Every decision copies the ledger, which has an account per pod, so a larger fleet needs several
 /// pools.
@@ -62,6 +64,8 @@ pub struct Pod {
     pub first_id: u32,
     /// `ip:port`, IPv6 in brackets.
     pub address: String,
+    /// The clusters that may send to it.
+    pub candidate_of: ClusterSet,
     /// The last scrape.
     pub state: PodState,
     /// When its process started, in milliseconds since the Unix epoch; 0 when the page does not tell.
@@ -111,6 +115,8 @@ pub struct PodTable {
     pub last_id: u32,
     /// The pods by slot; empty slots have id 0.
     pub pods: Vec<Pod>,
+    /// The clusters that discovery knows; the place in the list is that in [`Pod::candidate_of`].
+    pub clusters: Vec<Cluster>,
 }
 
 impl PodTable {
@@ -134,6 +140,11 @@ impl PodTable {
         self.pod(key.slot).filter(|pod| pod.id == key.id)
     }
 
+    /// The cluster with this name as a set, if discovery knows it.
+    pub fn cluster(&self, name: &[u8]) -> Option<ClusterSet> {
+        self.clusters.iter().position(|cluster| cluster.name.as_bytes() == name).map(ClusterSet::nth)
+    }
+
     /// The bytes to share.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(32 + self.pods.len() * 96);
@@ -147,6 +158,7 @@ impl PodTable {
             out.extend_from_slice(&pod.first_id.to_le_bytes());
             out.push(pod.address.len() as u8);
             out.extend_from_slice(pod.address.as_bytes());
+            out.extend_from_slice(&pod.candidate_of.0.to_le_bytes());
             out.push(pod.state.encode());
             out.extend_from_slice(&pod.started.to_le_bytes());
             out.extend_from_slice(&pod.cache_epoch.to_le_bytes());
@@ -156,6 +168,12 @@ impl PodTable {
                 out.extend_from_slice(&amount.to_le_bytes());
             }
             out.extend_from_slice(&pod.capacity.to_le_bytes());
+        }
+        out.extend_from_slice(&(self.clusters.len() as u16).to_le_bytes());
+        for cluster in &self.clusters {
+            out.extend_from_slice(&(cluster.name.len() as u16).to_le_bytes());
+            out.extend_from_slice(cluster.name.as_bytes());
+            out.extend_from_slice(&cluster.settled_at.0.to_le_bytes());
         }
         out
     }
@@ -175,8 +193,19 @@ impl PodTable {
             return Err(CodecError::Range);
         }
         let pods = (0..count).map(|_| decode_pod(&mut from)).collect::<Result<_, _>>()?;
-        Ok(PodTable { published_at, generation, last_id, pods })
+        let count = usize::from(from.u16()?);
+        if count > wanted::MOST {
+            return Err(CodecError::Range);
+        }
+        let clusters = (0..count).map(|_| decode_cluster(&mut from)).collect::<Result<_, _>>()?;
+        Ok(PodTable { published_at, generation, last_id, pods, clusters })
     }
+}
+
+fn decode_cluster(from: &mut Reader<'_>) -> Result<Cluster, CodecError> {
+    let length = usize::from(from.u16()?);
+    let name = std::str::from_utf8(from.bytes(length)?).map_err(|_| CodecError::Range)?.to_owned();
+    Ok(Cluster { name, settled_at: Micros(from.u64()?) })
 }
 
 fn decode_pod(from: &mut Reader<'_>) -> Result<Pod, CodecError> {
@@ -188,6 +217,7 @@ fn decode_pod(from: &mut Reader<'_>) -> Result<Pod, CodecError> {
         id,
         first_id,
         address,
+        candidate_of: ClusterSet(u128::from(from.u64()?) | u128::from(from.u64()?) << 64),
         state: PodState::decode(from.u8()?)?,
         started: from.u64()?,
         cache_epoch: from.u32()?,
@@ -212,7 +242,7 @@ mod tests {
             any::<[u32; 3]>(),
             "[0-9.:]{0,40}",
             0..PodState::ALL.len(),
-            any::<[u64; 4]>(),
+            any::<([u64; 4], u128)>(),
             prop::array::uniform5(0.0f32..1e6),
         )
             .prop_map(
@@ -220,12 +250,13 @@ mod tests {
                     [id, first_id, cache_epoch],
                     address,
                     state,
-                    [started, scraped_at, recovered_at, capacity],
+                    ([started, scraped_at, recovered_at, capacity], candidate_of),
                     [running, waiting, kv_usage, foreign_running, foreign_waiting],
                 )| Pod {
                     id,
                     first_id,
                     address,
+                    candidate_of: ClusterSet(candidate_of),
                     state: PodState::ALL[state],
                     started,
                     cache_epoch,
@@ -243,8 +274,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tables_round_trip_and_truncations_are_errors(published_at: u64, generation: u64, last_id: u32, pods in prop::collection::vec(pods(), 0..6)) {
-            let table = PodTable { published_at: Micros(published_at), generation, last_id, pods };
+        fn tables_round_trip_and_truncations_are_errors(published_at: u64, generation: u64, last_id: u32, pods in prop::collection::vec(pods(), 0..6), names in prop::collection::vec("[a-z/]{0,20}", 0..3)) {
+            let clusters = names.into_iter().map(|name| Cluster { name, settled_at: Micros(published_at) }).collect();
+            let table = PodTable { published_at: Micros(published_at), generation, last_id, pods, clusters };
             let bytes = table.encode();
             prop_assert_eq!(PodTable::decode(&bytes), Ok(table));
             for end in 0..bytes.len() {

@@ -63,6 +63,8 @@ pub struct Keys {
     pub table: String,
     /// The list of pods that routers were configured with; written by them, read by the collector.
     pub pods: String,
+    /// The clusters that requests go to; written by routers, read by whoever discovers.
+    pub wanted: String,
     /// Work in flight, and the open segment of the log; written by routers.
     pub ledger: String,
     /// Who collects when the collector is dead.
@@ -80,6 +82,7 @@ impl Keys {
         Keys {
             table: key("table"),
             pods: key("pods"),
+            wanted: key("wanted"),
             ledger: key("ledger"),
             lease: key("lease"),
             segments: segments.max(1) as u64,

@@ -1,0 +1,347 @@
+//! The story of discovery: ask Envoy which hosts the clusters have that requests go to, and make them the pods of the pool.
+//!
+//! A pod is known once per Envoy, by its address, however many clusters name it; a cluster only lists candidates. Not ready
+//! is not gone: a host that drains stays a pod that is scraped and whose holdings are believed, and so does, for a while, a
+//! host that no cluster lists any more, because a rule that moves takes its hosts from one cluster to another.
+
+pub mod admin_page;
+
+use std::collections::HashSet;
+
+use crate::Micros;
+use crate::discovery::admin_page::{ClusterHosts, Host, NotClusters};
+use crate::shared::clusters::{Cluster, ClusterSet};
+use crate::shared::pod_table::{MAX_PODS, PodTable};
+use crate::shared::store::{Keys, SharedData};
+use crate::shared::wanted;
+
+/// How long a cluster that came by xDS is not scraped through. Envoy serves with the former state of a cluster while it waits
+/// for the first endpoints of the new one, 15 seconds by default, and a scrape may then reach any host.
+const SETTLES_IN: Micros = Micros::from_seconds(20);
+/// How long a pod that no cluster lists any more is believed to be there.
+const LINGERS: Micros = Micros::from_seconds(60);
+/// Longest path of a query, in bytes: Envoy refuses request headers above 60 KiB.
+const LONGEST_PATH: usize = 8192;
+
+/// The clusters that are wanted, and their hosts.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    wanted: String,
+    clusters: Vec<KnownCluster>,
+    /// Pods that no cluster lists any more, and since when.
+    lingering: Vec<(String, Micros)>,
+}
+
+#[derive(Clone, Debug)]
+struct KnownCluster {
+    name: String,
+    settled_at: Micros,
+    hosts: Vec<Host>,
+}
+
+/// A page to ask Envoy's admin interface for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Path with its query.
+    pub path: String,
+    clusters: Vec<String>,
+}
+
+/// The pods of the pool, and which clusters they are candidates of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// The clusters; the place in the list is the place in [`Member::candidate_of`].
+    pub clusters: Vec<Cluster>,
+    /// The pods, at most [`MAX_PODS`].
+    pub pods: Vec<Member>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// `ip:port`, IPv6 in brackets.
+    pub address: String,
+    /// The clusters that may send to it.
+    pub candidate_of: ClusterSet,
+}
+
+impl Discovery {
+    /// Goes on from the `table` that is shared already.
+    pub fn new(keys: &Keys, table: &PodTable, now: Micros) -> Discovery {
+        let clusters = table.clusters.iter().enumerate().map(|(nth, cluster)| KnownCluster {
+            name: cluster.name.clone(),
+            settled_at: cluster.settled_at,
+            hosts: table
+                .live()
+                .filter(|(_, pod)| pod.candidate_of.meets(ClusterSet::nth(nth)))
+                .map(|(_, pod)| Host { address: pod.address.clone(), candidate: true })
+                .collect(),
+        });
+        let clusters: Vec<KnownCluster> = clusters.collect();
+        let lingering = table
+            .live()
+            .filter(|(_, pod)| pod.candidate_of == ClusterSet::NONE)
+            .map(|(_, pod)| (pod.address.clone(), now))
+            .collect();
+        Discovery { wanted: keys.wanted.clone(), clusters, lingering }
+    }
+
+    /// What to ask for all clusters that are wanted.
+    pub fn queries(&self, shared: &impl SharedData) -> Vec<Query> {
+        let mut queries: Vec<Query> = Vec::new();
+        for name in wanted::read(&self.wanted, shared) {
+            let pattern = admin_page::pattern(&name);
+            match queries.last_mut() {
+                Some(query) if query.path.len() + pattern.len() < LONGEST_PATH => {
+                    query.path.push_str("%7C");
+                    query.path.push_str(&pattern);
+                    query.clusters.push(name);
+                }
+                _ => queries
+                    .push(Query { path: format!("{}{pattern}", admin_page::PATH), clusters: vec![name] }),
+            }
+        }
+        for query in &mut queries {
+            query.path.push_str(admin_page::PATH_END);
+        }
+        queries
+    }
+
+    /// Takes in the answer to a query. A cluster that is not in it does not exist, and is wanted no more until the next request
+    /// to it.
+    ///
+    /// # Errors
+    /// [`NotClusters`] when the page is no list of clusters; nothing has changed then.
+    pub fn take(
+        &mut self,
+        query: &Query,
+        page: &[u8],
+        shared: &mut impl SharedData,
+        now: Micros,
+    ) -> Result<(), NotClusters> {
+        let mut found = admin_page::parse(page)?;
+        let before: Vec<String> = self.addresses().map(str::to_owned).collect();
+        for name in &query.clusters {
+            let at = self.clusters.iter().position(|known| known.name == *name);
+            match (found.iter_mut().find(|cluster| cluster.name == *name), at) {
+                (Some(ClusterHosts { hosts, .. }), Some(at)) => {
+                    if let Some(known) = self.clusters.get_mut(at) {
+                        known.hosts = std::mem::take(hosts);
+                    }
+                }
+                (Some(ClusterHosts { hosts, by_xds, .. }), None) => self.clusters.push(KnownCluster {
+                    name: name.clone(),
+                    // A cluster of Envoy's own file never changes.
+                    settled_at: if *by_xds { now + SETTLES_IN } else { Micros::ZERO },
+                    hosts: std::mem::take(hosts),
+                }),
+                (None, at) => {
+                    wanted::forget(&self.wanted, name, shared);
+                    at.map(|at| self.clusters.remove(at));
+                }
+            }
+        }
+        self.clusters.truncate(wanted::MOST);
+        let now_listed: HashSet<String> = self.addresses().map(str::to_owned).collect();
+        self.lingering
+            .retain(|(address, since)| !now_listed.contains(address) && now.since(*since) < LINGERS);
+        for address in before {
+            if !now_listed.contains(&address) && !self.lingering.iter().any(|(other, _)| *other == address) {
+                self.lingering.push((address, now));
+            }
+        }
+        Ok(())
+    }
+
+    /// The pods of the pool as they are known now. Those that only linger come last, and leave first when there are too many.
+    pub fn members(&self) -> Members {
+        let mut members = Members::default();
+        let mut places = std::collections::HashMap::<&str, usize>::new();
+        for (nth, cluster) in self.clusters.iter().enumerate() {
+            members.clusters.push(Cluster { name: cluster.name.clone(), settled_at: cluster.settled_at });
+            for host in &cluster.hosts {
+                let place = *places.entry(&host.address).or_insert_with(|| {
+                    members
+                        .pods
+                        .push(Member { address: host.address.clone(), candidate_of: ClusterSet::NONE });
+                    members.pods.len() - 1
+                });
+                if let Some(member) = members.pods.get_mut(place).filter(|_| host.candidate) {
+                    member.candidate_of = member.candidate_of.with(ClusterSet::nth(nth));
+                }
+            }
+        }
+        let lingering = self.lingering.iter().map(|(address, _)| address.clone());
+        members.pods.extend(lingering.map(|address| Member { address, candidate_of: ClusterSet::NONE }));
+        members.pods.truncate(MAX_PODS);
+        members
+    }
+
+    /// The cluster through which the pod at `address` can be scraped: one that lists it, and is sure to send where it is told.
+    pub fn cluster_of(&self, address: &str, now: Micros) -> Option<&str> {
+        // Whatever a cluster with one host does, it reaches that one.
+        let sure = |cluster: &&KnownCluster| now >= cluster.settled_at || cluster.hosts.len() == 1;
+        let lists = |cluster: &&KnownCluster| cluster.hosts.iter().any(|host| host.address == address);
+        self.clusters.iter().filter(sure).find(lists).map(|cluster| cluster.name.as_str())
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.clusters.iter().flat_map(|cluster| &cluster.hosts).map(|host| host.address.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SECOND;
+    use crate::shared::pod_table::Pod;
+    use crate::shared::store::Map;
+
+    const ROUTE: &str = "httproute/default/chat/rule/0";
+
+    /// A cluster's entry in a page, each host with its `eds_health_status`.
+    fn cluster(name: &str, hosts: &[(&str, &str)]) -> String {
+        let host = |(ip, health): &(&str, &str)| {
+            format!(
+                r#"{{"address":{{"socket_address":{{"address":"{ip}","port_value":8000}}}},"health_status":{{"eds_health_status":"{health}"}}}}"#
+            )
+        };
+        let hosts: Vec<String> = hosts.iter().map(host).collect();
+        format!(r#"{{"name":"{name}","added_via_api":true,"host_statuses":[{}]}}"#, hosts.join(","))
+    }
+
+    struct World {
+        shared: Map,
+        keys: Keys,
+        discovery: Discovery,
+    }
+
+    impl World {
+        fn wanting(names: &[&str]) -> World {
+            let keys = Keys::of("p", 8);
+            let mut shared = Map::default();
+            for name in names {
+                wanted::note(&keys.wanted, name.as_bytes(), &mut shared).unwrap();
+            }
+            let discovery = Discovery::new(&keys, &PodTable::default(), Micros::ZERO);
+            World { shared, keys, discovery }
+        }
+
+        /// Envoy answers every query with these clusters.
+        fn answers(&mut self, clusters: &[String], now: Micros) {
+            let page = format!(r#"{{"cluster_statuses":[{}]}}"#, clusters.join(","));
+            for query in self.discovery.queries(&self.shared) {
+                self.discovery.take(&query, page.as_bytes(), &mut self.shared, now).unwrap();
+            }
+        }
+
+        /// Address and clusters of each pod.
+        fn pods(&self) -> Vec<(String, Vec<usize>)> {
+            let members = self.discovery.members();
+            let of = |set: ClusterSet| {
+                (0..members.clusters.len()).filter(|&nth| set.meets(ClusterSet::nth(nth))).collect()
+            };
+            members.pods.iter().map(|pod| (pod.address.clone(), of(pod.candidate_of))).collect()
+        }
+    }
+
+    fn pod(address: &str, of: &[usize]) -> (String, Vec<usize>) {
+        (format!("{address}:8000"), of.to_vec())
+    }
+
+    #[test]
+    fn a_pod_of_two_clusters_is_one_and_a_draining_one_is_no_candidate() {
+        let mut world = World::wanting(&["a", "b"]);
+        world.answers(
+            &[
+                cluster("a", &[("1.0.0.1", "HEALTHY"), ("1.0.0.2", "DRAINING")]),
+                cluster("b", &[("1.0.0.3", "HEALTHY"), ("1.0.0.1", "HEALTHY")]),
+                cluster("nobody wants it", &[("1.0.0.9", "HEALTHY")]),
+            ],
+            Micros::ZERO,
+        );
+        assert_eq!(world.pods(), [pod("1.0.0.1", &[0, 1]), pod("1.0.0.2", &[]), pod("1.0.0.3", &[1])]);
+    }
+
+    #[test]
+    fn a_rule_that_moves_keeps_its_pods_and_a_pod_that_stays_away_is_forgotten() {
+        let mut world = World::wanting(&["a"]);
+        world.answers(&[cluster("a", &[("1.0.0.1", "HEALTHY"), ("1.0.0.2", "HEALTHY")])], Micros::ZERO);
+        world.answers(&[], SECOND);
+        assert_eq!(world.pods(), [pod("1.0.0.1", &[]), pod("1.0.0.2", &[])]);
+        assert_eq!(wanted::read(&world.keys.wanted, &world.shared), [""; 0]);
+        wanted::note(&world.keys.wanted, b"b", &mut world.shared).unwrap();
+        world.answers(&[cluster("b", &[("1.0.0.2", "HEALTHY")])], 2 * SECOND);
+        assert_eq!(world.pods(), [pod("1.0.0.2", &[0]), pod("1.0.0.1", &[])]);
+        world.answers(&[cluster("b", &[("1.0.0.2", "HEALTHY")])], SECOND + LINGERS);
+        assert_eq!(world.pods(), [pod("1.0.0.2", &[0])]);
+    }
+
+    #[test]
+    fn pods_are_scraped_once_their_cluster_surely_sends_where_it_is_told() {
+        let mut world = World::wanting(&["a", "one"]);
+        let clusters = [
+            cluster("a", &[("1.0.0.1", "HEALTHY"), ("1.0.0.2", "DRAINING")]),
+            cluster("one", &[("1.0.0.3", "HEALTHY")]),
+        ];
+        world.answers(&clusters, SECOND);
+        assert_eq!(world.discovery.cluster_of("1.0.0.1:8000", SECOND), None);
+        assert_eq!(world.discovery.cluster_of("1.0.0.3:8000", SECOND), Some("one"));
+        // The next pages do not make it wait again.
+        world.answers(&clusters, SECOND + SETTLES_IN);
+        assert_eq!(world.discovery.cluster_of("1.0.0.2:8000", SECOND + SETTLES_IN), Some("a"));
+        assert_eq!(world.discovery.cluster_of("1.0.0.9:8000", SECOND + SETTLES_IN), None);
+        let own = clusters[0].replace(r#""added_via_api":true,"#, "");
+        let mut world = World::wanting(&["a"]);
+        world.answers(&[own], SECOND);
+        assert_eq!(world.discovery.cluster_of("1.0.0.1:8000", SECOND), Some("a"));
+    }
+
+    #[test]
+    fn whoever_takes_over_goes_on_from_the_table() {
+        let mut world = World::wanting(&["a"]);
+        world.answers(&[cluster("a", &[("1.0.0.1", "HEALTHY"), ("1.0.0.2", "DRAINING")])], SECOND);
+        let members = world.discovery.members();
+        let pods = members.pods.iter().map(|member| Pod {
+            id: 1,
+            address: member.address.clone(),
+            candidate_of: member.candidate_of,
+            ..Pod::default()
+        });
+        let table =
+            PodTable { pods: pods.collect(), clusters: members.clusters.clone(), ..PodTable::default() };
+        let next = Discovery::new(&world.keys, &table, 2 * SECOND);
+        assert_eq!(next.members(), members);
+    }
+
+    #[test]
+    fn names_are_asked_for_literally_and_in_few_queries() {
+        let world = World::wanting(&[ROUTE, "a.b+c(d)"]);
+        let paths: Vec<String> =
+            world.discovery.queries(&world.shared).into_iter().map(|query| query.path).collect();
+        let path =
+            "/clusters?format=json&filter=%5E(httproute/default/chat/rule/0%7Ca%5C.b%5C%2Bc%5C(d%5C))%24";
+        assert_eq!(paths, [path]);
+        let long: Vec<String> = (0..wanted::MOST).map(|n| format!("{n}{}", "x".repeat(400))).collect();
+        let world = World::wanting(&long.iter().map(String::as_str).collect::<Vec<_>>());
+        let queries = world.discovery.queries(&world.shared);
+        assert!(queries.iter().all(|query| query.path.len() < LONGEST_PATH + 400));
+        assert_eq!(queries.iter().map(|query| query.clusters.len()).sum::<usize>(), wanted::MOST);
+    }
+
+    #[test]
+    fn a_page_that_is_no_list_of_clusters_changes_nothing() {
+        let mut world = World::wanting(&["a"]);
+        world.answers(&[cluster("a", &[("1.0.0.1", "HEALTHY")])], Micros::ZERO);
+        let before = world.discovery.members();
+        let query = world.discovery.queries(&world.shared).remove(0);
+        for page in ["", "upstream connect error", "[]", r#"{"cluster_statuses":3}"#] {
+            assert_eq!(
+                world.discovery.take(&query, page.as_bytes(), &mut world.shared, SECOND),
+                Err(NotClusters),
+                "{page}"
+            );
+            assert_eq!(world.discovery.members(), before);
+        }
+    }
+}

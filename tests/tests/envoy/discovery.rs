@@ -1,0 +1,239 @@
+//! Pods from Envoy's own clusters, with the names and the form that Envoy Gateway gives them: no list of pods, no collector, one
+//! destination header.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use warmpath_tests::{Envoy, Request, TestPod, target, until};
+
+const CLUSTER: &str = "httproute/default/chat/rule/0";
+
+/// The endpoints of the route's cluster, in a file that Envoy follows.
+struct Endpoints(TempDir);
+
+impl Endpoints {
+    fn of(hosts: &[(&TestPod, &str)]) -> Self {
+        let endpoints = Self(tempfile::tempdir().unwrap());
+        endpoints.set(hosts);
+        endpoints
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.0.path().join("eds.json")
+    }
+
+    /// Changes them; each pod with its health.
+    fn set(&self, hosts: &[(&TestPod, &str)]) {
+        let host = |(pod, health): &(&TestPod, &str)| {
+            let address = pod.address();
+            let (ip, port) = address.rsplit_once(':').unwrap();
+            json!({"health_status": health, "endpoint": {"address": socket(ip, port.parse().unwrap())}})
+        };
+        let hosts: Vec<Value> = hosts.iter().map(host).collect();
+        let page = json!({"resources": [{
+            "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            "cluster_name": CLUSTER,
+            "endpoints": [{"locality": {"region": format!("{CLUSTER}/backend/0")}, "lb_endpoints": hosts}],
+        }]});
+        // Envoy looks when a file is moved to this name.
+        let next = self.0.path().join("next.json");
+        std::fs::write(&next, page.to_string()).unwrap();
+        std::fs::rename(next, self.file()).unwrap();
+    }
+}
+
+fn socket(ip: &str, port: u16) -> Value {
+    json!({"socket_address": {"address": ip, "port_value": port}})
+}
+
+fn listener(name: &str, filters: &[Value]) -> Value {
+    let mut filters = filters.to_vec();
+    filters.push(json!({"name": "envoy.filters.http.router", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}));
+    let route = json!({"match": {"prefix": "/"}, "route": {"cluster": CLUSTER, "timeout": "0s", "retry_policy": {
+        "retry_on": "connect-failure,refused-stream,reset,retriable-status-codes",
+        "retriable_status_codes": [503], "num_retries": 2}}});
+    json!({"name": name, "address": socket("127.0.0.1", 0), "filter_chains": [{"filters": [{
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": name, "http_filters": filters,
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        },
+    }]}]})
+}
+
+/// What Envoy Gateway makes of a route with the policies, or of one without `allow_on_headers_stop_iteration`.
+fn configuration(endpoints: &Path, stop_iteration: bool) -> String {
+    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let settings = json!({
+        "destination": "list",
+        "discovery": {"cluster": "prometheus_stats"},
+        "scrape": {"interval_ms": 50, "idle_interval_ms": 50},
+    });
+    let mut wasm = json!({
+        "name": "warmpath", "root_id": "router", "failure_policy": "FAIL_RELOAD",
+        "vm_config": {
+            "vm_id": "warmpath", "runtime": "envoy.wasm.runtime.v8",
+            "code": {"local": {"filename": target().join("warmpath.wasm")}},
+        },
+        "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": settings.to_string()},
+    });
+    if stop_iteration {
+        wasm["allow_on_headers_stop_iteration"] = true.into();
+    }
+    let filter = json!({"name": "envoy.filters.http.wasm/envoyextensionpolicy/default/warmpath/wasm/0", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm", "config": wasm}});
+    let policy = |name: &str, kind: &str, mut config: Value| {
+        config["@type"] =
+            format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{name}.v3.{kind}").into();
+        let name = format!("envoy.load_balancing_policies.{name}");
+        json!({"policies": [{"typed_extension_config": {"name": name, "typed_config": config}}]})
+    };
+    let least_request = policy("least_request", "LeastRequest", json!({}));
+    let cluster = json!({
+        "name": CLUSTER, "connect_timeout": "1s", "type": "EDS",
+        "eds_cluster_config": {"eds_config": {"resource_api_version": "V3", "path_config_source": {"path": endpoints}}},
+        "load_balancing_policy": policy("override_host", "OverrideHost", json!({
+            "override_host_sources": [{"header": "x-warmpath-destination"}], "fallback_policy": least_request})),
+    });
+    let admin_cluster = json!({
+        "name": "prometheus_stats", "connect_timeout": "1s", "type": "STATIC",
+        "load_assignment": {"cluster_name": "prometheus_stats", "endpoints": [{"lb_endpoints": [
+            {"endpoint": {"address": socket("127.0.0.1", admin)}}]}]},
+    });
+    json!({
+        "node": {"id": "test", "cluster": "test"},
+        "admin": {"address": socket("127.0.0.1", admin)},
+        "static_resources": {
+            "listeners": [listener("routed", &[filter]), listener("plain", &[])],
+            "clusters": [cluster, admin_cluster],
+        },
+    })
+    .to_string()
+}
+
+/// An Envoy for these endpoints.
+async fn attached(pods: &[TestPod], endpoints: &Endpoints, stop_iteration: bool) -> Envoy {
+    let text = configuration(&endpoints.file(), stop_iteration);
+    Envoy::of(pods).concurrency(2).log_level("info").edit(move |_| text).start().await
+}
+
+fn chat(conversation: usize) -> Request {
+    Request::chat(&format!("conversation {conversation} says many words. ").repeat(200))
+}
+
+#[tokio::test]
+async fn pods_of_the_routes_cluster_are_found_and_a_conversation_stays_where_it_is_warm() {
+    let pods = TestPod::several(3).await;
+    let all = |health: [&'static str; 3]| -> Vec<(&TestPod, &str)> { pods.iter().zip(health).collect() };
+    let endpoints = Endpoints::of(&all(["HEALTHY"; 3]));
+    let envoy = attached(&pods, &endpoints, true).await;
+
+    // Nothing is known of the cluster yet: the request is served all the same.
+    assert_eq!(chat(0).send(envoy.routed).await.status, 200);
+    envoy.sees_ready(3).await;
+    let hits = "wasmcustom.warmpath_prefix_hits_total.pool=default;";
+    let home = chat(1).send(envoy.routed).await.pod().to_owned();
+    let before = envoy.stat(hits).await;
+    for _ in 0..6 {
+        assert_eq!(chat(1).send(envoy.routed).await.pod(), home);
+    }
+    assert_eq!(envoy.stat(hits).await, before + 6);
+    let at = pods.iter().position(|pod| pod.address() == home).unwrap();
+    let list =
+        pods[at].received().last().unwrap().headers["x-warmpath-destination"].to_str().unwrap().to_owned();
+    assert!(list.starts_with(&format!("{home},")) && list.split(',').count() == 3, "{list}");
+
+    // A pod that drains gets nothing, and is scraped on.
+    let mut health = ["HEALTHY"; 3];
+    health[at] = "DRAINING";
+    endpoints.set(&all(health));
+    until("the draining pod got nothing", async || {
+        (chat(2).send(envoy.routed).await.pod() != home).then_some(())
+    })
+    .await;
+    for conversation in 3..9 {
+        assert_ne!(chat(conversation).send(envoy.routed).await.pod(), home);
+    }
+    pods[at].scraped(3).await;
+
+    // When it is ready again, it is believed to hold what it held.
+    endpoints.set(&all(["HEALTHY"; 3]));
+    until("the pod was a candidate again", async || {
+        (chat(1).send(envoy.routed).await.pod() == home).then_some(())
+    })
+    .await;
+
+    // A pod that has left the cluster gets nothing.
+    let rest: Vec<(&TestPod, &str)> =
+        pods.iter().filter(|pod| pod.address() != home).map(|pod| (pod, "HEALTHY")).collect();
+    endpoints.set(&rest);
+    until("the other pods answered", async || (chat(1).send(envoy.routed).await.pod() != home).then_some(()))
+        .await;
+    assert_eq!(chat(1).send(envoy.routed).await.status, 200);
+}
+
+#[tokio::test]
+async fn one_root_context_asks_for_all_threads() {
+    let pods = TestPod::several(2).await;
+    let endpoints = Endpoints::of(&[(&pods[0], "HEALTHY"), (&pods[1], "HEALTHY")]);
+    let envoy = attached(&pods, &endpoints, true).await;
+    chat(0).send(envoy.routed).await;
+    envoy.sees_ready(2).await;
+    let asked = "cluster.prometheus_stats.upstream_rq_completed";
+    let (start, before) = (Instant::now(), envoy.stat(asked).await);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (took, asked) = (start.elapsed().as_secs() as i64, envoy.stat(asked).await - before);
+    assert!((1..=took + 1).contains(&asked), "asked {asked} times in {took} s, once a second is due");
+}
+
+#[tokio::test]
+async fn without_the_flag_no_request_waits_long_and_bodies_are_whole() {
+    let pods = TestPod::several(2).await;
+    let endpoints = Endpoints::of(&[(&pods[0], "HEALTHY"), (&pods[1], "HEALTHY")]);
+    let envoy = attached(&pods, &endpoints, false).await;
+    let prompt = "words that must not be lost ".repeat(5_000);
+    for _ in 0..6 {
+        let start = Instant::now();
+        assert_eq!(Request::chat(&prompt).send(envoy.routed).await.status, 200);
+        assert!(start.elapsed() < Duration::from_millis(2500), "waited {:?}", start.elapsed());
+    }
+    let received: Vec<_> = pods.iter().flat_map(TestPod::received).collect();
+    assert_eq!(received.len(), 6);
+    for request in &received {
+        assert!(
+            String::from_utf8_lossy(&request.body).contains(&prompt),
+            "{} bytes came",
+            request.body.len()
+        );
+        assert!(!request.headers.contains_key("x-warmpath-destination"));
+    }
+    let unpatched = envoy.prometheus().await;
+    assert!(unpatched.lines().any(|line| line == "warmpath_unpatched_pool_default_{} 1"), "{unpatched}");
+    assert_eq!(envoy.log().matches("the filter lacks `allow_on_headers_stop_iteration: true`").count(), 1);
+}
+
+#[tokio::test]
+async fn a_slow_client_is_not_taken_for_a_missing_flag() {
+    let pods = TestPod::several(1).await;
+    let endpoints = Endpoints::of(&[(&pods[0], "HEALTHY")]);
+    let envoy = attached(&pods, &endpoints, true).await;
+    let body = r#"{"model": "/model/qwen", "messages": []}"#;
+    let mut stream = tokio::net::TcpStream::connect(envoy.routed).await.unwrap();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(envoy.stat("wasmcustom.warmpath_unpatched.pool=default;").await, 0);
+}
