@@ -180,6 +180,7 @@ impl Stream {
 
 struct State {
     load: Load,
+    page: Option<String>,
     metrics_status: u16,
     page_end: PageEnd,
     scrapes: usize,
@@ -220,6 +221,7 @@ impl TestPod {
     async fn listening(address: &str, load: Load) -> Self {
         let state = State {
             load,
+            page: None,
             metrics_status: 200,
             page_end: PageEnd::Whole,
             scrapes: 0,
@@ -257,7 +259,13 @@ impl TestPod {
 
     /// Changes what `/metrics` says from the next scrape on.
     pub fn set_load(&self, load: Load) {
-        self.state.lock().unwrap().load = load;
+        let mut state = self.state.lock().unwrap();
+        (state.load, state.page) = (load, None);
+    }
+
+    /// Lets `/metrics` say exactly this, whatever the pod works on, from the next scrape on.
+    pub fn set_page(&self, page: impl Into<String>) {
+        self.state.lock().unwrap().page = Some(page.into());
     }
 
     /// Changes the status of `/metrics`; 200 is healthy.
@@ -413,10 +421,10 @@ async fn respond(
             .status(state.metrics_status)
             .header("content-type", "text/plain; version=0.0.4; charset=utf-8");
         let load = Load { running: state.load.running + state.working, ..state.load.clone() };
+        let page = state.page.clone().unwrap_or_else(|| load.page());
         return Ok(match state.page_end {
-            PageEnd::Whole => response.body(whole(load.page())).unwrap(),
+            PageEnd::Whole => response.body(whole(page)).unwrap(),
             PageEnd::CutAfter(size) | PageEnd::StallsAfter(size) => {
-                let page = load.page();
                 let first = Ok(Frame::data(Bytes::from(page.as_bytes()[..size].to_vec())));
                 let cut = state.page_end == PageEnd::CutAfter(size);
                 // The length is that of the whole page, so the client notices that a part is missing.

@@ -11,6 +11,7 @@
 mod answer;
 mod bodies;
 mod calls;
+mod cases;
 mod cooldown;
 mod discovery;
 mod docs;

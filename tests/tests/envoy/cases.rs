@@ -1,0 +1,340 @@
+//! Failures that users of vLLM and of gateways have reported, with the inputs of `tests/fixtures/cases`.
+//!
+//! Cases that are tested elsewhere: B06, B07, B09 and half a surrogate pair of B31 in `bodies`, B17, B32 and B33 in `answer`,
+//! killed pods of B31 in `faults_under_load`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use warmpath_tests::{Answer, Envoy, Load, Request, Stream, TestPod, raw, repository, until};
+
+/// An input of a case.
+fn input(name: &str) -> Vec<u8> {
+    let path = repository().join("tests/fixtures/cases").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A metrics page of a case that says so many requests are running.
+fn page(name: &str, running: u32) -> String {
+    let page = String::from_utf8(input(name)).unwrap();
+    let lines = page.lines().map(|line| match line.split_once("} ") {
+        Some((name, _)) if name.starts_with("vllm:num_requests_running{") => {
+            format!("{name}}} {running}.0\n")
+        }
+        _ => format!("{line}\n"),
+    });
+    lines.collect()
+}
+
+fn busy(running: u32) -> Load {
+    Load { running, ..Load::default() }
+}
+
+fn post(path: &str, body: impl Into<bytes::Bytes>) -> Request {
+    Request::new("POST", path).header("content-type", "application/json").body(body)
+}
+
+/// A chat of about `kilobytes` thousand bytes whose first words no other topic has.
+fn chat(topic: &str, kilobytes: usize) -> Request {
+    let words: String = (0..kilobytes * 50).map(|n| format!("{topic:>10} {n:<8} ")).collect();
+    Request::chat(&words)
+}
+
+/// The position of the pod that answers the request.
+async fn chosen(envoy: &Envoy, pods: &[TestPod], request: Request) -> usize {
+    let reply = request.send(envoy.routed).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    pods.iter().position(|pod| pod.address() == reply.pod()).unwrap()
+}
+
+/// Lets the first pod compute these requests, as all others are busy for that time; then all are idle.
+async fn first_computes(envoy: &Envoy, pods: &[TestPod], requests: Vec<Request>) {
+    pods[1..].iter().for_each(|pod| pod.set_load(busy(600)));
+    believes(envoy, pods).await;
+    for request in requests {
+        assert_eq!(chosen(envoy, pods, request).await, 0);
+    }
+    pods[1..].iter().for_each(|pod| pod.set_load(Load::default()));
+    believes(envoy, pods).await;
+}
+
+/// A whole answer to a prompt of 7,500 tokens.
+fn answer_of_7500_tokens() -> Answer {
+    let usage = json!({"prompt_tokens": 7500, "completion_tokens": 1, "total_tokens": 7501});
+    let body = json!({"choices": [{"index": 0, "message": {"content": "Yes."}}], "usage": usage});
+    Answer::Whole(200, vec![("content-type", "application/json".to_owned())], body.to_string().into())
+}
+
+/// The same after the time that an engine needs for it. Pods that answer at once would have learned rates that differ by
+/// chance, and by more than any load.
+fn computed_answer() -> Answer {
+    Answer::After(Duration::from_millis(80), Box::new(answer_of_7500_tokens()))
+}
+
+/// Waits until the pods' present pages are believed. Load that is new counts when two pages say it.
+async fn believes(envoy: &Envoy, pods: &[TestPod]) {
+    envoy.sees(pods).await;
+    envoy.sees(pods).await;
+}
+
+/// B01.
+#[tokio::test]
+async fn conversations_stay_where_they_are_while_a_hybrid_models_cache_holds_them() {
+    for (name, conversations) in [("B01/page-a.txt", 60), ("B01/page-b.txt", 30)] {
+        let pods = TestPod::several(3).await;
+        pods.iter().for_each(|pod| {
+            pod.set_page(page(name, 0));
+            pod.answer_all(answer_of_7500_tokens);
+        });
+        let envoy = Envoy::ready(&pods).await;
+        let conversation = |n: usize| chat(&format!("{n}. talk"), 30);
+        let mut homes = Vec::new();
+        for n in 0..conversations {
+            homes.push(chosen(&envoy, &pods, conversation(n)).await);
+        }
+        for n in 0..pods.len() {
+            let share = homes.iter().filter(|&&home| home == n).count();
+            assert!(share >= conversations / 6, "{name}: pod {n} got {share} of {conversations}");
+        }
+        for idle in 0..pods.len() {
+            for (n, pod) in pods.iter().enumerate() {
+                pod.set_page(page(name, if n == idle { 0 } else { 2 }));
+            }
+            believes(&envoy, &pods).await;
+            for (n, &home) in homes.iter().enumerate() {
+                let now = chosen(&envoy, &pods, conversation(n)).await;
+                assert_eq!(now, home, "{name}: conversation {n} while pod {idle} is less busy");
+            }
+        }
+    }
+}
+
+/// B03.
+#[tokio::test]
+async fn a_line_that_vllm_leaves_out_changes_no_prefix() {
+    let pods = TestPod::several(3).await;
+    pods.iter().for_each(|pod| {
+        pod.answer_all(|| Answer::Tokens {
+            first: Duration::from_millis(80),
+            each: Duration::ZERO,
+            tokens: 2,
+            cut: None,
+        });
+    });
+    let envoy = Envoy::ready(&pods).await;
+    let turn = |name: &str| post("/v1/messages", input(&format!("B03/{name}.json")));
+    first_computes(&envoy, &pods, vec![turn("turn1")]).await;
+    pods[0].set_load(busy(6));
+    believes(&envoy, &pods).await;
+    assert_ne!(chosen(&envoy, &pods, chat("other", 9)).await, 0, "load decides for a new prompt");
+    for name in ["turn2", "turn2-same-line"] {
+        assert_eq!(chosen(&envoy, &pods, turn(name)).await, 0, "{name}");
+    }
+}
+
+/// B05.
+#[tokio::test]
+async fn a_pod_that_sleeps_gets_nothing_and_wakes_up_empty() {
+    const CONVERSATIONS: usize = 6;
+    let pods = TestPod::several(3).await;
+    pods.iter().for_each(|pod| pod.answer_all(computed_answer));
+    let envoy = Envoy::ready(&pods).await;
+    let conversation = |n: usize| chat(&format!("{n}. talk"), 30);
+    pods[0].set_page(page("B05/page-awake.txt", 0));
+    first_computes(&envoy, &pods, (0..CONVERSATIONS).map(conversation).collect()).await;
+    pods[0].set_page(page("B05/page-awake.txt", 16));
+    believes(&envoy, &pods).await;
+    for n in 0..CONVERSATIONS / 2 {
+        assert_eq!(chosen(&envoy, &pods, conversation(n)).await, 0, "held, though it is a little busier");
+    }
+
+    pods[0].set_page(page("B05/page-asleep.txt", 0));
+    pods[1..].iter().for_each(|pod| pod.set_page(page("B05/page-awake.txt", 2)));
+    believes(&envoy, &pods).await;
+    let before = pods[0].begun();
+    for n in 0..30 {
+        chosen(&envoy, &pods, chat(&format!("{n}. new"), 1)).await;
+        chosen(&envoy, &pods, Request::get("/v1/models")).await;
+    }
+    chosen(&envoy, &pods, conversation(0)).await;
+    assert_eq!(pods[0].begun(), before, "a pod that sleeps got a request");
+
+    pods[0].set_page(page("B05/page-awake.txt", 16));
+    believes(&envoy, &pods).await;
+    for n in 1..CONVERSATIONS {
+        assert_ne!(chosen(&envoy, &pods, conversation(n)).await, 0, "conversation {n}: its cache is empty");
+    }
+}
+
+/// B08.
+#[tokio::test]
+async fn http_1_0_is_served_with_and_without_a_host() {
+    let pods = TestPod::several(1).await;
+    let envoy = Envoy::ready(&pods).await;
+    for port in [envoy.routed, envoy.plain] {
+        for request in [input("B08/request.txt"), b"GET /v1/models HTTP/1.0\r\n\r\n".to_vec()] {
+            let answer = String::from_utf8(raw(port, &request).await).unwrap();
+            let status = answer.lines().next().unwrap();
+            assert_eq!(status.split(' ').nth(1), Some("200"), "{answer}");
+            assert!(answer.contains(&format!("x-test-pod: {}", pods[0].address())), "{answer}");
+        }
+    }
+    assert_eq!(pods[0].begun(), 4);
+}
+
+/// B14.
+#[tokio::test]
+async fn a_restart_shows_without_a_start_time() {
+    const CONVERSATIONS: usize = 6;
+    let pods = TestPod::several(3).await;
+    pods.iter().for_each(|pod| pod.answer_all(computed_answer));
+    let envoy = Envoy::ready(&pods).await;
+    let conversation = |n: usize| chat(&format!("{n}. talk"), 30);
+    pods[0].set_page(page("B14/page-before.txt", 16));
+    first_computes(&envoy, &pods, (0..CONVERSATIONS).map(conversation).collect()).await;
+    for n in 0..CONVERSATIONS / 2 {
+        assert_eq!(chosen(&envoy, &pods, conversation(n)).await, 0, "held, though it is a little busier");
+    }
+    pods[0].set_page(page("B14/page-after-restart.txt", 16));
+    believes(&envoy, &pods).await;
+    for n in 0..CONVERSATIONS {
+        assert_ne!(chosen(&envoy, &pods, conversation(n)).await, 0, "conversation {n}: its cache is empty");
+    }
+}
+
+/// 200 and the headers of a stream, and nothing else, ever.
+fn headers_only() -> Answer {
+    let (stream, answer) = Stream::new();
+    // Dropped, it would end the answer.
+    std::mem::forget(stream);
+    answer
+}
+
+/// B16.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_leaves_an_engine_that_hangs_within_four_tries() {
+    const PATIENCE: Duration = Duration::from_secs(4);
+    let pods = TestPod::several(3).await;
+    // A page with another start time would be that of another process.
+    pods[0].set_page(page("B16/page.txt", 2));
+    let envoy = Envoy::ready(&pods).await;
+    let conversation = || {
+        let words: String = (0..6000).map(|n| format!("a long talk, {n:<7}")).collect();
+        let messages = json!([{"role": "user", "content": words}]);
+        Request::post(
+            "/v1/chat/completions",
+            &json!({"model": "/model/qwen", "stream": true, "messages": messages}),
+        )
+    };
+    pods.iter().for_each(|pod| {
+        pod.answer_all(|| Answer::Tokens {
+            first: Duration::from_millis(20),
+            each: Duration::ZERO,
+            tokens: 2,
+            cut: None,
+        });
+    });
+    first_computes(&envoy, &pods, vec![conversation()]).await;
+    pods[0].answer_all(headers_only);
+    let to = envoy.routed;
+    let others = tokio::spawn(async move {
+        let mut sent = tokio::task::JoinSet::new();
+        for n in 0.. {
+            sent.spawn(tokio::time::timeout(PATIENCE, chat(&format!("{n}. new"), 2).try_open(to)));
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    });
+    let mut tries = 0;
+    let reply = loop {
+        tries += 1;
+        assert!(tries <= 4, "four tries of {PATIENCE:?} ended without an answer");
+        if let Ok(reply) = tokio::time::timeout(PATIENCE, conversation().send(to)).await {
+            break reply;
+        }
+    };
+    others.abort();
+    println!("answered at try {tries}");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_ne!(reply.pod(), pods[0].address());
+    assert!(tries > 1, "the pod was not asked, so this test proves nothing");
+}
+
+/// Gives the first two of the pods six prompts each: those of the first have only `said` as an answer, and those of the second
+/// have a token. Then new prompts must go to the second.
+async fn waiting_prompts_repel(
+    path: &str,
+    prompt: impl Fn(usize) -> Value,
+    said: &'static str,
+    token: &'static str,
+) {
+    let pods = TestPod::several(2).await;
+    let envoy = Envoy::ready(&pods).await;
+    let mut held = Vec::new();
+    for (full, other) in [(0, 1), (1, 0)] {
+        pods[other].set_load(busy(2000));
+        pods[full].set_load(Load::default());
+        believes(&envoy, &pods).await;
+        for n in 0..6 {
+            let (stream, answer) = Stream::new();
+            pods[full].answer_next(answer);
+            let request = Request::post(path, &prompt(full * 100 + n));
+            let before = pods[full].begun();
+            let reply = tokio::spawn(request.send(envoy.routed));
+            until("the pod has the prompt", async || (pods[full].begun() > before).then_some(())).await;
+            stream.chunk(said);
+            if full == 1 {
+                stream.chunk(token);
+            }
+            held.push((stream, reply));
+        }
+    }
+    pods.iter().for_each(|pod| pod.set_load(Load::default()));
+    believes(&envoy, &pods).await;
+    for n in 0..12 {
+        assert_eq!(
+            chosen(&envoy, &pods, chat(&format!("{n}. new"), 4)).await,
+            1,
+            "prompts wait on the other pod"
+        );
+    }
+}
+
+/// B02, its first half.
+#[tokio::test]
+async fn a_response_that_is_created_has_no_first_token_yet() {
+    let created = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"r1\"}}\n\n\
+        event: response.in_progress\ndata: {\"type\":\"response.in_progress\",\"response\":{\"id\":\"r1\"}}\n\n";
+    let token = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Yes\"}\n\n";
+    let prompt = |n| {
+        let mut body: Value = serde_json::from_slice(&input("B02/body.json")).unwrap();
+        body["instructions"] = format!("{n}. {}", body["instructions"].as_str().unwrap()).into();
+        body
+    };
+    waiting_prompts_repel("/v1/responses", prompt, created, token).await;
+}
+
+/// B26.
+#[tokio::test]
+async fn the_same_tools_in_another_spelling_are_the_same_prefix() {
+    let pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    let spelt = |name: &str| post("/v1/chat/completions", input(&format!("B26/{name}.json")));
+    first_computes(&envoy, &pods, vec![spelt("tools-compact")]).await;
+    pods[0].set_load(busy(6));
+    believes(&envoy, &pods).await;
+    assert_ne!(chosen(&envoy, &pods, chat("other", 8)).await, 0, "load decides for a new prompt");
+    assert_eq!(chosen(&envoy, &pods, spelt("tools-spaced-and-reordered")).await, 0);
+}
+
+/// B31, its first part.
+#[tokio::test]
+async fn an_upgrade_to_h2c_is_ignored() {
+    let pods = TestPod::several(1).await;
+    let envoy = Envoy::ready(&pods).await;
+    let request = String::from_utf8(input("B31/h2c-request.txt")).unwrap();
+    let request =
+        request.replace("Connection: Upgrade, HTTP2-Settings", "Connection: Upgrade, HTTP2-Settings, close");
+    let answer = String::from_utf8(raw(envoy.routed, request.as_bytes()).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(pods[0].received()[0].body, request.split("\r\n\r\n").nth(1).unwrap());
+}
