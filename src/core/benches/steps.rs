@@ -71,7 +71,7 @@ fn main() {
         let bytes = ledger.as_ref().to_vec();
         step(&format!("ledger/{pods}-pods"), || {
             let mut ledger = Ledger::decode(bytes.clone()).expect("a ledger");
-            ledger.change(PodKey { slot: Slot(1), id: 0 }, |account| account.open(100, Micros(1)));
+            ledger.change(PodKey { slot: Slot(1), id: 0 }, |account| _ = account.open(100, Micros(1)));
             ledger
         });
         let table = cases::table(pods);

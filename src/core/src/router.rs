@@ -193,22 +193,22 @@ impl Router {
         let Router { store, steps } = self;
         let to = to.and_then(|slot| steps.replica.table().key(slot));
         let moves = to != Some(ticket.pod());
-        let (_, (ahead, retracted)) = store.transact(shared, |ledger, shared| {
+        let (_, (opened, retracted)) = store.transact(shared, |ledger, shared| {
             steps.synchronize(ledger, shared);
             ticket.fail(ledger, steps.replica.table(), attempts, to, now);
-            let ahead = ticket.move_to(ledger, steps.replica.table(), to, now);
+            let opened = ticket.move_to(ledger, steps.replica.table(), to, now);
             let retracted = if moves { steps.write_repair(ledger, ticket, Repair::Retract) } else { None };
             if let Some(to) = to.filter(|_| moves) {
                 steps.write_prompt(ledger, to, ticket.hashes());
             }
-            Ok::<_, Contended>((ahead, retracted))
+            Ok::<_, Contended>((opened, retracted))
         })?;
         if moves {
             steps.correct(ticket, retracted);
-            ticket.set_pod(to, now);
-            steps.hold(ticket, ahead);
+            ticket.set_pod(to, opened.probes, now);
+            steps.hold(ticket, opened.ahead);
         } else {
-            ticket.set_pod(to, now);
+            ticket.set_pod(to, opened.probes, now);
         }
         Ok(())
     }

@@ -4,6 +4,8 @@ use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
+use warmpath::answer::error_event::{ErrorEvent, ErrorKind};
+use warmpath::answer::first_token::{FirstEvent, FirstTokenReader};
 use warmpath::answer::refusal::Refusal;
 use warmpath::answer::usage::{Usage, UsageScanner};
 use warmpath::answer::verdict::Verdict;
@@ -43,15 +45,50 @@ enum Phase {
 pub struct Sent {
     /// Its account.
     pub ticket: Ticket,
-    /// Whether the answer comes as a stream: then its first bytes say when the prompt was computed.
-    streams: bool,
+    /// What tells that its prompt was computed.
+    start: Start,
     /// Reads the usage out of the answer, if it reports any.
     scanner: Option<UsageScanner>,
     /// What kind of answer it gets, once that is known.
     pub verdict: Option<Verdict>,
 }
 
+/// What tells that the prompt of a request was computed.
+#[derive(Debug)]
+enum Start {
+    /// The first byte of its answer: nobody knows what it asks for.
+    FirstByte,
+    /// The first token of its stream.
+    FirstToken(FirstTokenReader),
+    /// Nothing before the end of its answer; or it has been told.
+    End,
+}
+
 impl Sent {
+    /// Reads the chunk of the answer that is passing, as far as anything in it is of interest. Says what the start of the answer
+    /// means, once.
+    fn read(&mut self, size: usize, end_of_stream: bool) -> FirstEvent {
+        let served = matches!(self.verdict, None | Some(Verdict::Served));
+        let reads = served && (self.scanner.is_some() || matches!(self.start, Start::FirstToken(_)));
+        let chunk = if reads && size > 0 { host::response_body(0, size) } else { Vec::new() };
+        if let Some(scanner) = &mut self.scanner {
+            scanner.feed(&chunk);
+        }
+        let said = match &mut self.start {
+            Start::FirstByte if size > 0 => FirstEvent::Token,
+            Start::FirstToken(reader) if served => {
+                let said = reader.feed(&chunk);
+                if end_of_stream { reader.end() } else { said }
+            }
+            _ => FirstEvent::NotYet,
+        };
+        if said.is_final() {
+            self.start = Start::End;
+        }
+        profile::lap("scan answer");
+        said
+    }
+
     /// What the answer has reported of the tokens it used.
     pub fn usage(&self) -> Option<Usage> {
         self.scanner.as_ref().and_then(UsageScanner::usage)
@@ -84,13 +121,15 @@ impl Filter {
         self.phase = Phase::Done;
         match self.worker.with(|worker| (worker.route(by), worker.fails_open())) {
             Some((Ok(ticket), _)) => {
-                let (streams, reports_usage) = match by {
-                    RouteBy::Prompt(parsed) => (parsed.request.stream, parsed.request.reports_usage),
-                    // Nobody has looked: it may be either.
-                    RouteBy::Load => (true, false),
+                let (start, reports_usage) = match by {
+                    RouteBy::Prompt(parsed) if parsed.request.stream => {
+                        (Start::FirstToken(FirstTokenReader::default()), parsed.request.reports_usage)
+                    }
+                    RouteBy::Prompt(parsed) => (Start::End, parsed.request.reports_usage),
+                    RouteBy::Load => (Start::FirstByte, false),
                 };
                 let scanner = reports_usage.then(UsageScanner::default);
-                self.phase = Phase::Sent(Box::new(Sent { ticket, streams, scanner, verdict: None }));
+                self.phase = Phase::Sent(Box::new(Sent { ticket, start, scanner, verdict: None }));
                 Action::Continue
             }
             // Envoy's own balancing serves it until the cluster's pods are known.
@@ -171,26 +210,26 @@ impl HttpContext for Filter {
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
         self.with_sent(|worker, sent| {
-            if size > 0
-                && matches!(sent.verdict, None | Some(Verdict::Served))
-                && let Some(scanner) = &mut sent.scanner
-            {
-                scanner.feed(&host::response_body(0, size));
-                profile::lap("scan answer");
-            }
+            let said = sent.read(size, end_of_stream);
             let verdict = match sent.verdict {
                 Some(verdict) => verdict,
                 None => worker.judge(sent),
             };
             sent.verdict = Some(verdict);
-            // A whole answer begins when it ends: its start is booked with its end, which saves a write of the ledger.
-            if verdict == Verdict::Served
-                && size > 0
-                && sent.streams
-                && !sent.ticket.started()
-                && !end_of_stream
-            {
-                worker.start(&mut sent.ticket);
+            if verdict != Verdict::Served || sent.ticket.started() {
+                return;
+            }
+            match said {
+                // A whole answer begins when it ends: its start is booked with its end, which saves a write of the ledger.
+                FirstEvent::Token if !end_of_stream => worker.start(&mut sent.ticket),
+                FirstEvent::Error(ErrorEvent { kind: ErrorKind::Full | ErrorKind::Request, .. }) => {
+                    sent.verdict = Some(Verdict::Refused);
+                }
+                FirstEvent::Error(_) | FirstEvent::DoneWithoutToken => {
+                    worker.count_failed();
+                    sent.verdict = Some(Verdict::Failed);
+                }
+                FirstEvent::Token | FirstEvent::NotYet | FirstEvent::KeepAlive => {}
             }
         });
         if end_of_stream {

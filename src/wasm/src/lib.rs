@@ -6,6 +6,7 @@
 #![expect(missing_docs, reason = "the SDK's macro exports a function without a docstring")]
 
 mod answer_filter;
+mod answer_role;
 mod clock;
 mod collector_driver;
 mod decision_log;

@@ -46,7 +46,7 @@ metrics! {
         busy: counter "unrouted_total" { reason = "busy" }, "Requests left to the fallback, because Envoy called the module within one of the module's own calls. Always 0, unless there is a defect.";
         failovers: counter "failovers_total", "Requests that a runner-up answered, after the pod that was chosen had failed.";
         upstream_failures: counter "upstream_failures_total", "Requests that no pod answered, or the last one only with 503.";
-        upstream_errors: counter "upstream_errors_total", "Requests that a pod answered with an error of its own: 500, 502 or 504.";
+        upstream_errors: counter "upstream_errors_total", "Requests that a pod answered with an error of its own: status 500, 502 or 504, or a stream without a token.";
         broken_by_client: counter "broken_total" { by = "client" }, "Requests that ended before their answer began, and no pod is to blame: the client went away.";
         broken_by_pod: counter "broken_total" { by = "pod" }, "Requests that a pod broke off, before their answer began or after it.";
         contended_decide: counter "contended_total" { during = "decide" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
@@ -78,10 +78,11 @@ metrics! {
 
     /// What the filter counts that holds the headers of streams.
     AnswerMetrics {
-        full: counter "early_errors_total" { reason = "full" }, "Streams that a pod refused because it takes no more at the moment; answered with the status of the refusal.";
+        full: counter "early_errors_total" { reason = "full" }, "Attempts that a pod refused because it takes no more at the moment, with status 503 or in a stream; a stream is answered with the status of the refusal.";
         fault: counter "early_errors_total" { reason = "fault" }, "Streams that failed in the pod before their first token; answered with the status of the error.";
         bad_request: counter "early_errors_total" { reason = "request" }, "Streams that a pod refused for what they ask; answered with the status of the refusal.";
         empty: counter "early_errors_total" { reason = "empty" }, "Streams that ended in good order without a token; answered 502.";
+        contended: counter "contended_total" { during = "refusal" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         broken: counter "early_errors_total" { reason = "broken" }, "Streams that broke off between their headers and their first token, by the pod or the client.";
     }
 

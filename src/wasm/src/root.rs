@@ -1,14 +1,16 @@
 //! The root context: reads the configuration, and takes the role that `root_id` names.
 
+use std::rc::Rc;
+
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 use warmpath::config::{Config, ConfigError};
 
 use crate::answer_filter::AnswerFilter;
+use crate::answer_role::AnswerRole;
 use crate::collector_driver::CollectorDriver;
 use crate::filter::Filter;
 use crate::host;
-use crate::metrics::AnswerMetrics;
 use crate::profile;
 use crate::router_role::RouterRole;
 use crate::start;
@@ -27,7 +29,7 @@ enum Role {
     Unconfigured,
     Collector(Box<CollectorDriver>),
     Router(Box<RouterRole>),
-    Answer(AnswerMetrics),
+    Answer(Rc<AnswerRole>),
 }
 
 impl Root {
@@ -51,7 +53,7 @@ impl Root {
                 host::tick_every(CollectorDriver::period(&config));
                 Role::Collector(Box::new(CollectorDriver::start(&config, seed, now)))
             }
-            b"answer" => Role::Answer(AnswerMetrics::of(&config.pool)),
+            b"answer" => Role::Answer(Rc::new(AnswerRole::new(&config))),
             other => {
                 return Err(format!(
                     "`root_id` is {:?}; write \"router\" for the HTTP filter, \"answer\" for the upstream HTTP filter, \
@@ -99,7 +101,7 @@ impl RootContext for Root {
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
         Some(match &self.role {
             Role::Router(router) => profile::http_context(Filter::new(router.worker(), id)),
-            Role::Answer(metrics) => Box::new(AnswerFilter::new(*metrics)),
+            Role::Answer(role) => Box::new(AnswerFilter::new(Rc::clone(role))),
             Role::Collector(_) | Role::Unconfigured => Box::new(PassThrough),
         })
     }

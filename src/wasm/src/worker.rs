@@ -252,6 +252,11 @@ impl Worker {
         verdict
     }
 
+    /// Counts an answer that says in its body that the pod has failed.
+    pub fn count_failed(&self) {
+        self.metrics.upstream_errors.count();
+    }
+
     /// Judges a stream that has ended without the end of a body: answers without a body end so, and all that were broken off,
     /// before the headers, after them, or in the middle.
     pub fn judge_end(&mut self, sent: &mut Sent) {

@@ -18,6 +18,7 @@ mod docs;
 mod endings;
 mod faults;
 mod faults_under_load;
+mod full;
 mod hostile;
 mod limits;
 mod overload;

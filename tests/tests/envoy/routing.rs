@@ -258,6 +258,8 @@ async fn requests_in_flight_count_before_any_scrape_shows_them() {
     for n in 0..8 {
         for pod in &pods {
             let (stream, answer) = Stream::new();
+            // A keep-alive brings the headers. No token has come.
+            stream.chunk(": computing\n\n");
             pod.answer_next(answer);
             streams.push(stream);
         }

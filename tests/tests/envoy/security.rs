@@ -432,8 +432,17 @@ fn calls_in_source() -> BTreeSet<String> {
             let import = match name.as_str() {
                 // In a list of `use`, not a call.
                 "" => continue,
-                "get_shared_data" | "set_shared_data" | "get_log_level" | "get_property"
-                | "define_metric" | "increment_metric" | "record_metric" | "get_metric" | "log" => name,
+                "get_shared_data"
+                | "set_shared_data"
+                | "get_log_level"
+                | "get_property"
+                | "define_metric"
+                | "increment_metric"
+                | "record_metric"
+                | "get_metric"
+                | "log"
+                | "set_effective_context" => name,
+                "resume_http_request" => "continue_stream".into(),
                 "set_tick_period" => "set_tick_period_milliseconds".into(),
                 "get_buffer" => "get_buffer_bytes".into(),
                 "set_buffer" => "set_buffer_bytes".into(),

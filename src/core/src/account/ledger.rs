@@ -12,7 +12,7 @@ use crate::shared::pod_table::PodKey;
 use crate::{Micros, Slot};
 
 /// Marks a ledger, and the version of its format.
-const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL4");
+const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL5");
 /// Models whose bytes per token are kept; the least recently learned one makes room for another.
 pub const MODELS: usize = 16;
 
@@ -55,7 +55,9 @@ mod account {
     pub const ERRORS: Field<u16> = OPENED.then();
     pub const FAILED_AT: Field<u64> = ERRORS.then();
     pub const COOL_UNTIL: Field<u64> = FAILED_AT.then();
-    pub const SINCE: Field<u64> = COOL_UNTIL.then();
+    pub const PROBES: Field<u16> = COOL_UNTIL.then();
+    pub const FULL_AT: Field<u64> = PROBES.then();
+    pub const SINCE: Field<u64> = FULL_AT.then();
     pub const SIZE: usize = SINCE.end();
 }
 
@@ -269,6 +271,8 @@ fn encode_account(of: &PodAccount, bytes: &mut [u8; account::SIZE]) {
     account::ERRORS.put(bytes, of.health.errors);
     account::FAILED_AT.put(bytes, of.health.failed_at.0);
     account::COOL_UNTIL.put(bytes, of.health.cool_until.0);
+    account::PROBES.put(bytes, of.health.probes);
+    account::FULL_AT.put(bytes, of.health.full_at.0);
     account::SINCE.put(bytes, of.since.0);
 }
 
@@ -287,6 +291,8 @@ fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
             errors: account::ERRORS.get(bytes),
             failed_at: Micros(account::FAILED_AT.get(bytes)),
             cool_until: Micros(account::COOL_UNTIL.get(bytes)),
+            probes: account::PROBES.get(bytes),
+            full_at: Micros(account::FULL_AT.get(bytes)),
         },
     })
 }
@@ -298,12 +304,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn accounts() -> impl Strategy<Value = PodAccount> {
-        (any::<[u32; 5]>(), 0.0f32..1e9, any::<[u16; 3]>(), any::<[u64; 3]>()).prop_map(
+        (any::<[u32; 5]>(), 0.0f32..1e9, any::<[u16; 4]>(), any::<[u64; 4]>()).prop_map(
             |(
                 [id, in_flight, waiting, outstanding, samples],
                 rate,
-                [failures, opened, errors],
-                [failed_at, cool_until, since],
+                [failures, opened, errors, probes],
+                [failed_at, cool_until, full_at, since],
             )| PodAccount {
                 id,
                 in_flight,
@@ -318,6 +324,8 @@ mod tests {
                     errors,
                     failed_at: Micros(failed_at),
                     cool_until: Micros(cool_until),
+                    probes,
+                    full_at: Micros(full_at),
                 },
             },
         )
@@ -354,7 +362,7 @@ mod tests {
             }
             if let Ok(mut ledger) = Ledger::decode(bytes) {
                 for slot in 0..6 {
-                    ledger.change(PodKey { slot: Slot(slot), id: 0 }, |account| account.open(5, MILLISECOND));
+                    ledger.change(PodKey { slot: Slot(slot), id: 0 }, |account| _ = account.open(5, MILLISECOND));
                     ledger.account(Slot(slot));
                 }
                 ledger.count_routed();
@@ -368,14 +376,14 @@ mod tests {
     #[test]
     fn the_layout_is_the_one_of_its_mark() {
         // Another layout needs another mark, or two versions of the module misread each other's ledgers.
-        assert_eq!((head::SIZE, model::SIZE, account::SIZE), (34, 8, 54));
+        assert_eq!((head::SIZE, model::SIZE, account::SIZE), (34, 8, 64));
         assert_eq!(ACCOUNTS_AT, 162);
         let mut ledger = Ledger::default();
         ledger.grow(1);
         ledger.count_routed();
         ledger.set_account(Slot(0), &PodAccount { in_flight: 0x0102, ..PodAccount::new(7) });
-        let mut expected = [0; 162 + 54];
-        expected[..6].copy_from_slice(b"WPL4\x01\x00");
+        let mut expected = [0; 162 + 64];
+        expected[..6].copy_from_slice(b"WPL5\x01\x00");
         expected[14] = 1;
         expected[162] = 7;
         expected[166..168].copy_from_slice(&[2, 1]);
@@ -413,7 +421,7 @@ mod tests {
         ledger.append(&record(&[7; 400]));
         let before = ledger.clone();
         ledger.set_account(Slot(0), &PodAccount::new(3));
-        ledger.change(PodKey { slot: Slot(0), id: 0 }, |account| account.open(1, MILLISECOND));
+        ledger.change(PodKey { slot: Slot(0), id: 0 }, |account| _ = account.open(1, MILLISECOND));
         assert_eq!(ledger, before);
     }
 

@@ -47,8 +47,8 @@ impl PodAccount {
         }
     }
 
-    /// A request with `tokens` prompt tokens to compute is sent.
-    pub fn open(&mut self, tokens: u32, now: Micros) {
+    /// A request with `tokens` prompt tokens to compute is sent; returns whether it probes a pod that has failed.
+    pub fn open(&mut self, tokens: u32, now: Micros) -> bool {
         if self.waiting == 0 {
             self.since = now;
         }
@@ -56,7 +56,7 @@ impl PodAccount {
         self.waiting = self.waiting.saturating_add(1);
         self.outstanding = self.outstanding.saturating_add(tokens);
         self.opened = self.opened.wrapping_add(1);
-        self.health.request_sent(now);
+        self.health.request_sent(now)
     }
 
     /// The first byte of an answer's body has come to a request with `tokens` prompt tokens: its prompt is computed, and the
@@ -71,9 +71,6 @@ impl PodAccount {
     pub fn close(&mut self, unstarted: Option<u32>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.leave(u32::from(unstarted.is_some()), unstarted.unwrap_or(0));
-        if unstarted.is_some() && self.waiting == 0 {
-            self.health.probe_abandoned();
-        }
     }
 
     /// Takes leaked requests out of the counts, `waiting` of them from those that wait, each with the mean work.
@@ -119,8 +116,8 @@ mod tests {
     #[test]
     fn a_request_leaves_nothing_behind() {
         let mut account = PodAccount::new(1);
-        account.open(100, Micros::ZERO);
-        account.open(50, Micros::ZERO);
+        let _ = account.open(100, Micros::ZERO);
+        let _ = account.open(50, Micros::ZERO);
         assert_eq!(counts(&account), (2, 2, 150));
         account.start(100, START);
         assert_eq!(counts(&account), (2, 1, 50));
@@ -134,7 +131,7 @@ mod tests {
     #[test]
     fn an_idle_pod_has_no_waiting_requests() {
         let mut account = PodAccount::new(1);
-        (0..3).for_each(|_| account.open(100, Micros::ZERO));
+        (0..3).for_each(|_| _ = account.open(100, Micros::ZERO));
         // Their starts were never written.
         account.close(None);
         assert_eq!(counts(&account), (2, 2, 200));
@@ -146,7 +143,7 @@ mod tests {
     #[test]
     fn leaks_are_taken_from_the_waiting_requests_as_far_as_they_wait() {
         let mut account = PodAccount::new(1);
-        (0..10).for_each(|_| account.open(100, Micros::ZERO));
+        (0..10).for_each(|_| _ = account.open(100, Micros::ZERO));
         (0..6).for_each(|_| account.start(100, START));
         account.reconcile(3, 2);
         assert_eq!(counts(&account), (7, 2, 200));
@@ -155,22 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_is_abandoned_when_no_request_waits_any_more() {
-        let mut account = PodAccount::new(1);
-        account.health.failed(START);
-        account.open(1, 2 * SECOND);
-        account.open(1, 2 * SECOND);
-        account.close(Some(1));
-        assert!(account.health.cooling_down(2 * SECOND, Micros::ZERO), "the other one still probes");
-        account.close(Some(1));
-        assert!(!account.health.cooling_down(2 * SECOND, Micros::ZERO));
-    }
-
-    #[test]
     fn progress_counts_for_one_request_of_mean_work_at_most() {
         let mut account = PodAccount::new(1);
-        account.open(1000, Micros::ZERO);
-        account.open(3000, Micros::ZERO);
+        let _ = account.open(1000, Micros::ZERO);
+        let _ = account.open(3000, Micros::ZERO);
         assert_eq!(account.remaining(1000.0, SECOND, 150.0), 4000.0 - 850.0);
         assert_eq!(account.remaining(1000.0, SECOND / 10, 150.0), 4000.0, "within the lag");
         assert_eq!(account.remaining(1000.0, 60 * SECOND, 150.0), 2000.0);

@@ -2,6 +2,9 @@
 //!
 //! A failure starts a cool-down in which no worker sends to the pod. Each further failure doubles it. After it, one request
 //! probes the pod while the others still keep off. An answer to a request that was sent after the last failure ends it all.
+//!
+//! A pod that takes no more requests at the moment and says so is not failing: it is believed to be busier until its next page
+//! tells how busy it is, and nothing is held against it.
 
 use crate::{Micros, SECOND};
 
@@ -11,6 +14,8 @@ const FIRST_COOL_DOWN: Micros = SECOND;
 const LONGEST_COOL_DOWN: Micros = Micros::from_seconds(30);
 /// Doublings of the cool-down after which it no longer grows.
 const MOST_DOUBLINGS: u32 = 10;
+/// How long a refusal counts when no page follows it.
+const FULL_WITHOUT_PAGE: Micros = SECOND;
 /// Errors in a row, with no good answer between them, that are a failure of the pod. One or two may be caused by their
 /// requests.
 const ERRORS_THAT_FAIL: u16 = 3;
@@ -35,6 +40,10 @@ pub struct PodHealth {
     pub failed_at: Micros,
     /// Until when nobody sends to the pod.
     pub cool_until: Micros,
+    /// Probes under way: requests that were sent to the pod after a failure.
+    pub probes: u16,
+    /// When the pod last refused a request because it takes no more at the moment.
+    pub full_at: Micros,
 }
 
 impl PodHealth {
@@ -44,13 +53,33 @@ impl PodHealth {
         self.failures > 0 && now < self.cool_until && recovered_at <= self.failed_at
     }
 
+    /// Whether the pod is believed to take no more requests. `scraped_at` is when its last page was read, which tells better
+    /// how busy it is. Without a page, as when it cannot be scraped, the refusal counts for a second.
+    pub fn full(&self, now: Micros, scraped_at: Micros) -> bool {
+        self.full_at > scraped_at && now.since(self.full_at) < FULL_WITHOUT_PAGE
+    }
+
+    /// The pod has refused a request because it takes no more at the moment. So it answers: a cool-down that followed a pod
+    /// which did not is over.
+    pub fn refused_as_full(&mut self, now: Micros) {
+        self.full_at = now;
+        if self.errors == 0 {
+            self.failures = 0;
+            self.cool_until = Micros::ZERO;
+        }
+    }
+
     /// A request is sent to the pod. After a failure it is a probe: other requests keep off until it has ended, or the
     /// longest cool-down has passed. Only a failure moves `failed_at`, so an answer that takes longer than the cool-down
-    /// still shows that the pod serves.
-    pub fn request_sent(&mut self, now: Micros) {
-        if self.failures > 0 {
+    /// still shows that the pod serves. Returns whether the request is a probe; each probe ends once, by
+    /// [`probe_ended`](Self::probe_ended).
+    pub fn request_sent(&mut self, now: Micros) -> bool {
+        let probes = self.failures > 0;
+        if probes {
             self.cool_until = now + LONGEST_COOL_DOWN;
+            self.probes = self.probes.saturating_add(1);
         }
+        probes
     }
 
     /// The pod has begun an answer. An answer to a request that was sent before the last failure does not show that the pod
@@ -63,10 +92,11 @@ impl PodHealth {
         }
     }
 
-    /// The last waiting request has ended without an answer and without a failure, as when its client goes away. If it was a
-    /// probe, it has shown nothing: the next probe may follow as soon as the cool-down after the failure is over.
-    pub fn probe_abandoned(&mut self) {
-        if self.failures > 0 {
+    /// A probe has ended. If the last one has shown nothing, as when its client goes away, the next probe may follow as soon as
+    /// the cool-down after the failure is over.
+    pub fn probe_ended(&mut self) {
+        self.probes = self.probes.saturating_sub(1);
+        if self.failures > 0 && self.probes == 0 {
             self.cool_until = self.cool_until.min(self.failed_at + self.cool_down());
         }
     }
@@ -94,8 +124,11 @@ impl PodHealth {
     }
 
     /// Begins the next cool-down, unless the request was under way at the last failure.
+    ///
+    /// Envoy cannot tell a refusal from a failure. What a request meets that was on its way when the pod refused one is taken for
+    /// a refusal.
     fn count_failure(&mut self, failure: Observed) -> bool {
-        if self.failures > 0 && failure.sent_at < self.failed_at {
+        if self.full_at > failure.sent_at || (self.failures > 0 && failure.sent_at < self.failed_at) {
             return false;
         }
         self.failures = self.failures.saturating_add(1);
@@ -130,7 +163,7 @@ mod tests {
         health.failed(observed(Micros::ZERO, Micros::ZERO));
         assert!(health.cooling_down(at(999), Micros::ZERO));
         assert!(!health.cooling_down(at(1000), Micros::ZERO));
-        health.request_sent(at(1000));
+        let _ = health.request_sent(at(1000));
         assert!(health.cooling_down(at(1000), Micros::ZERO), "while it is probed");
         health.failed(observed(at(1000), at(1000)));
         assert!(health.cooling_down(at(2999), Micros::ZERO));
@@ -148,7 +181,7 @@ mod tests {
         health.failed(observed(Micros::ZERO, Micros::ZERO));
         // Two prompts of five seconds, one sent after the other.
         for sent in [1000, 3000] {
-            health.request_sent(at(sent));
+            let _ = health.request_sent(at(sent));
         }
         assert!(health.cooling_down(at(5000), Micros::ZERO), "no second probe while one is unanswered");
         assert!(!health.cooling_down(at(3000) + LONGEST_COOL_DOWN, Micros::ZERO), "but not forever");
@@ -157,15 +190,37 @@ mod tests {
     }
 
     #[test]
+    fn a_full_pod_is_believed_until_its_next_page_and_nothing_is_held_against_it() {
+        let mut health = PodHealth::default();
+        health.refused_as_full(at(100));
+        assert!(health.full(at(150), at(90)));
+        assert!(!health.full(at(150), at(101)), "its page says more");
+        assert!(!health.full(at(1100), at(90)), "no page has come");
+        // Envoy reports the same refusal as a failed attempt, of each request that met it.
+        (0..5).for_each(|_| health.failed(observed(at(99), at(101))));
+        assert!(!health.cooling_down(at(102), Micros::ZERO));
+        health.failed(observed(at(100), at(103)));
+        assert!(
+            health.cooling_down(at(104), Micros::ZERO),
+            "a request that was sent later met something else"
+        );
+        health.refused_as_full(at(105));
+        assert!(!health.cooling_down(at(105), Micros::ZERO), "it answers again");
+    }
+
+    #[test]
     fn an_abandoned_probe_lets_the_next_one_come() {
         let mut health = PodHealth::default();
         health.failed(observed(Micros::ZERO, Micros::ZERO));
-        health.request_sent(at(2000));
-        health.probe_abandoned();
+        assert!(health.request_sent(at(2000)));
+        assert!(health.request_sent(at(2000)));
+        health.probe_ended();
+        assert!(health.cooling_down(at(2000), Micros::ZERO), "the other one still probes");
+        health.probe_ended();
         assert!(!health.cooling_down(at(2000), Micros::ZERO));
-        health.request_sent(at(3000));
+        assert!(health.request_sent(at(3000)));
         health.failed(observed(at(3000), at(4000)));
-        health.probe_abandoned();
+        health.probe_ended();
         assert_eq!((health.failures, health.cool_until), (2, at(6000)));
     }
 
@@ -176,7 +231,7 @@ mod tests {
         assert_eq!((health.failures, health.cool_until), (1, Micros(20) + SECOND));
         health.answered(Micros(10));
         assert!(health.cooling_down(Micros(60), Micros::ZERO));
-        health.request_sent(at(2000));
+        let _ = health.request_sent(at(2000));
         health.failed(observed(Micros(10), at(2001)));
         assert_eq!(health.failures, 1, "only the probe counts as the next failure");
         health.failed(observed(at(2000), at(2002)));
@@ -200,10 +255,10 @@ mod tests {
         health.answered(Micros(11));
         assert_eq!((health.failures, health.cool_until), (1, Micros(12) + SECOND));
         // A probe that is answered with an error is the next failure.
-        health.request_sent(at(2000));
+        let _ = health.request_sent(at(2000));
         health.upstream_error(observed(at(2000), at(2000)));
         assert_eq!((health.failures, health.cool_until), (2, at(4000)));
-        health.request_sent(at(5000));
+        let _ = health.request_sent(at(5000));
         health.answered(at(5000));
         assert_eq!((health.failures, health.errors, health.cool_until), (0, 0, Micros::ZERO));
     }

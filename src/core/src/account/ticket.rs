@@ -24,7 +24,12 @@ pub struct Ticket {
     picks: [Option<PodKey>; PICKS],
     /// Prompt tokens that the pod has to compute, as booked.
     tokens: u32,
+    /// When it was sent to that pod, as far as that is known: after a failover, when the other pod's answer began.
     sent_at: Micros,
+    /// When it was sent to the first pod.
+    decided_at: Micros,
+    /// Whether it probes its pod, which had failed before.
+    probes: bool,
     started: bool,
     prompt: PromptTrace,
     /// What the index believed of the pod when the request was sent.
@@ -103,7 +108,7 @@ impl Ticket {
     pub fn book(ledger: &mut Ledger, table: &PodTable, booking: Booking, now: Micros) -> Ticket {
         let Booking { picks, tokens, matched, prompt } = booking;
         let pod = picks.iter().flatten().next().copied().unwrap_or(PodKey::NONE);
-        let ahead = open(ledger, table, pod, tokens, now);
+        let Opened { ahead, probes } = open(ledger, table, pod, tokens, now);
         ledger.count_routed();
         if prompt.is_some() {
             ledger.learn_mean_work(tokens);
@@ -113,6 +118,8 @@ impl Ticket {
             picks,
             tokens,
             sent_at: now,
+            decided_at: now,
+            probes,
             started: false,
             prompt: prompt.unwrap_or_default(),
             belief: Belief { matched, ahead, used: UseStamp::default() },
@@ -177,39 +184,49 @@ impl Ticket {
         let tried = self.picks.iter().take(attempts).flatten().copied();
         for pod in tried.filter(|&pod| Some(pod) != except) {
             claim(ledger, table, pod);
-            ledger.change(pod, |account| account.health.failed(self.observed(now)));
+            ledger.change(pod, |account| account.health.failed(self.failure(now)));
         }
     }
 
     /// The pod that the request is booked on has failed it.
     pub fn fail_own_pod(&self, ledger: &mut Ledger, now: Micros) {
-        ledger.change(self.pod, |account| account.health.failed(self.observed(now)));
+        ledger.change(self.pod, |account| account.health.failed(self.failure(now)));
     }
 
-    /// Takes the request from its pod and books it on `to`, if there is one; returns how many requests wait there.
-    pub fn move_to(&self, ledger: &mut Ledger, table: &PodTable, to: Option<PodKey>, now: Micros) -> u32 {
-        ledger.change(self.pod, |account| account.close(Some(self.tokens)));
-        to.map_or(0, |pod| open(ledger, table, pod, self.tokens, now))
+    /// Takes the request from its pod and books it on `to`, if there is one.
+    pub fn move_to(&self, ledger: &mut Ledger, table: &PodTable, to: Option<PodKey>, now: Micros) -> Opened {
+        self.leave(ledger, Some(self.tokens));
+        to.map_or_else(Opened::default, |pod| open(ledger, table, pod, self.tokens, now))
+    }
+
+    /// Takes the request out of its pod's account; `unstarted` as in [`PodAccount::close`].
+    fn leave(&self, ledger: &mut Ledger, unstarted: Option<u32>) {
+        ledger.change(self.pod, |account| {
+            account.close(unstarted);
+            if self.probes {
+                account.health.probe_ended();
+            }
+        });
     }
 
     /// The request has ended: takes it out of the ledger, and learns from the answer. Returns the bytes per token of its
     /// model, if the answer taught them.
     pub fn close(&self, ledger: &mut Ledger, end: End) -> Option<f32> {
         let unstarted = (!self.started).then_some(self.tokens);
-        ledger.change(self.pod, |account| match end {
+        match end {
             End::Answered { at, .. } => {
                 if unstarted.is_some() {
                     // A whole answer: its first byte tells nothing of when the prompt was computed.
-                    account.start(self.tokens, self.observed(at));
+                    ledger.change(self.pod, |account| account.start(self.tokens, self.observed(at)));
                 }
-                account.close(None);
+                self.leave(ledger, None);
             }
             End::UpstreamError { at } => {
-                account.close(unstarted);
-                account.health.upstream_error(self.observed(at));
+                ledger.change(self.pod, |account| account.health.upstream_error(self.failure(at)));
+                self.leave(ledger, unstarted);
             }
-            End::Aborted => account.close(unstarted),
-        });
+            End::Aborted => self.leave(ledger, unstarted),
+        }
         let usage = end.usage().filter(|_| self.prompt.teaches_ratio)?;
         ledger.learn_bytes_per_token(self.prompt.model, self.prompt.bytes, usage.prompt_tokens);
         Some(ledger.bytes_per_token(self.prompt.model))
@@ -246,8 +263,9 @@ impl Ticket {
     }
 
     /// The request is booked on `pod` since `now`: the time before was not this pod's.
-    pub fn set_pod(&mut self, pod: Option<PodKey>, now: Micros) {
+    pub fn set_pod(&mut self, pod: Option<PodKey>, probes: bool, now: Micros) {
         self.pod = pod.unwrap_or(PodKey::NONE);
+        self.probes = probes;
         self.sent_at = now;
     }
 
@@ -258,6 +276,12 @@ impl Ticket {
 
     fn observed(&self, at: Micros) -> Observed {
         Observed { sent_at: self.sent_at, at }
+    }
+
+    /// A failure of any pod that the request was sent to. When it was sent to a runner-up is not known; if the runner-up has
+    /// failed since the decision, this is the same failure.
+    fn failure(&self, at: Micros) -> Observed {
+        Observed { sent_at: self.decided_at, at }
     }
 }
 
@@ -271,21 +295,30 @@ impl End {
     }
 }
 
-/// Opens an account entry for a request on a pod; returns how many requests waited there.
-fn open(ledger: &mut Ledger, table: &PodTable, pod: PodKey, tokens: u32, now: Micros) -> u32 {
+/// What a request met on the pod that it was booked on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// Requests that waited there.
+    pub ahead: u32,
+    /// Whether it probes the pod, which had failed before.
+    pub probes: bool,
+}
+
+/// Books a request on a pod.
+fn open(ledger: &mut Ledger, table: &PodTable, pod: PodKey, tokens: u32, now: Micros) -> Opened {
     claim(ledger, table, pod);
-    let mut ahead = 0;
+    let mut opened = Opened::default();
     ledger.change(pod, |account| {
-        ahead = account.waiting;
-        account.open(tokens, now);
+        opened.ahead = account.waiting;
+        opened.probes = account.open(tokens, now);
     });
-    ahead
+    opened
 }
 
 /// Resets the account in the pod's slot to the pod, if the slot was reassigned to it; its requests died with the pod
 /// before. No-op if the pod has left the table, or if the account is of a later pod: then this replica of the table is the
 /// one that is out of date.
-fn claim(ledger: &mut Ledger, table: &PodTable, key: PodKey) {
+pub(super) fn claim(ledger: &mut Ledger, table: &PodTable, key: PodKey) {
     let in_slot = ledger.account(key.slot);
     if in_slot.id < key.id
         && let Some(pod) = table.get(key)
@@ -323,6 +356,37 @@ mod tests {
     fn counts(ledger: &Ledger, slot: Slot) -> (u32, u32, u32) {
         let account = ledger.account(slot);
         (account.in_flight, account.waiting, account.outstanding)
+    }
+
+    #[test]
+    fn a_failure_that_remains_after_a_failover_is_no_new_one() {
+        let mut ledger = Ledger::default();
+        let to = PodKey { slot: Slot(1), id: 6 };
+        let mut tickets: Vec<Ticket> = (0..3).map(|_| book(&mut ledger, &[1])).collect();
+        // Both pods say 503 to all three: each has failed once.
+        for (nth, ticket) in (1..).zip(&mut tickets) {
+            let now = SECOND + Micros(nth);
+            ticket.fail(&mut ledger, &table(), 1, Some(to), now);
+            let opened = ticket.move_to(&mut ledger, &table(), Some(to), now);
+            ticket.set_pod(Some(to), opened.probes, now);
+            ticket.fail_own_pod(&mut ledger, now);
+            let _ = ticket.close(&mut ledger, End::Aborted);
+        }
+        assert_eq!([Slot(0), Slot(1)].map(|slot| ledger.account(slot).health.failures), [1, 1]);
+    }
+
+    #[test]
+    fn a_probe_that_shows_nothing_lets_the_next_one_come_while_older_requests_wait() {
+        let mut ledger = Ledger::default();
+        let waits = book(&mut ledger, &[]);
+        ledger.change(POD, |account| account.health.failed(Observed { sent_at: SECOND, at: SECOND }));
+        let cools = |ledger: &Ledger, at| ledger.account(POD.slot).health.cooling_down(at, Micros::ZERO);
+        let probe = book(&mut ledger, &[]);
+        assert!(cools(&ledger, 3 * SECOND), "it is probed");
+        let _ = probe.close(&mut ledger, End::Aborted);
+        assert!(!cools(&ledger, 3 * SECOND));
+        let _ = waits.close(&mut ledger, End::Aborted);
+        assert_eq!(ledger.account(POD.slot).health.probes, 0);
     }
 
     #[test]
@@ -371,8 +435,9 @@ mod tests {
         let mut ticket = book(&mut ledger, &[1, 2]);
         let to = PodKey { slot: Slot(1), id: 6 };
         ticket.fail(&mut ledger, &table(), 1, Some(to), 2 * SECOND);
-        assert_eq!(ticket.move_to(&mut ledger, &table(), Some(to), 2 * SECOND), 0);
-        ticket.set_pod(Some(to), 2 * SECOND);
+        let opened = ticket.move_to(&mut ledger, &table(), Some(to), 2 * SECOND);
+        assert_eq!(opened, Opened::default());
+        ticket.set_pod(Some(to), opened.probes, 2 * SECOND);
         assert_eq!((counts(&ledger, Slot(0)), counts(&ledger, Slot(1))), ((0, 0, 0), (1, 1, 1000)));
         assert_eq!(
             (ledger.account(Slot(0)).health.failures, ledger.account(Slot(1)).health.failures),

@@ -102,7 +102,7 @@ fn what_the_ledger_counts_is_not_foreign() {
     let mut ledger = Ledger::default();
     ledger.grow(2);
     let mut entry = PodAccount::new(collector.table().pods[0].id);
-    (0..4).for_each(|_| entry.open(10, Micros::ZERO));
+    (0..4).for_each(|_| _ = entry.open(10, Micros::ZERO));
     entry.start(10, Observed { sent_at: Micros::ZERO, at: Micros::ZERO });
     ledger.set_account(Slot(0), &entry);
     shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
@@ -121,7 +121,7 @@ fn leaked_requests_are_taken_out_when_scrapes_contradict_long_enough() {
     let mut ledger = Ledger::default();
     ledger.grow(2);
     let mut entry = PodAccount::new(collector.table().pods[0].id);
-    (0..5).for_each(|_| entry.open(100, Micros::ZERO));
+    (0..5).for_each(|_| _ = entry.open(100, Micros::ZERO));
     ledger.set_account(Slot(0), &entry);
     shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     let entry = |shared: &Map| {
@@ -207,7 +207,7 @@ fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
     let id = collector.table().pods[0].id;
     let mut entry = PodAccount::new(id);
     // 200 requests a second, 20 of them at any time between Envoy and the pod, 50 in the pod; and 5 leaked ones.
-    (0..75).for_each(|_| entry.open(100, Micros::ZERO));
+    (0..75).for_each(|_| _ = entry.open(100, Micros::ZERO));
     let mut ledger = Ledger::default();
     ledger.grow(2);
     let mut healed = 0;
@@ -241,7 +241,7 @@ fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
 fn leaked_requests_take_what_they_wait_for_with_them() {
     let (mut collector, mut shared) = start();
     let mut entry = PodAccount::new(collector.table().pods[0].id);
-    (0..9).for_each(|_| entry.open(100, Micros::ZERO));
+    (0..9).for_each(|_| _ = entry.open(100, Micros::ZERO));
     (0..6).for_each(|_| entry.start(100, Observed { sent_at: Micros::ZERO, at: Micros::ZERO }));
     let mut ledger = Ledger::default();
     ledger.grow(2);

@@ -21,6 +21,11 @@ const EQUAL_RATES: f32 = 0.35;
 /// Samples from which on a pod's own rate counts.
 const RELIABLE_SAMPLES: u32 = 4;
 
+/// Requests of mean work that are believed to wait on a pod, besides those that are known, after it refused one: enough to prefer
+/// its equals. More would drive conversations from the pods that hold them: under an overload all pods refuse now and then,
+/// and a refused attempt costs little.
+const WAITING_WHEN_FULL: f32 = 0.25;
+
 /// What is known of a pool when a request is decided.
 #[derive(Clone, Copy, Debug)]
 pub struct Pool<'a> {
@@ -80,6 +85,7 @@ pub fn score_all(
     list.clear();
     for (&(slot, ref account), (_, pod)) in accounts.iter().zip(pool.pods()) {
         let fresh = freshness(pod, now);
+        let refused = if account.health.full(now, pod.scraped_at) { WAITING_WHEN_FULL } else { 0.0 };
         let blocks = usize::from(found.blocks(slot));
         let matched = in_tokens(blocks);
         let tokens_per_second = rate_of(account, mean_rate);
@@ -90,7 +96,7 @@ pub fn score_all(
             waiting: account.waiting as f32,
             in_flight: account.in_flight as f32,
             foreign_running: pod.foreign_running * fresh,
-            foreign_waiting: pod.foreign_waiting * fresh,
+            foreign_waiting: pod.foreign_waiting * fresh + refused,
             cache_fill: index.fill(slot),
             popular: in_tokens(popular.max(blocks)) - matched,
             kv_usage: pod.kv_usage * fresh,
@@ -124,6 +130,21 @@ impl Candidates {
     pub fn get(&self, slot: Slot) -> Option<&Candidate> {
         self.list.iter().find(|candidate| candidate.slot == slot)
     }
+}
+
+/// How long the pod of the pool with the shortest queue will take to compute what waits there: when a client may ask again
+/// that all pods have refused.
+pub fn shortest_queue(table: &PodTable, ledger: &Ledger, now: Micros) -> Micros {
+    let accounts: Vec<_> =
+        table.live().map(|(slot, pod)| (slot, PodAccount::of(pod, ledger.account(slot)))).collect();
+    let mean_rate = mean_rate(&accounts);
+    let queues = accounts.iter().zip(table.live()).map(|((_, account), (_, pod))| {
+        let rate = rate_of(account, mean_rate);
+        let foreign = pod.foreign_waiting * freshness(pod, now) * ledger.mean_work();
+        (account.remaining(rate, now, 0.0) + foreign) / rate.max(1.0)
+    });
+    let seconds = queues.min_by(f32::total_cmp).unwrap_or(0.0);
+    Micros((seconds * 1e6) as u64)
 }
 
 fn rank(account: &PodAccount, pod: &Pod, now: Micros) -> Rank {
@@ -219,9 +240,41 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_refused_a_request_is_dearer_until_its_next_page() {
+        let mut full = PodAccount::new(1);
+        full.health.refused_as_full(SECOND);
+        let accounts = [full, PodAccount::new(2)];
+        let page_at = |scraped_at| vec![Pod { scraped_at, ..pod(1) }, pod(2)];
+        let now = SECOND + SECOND / 10;
+        let before = scored(page_at(SECOND / 2), &accounts, now);
+        assert!(before[0].terms.seconds > before[1].terms.seconds);
+        assert_eq!(before[0].rank, Rank::Ready);
+        let after = scored(page_at(now), &accounts, now);
+        assert_eq!(after[0].terms.seconds, after[1].terms.seconds);
+    }
+
+    #[test]
+    fn the_shortest_queue_counts_own_and_foreign_work_at_the_pods_rate() {
+        let mut ledger = Ledger::default();
+        ledger.grow(2);
+        let mut account = PodAccount { rate: 1000.0, samples: 9, ..PodAccount::new(1) };
+        (0..3).for_each(|_| _ = account.open(2000, Micros::ZERO));
+        ledger.set_account(Slot(0), &account);
+        ledger.set_account(Slot(1), &PodAccount { id: 2, ..account });
+        ledger.learn_mean_work(500);
+        let pods = vec![pod(1), Pod { id: 2, first_id: 2, foreign_waiting: 4.0, ..pod(1) }];
+        let mut table = PodTable { pods, ..PodTable::default() };
+        assert_eq!(shortest_queue(&table, &ledger, Micros::ZERO), 6 * SECOND);
+        table.pods.remove(0);
+        ledger.set_account(Slot(0), &PodAccount { id: 2, ..account });
+        assert_eq!(shortest_queue(&table, &ledger, Micros::ZERO), 8 * SECOND);
+        assert_eq!(shortest_queue(&PodTable::default(), &ledger, Micros::ZERO), Micros::ZERO);
+    }
+
+    #[test]
     fn the_account_of_a_pod_that_is_gone_does_not_count() {
         let mut busy = PodAccount::new(1);
-        (0..9).for_each(|_| busy.open(1000, Micros::ZERO));
+        (0..9).for_each(|_| _ = busy.open(1000, Micros::ZERO));
         busy.health.failed(Observed { sent_at: Micros::ZERO, at: Micros::ZERO });
         let candidates = scored(vec![pod(1), pod(7)], &[busy, PodAccount { id: 2, ..busy }], Micros::ZERO);
         assert_eq!((candidates[0].rank, candidates[1].rank), (Rank::CoolingDown, Rank::Ready));

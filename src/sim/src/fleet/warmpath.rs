@@ -4,6 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use warmpath::account::full::note_full;
+use warmpath::account::transaction::LedgerStore;
 use warmpath::answer::usage::Usage;
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
 use warmpath::config::Config;
@@ -11,7 +13,7 @@ use warmpath::decide::cost::CostConstants;
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Part, Prompt, Request};
 use warmpath::router::{End, RouteBy, Router, Ticket};
-use warmpath::shared::store::{Contended, Map};
+use warmpath::shared::store::{Contended, Keys, Map};
 use warmpath::{MILLISECOND, Micros};
 
 use super::text::Texts;
@@ -58,6 +60,7 @@ pub struct WarmpathOptions {
 #[derive(Debug)]
 pub struct Warmpath {
     map: Map,
+    store: LedgerStore,
     collector: Collector,
     period: f64,
     next_tick: f64,
@@ -127,6 +130,7 @@ impl Warmpath {
             })
             .collect();
         Ok(Warmpath {
+            store: LedgerStore::new(Keys::of(&config.pool, config.index.log_segments)),
             map,
             collector,
             // As the module's collector ticks.
@@ -218,7 +222,14 @@ impl Policy for Warmpath {
 
     fn on_refused(&mut self, world: &World<'_>, id: u64, pod: usize) {
         match self.tickets.get_mut(&id) {
-            Some(open) => open.refused = true,
+            Some(open) => {
+                open.refused = true;
+                if let Some(worker) = self.routers.get(open.worker) {
+                    let (table, address) = (worker.router.table(), address(pod));
+                    let now = micros(world.now);
+                    written(note_full(&self.store, table, address.as_bytes(), &mut self.map, now).map(drop));
+                }
+            }
             None => self.fallback.on_refused(world, id, pod),
         }
     }
