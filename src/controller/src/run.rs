@@ -27,8 +27,7 @@ use crate::telemetry::Metrics;
 use crate::xds::listener::Module;
 
 /// What the module is told where no file says otherwise: see `docs/adr/controller-and-module.md`.
-const PLUGIN_CONFIG: &str =
-    r#"{"destination":"list","discovery":{"cluster":"prometheus_stats"},"settings":"route"}"#;
+const PLUGIN_CONFIG: &str = r#"{"destination":"list","discovery":{"cluster":"prometheus_stats"}}"#;
 
 /// Between two looks at whether Envoy Gateway has what the world says.
 const LOOK: Duration = Duration::from_millis(500);
