@@ -513,6 +513,7 @@ async fn each_role_may_call_what_it_needs_and_nothing_else() {
     assert_eq!(
         for_requests,
         [
+            "proxy_continue_stream",
             "proxy_get_log_level",
             "proxy_get_metric",
             "proxy_on_request_body",
