@@ -9,6 +9,7 @@ from pathlib import Path
 from .client import ask, chat
 from .common import ROOT, TARGET, Failure, output, run
 from .processes import Process, free_ports, wait_for
+from .template import Template
 
 MODULE = TARGET / "warmpath.wasm"
 
@@ -131,7 +132,9 @@ def without_collector(text):
 
 def without_warmpath(text):
     """The plain listener alone: no collector, no module, no virtual machine."""
-    text = without_collector(text)
+    template = Template(without_collector(text))
+    template.drop("--no-answer-filter")
+    text = "\n".join(template.lines) + "\n"
     first = next(line for line in text.splitlines() if line.startswith("    # ---") and line.endswith("8081, routed"))
     text = without(text, first, "  clusters:")
     if "filters.http.wasm" in text or "bootstrap.wasm" in text:
