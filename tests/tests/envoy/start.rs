@@ -50,7 +50,10 @@ async fn the_metrics_of_a_running_envoy_are_those_of_the_table() {
     assert_eq!(build, [format!("warmpath_build_info{{pool=\"default\",version=\"{VERSION}\"}} 1")]);
     let found: BTreeSet<(String, String)> = page
         .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE warmpath_")?.split_once(' '))
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        // Envoy 1.37 puts this before those of the answer filter.
+        .map(|(name, kind)| (name.strip_prefix("envoy_cluster_wasmcustom_").unwrap_or(name), kind))
+        .filter_map(|(name, kind)| Some((name.strip_prefix("warmpath_")?, kind)))
         .map(|(name, kind)| (kind.to_owned(), format!("warmpath_{name}")))
         .collect();
     assert_eq!(found, table());
