@@ -13,6 +13,23 @@
 //! The path of a pod: [`discovery`] (the clusters that requests go to -> Envoy's admin page -> hosts) -> [`collector`].
 //!
 //! [`config`] is what a user may set, [`units`] what all rooms count in.
+//!
+//! # Where to change what
+//!
+//! | to change | open |
+//! | --- | --- |
+//! | which metric of vLLM's page is read, or a new name for it | `scrape/vllm.rs` |
+//! | a term of the cost, or its constant | `decide/cost.rs` |
+//! | who is a candidate, and in which order of rank | `decide/candidates.rs`, `decide/pick.rs` |
+//! | how long a pod is left alone, and when it is probed | `account/pod_health.rs` |
+//! | what is an image or another medium, and how much it counts | `request/media.rs`, `request/prompt.rs` |
+//! | which fields of a body belong to the prompt, and in which order | `request/fields.rs`, `request/prompt.rs` |
+//! | where a block ends, and what its hash covers | `request/blocks.rs` |
+//! | what happens at a lost compare-and-swap | `account/transaction.rs` |
+//! | what an answer means: a failure, a refusal, a full pod | `answer/verdict.rs` |
+//! | which event of a stream is the first token | `answer/first_token.rs` |
+//! | how long the index believes that a pod holds a block | `prefix/index.rs`, `prefix/holdings.rs` |
+//! | the bytes that workers share | the `codec` of each table in [`shared`], and `account/ledger.rs` |
 
 pub mod account;
 pub mod answer;
