@@ -19,6 +19,7 @@ mod pod_changes;
 mod profile;
 mod root;
 mod router_role;
+mod sent;
 mod start;
 mod stop_iteration;
 #[cfg(feature = "trap")]

@@ -18,10 +18,10 @@ use warmpath::{MILLISECOND, Micros, Slot};
 
 use crate::decision_log::{DecisionLog, PREFIX_HIT};
 use crate::discovery_driver::UnknownClusters;
-use crate::filter::Sent;
 use crate::host::{self, Host, Metric};
 use crate::metrics::RouterMetrics;
 use crate::profile;
+use crate::sent::Sent;
 use crate::stop_iteration::StopIteration;
 
 /// The headers that the clusters read, attempt by attempt.

@@ -1,0 +1,76 @@
+//! A request that was sent to a pod, and what is read of its answer.
+
+use warmpath::answer::first_token::{FirstEvent, FirstTokenReader};
+use warmpath::answer::usage::{Usage, UsageScanner};
+use warmpath::answer::verdict::Verdict;
+use warmpath::router::{RouteBy, Ticket};
+
+use crate::host;
+use crate::profile;
+
+/// A request that was sent to a pod.
+#[derive(Debug)]
+pub struct Sent {
+    /// Its account.
+    pub ticket: Ticket,
+    /// What tells that its prompt was computed.
+    start: Start,
+    /// Reads the usage out of the answer, if it reports any.
+    scanner: Option<UsageScanner>,
+    /// What kind of answer it gets, once that is known.
+    pub verdict: Option<Verdict>,
+}
+
+/// What tells that the prompt of a request was computed.
+#[derive(Debug)]
+enum Start {
+    /// The first byte of its answer: nobody knows what it asks for.
+    FirstByte,
+    /// The first token of its stream.
+    FirstToken(FirstTokenReader),
+    /// Nothing before the end of its answer; or it has been told.
+    End,
+}
+
+impl Sent {
+    /// A request that was routed by `by`, and is booked as `ticket`.
+    pub fn new(ticket: Ticket, by: RouteBy<'_>) -> Sent {
+        let (start, reports_usage) = match by {
+            RouteBy::Prompt(parsed) if parsed.request.stream => {
+                (Start::FirstToken(FirstTokenReader::default()), parsed.request.reports_usage)
+            }
+            RouteBy::Prompt(parsed) => (Start::End, parsed.request.reports_usage),
+            RouteBy::Load => (Start::FirstByte, false),
+        };
+        Sent { ticket, start, scanner: reports_usage.then(UsageScanner::default), verdict: None }
+    }
+
+    /// Reads the chunk of the answer that is passing, as far as anything in it is of interest. Says what the start of the answer
+    /// means, once.
+    pub fn read(&mut self, size: usize, end_of_stream: bool) -> FirstEvent {
+        let served = matches!(self.verdict, None | Some(Verdict::Served));
+        let reads = served && (self.scanner.is_some() || matches!(self.start, Start::FirstToken(_)));
+        let chunk = if reads && size > 0 { host::response_body(0, size) } else { Vec::new() };
+        if let Some(scanner) = &mut self.scanner {
+            scanner.feed(&chunk);
+        }
+        let said = match &mut self.start {
+            Start::FirstByte if size > 0 => FirstEvent::Token,
+            Start::FirstToken(reader) if served => {
+                let said = reader.feed(&chunk);
+                if end_of_stream { reader.end() } else { said }
+            }
+            _ => FirstEvent::NotYet,
+        };
+        if said.is_final() {
+            self.start = Start::End;
+        }
+        profile::lap("scan answer");
+        said
+    }
+
+    /// What the answer has reported of the tokens it used.
+    pub fn usage(&self) -> Option<Usage> {
+        self.scanner.as_ref().and_then(UsageScanner::usage)
+    }
+}
