@@ -1,0 +1,124 @@
+//! What a worker does with an answer: judges it, and books what it says of the pods.
+
+use proxy_wasm::types::Bytes;
+use warmpath::answer::verdict::{
+    BrokenBy, FailedPods, Judgement, StreamEnd, Verdict, is_plainly_served, judge, judge_end, unanswered,
+};
+use warmpath::router::{End, Ticket};
+use warmpath::shared::store::Contended;
+use warmpath::{Micros, Slot};
+
+use super::Worker;
+use crate::host::{self, Host, Metric};
+use crate::sent::Sent;
+
+impl Worker {
+    /// Notes that the first token of an answer has come.
+    pub fn start(&mut self, ticket: &mut Ticket) {
+        let started = self.router.start(ticket, &mut Host, host::now());
+        count_contended(started, self.metrics.contended_start);
+    }
+
+    /// Judges an answer that has begun, and books what it says of the pods.
+    pub fn judge(&mut self, sent: &mut Sent) -> Verdict {
+        // Only an answer to the prompt reports its tokens, and a whole one reports them at once: then Envoy need not be
+        // asked.
+        let reports = sent.usage().is_some();
+        let code = if reports { 200 } else { host::number(&["response", "code"]).unwrap_or(0) };
+        let attempts = attempts();
+        if is_plainly_served(code, attempts) {
+            return Verdict::Served;
+        }
+        let Judgement { verdict, failed_over, failed } = judge(code, attempts, &code_details());
+        if failed_over > 0 {
+            let answers = host::property(&["upstream", "address"]).and_then(|address| self.slot_of(&address));
+            self.metrics.failovers.count();
+            let moved =
+                self.router.failed_over(&mut sent.ticket, failed_over, answers, &mut Host, host::now());
+            count_contended(moved, self.metrics.contended_failover);
+        }
+        if failed != FailedPods::None {
+            self.metrics.upstream_failures.count();
+        }
+        self.book_failed(sent, failed);
+        if verdict == Verdict::Failed {
+            self.metrics.upstream_errors.count();
+        }
+        verdict
+    }
+
+    /// Counts an answer that says in its body that the pod has failed.
+    pub fn count_failed(&self) {
+        self.metrics.upstream_errors.count();
+    }
+
+    /// Judges a stream that has ended without the end of a body: answers without a body end so, and all that were broken off,
+    /// before the headers, after them, or in the middle.
+    pub fn judge_end(&mut self, sent: &mut Sent) {
+        let details = code_details();
+        match judge_end(sent.verdict, &details) {
+            StreamEnd::Settled => {}
+            StreamEnd::Answered => sent.verdict = Some(self.judge(sent)),
+            StreamEnd::BrokenOff => {
+                self.metrics.broken_by_pod.count();
+                self.book_failed(sent, FailedPods::Answering);
+            }
+            StreamEnd::Unanswered(by) => {
+                let failed = unanswered(attempts(), &details);
+                if failed != FailedPods::None {
+                    self.metrics.upstream_failures.count();
+                }
+                self.book_failed(sent, failed);
+                match by {
+                    BrokenBy::Pod => self.metrics.broken_by_pod.count(),
+                    BrokenBy::Client => self.metrics.broken_by_client.count(),
+                }
+            }
+        }
+    }
+
+    /// Books pods that have failed a request.
+    fn book_failed(&mut self, sent: &Sent, failed: FailedPods) {
+        let booked = match failed {
+            FailedPods::None => return,
+            FailedPods::First(pods) => self.router.unanswered(&sent.ticket, pods, &mut Host, host::now()),
+            FailedPods::Answering => self.router.failed_upstream(&sent.ticket, &mut Host, host::now()),
+        };
+        count_contended(booked, self.metrics.contended_failure);
+    }
+
+    /// Closes a request's account.
+    pub fn close(&mut self, sent: Sent) {
+        let end = match sent.verdict {
+            Some(Verdict::Served) => End::Answered {
+                usage: sent.usage(),
+                at: if sent.ticket.started() { Micros::ZERO } else { host::now() },
+            },
+            Some(Verdict::Failed) => End::UpstreamError { at: host::now() },
+            _ => End::Aborted,
+        };
+        let closed = self.router.close(sent.ticket, end, &mut Host);
+        count_contended(closed, self.metrics.contended_close);
+    }
+
+    fn slot_of(&self, address: &[u8]) -> Option<Slot> {
+        self.router.table().live().find(|(_, pod)| pod.address.as_bytes() == address).map(|(slot, _)| slot)
+    }
+}
+
+/// Counts a change of the ledger that is lost, because other workers wrote first at every try.
+fn count_contended(result: Result<(), Contended>, during: Metric) {
+    if result == Err(Contended) {
+        during.count();
+    }
+}
+
+/// Envoy's word for how the stream ended, or for its own answer.
+fn code_details() -> Bytes {
+    host::property(&["response", "code_details"]).unwrap_or_default()
+}
+
+/// How many pods were tried.
+fn attempts() -> usize {
+    host::number(&["upstream", "request_attempt_count"]).unwrap_or(1) as usize
+}

@@ -1,0 +1,133 @@
+//! What a worker does with a request: has it routed, names the pods to Envoy, logs and counts the decision.
+
+use warmpath::Micros;
+use warmpath::config::Destination;
+use warmpath::decide::pick::Picks;
+use warmpath::request::body::{Api, BodyError};
+use warmpath::request::parse_cache::ParsedRequest;
+use warmpath::router::{Decision, NoPod, RouteBy, Ticket};
+use warmpath::shared::clusters::ClusterSet;
+
+use super::{TABLE_CHECK, Worker};
+use crate::decision_log::PREFIX_HIT;
+use crate::host::{self, Host};
+use crate::profile;
+
+/// The headers that the clusters read, attempt by attempt.
+const DESTINATIONS: [&str; 3] =
+    ["x-warmpath-destination-0", "x-warmpath-destination-1", "x-warmpath-destination-2"];
+impl Worker {
+    /// Reads the body of a request.
+    ///
+    /// # Errors
+    /// [`BodyError`] when it is no request to this API.
+    pub fn read<'a>(&mut self, api: Api, body: &'a [u8]) -> Result<ParsedRequest<'a>, BodyError> {
+        let read = self.router.read(api, body);
+        profile::lap("parse");
+        read
+    }
+
+    /// Decides where a request goes, tells Envoy in its headers, and logs and counts the decision.
+    ///
+    /// # Errors
+    /// [`NoPod`] when no pod can be named; then the headers name none.
+    pub fn route(&mut self, by: RouteBy<'_>) -> Result<Ticket, NoPod> {
+        let now = host::now();
+        if now.since(self.table_checked_at) >= TABLE_CHECK {
+            self.table_checked_at = now;
+            self.refresh();
+        }
+        let decided = match self.candidates(now) {
+            Some(among) => self.router.decide_among(among, by, &mut Host, now),
+            None => Err(NoPod::UnknownCluster),
+        };
+        match decided {
+            Ok(decision) => {
+                self.name_pods(decision.picks);
+                self.count_decision(by);
+                self.log_decision(&decision, now);
+                Ok(decision.ticket)
+            }
+            Err(no_pod) => {
+                self.name_pods(Picks::default());
+                match no_pod {
+                    NoPod::NoTable => self.metrics.no_table.count(),
+                    NoPod::UnknownCluster => {
+                        self.metrics.unknown_cluster.count();
+                        return Err(no_pod);
+                    }
+                    NoPod::AllCoolingDown => self.metrics.all_cooling_down.count(),
+                    NoPod::Contended => {
+                        self.metrics.contended.count();
+                        self.metrics.contended_decide.count();
+                    }
+                }
+                self.log.no_pod(no_pod, self.fail_open, now);
+                Err(no_pod)
+            }
+        }
+    }
+
+    /// The clusters whose pods may serve the request; `None` when its cluster is not known yet, which is noted.
+    fn candidates(&mut self, now: Micros) -> Option<ClusterSet> {
+        let Some(unknown) = &mut self.unknown else { return Some(ClusterSet::ALL) };
+        let name = host::property(&["xds", "cluster_name"]).unwrap_or_default();
+        let known = self.router.table().cluster(&name);
+        if known.is_none() {
+            unknown.note(&name, now);
+        }
+        known
+    }
+
+    /// Lets Envoy's own balancing serve the request.
+    pub fn name_none(&self) {
+        self.name_pods(Picks::default());
+    }
+
+    /// Whether requests without a pod are left to the fallback cluster.
+    pub fn fails_open(&self) -> bool {
+        self.fail_open
+    }
+
+    /// Counts a request whose body no pod could have read.
+    pub fn count_rejected(&self) {
+        self.metrics.bad_body.count();
+    }
+
+    /// Sets or removes every destination header, so that none is left from the client.
+    fn name_pods(&self, picks: Picks) {
+        if self.destination == Destination::List {
+            let mut list = Vec::new();
+            for pod in picks.iter().filter_map(|slot| self.router.table().pod(slot)) {
+                if !list.is_empty() {
+                    list.push(b',');
+                }
+                list.extend_from_slice(pod.address.as_bytes());
+            }
+            host::set_request_header(host::DESTINATION, (!list.is_empty()).then_some(&list));
+            return;
+        }
+        let mut slots = picks.iter();
+        for name in DESTINATIONS {
+            let pod = slots.next().and_then(|slot| self.router.table().pod(slot));
+            host::set_request_header(name, pod.map(|pod| pod.address.as_bytes()));
+        }
+    }
+
+    fn count_decision(&self, by: RouteBy<'_>) {
+        match by {
+            RouteBy::Prompt(_) if self.by_prefix => self.metrics.by_prefix.count(),
+            RouteBy::Prompt(_) | RouteBy::Load => self.metrics.by_load.count(),
+        }
+    }
+
+    fn log_decision(&mut self, decision: &Decision, now: Micros) {
+        let ratio = decision.match_ratio();
+        if ratio > PREFIX_HIT {
+            self.metrics.prefix_hits.count();
+            let pod = self.router.table().pod(decision.ticket.slot()).map_or("-", |pod| &pod.address);
+            self.log.prefix_hit(ratio, pod, now);
+        }
+        self.log.costs(decision, self.router.candidates(), self.router.table());
+    }
+}
