@@ -20,7 +20,7 @@ const LONGEST_SHOWN: usize = 128;
 /// The log of one worker's decisions.
 #[derive(Debug)]
 pub struct DecisionLog {
-    /// What Envoy prints. An administrator may change it, so the tick asks again.
+    /// What Envoy prints.
     level: LevelFilter,
     prefix_hits: LogBatch,
     /// When it was last logged that requests met no pod, and how many have met none since.
@@ -39,10 +39,14 @@ impl DecisionLog {
         }
     }
 
-    /// Prints what was held back, and asks for Envoy's level again.
+    /// Asks for Envoy's level again, for an operator may change it while Envoy runs.
+    pub fn refresh(&mut self) {
+        self.level = host::log_level();
+    }
+
+    /// Prints what was held back.
     pub fn tick(&mut self, now: Micros) {
         self.prefix_hits.print(now);
-        self.level = host::log_level();
     }
 
     /// Whether debug lines are printed.

@@ -42,9 +42,7 @@ impl Root {
     fn configure(&mut self) -> Result<(), String> {
         let in_words = |error: ConfigError| error.to_string();
         let config = Config::parse(&host::plugin_configuration()).map_err(in_words)?;
-        let now = host::now();
-        // Chance enough to tell VMs apart: they start at different nanoseconds and live at different addresses.
-        let seed = now.0 ^ ((&raw const *self as u64) << 32);
+        let (now, seed) = (host::now(), host::random());
         let root_id = host::root_id();
         self.role = match root_id.as_slice() {
             b"router" => Role::Router(Box::new(RouterRole::start(config.clone(), self.id, seed, now))),

@@ -42,9 +42,10 @@ pub struct RouterRole {
 }
 
 impl RouterRole {
-    /// Starts to route with `config`; `seed` tells this VM from others, `root` is Envoy's number of the root context.
+    /// Starts to route with `config`; `seed` is a random number, `root` is Envoy's number of the root context.
     pub fn start(config: Config, root: u32, seed: u64, now: Micros) -> RouterRole {
-        let holder = Holder { id: warmpath::request::blocks::mix(seed) as u32, since: now };
+        // By it a worker knows its own records in the log, and its own lease: two VMs may start in the same microsecond.
+        let holder = Holder { id: seed as u32, since: now };
         let keys = Keys::of(&config.pool, config.index.log_segments);
         announce_pods(&config, &keys);
         let mut worker = Worker::new(&config, holder.id);

@@ -18,8 +18,9 @@ use crate::metrics::RouterMetrics;
 use crate::profile;
 use crate::stop_iteration::StopIteration;
 
-/// Least time between two looks for a new pod table; a pod is scraped a hundred times less often.
-const TABLE_CHECK: Micros = MILLISECOND;
+/// Least time between two looks for what others may have changed; a pod is scraped a hundred times less often, and an operator
+/// waits for nothing.
+const REFRESH_AFTER: Micros = MILLISECOND;
 
 /// A worker, and the way for filters to reach it.
 #[derive(Debug)]
@@ -57,8 +58,8 @@ pub struct Worker {
     log: DecisionLog,
     /// The pod table that the router has, by number.
     generation: u64,
-    /// Last check for a new pod table; 0 before the first request.
-    table_checked_at: Micros,
+    /// Last look of a request for what others may have changed; 0 before the first request.
+    refreshed_at: Micros,
     fail_open: bool,
     destination: Destination,
     /// Present when pods are discovered.
@@ -78,7 +79,7 @@ impl Worker {
             metrics: RouterMetrics::of(&config.pool),
             log: DecisionLog::new(),
             generation: 0,
-            table_checked_at: Micros::ZERO,
+            refreshed_at: Micros::ZERO,
             fail_open: config.fail_open,
             destination: config.destination,
             unknown: config
@@ -93,7 +94,7 @@ impl Worker {
 
     /// Whether it has routed a request yet: the VM of Envoy's main thread never does.
     pub fn has_routed(&self) -> bool {
-        self.table_checked_at > Micros::ZERO
+        self.refreshed_at > Micros::ZERO
     }
 
     /// Fetches a new pod table, and applies what other workers wrote to the log, at most `segments` segments.
@@ -120,8 +121,9 @@ impl Worker {
         self.router.table()
     }
 
-    /// Fetches the pod table if there is a new one: a look at a gauge, most of the time.
+    /// Takes over the log level as it is now, and a new pod table if there is one: a look at a gauge, most of the time.
     fn refresh(&mut self) {
+        self.log.refresh();
         let generation = self.metrics.pod_table_generation.get();
         if generation != self.generation {
             self.generation = generation;

@@ -8,7 +8,7 @@ use warmpath::request::parse_cache::ParsedRequest;
 use warmpath::router::{Decision, NoPod, RouteBy, Ticket};
 use warmpath::shared::clusters::ClusterSet;
 
-use super::{TABLE_CHECK, Worker};
+use super::{REFRESH_AFTER, Worker};
 use crate::decision_log::PREFIX_HIT;
 use crate::host::{self, Host};
 use crate::profile;
@@ -33,8 +33,8 @@ impl Worker {
     /// [`NoPod`] when no pod can be named; then the headers name none.
     pub fn route(&mut self, by: RouteBy<'_>) -> Result<Ticket, NoPod> {
         let now = host::now();
-        if now.since(self.table_checked_at) >= TABLE_CHECK {
-            self.table_checked_at = now;
+        if now.since(self.refreshed_at) >= REFRESH_AFTER {
+            self.refreshed_at = now;
             self.refresh();
         }
         let decided = match self.candidates(now) {
