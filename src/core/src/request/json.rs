@@ -9,41 +9,21 @@
 //! borrowed; only `\u` and `\/` are rewritten. Equal text has equal canonical spelling, whichever way the
 //! client spelled it.
 
+mod spelling;
+mod utf8;
+
 use std::borrow::Cow;
 
 use crate::request::structural::{BLOCK, BlockBitmaps, block_bitmaps, skip_plain_blocks};
+pub use spelling::{JsonError, JsonResult, Text};
+use spelling::{NonCanonical, canonical, wrong_at};
+use utf8::{Utf8, character_before};
 
 /// Deepest nesting that is taken, as deep as `serde_json` goes. Tool schemas nest some ten deep.
 pub const MAX_DEPTH: u32 = 127;
 
 /// A number that is none of JSON's; Python's writer prints it, and its reader takes it.
 const INFINITY: &[u8] = b"Infinity";
-
-/// Text in its canonical spelling, without the quotes.
-pub type Text<'a> = Cow<'a, [u8]>;
-
-/// Where bytes are not JSON, or not JSON that is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JsonError {
-    /// Not JSON, from this byte on.
-    Syntax {
-        /// Offset of the byte.
-        at: usize,
-    },
-    /// Nested deeper than [`MAX_DEPTH`].
-    Depth {
-        /// Offset of the bracket.
-        at: usize,
-    },
-    /// An escape of half a surrogate pair, which names no character. Python's reader takes it.
-    Surrogate {
-        /// Offset of the backslash.
-        at: usize,
-    },
-}
-
-/// Result of a step over JSON.
-pub type JsonResult<T> = Result<T, JsonError>;
 
 /// What a value is, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,24 +50,6 @@ pub struct Scanner<'a> {
     block: usize,
     bitmaps: BlockBitmaps,
     utf8: Utf8,
-}
-
-/// Spellings in a string that its canonical form does not use.
-#[derive(Debug, Default)]
-struct NonCanonical {
-    /// Whether there is any: `\u` or `\/`.
-    found: bool,
-    /// Up to where code points were read: a pair of surrogates is one, of two escapes.
-    passed: usize,
-}
-
-/// Whether strings are UTF-8, as far as they were looked at.
-#[derive(Clone, Copy, Debug, Default)]
-struct Utf8 {
-    /// Where a character has begun that continues after the block.
-    cut: Option<usize>,
-    /// The first byte that cannot be.
-    wrong: Option<usize>,
 }
 
 impl<'a> Scanner<'a> {
@@ -200,9 +162,13 @@ impl<'a> Scanner<'a> {
     /// [`JsonError`] where it is none.
     pub fn string(&mut self) -> JsonResult<Text<'a>> {
         let start = self.at + 1;
-        let canonical = self.skip_string()?;
+        let is_canonical = self.skip_string()?;
         let text = self.bytes.get(start..self.at - 1).unwrap_or_default();
-        if canonical { Ok(Cow::Borrowed(text)) } else { self.rewrite(text, start).map(Cow::Owned) }
+        if is_canonical {
+            Ok(Cow::Borrowed(text))
+        } else {
+            canonical(self.bytes, text, start).map(Cow::Owned)
+        }
     }
 
     /// Passes over a string; whether it is in its canonical spelling.
@@ -229,7 +195,7 @@ impl<'a> Scanner<'a> {
             let inside = ends.wrapping_sub(1) & !ends & u64::MAX >> (at - block);
             let odd = (escaped & !bitmaps.escapable | bitmaps.controls) & inside;
             if odd != 0 {
-                self.look_closer(at, odd, &mut other)?;
+                other.look_closer(bytes, at, odd)?;
             }
             if ends != 0 {
                 (self.block, self.bitmaps) = (block, whole);
@@ -239,7 +205,7 @@ impl<'a> Scanner<'a> {
             after_backslash = escapes >> (block + BLOCK - at - 1) != 0;
             at = block + BLOCK;
         }
-        self.wrong_at(bytes.len())
+        wrong_at(bytes, bytes.len())
     }
 
     /// The bitmaps of the block at `at`, in which a string continues. At the start of a block, plain blocks
@@ -261,47 +227,9 @@ impl<'a> Scanner<'a> {
             look_at(rest)
         };
         if found.non_ascii != 0 || self.utf8.cut.is_some() {
-            self.check_utf8(*at & !(BLOCK - 1), found.non_ascii);
+            self.utf8.check(self.bytes, *at & !(BLOCK - 1), found.non_ascii);
         }
         found
-    }
-
-    /// Checks the bytes of a string that are neither text nor a common escape: bit n of `odd` is the byte at
-    /// `at + n`.
-    #[cold]
-    fn look_closer(&self, at: usize, mut odd: u64, other: &mut NonCanonical) -> JsonResult<()> {
-        while odd != 0 {
-            let place = at + odd.trailing_zeros() as usize;
-            odd &= odd - 1;
-            match self.bytes.get(place) {
-                // The second half of a pair.
-                Some(b'u') if place < other.passed => {}
-                Some(b'u') => other.passed = place - 1 + self.code_point(place - 1)?.1,
-                Some(b'/') => {}
-                _ => return self.wrong_at(place),
-            }
-            other.found = true;
-        }
-        Ok(())
-    }
-
-    /// Checks the UTF-8 of a block that has more than ASCII, or follows one that ends inside a character.
-    /// Most blocks of most bodies are ASCII, which the bitmaps show, so there is no separate pass over the
-    /// body.
-    #[cold]
-    fn check_utf8(&mut self, block: usize, non_ascii: u64) {
-        // From the first such byte to the last: most often there are two in a block.
-        let start = self.utf8.cut.take().unwrap_or(block + non_ascii.trailing_zeros() as usize);
-        let end = block + BLOCK - non_ascii.leading_zeros() as usize;
-        let Err(error) = std::str::from_utf8(self.bytes.get(start..end).unwrap_or_default()) else {
-            return;
-        };
-        let at = start + error.valid_up_to();
-        if error.error_len().is_none() && end == block + BLOCK && end < self.bytes.len() {
-            self.utf8.cut = Some(at);
-        } else {
-            self.utf8.wrong.get_or_insert(at);
-        }
     }
 
     /// Where strings stop being UTF-8; everything outside of strings is ASCII. Call it at the end.
@@ -422,74 +350,8 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Four hexadecimal digits.
-    fn hex(&self, at: usize) -> JsonResult<u32> {
-        let mut value = 0;
-        for nth in at..at + 4 {
-            let digit = match self.bytes.get(nth) {
-                Some(digit @ b'0'..=b'9') => digit - b'0',
-                Some(letter @ (b'a'..=b'f' | b'A'..=b'F')) => (letter | 0x20) - b'a' + 10,
-                _ => return self.wrong_at(nth),
-            };
-            value = value << 4 | u32::from(digit);
-        }
-        Ok(value)
-    }
-
-    /// The canonical spelling of `text`, which begins at the offset `start`. It is not inlined, because short
-    /// strings would pay for it.
-    #[inline(never)]
-    fn rewrite(&self, text: &[u8], start: usize) -> JsonResult<Vec<u8>> {
-        let mut out = Vec::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(escape) = memchr::memchr(b'\\', rest) {
-            let (before, tail) = rest.split_at_checked(escape).unwrap_or((rest, &[]));
-            out.extend_from_slice(before);
-            let at = start + (text.len() - tail.len());
-            let taken = match tail.get(1) {
-                Some(b'u') => {
-                    let (spelled, taken) = self.code_point(at)?;
-                    push_canonical(&mut out, spelled);
-                    taken
-                }
-                Some(b'/') => {
-                    out.push(b'/');
-                    2
-                }
-                _ => {
-                    out.extend_from_slice(tail.get(..2).unwrap_or_default());
-                    2
-                }
-            };
-            rest = tail.get(taken..).unwrap_or_default();
-        }
-        out.extend_from_slice(rest);
-        Ok(out)
-    }
-
-    /// The character of a `\u` escape at the offset `at`, and the bytes it takes: two escapes for a surrogate
-    /// pair.
-    #[inline(never)]
-    fn code_point(&self, at: usize) -> JsonResult<(char, usize)> {
-        let first = self.hex(at + 2)?;
-        if let Some(single) = char::from_u32(first) {
-            return Ok((single, 6));
-        }
-        let pair = self.bytes.get(at + 6..at + 8) == Some(b"\\u");
-        let second = if pair { self.hex(at + 8)? } else { 0 };
-        let joined = 0x10000 + ((first & 0x3FF) << 10) + (second & 0x3FF);
-        match char::from_u32(joined) {
-            Some(joined) if first < 0xDC00 && (0xDC00..0xE000).contains(&second) => Ok((joined, 12)),
-            _ => Err(JsonError::Surrogate { at }),
-        }
-    }
-
     fn wrong<T>(&self) -> JsonResult<T> {
-        self.wrong_at(self.at)
-    }
-
-    fn wrong_at<T>(&self, at: usize) -> JsonResult<T> {
-        Err(JsonError::Syntax { at: at.min(self.bytes.len()) })
+        wrong_at(self.bytes, self.at)
     }
 }
 
@@ -511,35 +373,6 @@ fn padded(rest: &[u8]) -> [u8; BLOCK] {
     let mut last = [b' '; BLOCK];
     last.iter_mut().zip(rest).for_each(|(place, &byte)| *place = byte);
     last
-}
-
-/// Where the character begins that goes on at `at`.
-#[cold]
-fn character_before(bytes: &[u8], at: usize) -> usize {
-    let before = bytes.get(..at).unwrap_or_default();
-    before.iter().rposition(|&byte| byte >= 0xC0).unwrap_or(at)
-}
-
-/// Writes a character that was spelled `\u....` as a common serializer would.
-fn push_canonical(out: &mut Vec<u8>, character: char) {
-    let short = match character {
-        '"' => b'"',
-        '\\' => b'\\',
-        '\u{8}' => b'b',
-        '\u{c}' => b'f',
-        '\n' => b'n',
-        '\r' => b'r',
-        '\t' => b't',
-        '\0'..'\u{20}' => {
-            out.extend_from_slice(format!("\\u{:04x}", character as u32).as_bytes());
-            return;
-        }
-        _ => {
-            out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-            return;
-        }
-    };
-    out.extend_from_slice(&[b'\\', short]);
 }
 
 /// A number as JSON writes it, if it is a whole one that 32 bits hold.

@@ -1,5 +1,6 @@
 //! The scanner against its naive twin, `serde_json`.
 
+use super::spelling::code_point;
 use super::*;
 use proptest::prelude::*;
 
@@ -102,7 +103,6 @@ fn text_is_borrowed_in_its_canonical_spelling() {
 /// byte.
 fn naive_string(bytes: &[u8]) -> JsonResult<(usize, bool)> {
     let wrong = |at: usize| Err(JsonError::Syntax { at: at.min(bytes.len()) });
-    let scanner = Scanner::new(bytes);
     let (mut at, mut canonical) = (1, true);
     loop {
         match bytes.get(at) {
@@ -110,7 +110,7 @@ fn naive_string(bytes: &[u8]) -> JsonResult<(usize, bool)> {
             Some(b'\\') => match bytes.get(at + 1) {
                 Some(b'"' | b'\\' | b'b' | b'f' | b'n' | b'r' | b't') => at += 2,
                 Some(b'/') => (at, canonical) = (at + 2, false),
-                Some(b'u') => (at, canonical) = (at + scanner.code_point(at)?.1, false),
+                Some(b'u') => (at, canonical) = (at + code_point(bytes, at)?.1, false),
                 _ => return wrong(at + 1),
             },
             Some(0x20..) => at += 1,
