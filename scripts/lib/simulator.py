@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
+import time
 
-from .client import ask
 from .common import ROOT, TARGET, Failure, run
-from .processes import Process, wait_for
+from .processes import START_SECONDS, Process, obstacle
 
 # Pods of an Envoy unless a script asks for another number.
 PODS = 3
@@ -18,14 +18,30 @@ def build(profile="release"):
     return TARGET / ("debug" if profile == "dev" else profile) / "warmpath-sim"
 
 
-def start_pods(program, ports, *flags, folder=None):
+def start_pod(program, port, *flags, folder=None):
+    """A simulated pod on this port, ready for requests; None when another program has taken the port meanwhile."""
+    log = folder and folder / f"pod-{port}.log"
+    pod = Process(f"the simulated pod on port {port}", [program, "pod", "--port", port, *flags], log=log)
+    end = time.monotonic() + START_SECONDS
+    # Its own words, for whoever has taken the port may answer like a pod.
+    while f"http://127.0.0.1:{port}" not in pod.said():
+        if not pod.alive() and obstacle(port):
+            pod.end()
+            return None
+        pod.must_run()
+        if time.monotonic() > end:
+            raise Failure(f"waited {START_SECONDS} s for {pod.name}, in vain.")
+        time.sleep(0.02)
+    return pod
+
+
+def start_pods(program, ports, *flags):
     """Simulated pods on these ports, ready for requests."""
     pods = []
     for port in ports:
-        log = folder and folder / f"pod-{port}.log"
-        pods.append(Process(f"the simulated pod on port {port}", [program, "pod", "--port", port, *flags], log=log))
-    for port in ports:
-        wait_for(f"the simulated pod on port {port}", lambda port=port: ask(port, path="/health")[0] == 200)
+        pods.append(start_pod(program, port, *flags))
+        if pods[-1] is None:
+            raise Failure(f"port {port} is taken by another program")
     return pods
 
 

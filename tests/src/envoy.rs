@@ -270,7 +270,7 @@ impl Envoy {
     /// # Errors
     /// What is left, in words.
     pub async fn settled(&self) -> Result<(), String> {
-        const SOON: Duration = Duration::from_secs(4);
+        const SOON: Duration = Duration::from_secs(8);
         let start = Instant::now();
         // The gauges are set with each pod table. The second table from now has the present values.
         let generation = self.stat("wasmcustom.warmpath_pod_table_generation.pool=default;").await;

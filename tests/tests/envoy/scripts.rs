@@ -1,5 +1,7 @@
 //! The scripts that users type: what they print, and what they say to a mistake.
 
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use warmpath_tests::{Finished, command, repository};
 
 fn config(arguments: &[&str]) -> Finished {
@@ -280,9 +282,15 @@ fn a_rust_that_cannot_build_the_module_is_told_why() {
     assert!(refused.err.contains("rustup could not add the target"), "{}", refused.err);
 }
 
+/// A port that nobody listens on, and that nobody else is given before the script listens there: below those that the kernel
+/// gives to whoever asks for any, and in a part of them that is this process's own.
 fn free_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port().to_string()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const PART: u16 = 16;
+    let first = 10_000 + (std::process::id() % 1_250) as u16 * PART;
+    let mut ports = (0..PART).map(|_| first + NEXT.fetch_add(1, Ordering::Relaxed) % PART);
+    let free = ports.find(|&port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
+    free.expect("a free port").to_string()
 }
 
 #[test]

@@ -7,7 +7,9 @@ mod parts;
 use crate::request::body::{Api, BodyError, MAX_MODEL_BYTES, Part, Prompt, Request};
 use crate::request::json::{JsonError, JsonResult, Kind, Scanner, Text};
 use parts::{Input, PartReader};
-pub(super) use parts::{MAX_PARTS, MAX_TOKENS, MessageSpans, Span};
+#[cfg(test)]
+pub(super) use parts::{MAX_PARTS, MAX_TOKENS};
+pub(super) use parts::{MessageSpans, Span};
 
 /// Reads a body.
 ///
