@@ -12,6 +12,8 @@
 //!
 //! The path of a pod: [`discovery`] (the clusters that requests go to -> Envoy's admin page -> hosts) -> [`collector`].
 //!
+//! [`monitor`] is what people want to know of all that.
+//!
 //! [`config`] is what a user may set, [`units`] what all rooms count in.
 //!
 //! # Where to change what
@@ -37,6 +39,7 @@ pub mod collector;
 pub mod config;
 pub mod decide;
 pub mod discovery;
+pub mod monitor;
 pub mod prefix;
 pub mod request;
 pub mod router;

@@ -9,6 +9,7 @@ use crate::account::transaction::LedgerStore;
 use crate::config::Config;
 use crate::decide::cost::CostConstants;
 use crate::decide::pick::{Candidate, Picks};
+use crate::decide::reason::Reason;
 use crate::prefix::index::PrefixIndex;
 use crate::request::blocks::bytes_of;
 use crate::request::body::{Api, BodyError};
@@ -58,6 +59,14 @@ pub struct Decision {
     pub bytes: u64,
     /// Canonical bytes of it that the best pod is believed to hold.
     pub matched_bytes: u64,
+    /// Tokens of the prompt, as estimated; 0 without one.
+    pub tokens: u32,
+    /// Tokens of it that the best pod is believed to hold.
+    pub matched_tokens: u32,
+    /// Why it goes to the best pod.
+    pub reason: Reason,
+    /// The pod that holds most of the prompt, where the request leaves it for another one.
+    pub left: Option<Slot>,
     /// The request's account in the ledger.
     pub ticket: Ticket,
 }
@@ -156,7 +165,9 @@ impl Router {
         steps.keep(&mut ticket, &ledger);
         let bytes = steps.prompt_bytes();
         let matched_bytes = bytes_of(usize::from(ticket.belief().matched)).min(bytes);
-        Ok(Decision { picks, bytes, matched_bytes, ticket })
+        let (reason, left) = steps.reason(by, ticket.slot());
+        let (tokens, matched_tokens) = steps.prompt_tokens(ticket.slot());
+        Ok(Decision { picks, bytes, matched_bytes, tokens, matched_tokens, reason, left, ticket })
     }
 
     /// The first byte of an answer's body has come. If that cannot be written, the request still waits in the ledger, and
@@ -289,6 +300,11 @@ impl Router {
     /// Every pod as it was scored in the last decision, term by term.
     pub fn candidates(&self) -> &[Candidate] {
         self.steps.candidates()
+    }
+
+    /// Canonical bytes per token, as recent answers taught them.
+    pub fn bytes_per_token(&self) -> f32 {
+        self.steps.replica.bytes_per_token()
     }
 
     /// Log segments that were overwritten before this worker read them.

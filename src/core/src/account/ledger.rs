@@ -12,7 +12,7 @@ use crate::shared::pod_table::PodKey;
 use crate::{Micros, Slot};
 
 /// Marks a ledger, and the version of its format.
-const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL5");
+const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL6");
 /// Models whose bytes per token are kept; the least recently learned one makes room for another.
 pub const MODELS: usize = 16;
 
@@ -51,14 +51,16 @@ mod account {
     pub const RATE: Field<f32> = OUTSTANDING.then();
     pub const SAMPLES: Field<u32> = RATE.then();
     pub const FAILURES: Field<u16> = SAMPLES.then();
-    pub const OPENED: Field<u16> = FAILURES.then();
-    pub const ERRORS: Field<u16> = OPENED.then();
+    pub const ERRORS: Field<u16> = FAILURES.then();
     pub const FAILED_AT: Field<u64> = ERRORS.then();
     pub const COOL_UNTIL: Field<u64> = FAILED_AT.then();
     pub const PROBES: Field<u16> = COOL_UNTIL.then();
     pub const FULL_AT: Field<u64> = PROBES.then();
     pub const SINCE: Field<u64> = FULL_AT.then();
-    pub const SIZE: usize = SINCE.end();
+    pub const OPENED: Field<u32> = SINCE.then();
+    pub const FAILED: Field<u32> = OPENED.then();
+    pub const ERRED: Field<u32> = FAILED.then();
+    pub const SIZE: usize = ERRED.end();
 }
 
 const MODELS_AT: usize = head::SIZE;
@@ -267,13 +269,15 @@ fn encode_account(of: &PodAccount, bytes: &mut [u8; account::SIZE]) {
     account::RATE.put(bytes, of.rate);
     account::SAMPLES.put(bytes, of.samples);
     account::FAILURES.put(bytes, of.health.failures);
-    account::OPENED.put(bytes, of.opened);
     account::ERRORS.put(bytes, of.health.errors);
     account::FAILED_AT.put(bytes, of.health.failed_at.0);
     account::COOL_UNTIL.put(bytes, of.health.cool_until.0);
     account::PROBES.put(bytes, of.health.probes);
     account::FULL_AT.put(bytes, of.health.full_at.0);
     account::SINCE.put(bytes, of.since.0);
+    account::OPENED.put(bytes, of.opened);
+    account::FAILED.put(bytes, of.failed);
+    account::ERRED.put(bytes, of.erred);
 }
 
 fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
@@ -285,6 +289,8 @@ fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
         rate: account::RATE.amount(bytes)?,
         samples: account::SAMPLES.get(bytes),
         opened: account::OPENED.get(bytes),
+        failed: account::FAILED.get(bytes),
+        erred: account::ERRED.get(bytes),
         since: Micros(account::SINCE.get(bytes)),
         health: PodHealth {
             failures: account::FAILURES.get(bytes),
@@ -304,11 +310,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn accounts() -> impl Strategy<Value = PodAccount> {
-        (any::<[u32; 5]>(), 0.0f32..1e9, any::<[u16; 4]>(), any::<[u64; 4]>()).prop_map(
+        (any::<[u32; 8]>(), 0.0f32..1e9, any::<[u16; 3]>(), any::<[u64; 4]>()).prop_map(
             |(
-                [id, in_flight, waiting, outstanding, samples],
+                [id, in_flight, waiting, outstanding, samples, opened, failed, erred],
                 rate,
-                [failures, opened, errors, probes],
+                [failures, errors, probes],
                 [failed_at, cool_until, full_at, since],
             )| PodAccount {
                 id,
@@ -318,6 +324,8 @@ mod tests {
                 rate,
                 samples,
                 opened,
+                failed,
+                erred,
                 since: Micros(since),
                 health: PodHealth {
                     failures,
@@ -376,14 +384,14 @@ mod tests {
     #[test]
     fn the_layout_is_the_one_of_its_mark() {
         // Another layout needs another mark, or two versions of the module misread each other's ledgers.
-        assert_eq!((head::SIZE, model::SIZE, account::SIZE), (34, 8, 64));
+        assert_eq!((head::SIZE, model::SIZE, account::SIZE), (34, 8, 74));
         assert_eq!(ACCOUNTS_AT, 162);
         let mut ledger = Ledger::default();
         ledger.grow(1);
         ledger.count_routed();
         ledger.set_account(Slot(0), &PodAccount { in_flight: 0x0102, ..PodAccount::new(7) });
-        let mut expected = [0; 162 + 64];
-        expected[..6].copy_from_slice(b"WPL5\x01\x00");
+        let mut expected = [0; 162 + 74];
+        expected[..6].copy_from_slice(b"WPL6\x01\x00");
         expected[14] = 1;
         expected[162] = 7;
         expected[166..168].copy_from_slice(&[2, 1]);

@@ -22,7 +22,12 @@ pub struct PodAccount {
     /// First-token times that the rate was learned from.
     pub samples: u32,
     /// Requests that were ever sent to the pod. It wraps; only differences count.
-    pub opened: u16,
+    pub opened: u32,
+    /// Requests that it has failed, so that another pod answered them or none: refused, reset, broken off, or answered 503. It
+    /// wraps.
+    pub failed: u32,
+    /// Requests that it has answered with an error of its own. It wraps.
+    pub erred: u32,
     /// When the pod began its oldest waiting request: its latest first token, or the arrival that ended idleness.
     pub since: Micros,
     /// Its failures.
@@ -71,6 +76,18 @@ impl PodAccount {
     pub fn close(&mut self, unstarted: Option<u32>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.leave(u32::from(unstarted.is_some()), unstarted.unwrap_or(0));
+    }
+
+    /// The pod has failed a request.
+    pub fn fail(&mut self, failure: Observed) {
+        self.failed = self.failed.wrapping_add(1);
+        self.health.failed(failure);
+    }
+
+    /// The pod has answered a request with an error of its own.
+    pub fn err(&mut self, error: Observed) {
+        self.erred = self.erred.wrapping_add(1);
+        self.health.upstream_error(error);
     }
 
     /// Takes leaked requests out of the counts, `waiting` of them from those that wait, each with the mean work.

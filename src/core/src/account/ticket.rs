@@ -146,6 +146,11 @@ impl Ticket {
         self.tokens
     }
 
+    /// When the request was sent to the first pod.
+    pub fn decided_at(&self) -> Micros {
+        self.decided_at
+    }
+
     /// When the request was sent to its pod.
     pub fn sent_at(&self) -> Micros {
         self.sent_at
@@ -184,13 +189,13 @@ impl Ticket {
         let tried = self.picks.iter().take(attempts).flatten().copied();
         for pod in tried.filter(|&pod| Some(pod) != except) {
             claim(ledger, table, pod);
-            ledger.change(pod, |account| account.health.failed(self.failure(now)));
+            ledger.change(pod, |account| account.fail(self.failure(now)));
         }
     }
 
     /// The pod that the request is booked on has failed it.
     pub fn fail_own_pod(&self, ledger: &mut Ledger, now: Micros) {
-        ledger.change(self.pod, |account| account.health.failed(self.failure(now)));
+        ledger.change(self.pod, |account| account.fail(self.failure(now)));
     }
 
     /// Takes the request from its pod and books it on `to`, if there is one.
@@ -222,7 +227,7 @@ impl Ticket {
                 self.leave(ledger, None);
             }
             End::UpstreamError { at } => {
-                ledger.change(self.pod, |account| account.health.upstream_error(self.failure(at)));
+                ledger.change(self.pod, |account| account.err(self.failure(at)));
                 self.leave(ledger, unstarted);
             }
             End::Aborted => self.leave(ledger, unstarted),

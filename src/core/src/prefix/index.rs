@@ -55,6 +55,16 @@ pub struct PrefixIndex {
     clock: u32,
     /// The way of the prompt that is being put in; kept for its memory.
     path: Path,
+    evictions: Evictions,
+}
+
+/// How often the index has let go of something, because it could not be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evictions {
+    /// Because the pod is believed to have evicted it: its cache is full.
+    pub by_pod: u64,
+    /// Because the index is full.
+    pub by_limit: u64,
 }
 
 impl PrefixIndex {
@@ -66,6 +76,7 @@ impl PrefixIndex {
             holdings: Holdings::default(),
             clock: 0,
             path: Path::new(),
+            evictions: Evictions::default(),
         }
     }
 
@@ -193,6 +204,16 @@ impl PrefixIndex {
         self.holdings.len()
     }
 
+    /// How often something was let go.
+    pub fn evictions(&self) -> Evictions {
+        self.evictions
+    }
+
+    /// The bounds of the index.
+    pub fn limits(&self) -> &IndexLimits {
+        &self.limits
+    }
+
     /// Memory that is taken, in bytes, whether in use or not.
     pub fn memory(&self) -> usize {
         self.tree.memory() + self.holdings.memory()
@@ -299,8 +320,10 @@ impl PrefixIndex {
             && let Some(oldest) = pod.oldest()
         {
             self.give_up(oldest, pod.excess());
+            self.evictions.by_pod += 1;
         }
         while self.is_full() {
+            self.evictions.by_limit += 1;
             // Slabs never shrink. If over half of the limit is free slots of the wrong kind, a new start
             // loses little, and better than that is not to squeeze into the rest.
             if self.tree.idle() + self.holdings.idle() > self.limits.memory / 2 {

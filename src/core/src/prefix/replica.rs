@@ -77,6 +77,11 @@ impl PrefixReplica {
         self.writer
     }
 
+    /// Canonical bytes per token, as recent answers taught them.
+    pub fn bytes_per_token(&self) -> f32 {
+        self.mean_bytes_per_token
+    }
+
     /// Log segments that were overwritten before this replica read them.
     pub fn lost_segments(&self) -> u64 {
         self.lost_segments

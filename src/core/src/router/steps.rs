@@ -6,6 +6,7 @@ use crate::config::{Config, Strategy};
 use crate::decide::candidates::{Candidates, Pool, PromptSize, score_all};
 use crate::decide::cost::CostConstants;
 use crate::decide::pick::{Candidate, Picks, Rank, pick};
+use crate::decide::reason::{Reason, reason};
 use crate::prefix::index::{IndexLimits, PrefixMatch, UseStamp};
 use crate::prefix::log::Correction;
 use crate::prefix::replica::PrefixReplica;
@@ -24,6 +25,8 @@ const SEGMENTS_PER_DECISION: usize = 128;
 pub enum RouteBy<'a> {
     /// The prompt of an inference request, and load.
     Prompt(&'a ParsedRequest<'a>),
+    /// Load alone, though it has a prompt: a sample of plain routing. The prompt is known to lie where it went all the same.
+    Plain(&'a ParsedRequest<'a>),
     /// Load alone, for any other request.
     Load,
 }
@@ -120,10 +123,10 @@ impl Steps {
                 self.chain.start(b"", None);
                 self.chain.finish();
             }
-            (RouteBy::Prompt(request), Strategy::PrefixCache) => {
+            (RouteBy::Prompt(request) | RouteBy::Plain(request), Strategy::PrefixCache) => {
                 self.parse_cache.chain(request, &mut self.chain, Chain::push);
             }
-            (RouteBy::Prompt(request), Strategy::LoadOnly) => {
+            (RouteBy::Prompt(request) | RouteBy::Plain(request), Strategy::LoadOnly) => {
                 self.parse_cache.chain(request, &mut self.chain, Chain::count);
             }
         }
@@ -168,7 +171,10 @@ impl Steps {
         let pool = Pool { table, ledger, index: self.replica.index(), among };
         let bytes = self.chain.bytes();
         let prompt = PromptSize { bytes, tokens: bytes as f32 / bytes_per_token(by, ledger) };
-        score_all(&pool, prompt, &self.found, &self.constants, now, &mut self.candidates);
+        let plain = matches!(by, RouteBy::Plain(_));
+        let nothing = PrefixMatch::default();
+        let found = if plain { &nothing } else { &self.found };
+        score_all(&pool, prompt, found, &self.constants, now, &mut self.candidates);
         let candidates = self.candidates.list();
         if candidates.is_empty() {
             return Err(NoPod::NoTable);
@@ -179,12 +185,16 @@ impl Steps {
         // Where no prefix counts, requests go round among equal pods, and not in step with those of other workers.
         self.decisions = self.decisions.wrapping_add(1);
         let head = match self.strategy {
-            Strategy::PrefixCache if bytes > 0 => self.chain.head(),
+            Strategy::PrefixCache if bytes > 0 && !plain => self.chain.head(),
             _ => mix(self.decisions ^ u64::from(self.replica.writer()) << 32),
         };
         let picks = pick(candidates, self.constants.tie_band, head, |slot| {
             table.pod(slot).map_or(&[][..], |pod| pod.address.as_bytes())
         });
+        if plain {
+            // The pod computes what it does not hold, whatever it was chosen for.
+            score_all(&pool, prompt, &self.found, &self.constants, now, &mut self.candidates);
+        }
         self.done(DecisionStep::Choose);
         Ok(picks)
     }
@@ -198,7 +208,7 @@ impl Steps {
             matched: self.found.blocks(best),
             prompt: match by {
                 RouteBy::Load => None,
-                RouteBy::Prompt(request) => Some(PromptTrace {
+                RouteBy::Prompt(request) | RouteBy::Plain(request) => Some(PromptTrace {
                     model: model_of(request),
                     bytes: self.chain.bytes(),
                     hashes: self.chain.hashes().into(),
@@ -278,6 +288,26 @@ impl Steps {
         self.chain.bytes()
     }
 
+    /// Why the request goes to the pod in the slot `chosen`, and the pod that it leaves for it.
+    pub fn reason(&self, by: RouteBy<'_>, chosen: Slot) -> (Reason, Option<Slot>) {
+        match by {
+            RouteBy::Plain(_) => (Reason::Plain, None),
+            RouteBy::Load => (Reason::Load, None),
+            RouteBy::Prompt(_) => reason(self.candidates.list(), chosen),
+        }
+    }
+
+    /// Tokens of the prompt, as estimated, and those of them that the pod in the slot `chosen` is believed to hold; nothing
+    /// without a prompt, for the rule counts one token of work then, which is nobody's.
+    pub fn prompt_tokens(&self, chosen: Slot) -> (u32, u32) {
+        match self.candidates.get(chosen) {
+            Some(candidate) if self.chain.bytes() > 0 => {
+                ((candidate.terms.uncached + candidate.matched) as u32, candidate.matched as u32)
+            }
+            _ => (0, 0),
+        }
+    }
+
     /// Every pod as it was scored, term by term.
     pub fn candidates(&self) -> &[Candidate] {
         self.candidates.list()
@@ -310,7 +340,9 @@ fn model_of(request: &ParsedRequest<'_>) -> ModelId {
 /// Canonical bytes per token of the prompt: learned for its model, unless it is given as token ids or in an unknown shape.
 fn bytes_per_token(by: RouteBy<'_>, ledger: &Ledger) -> f32 {
     match by {
-        RouteBy::Prompt(request) if request.is_text() => ledger.bytes_per_token(model_of(request)),
+        RouteBy::Prompt(request) | RouteBy::Plain(request) if request.is_text() => {
+            ledger.bytes_per_token(model_of(request))
+        }
         _ => DEFAULT_BYTES_PER_TOKEN,
     }
 }

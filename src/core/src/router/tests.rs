@@ -1028,3 +1028,39 @@ fn a_conversation_leaves_an_engine_that_hangs_although_its_page_is_served() {
     assert_eq!(met.first(), Some(&home), "it holds the conversation");
     assert!(met.iter().skip(3).all(|&slot| slot != home), "from the fourth try on: {met:?}");
 }
+
+#[test]
+fn a_sample_of_plain_routing_goes_by_load_and_is_known_to_lie_there() {
+    let mut gateway = Gateway::new(&config(2, ""), 1);
+    let prompt = text(1, 4000);
+    let first = gateway.decide(0, &prompt, MILLISECOND);
+    let home = first.ticket.slot();
+    gateway.answer(0, first.ticket, None, 2 * MILLISECOND);
+    assert_eq!(gateway.decide(0, &prompt, 3 * MILLISECOND).reason, Reason::Prefix);
+    // The pod that holds the prompt has a request in flight, and so the other one is less busy.
+    let plain = with_request(&prompt, |request| {
+        gateway.workers[0].decide(RouteBy::Plain(request), &mut gateway.shared, 4 * MILLISECOND).unwrap()
+    });
+    assert_ne!(plain.ticket.slot(), home);
+    assert_eq!((plain.reason, plain.left, plain.matched_tokens), (Reason::Plain, None, 0));
+    assert!(plain.tokens > 900 && plain.ticket.tokens() > 900, "it is booked with all that the pod computes");
+    let held = gateway.held(0, &prompt);
+    assert!(held.iter().all(|&bytes| bytes > 3000), "both pods hold it now: {held:?}");
+}
+
+#[test]
+fn a_conversation_that_leaves_its_pod_names_it() {
+    let mut gateway = Gateway::new(&config(2, ""), 1);
+    let prompt = text(1, 4000);
+    let first = gateway.decide(0, &prompt, MILLISECOND);
+    let home = first.ticket.slot();
+    assert_eq!((first.reason, first.left), (Reason::Load, None));
+    gateway.answer(0, first.ticket, None, 2 * MILLISECOND);
+    let failed = gateway.decide(0, &prompt, 3 * MILLISECOND);
+    assert_eq!((failed.ticket.slot(), failed.reason), (home, Reason::Prefix));
+    gateway.workers[0].failed_upstream(&failed.ticket, &mut gateway.shared, 4 * MILLISECOND).unwrap();
+    let next = gateway.decide(0, &prompt, 5 * MILLISECOND);
+    assert_eq!((next.reason, next.left), (Reason::Away, Some(home)));
+    let account = gateway.accounts()[usize::from(home)];
+    assert_eq!((account.opened, account.failed, account.erred), (2, 1, 0));
+}

@@ -45,7 +45,7 @@ struct Standstill {
     ours_waited: Micros,
     /// Requests of this Envoy in flight, and ever sent, when it began.
     in_flight: u32,
-    opened: u16,
+    opened: u32,
     /// Since when the engine counts as hanging.
     hangs_since: Option<Micros>,
 }
@@ -125,7 +125,7 @@ impl Standstill {
 
     /// Requests of this Envoy that have ended since the standstill began: the gauges have them still.
     fn ended(&self, account: &PodAccount) -> u32 {
-        let sent = u32::from(account.opened.wrapping_sub(self.opened));
+        let sent = account.opened.wrapping_sub(self.opened);
         self.in_flight.saturating_add(sent).saturating_sub(account.in_flight)
     }
 }
@@ -154,7 +154,7 @@ mod tests {
         PodLoad { running, computed_tokens: Some(computed_tokens), started: Some(1e9), ..PodLoad::default() }
     }
 
-    fn account(in_flight: u32, opened: u16, outstanding: u32) -> PodAccount {
+    fn account(in_flight: u32, opened: u32, outstanding: u32) -> PodAccount {
         PodAccount { in_flight, opened, outstanding, waiting: in_flight, ..PodAccount::new(1) }
     }
 
@@ -223,7 +223,7 @@ mod tests {
         let page = load(2.0, 7.0);
         // Each try takes four seconds, and another second passes before the next one.
         let mut hung = None;
-        for n in 0..6u16 {
+        for n in 0..6u32 {
             let start = SECOND + u64::from(n) * Micros::from_seconds(5);
             hung = hung.or_else(|| {
                 hangs_at(&mut history, &page, &account(1, n + 1, 100), start, start + 4 * SECOND)

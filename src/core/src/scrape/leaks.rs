@@ -41,7 +41,7 @@ struct Window {
     /// Fewest waiting requests of the ledger in the window: upper bound for the waiting part of a leak.
     least_waiting: u32,
     /// Requests that the pod had ever been sent, at the last page.
-    opened: u16,
+    opened: u32,
     /// Requests that it was sent in the window.
     flow: u32,
 }
@@ -80,7 +80,7 @@ impl Window {
     fn see(&mut self, excess: u32, account: &PodAccount) {
         self.least_excess = self.least_excess.min(excess);
         self.least_waiting = self.least_waiting.min(account.waiting);
-        self.flow = self.flow.saturating_add(u32::from(account.opened.wrapping_sub(self.opened)));
+        self.flow = self.flow.saturating_add(account.opened.wrapping_sub(self.opened));
         self.opened = account.opened;
     }
 

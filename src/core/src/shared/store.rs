@@ -69,6 +69,10 @@ pub struct Keys {
     pub ledger: String,
     /// Who collects when the collector is dead.
     pub lease: String,
+    /// The models that have metrics of their own; written by routers.
+    pub models: String,
+    /// The tokens of prompts that each pod is believed to hold; written by routers.
+    pub held: String,
     /// How many sealed segments of the log there are, a ring.
     pub segments: u64,
     log: String,
@@ -85,6 +89,8 @@ impl Keys {
             wanted: key("wanted"),
             ledger: key("ledger"),
             lease: key("lease"),
+            models: key("models"),
+            held: key("held"),
             segments: segments.max(1) as u64,
             log: key("log"),
             started: key("started"),

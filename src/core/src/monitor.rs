@@ -1,0 +1,8 @@
+//! What a person on call, or a Prometheus, wants to know of a pool: how long things take, how each pod is, and both as text.
+
+pub mod held;
+pub mod histogram;
+pub mod models;
+pub mod page;
+pub mod pod_status;
+pub mod pods;
