@@ -108,6 +108,7 @@ def configuration(version, pods, ports, flags=()):
         f"--port={port}",
         f"--plain-port={plain_port}",
         f"--admin-port={admin_port}",
+        "--metrics-port=none",
         f"--wasm={MODULE}",
         *flags,
     ]

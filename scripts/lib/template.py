@@ -43,7 +43,7 @@ class Template:
             first = last = at[0]
             while self.lines[first - 1].lstrip().startswith("#"):
                 first -= 1
-            while depth(self.lines[last + 1]) > depth(self.lines[at[0]]):
+            while last + 1 < len(self.lines) and depth(self.lines[last + 1]) > depth(self.lines[at[0]]):
                 last += 1
             del self.lines[first : last + 1]
 

@@ -72,6 +72,14 @@ impl Request {
         )
     }
 
+    /// The same, with a streamed answer.
+    pub fn streamed_chat(prompt: &str) -> Self {
+        Self::post(
+            "/v1/chat/completions",
+            &serde_json::json!({"model": "/model/qwen", "stream": true, "messages": [{"role": "user", "content": prompt}]}),
+        )
+    }
+
     /// Adds a header; the same name may come several times.
     pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         let name: HeaderName = name.parse().unwrap();

@@ -85,6 +85,8 @@ impl EnvoyBuilder {
         let (wasm, access) = (module().display().to_string(), access_log.display().to_string());
         let mut arguments =
             vec!["--pods", &pods, "--port=0", "--plain-port=0", "--admin-port=0", "--wasm", &wasm];
+        // One VM less per test; those of the metrics page ask for it.
+        arguments.push("--metrics-port=none");
         let version = version();
         arguments.extend(["--access-log", &access, "--envoy-version", &version]);
         arguments.extend(self.flags.iter().map(String::as_str));
@@ -132,15 +134,7 @@ impl EnvoyBuilder {
             (Request::get("/ready").send(envoy.admin).await.status == 200).then_some(())
         })
         .await;
-        let listeners = envoy.admin_json("/listeners?format=json").await;
-        let address = |name: &str| {
-            let of = |l: &&Value| l["name"] == name;
-            let socket =
-                &listeners["listener_statuses"].as_array().unwrap().iter().find(of).unwrap()["local_address"];
-            let port = socket["socket_address"]["port_value"].as_u64().unwrap();
-            SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()))
-        };
-        (envoy.routed, envoy.plain) = (address("routed"), address("plain"));
+        (envoy.routed, envoy.plain) = (envoy.listener("routed").await, envoy.listener("plain").await);
         envoy
     }
 }
@@ -198,6 +192,16 @@ impl Envoy {
         let name = "wasmcustom.warmpath_ready_pods.pool=default;";
         let what = format!("{pods} pods were ready");
         until(&what, async || (self.stat(name).await == pods as i64).then_some(())).await;
+    }
+
+    /// The address of the listener with this name.
+    pub async fn listener(&self, name: &str) -> SocketAddr {
+        let listeners = self.admin_json("/listeners?format=json").await;
+        let of = |l: &&Value| l["name"] == name;
+        let socket =
+            &listeners["listener_statuses"].as_array().unwrap().iter().find(of).unwrap()["local_address"];
+        let port = socket["socket_address"]["port_value"].as_u64().unwrap();
+        SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()))
     }
 
     /// A page of the admin interface as JSON.

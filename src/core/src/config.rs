@@ -56,6 +56,8 @@ pub struct Config {
     pub revision: u64,
     /// How pods are chosen.
     pub strategy: Strategy,
+    /// Percent of the prompts that are routed by load alone, as samples of plain routing.
+    pub plain_percent: u64,
     /// A request for which no pod can be named is left to the fallback cluster (`true`) or answered 503 (`false`).
     pub fail_open: bool,
     /// How Envoy is told.
@@ -127,6 +129,7 @@ struct Raw {
     pods: Option<Vec<String>>,
     revision: u64,
     strategy: Strategy,
+    plain_percent: u64,
     fail_open: bool,
     destination: Destination,
     discovery: Option<RawDiscovery>,
@@ -166,6 +169,7 @@ impl Default for Raw {
             pods: None,
             revision: 0,
             strategy: Strategy::PrefixCache,
+            plain_percent: 0,
             fail_open: true,
             destination: Destination::Headers,
             discovery: None,
@@ -216,6 +220,7 @@ impl Config {
         }
         let destination = raw.destination;
         let pods = raw.pods.as_deref().map(pods).transpose()?;
+        within("plain_percent", raw.plain_percent, 0, 50)?;
         within("scrape.interval_ms", raw.scrape.interval_ms, 10, 60_000)?;
         within("scrape.idle_interval_ms", raw.scrape.idle_interval_ms, raw.scrape.interval_ms, 600_000)?;
         within("scrape.timeout_ms", raw.scrape.timeout_ms, 10, 60_000)?;
@@ -237,6 +242,7 @@ impl Config {
             pods,
             revision: raw.revision,
             strategy: raw.strategy,
+            plain_percent: raw.plain_percent,
             fail_open: raw.fail_open,
             destination,
             discovery,

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
+use warmpath::Micros;
 use warmpath::answer::error_event::{ErrorEvent, ErrorKind};
 use warmpath::answer::first_token::FirstEvent;
 use warmpath::answer::refusal::Refusal;
@@ -47,25 +48,27 @@ impl Filter {
 
     /// Routes a request whose body is whole.
     fn route_body(&mut self, api: Api) -> Action {
+        let whole_at = host::now();
         let body = host::request_body();
         if body.is_empty() {
-            return self.route(RouteBy::Load);
+            return self.route(RouteBy::Load, whole_at);
         }
         let Some(text) = encoding::to_utf8(&body) else {
-            return self.route(RouteBy::Load);
+            return self.route(RouteBy::Load, whole_at);
         };
         match self.worker.with(|worker| worker.read(api, &text)) {
-            Some(Ok(request)) => self.route(RouteBy::Prompt(&request)),
+            Some(Ok(request)) => self.route(RouteBy::Prompt(&request), whole_at),
             Some(Err(error)) if !error.may_be_served() && !is_encoded() && is_post() => self.reject(&error),
-            Some(Err(_)) | None => self.route(RouteBy::Load),
+            Some(Err(_)) | None => self.route(RouteBy::Load, whole_at),
         }
     }
 
-    fn route(&mut self, by: RouteBy<'_>) -> Action {
+    /// Routes a request that was whole at `whole_at`.
+    fn route(&mut self, by: RouteBy<'_>, whole_at: Micros) -> Action {
         self.phase = Phase::Done;
-        match self.worker.with(|worker| (worker.route(by), worker.fails_open())) {
-            Some((Ok(ticket), _)) => {
-                self.phase = Phase::Sent(Box::new(Sent::new(ticket, by)));
+        match self.worker.with(|worker| (worker.route(by, whole_at), worker.fails_open())) {
+            Some((Ok((ticket, seen)), _)) => {
+                self.phase = Phase::Sent(Box::new(Sent::new(ticket, seen, by)));
                 Action::Continue
             }
             // Envoy's own balancing serves it until the cluster's pods are known.
@@ -118,7 +121,7 @@ impl HttpContext for Filter {
                     Action::Continue
                 }
             }
-            _ => self.route(RouteBy::Load),
+            _ => self.route(RouteBy::Load, host::now()),
         }
     }
 
@@ -157,7 +160,7 @@ impl HttpContext for Filter {
             }
             match said {
                 // A whole answer begins when it ends: its start is booked with its end, which saves a write of the ledger.
-                FirstEvent::Token if !end_of_stream => worker.start(&mut sent.ticket),
+                FirstEvent::Token if !end_of_stream => worker.start(sent),
                 FirstEvent::Error(ErrorEvent { kind: ErrorKind::Full | ErrorKind::Request, .. }) => {
                     sent.verdict = Some(Verdict::Refused);
                 }

@@ -16,6 +16,7 @@ use warmpath::shared::store::{Conflict, SharedData};
 use crate::clock::nanoseconds;
 #[cfg(feature = "profile")]
 use crate::profile::{clock as nanoseconds, hostcalls};
+pub use crate::stream_property::set as set_property;
 #[cfg(not(feature = "profile"))]
 use proxy_wasm::hostcalls;
 

@@ -1,7 +1,8 @@
 //! Warmpath as a Proxy-Wasm module: Envoy's callbacks become core calls, core answers become host calls.
 //!
 //! The plugin's `root_id` names the role of a VM: `router` is the HTTP filter, `answer` the upstream HTTP filter of the clusters
-//! that it names pods to, `collector` the singleton service that keeps the table of pods and their load. Only [`host`] makes host calls.
+//! that it names pods to, `collector` the singleton service that keeps the table of pods and their load, `monitor` the filter that
+//! answers with the metrics page. Only [`host`] makes host calls.
 
 #![expect(missing_docs, reason = "the SDK's macro exports a function without a docstring")]
 
@@ -15,13 +16,18 @@ mod filter;
 mod host;
 mod log_batch;
 mod metrics;
+mod metrics_page;
+mod monitor_role;
+mod observations;
 mod pod_changes;
 mod profile;
+mod receipt;
 mod root;
 mod router_role;
 mod sent;
 mod start;
 mod stop_iteration;
+mod stream_property;
 #[cfg(feature = "trap")]
 mod trap;
 mod worker;

@@ -1,9 +1,27 @@
 //! The module's metrics, one line each: its kind, its name as Prometheus shows it, and the text for `HELP`.
 //!
-//! Envoy has no `HELP` for metrics and no labels in the calls that define them, so docs/operations.md prints these texts, and a
-//! label is a part of the name (`.by=prefix;`) that the bootstrap's `stats_tags` turn into one. Every metric has the label `pool`.
+//! They are metrics of Envoy, so that all workers count the same ones and a reload loses none. Envoy has no `HELP` for them and no
+//! labels in the calls that define them: a label is a part of the name (`.by=prefix;`) that the bootstrap's `stats_tags` turn into
+//! one. The module's own page ([`crate::metrics_page`]) has both. Every metric has the label `pool`.
+
+use warmpath::monitor::histogram::{self, Buckets};
 
 use crate::host::Metric;
+
+/// A metric with all that a page says of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The name, `warmpath_` included.
+    pub name: &'static str,
+    /// `counter` or `gauge`.
+    pub kind: &'static str,
+    /// Its labels besides `pool`.
+    pub labels: &'static [(&'static str, &'static str)],
+    /// The text for `HELP`.
+    pub help: &'static str,
+    /// The metric.
+    pub metric: Metric,
+}
 
 macro_rules! metrics {
     ($(
@@ -28,6 +46,17 @@ macro_rules! metrics {
                     )),
                 )* }
             }
+
+            /// All of them, for a page.
+            pub fn rows(&self) -> Vec<Row> {
+                vec![$(Row {
+                    name: concat!("warmpath_", $name),
+                    kind: stringify!($kind),
+                    labels: &[$((stringify!($label), $value))?],
+                    help: $help,
+                    metric: self.$field,
+                },)*]
+            }
         }
     )* };
 }
@@ -37,6 +66,7 @@ metrics! {
     RouterMetrics {
         by_prefix: counter "requests_total" { by = "prefix" }, "Requests routed by load and by what each pod holds of the prompt.";
         by_load: counter "requests_total" { by = "load" }, "Requests routed by load alone.";
+        by_plain: counter "requests_total" { by = "plain" }, "Requests routed by load alone, though they have a prompt: the samples that `plain_percent` asks for.";
         prefix_hits: counter "prefix_hits_total", "Requests whose pod was believed to hold more than half of the prompt.";
         bad_body: counter "rejected_total" { reason = "bad_body" }, "Requests answered 400, because no pod could have read the body.";
         no_table: counter "unrouted_total" { reason = "no_table" }, "Requests that met no pod, because none is known: left to the fallback, or answered 503.";
@@ -54,6 +84,13 @@ metrics! {
         contended_failover: counter "contended_total" { during = "failover" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         contended_failure: counter "contended_total" { during = "failure" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         contended_close: counter "contended_total" { during = "close" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
+        index_holdings: gauge "index_holdings", "Entries of the prefix index of the worker that told it last: parts of prompts that a pod holds.";
+        index_bytes: gauge "index_bytes", "Memory of the prefix index of the worker that told it last.";
+        index_limit_bytes: gauge "index_limit_bytes", "Memory that the prefix index of a worker may take: `index.max_mib`.";
+        index_limit_holdings: gauge "index_limit_holdings", "Entries that the prefix index of a worker may have: `index.max_holdings`.";
+        evicted_by_pod: counter "index_evictions_total" { reason = "pod" }, "Times that an index, of all workers together, let go of what it could not keep: the pod is believed to have evicted it (`pod`), or the index is full (`limit`).";
+        evicted_by_limit: counter "index_evictions_total" { reason = "limit" }, "Times that an index, of all workers together, let go of what it could not keep: the pod is believed to have evicted it (`pod`), or the index is full (`limit`).";
+        lost_segments: counter "log_lost_segments_total", "Segments of the log that were overwritten before a worker had read them; what they told is learned again.";
         pod_table_generation: gauge "pod_table_generation", "Number of the current pod table; routers fetch the table when it moves.";
         bad_pod_table: counter "bad_pod_table_total", "Pod tables that could not be read.";
     }
@@ -97,3 +134,57 @@ metrics! {
         build_info: gauge "build_info" { version = env!("CARGO_PKG_VERSION") }, "1 for each version of the module that runs.";
     }
 }
+
+/// A histogram. Each bucket is a counter of Envoy, and so is the sum, in whole units: microseconds for a time.
+#[derive(Clone, Copy, Debug)]
+pub struct HistogramFamily {
+    /// The name, without `warmpath_`.
+    pub name: &'static str,
+    /// The name of the counter with the sum.
+    pub sum: &'static str,
+    /// The text for `HELP`.
+    pub help: &'static str,
+    /// Its buckets.
+    pub buckets: Buckets,
+}
+
+macro_rules! histograms {
+    ($($(#[$docs:meta])* $const:ident: histogram $name:literal { $($label:ident),* }, $help:literal, $buckets:ident as $sum:literal;)*) => {
+        $($(#[$docs])* pub const $const: HistogramFamily =
+            HistogramFamily { name: $name, sum: $sum, help: $help, buckets: histogram::$buckets };)*
+    };
+}
+
+histograms! {
+    /// From the whole request to the first token of its stream.
+    FIRST_TOKEN: histogram "time_to_first_token_seconds" { route, matched, model }, "Time from the whole request to the first token of its answer, of streams. `matched`: the pod was believed to hold more than half of the prompt. `route`: warmpath, or plain for the samples that `plain_percent` asks for.", FIRST_TOKEN as "time_to_first_token_microseconds_sum";
+    /// From the whole request to the headers that name its pods.
+    DECISION: histogram "decision_seconds" { by }, "Time from the whole request to the choice of its pod: reading the body, choosing, and writing what the workers share.", DECISION as "decision_microseconds_sum";
+    /// Of requests that a pod has answered.
+    PROMPT_TOKENS: histogram "prompt_tokens" { model }, "Prompt tokens of answered requests, as estimated when they were routed.", TOKENS as "prompt_tokens_sum";
+    /// Of requests that a pod has answered.
+    MATCHED_TOKENS: histogram "matched_tokens" { model }, "Prompt tokens of answered requests that their pod was believed to hold.", TOKENS as "matched_tokens_sum";
+}
+
+/// Counters of one model.
+#[derive(Clone, Copy, Debug)]
+pub struct CounterFamily {
+    /// The name, without `warmpath_`.
+    pub name: &'static str,
+    /// The text for `HELP`.
+    pub help: &'static str,
+}
+
+macro_rules! counters_of_models {
+    ($($(#[$docs:meta])* $const:ident: counter $name:literal { $($label:ident),* }, $help:literal;)*) => {
+        $($(#[$docs])* pub const $const: CounterFamily = CounterFamily { name: $name, help: $help };)*
+    };
+}
+
+counters_of_models! {
+    /// What answers report, beside what was believed.
+    REPORTED: counter "reported_tokens_total" { kind, model }, "Of answers that report how many prompt tokens came from the cache: their prompt tokens (`prompt`), those from the cache (`cached`), and those that were believed to be there (`believed`).";
+}
+
+/// The kinds of [`REPORTED`].
+pub const REPORTED_KINDS: [&str; 3] = ["prompt", "cached", "believed"];

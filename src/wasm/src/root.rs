@@ -11,6 +11,7 @@ use crate::answer_role::AnswerRole;
 use crate::collector_driver::CollectorDriver;
 use crate::filter::Filter;
 use crate::host;
+use crate::monitor_role::{MonitorFilter, MonitorRole};
 use crate::profile;
 use crate::router_role::RouterRole;
 use crate::start;
@@ -30,6 +31,7 @@ enum Role {
     Collector(Box<CollectorDriver>),
     Router(Box<RouterRole>),
     Answer(Rc<AnswerRole>),
+    Monitor(Rc<MonitorRole>),
 }
 
 impl Root {
@@ -52,10 +54,11 @@ impl Root {
                 Role::Collector(Box::new(CollectorDriver::start(&config, seed, now)))
             }
             b"answer" => Role::Answer(Rc::new(AnswerRole::new(&config))),
+            b"monitor" => Role::Monitor(Rc::new(MonitorRole::new(&config))),
             other => {
                 return Err(format!(
                     "`root_id` is {:?}; write \"router\" for the HTTP filter, \"answer\" for the upstream HTTP filter, \
-                     \"collector\" for the bootstrap service",
+                     \"collector\" for the bootstrap service, \"monitor\" for the filter of the metrics page",
                     String::from_utf8_lossy(other)
                 ));
             }
@@ -74,7 +77,7 @@ impl Context for Root {
                 driver.answered(call, headers, body_size);
             }
             Role::Router(router) => router.answered(call, headers, body_size),
-            Role::Answer(_) | Role::Unconfigured => {}
+            Role::Answer(_) | Role::Monitor(_) | Role::Unconfigured => {}
         }
     }
 }
@@ -88,7 +91,7 @@ impl RootContext for Root {
         match &mut self.role {
             Role::Collector(driver) => driver.tick(host::now()),
             Role::Router(router) => router.tick(host::now()),
-            Role::Answer(_) | Role::Unconfigured => {}
+            Role::Answer(_) | Role::Monitor(_) | Role::Unconfigured => {}
         }
     }
 
@@ -100,6 +103,7 @@ impl RootContext for Root {
         Some(match &self.role {
             Role::Router(router) => profile::http_context(Filter::new(router.worker(), id)),
             Role::Answer(role) => Box::new(AnswerFilter::new(Rc::clone(role))),
+            Role::Monitor(role) => Box::new(MonitorFilter(Rc::clone(role))),
             Role::Collector(_) | Role::Unconfigured => Box::new(PassThrough),
         })
     }

@@ -6,6 +6,7 @@ use warmpath::answer::verdict::Verdict;
 use warmpath::router::{RouteBy, Ticket};
 
 use crate::host;
+use crate::observations::Seen;
 use crate::profile;
 
 /// A request that was sent to a pod.
@@ -19,6 +20,8 @@ pub struct Sent {
     scanner: Option<UsageScanner>,
     /// What kind of answer it gets, once that is known.
     pub verdict: Option<Verdict>,
+    /// What is observed of it at its end.
+    pub seen: Seen,
 }
 
 /// What tells that the prompt of a request was computed.
@@ -34,15 +37,15 @@ enum Start {
 
 impl Sent {
     /// A request that was routed by `by`, and is booked as `ticket`.
-    pub fn new(ticket: Ticket, by: RouteBy<'_>) -> Sent {
+    pub fn new(ticket: Ticket, seen: Seen, by: RouteBy<'_>) -> Sent {
         let (start, reports_usage) = match by {
-            RouteBy::Prompt(parsed) if parsed.request.stream => {
+            RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) if parsed.request.stream => {
                 (Start::FirstToken(FirstTokenReader::default()), parsed.request.reports_usage)
             }
-            RouteBy::Prompt(parsed) => (Start::End, parsed.request.reports_usage),
+            RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) => (Start::End, parsed.request.reports_usage),
             RouteBy::Load => (Start::FirstByte, false),
         };
-        Sent { ticket, start, scanner: reports_usage.then(UsageScanner::default), verdict: None }
+        Sent { ticket, start, scanner: reports_usage.then(UsageScanner::default), verdict: None, seen }
     }
 
     /// Reads the chunk of the answer that is passing, as far as anything in it is of interest. Says what the start of the answer

@@ -1,6 +1,7 @@
 //! What the filters of one VM share: the router, its metrics and its log.
 
 mod answers;
+mod fullness;
 mod routing;
 
 use std::cell::RefCell;
@@ -9,12 +10,13 @@ use warmpath::config::{Config, Destination, Strategy};
 use warmpath::router::Router;
 use warmpath::shared::pod_table::PodTable;
 use warmpath::shared::store::Keys;
-use warmpath::{MILLISECOND, Micros};
+use warmpath::{MILLISECOND, Micros, Random};
 
 use crate::decision_log::DecisionLog;
 use crate::discovery_driver::UnknownClusters;
 use crate::host::{self, Host, Metric};
 use crate::metrics::RouterMetrics;
+use crate::observations::Observations;
 use crate::profile;
 use crate::stop_iteration::StopIteration;
 
@@ -66,6 +68,12 @@ pub struct Worker {
     unknown: Option<UnknownClusters>,
     /// Whether prompts are routed by what the pods hold of them.
     by_prefix: bool,
+    observations: Observations,
+    told: fullness::Told,
+    keys: Keys,
+    /// Percent of the prompts that are routed by load alone, as samples.
+    plain_percent: u64,
+    dice: Random,
 }
 
 impl Worker {
@@ -74,19 +82,25 @@ impl Worker {
         let router = Router::new(config, writer).with_hash_seed(host::random());
         #[cfg(feature = "profile")]
         let router = router.with_observer(profile::step);
+        let keys = Keys::of(&config.pool, config.index.log_segments);
+        let metrics = RouterMetrics::of(&config.pool);
+        metrics.index_limit_bytes.set(config.index.memory as u64);
+        metrics.index_limit_holdings.set(config.index.holdings as u64);
         let mut worker = Worker {
             router,
-            metrics: RouterMetrics::of(&config.pool),
+            metrics,
             log: DecisionLog::new(),
             generation: 0,
             refreshed_at: Micros::ZERO,
             fail_open: config.fail_open,
             destination: config.destination,
-            unknown: config
-                .discovery
-                .is_some()
-                .then(|| UnknownClusters::new(&Keys::of(&config.pool, config.index.log_segments))),
+            unknown: config.discovery.is_some().then(|| UnknownClusters::new(&keys)),
             by_prefix: config.strategy == Strategy::PrefixCache,
+            observations: Observations::new(&config.pool, &keys.models),
+            told: fullness::Told::default(),
+            keys,
+            plain_percent: config.plain_percent,
+            dice: Random::new(host::random()),
         };
         worker.refresh();
         worker
@@ -103,13 +117,17 @@ impl Worker {
         self.router.follow(&Host, segments);
     }
 
-    /// Prints log lines that were held back.
+    /// Prints log lines that were held back, and tells what was observed since the last tick.
     pub fn tick(&mut self, now: Micros) {
         if self.log.debug() {
             let index = self.router.index();
             log::debug!("warmpath: the index has {} holdings in {} bytes", index.holdings(), index.memory());
         }
         self.log.tick(now);
+        self.observations.flush();
+        if self.has_routed() {
+            self.tell();
+        }
         if let Some(unknown) = &mut self.unknown {
             unknown.tick();
         }

@@ -21,6 +21,7 @@ mod faults_under_load;
 mod full;
 mod hostile;
 mod limits;
+mod metrics_page;
 mod overload;
 mod reload;
 mod routing;

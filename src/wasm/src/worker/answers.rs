@@ -4,18 +4,23 @@ use proxy_wasm::types::Bytes;
 use warmpath::answer::verdict::{
     BrokenBy, FailedPods, Judgement, StreamEnd, Verdict, is_plainly_served, judge, judge_end, unanswered,
 };
-use warmpath::router::{End, Ticket};
+use warmpath::router::End;
 use warmpath::shared::store::Contended;
 use warmpath::{Micros, Slot};
 
 use super::Worker;
 use crate::host::{self, Host, Metric};
+use crate::receipt;
 use crate::sent::Sent;
 
 impl Worker {
     /// Notes that the first token of an answer has come.
-    pub fn start(&mut self, ticket: &mut Ticket) {
-        let started = self.router.start(ticket, &mut Host, host::now());
+    pub fn start(&mut self, sent: &mut Sent) {
+        let now = host::now();
+        let took = now.since(sent.ticket.decided_at());
+        sent.seen.first_token = Some(took);
+        receipt::started(took);
+        let started = self.router.start(&mut sent.ticket, &mut Host, now);
         count_contended(started, self.metrics.contended_start);
     }
 
@@ -89,6 +94,11 @@ impl Worker {
 
     /// Closes a request's account.
     pub fn close(&mut self, sent: Sent) {
+        if sent.verdict == Some(Verdict::Served) {
+            let usage = sent.usage();
+            receipt::answered(usage);
+            self.observations.answered(&sent.seen, usage);
+        }
         let end = match sent.verdict {
             Some(Verdict::Served) => End::Answered {
                 usage: sent.usage(),

@@ -11,7 +11,9 @@ use warmpath::shared::clusters::ClusterSet;
 use super::{REFRESH_AFTER, Worker};
 use crate::decision_log::PREFIX_HIT;
 use crate::host::{self, Host};
+use crate::observations::Seen;
 use crate::profile;
+use crate::receipt;
 
 /// The headers that the clusters read, attempt by attempt.
 const DESTINATIONS: [&str; 3] =
@@ -27,12 +29,12 @@ impl Worker {
         read
     }
 
-    /// Decides where a request goes, tells Envoy in its headers, and logs and counts the decision.
+    /// Decides where a request goes that was whole at `now`, tells Envoy in its headers, and logs and counts the decision.
     ///
     /// # Errors
     /// [`NoPod`] when no pod can be named; then the headers name none.
-    pub fn route(&mut self, by: RouteBy<'_>) -> Result<Ticket, NoPod> {
-        let now = host::now();
+    pub fn route(&mut self, by: RouteBy<'_>, now: Micros) -> Result<(Ticket, Seen), NoPod> {
+        let by = self.sampled(by);
         if now.since(self.refreshed_at) >= REFRESH_AFTER {
             self.refreshed_at = now;
             self.refresh();
@@ -46,7 +48,13 @@ impl Worker {
                 self.name_pods(decision.picks);
                 self.count_decision(by);
                 self.log_decision(&decision, now);
-                Ok(decision.ticket)
+                receipt::decided(&decision);
+                let model = match by {
+                    RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) => Some(&*parsed.request.model),
+                    RouteBy::Load => None,
+                };
+                let seen = self.observations.decided(&decision, model, host::now().since(now));
+                Ok((decision.ticket, seen))
             }
             Err(no_pod) => {
                 self.name_pods(Picks::default());
@@ -114,10 +122,23 @@ impl Worker {
         }
     }
 
+    /// Makes some prompts samples of plain routing.
+    fn sampled<'a>(&mut self, by: RouteBy<'a>) -> RouteBy<'a> {
+        match by {
+            RouteBy::Prompt(parsed)
+                if self.plain_percent > 0 && self.dice.below(100) < self.plain_percent =>
+            {
+                RouteBy::Plain(parsed)
+            }
+            _ => by,
+        }
+    }
+
     fn count_decision(&self, by: RouteBy<'_>) {
         match by {
             RouteBy::Prompt(_) if self.by_prefix => self.metrics.by_prefix.count(),
             RouteBy::Prompt(_) | RouteBy::Load => self.metrics.by_load.count(),
+            RouteBy::Plain(_) => self.metrics.by_plain.count(),
         }
     }
 

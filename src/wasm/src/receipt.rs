@@ -1,0 +1,46 @@
+//! What a request's own record says of its decision: properties of the stream, for the access log, headers and spans.
+
+use std::fmt::Write;
+
+use warmpath::Micros;
+use warmpath::answer::usage::Usage;
+use warmpath::router::Decision;
+
+use crate::host;
+
+/// Why the request went to its pod.
+const REASON: &str = "warmpath.reason";
+/// Prompt tokens that the pod was believed to hold, and all of them: `2351/2415`.
+const MATCHED: &str = "warmpath.matched";
+/// Milliseconds from the whole request to its first token.
+const FIRST_TOKEN: &str = "warmpath.ttft_ms";
+/// Prompt tokens that the pod says it had in its cache, and all of them: `2352/2416`.
+const CACHED: &str = "warmpath.cached";
+
+/// The request is decided.
+pub fn decided(decision: &Decision) {
+    host::set_property(REASON, decision.reason.as_str().as_bytes());
+    if decision.tokens > 0 {
+        share(MATCHED, decision.matched_tokens, decision.tokens);
+    }
+}
+
+/// Its first token has come.
+pub fn started(took: Micros) {
+    let mut text = String::new();
+    let _ = write!(text, "{}.{}", took.0 / 1000, took.0 / 100 % 10);
+    host::set_property(FIRST_TOKEN, text.as_bytes());
+}
+
+/// Its answer has reported what it used.
+pub fn answered(usage: Option<Usage>) {
+    if let Some(Usage { prompt_tokens, cached_tokens: Some(cached) }) = usage {
+        share(CACHED, cached, prompt_tokens);
+    }
+}
+
+fn share(name: &str, part: u32, whole: u32) {
+    let mut text = String::new();
+    let _ = write!(text, "{part}/{whole}");
+    host::set_property(name, text.as_bytes());
+}

@@ -1,0 +1,19 @@
+//! Properties of a stream in Envoy's filter state.
+
+/// Writes the property `name`, which the access log, headers and spans find as `%FILTER_STATE(wasm.NAME:PLAIN)%`. Nothing happens
+/// where Envoy does not take it, as when the configuration does not grant `proxy_set_property`; the SDK's own function would
+/// panic there.
+#[cfg(target_arch = "wasm32")]
+#[expect(unsafe_code, reason = "the SDK's call panics where Envoy refuses")]
+pub fn set(name: &str, value: &[u8]) {
+    #[link(wasm_import_module = "env")]
+    unsafe extern "C" {
+        fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, value_size: usize) -> u32;
+    }
+    // SAFETY: the signature is that of Proxy-Wasm's ABI. The host only reads, within the bounds that it is given.
+    let _ = unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+}
+
+/// Nothing runs outside Envoy; this is for tools that check the workspace.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn set(_name: &str, _value: &[u8]) {}
