@@ -77,9 +77,9 @@ impl PrefixReplica {
         self.writer
     }
 
-    /// Canonical bytes per token, as recent answers taught them.
+    /// Canonical bytes per token that the capacities of pods are believed by.
     pub fn bytes_per_token(&self) -> f32 {
-        self.mean_bytes_per_token
+        self.bytes_per_token
     }
 
     /// Log segments that were overwritten before this replica read them.
