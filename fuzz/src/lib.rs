@@ -436,7 +436,7 @@ pub fn config(bytes: &[u8]) {
         Ok(config) => config,
         Err(error) => {
             let said = error.to_string();
-            assert!(said.starts_with("configuration: ") && said.len() > 20, "{said}");
+            assert!(said.len() > 10, "{said}");
             return;
         }
     };

@@ -49,6 +49,7 @@ impl Filter {
     /// Routes a request whose body is whole.
     fn route_body(&mut self, api: Api) -> Action {
         let whole_at = host::now();
+        self.worker.with(Worker::look_up_settings);
         let body = host::request_body();
         if body.is_empty() {
             return self.route(RouteBy::Load, whole_at);
@@ -121,7 +122,10 @@ impl HttpContext for Filter {
                     Action::Continue
                 }
             }
-            _ => self.route(RouteBy::Load, host::now()),
+            _ => {
+                self.worker.with(Worker::look_up_settings);
+                self.route(RouteBy::Load, host::now())
+            }
         }
     }
 

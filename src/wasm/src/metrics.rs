@@ -93,6 +93,8 @@ metrics! {
         lost_segments: counter "log_lost_segments_total", "Segments of the log that were overwritten before a worker had read them; what they told is learned again.";
         pod_table_generation: gauge "pod_table_generation", "Number of the current pod table; routers fetch the table when it moves.";
         bad_pod_table: counter "bad_pod_table_total", "Pod tables that could not be read.";
+        bad_settings: gauge "bad_settings", "1 when the newest settings of a route are refused, and those before are in force.";
+        refused_settings: counter "refused_settings_total", "Documents of settings that were refused, once for each worker that met them.";
     }
 
     /// What a collector counts.

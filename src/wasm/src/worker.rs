@@ -5,9 +5,11 @@ mod fullness;
 mod routing;
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
-use warmpath::config::{Config, Destination, Strategy};
+use warmpath::config::{Config, Destination};
 use warmpath::router::Router;
+use warmpath::settings::PoolSettings;
 use warmpath::shared::pod_table::PodTable;
 use warmpath::shared::store::Keys;
 use warmpath::{MILLISECOND, Micros, Random};
@@ -18,6 +20,7 @@ use crate::host::{self, Host, Metric};
 use crate::metrics::RouterMetrics;
 use crate::observations::Observations;
 use crate::profile;
+use crate::settings_in_force::SettingsInForce;
 use crate::stop_iteration::StopIteration;
 
 /// Least time between two looks for what others may have changed; a pod is scraped a hundred times less often, and an operator
@@ -62,17 +65,15 @@ pub struct Worker {
     generation: u64,
     /// Last look of a request for what others may have changed; 0 before the first request.
     refreshed_at: Micros,
-    fail_open: bool,
+    in_force: SettingsInForce,
+    /// The settings of the request at hand.
+    settings: Arc<PoolSettings>,
     destination: Destination,
     /// Present when pods are discovered.
     unknown: Option<UnknownClusters>,
-    /// Whether prompts are routed by what the pods hold of them.
-    by_prefix: bool,
     observations: Observations,
     told: fullness::Told,
     keys: Keys,
-    /// Percent of the prompts that are routed by load alone, as samples.
-    plain_percent: u64,
     dice: Random,
 }
 
@@ -86,20 +87,20 @@ impl Worker {
         let metrics = RouterMetrics::of(&config.pool);
         metrics.index_limit_bytes.set(config.index.memory as u64);
         metrics.index_limit_holdings.set(config.index.holdings as u64);
+        let settings = Arc::new(config.settings.clone());
         let mut worker = Worker {
             router,
             metrics,
             log: DecisionLog::new(),
             generation: 0,
             refreshed_at: Micros::ZERO,
-            fail_open: config.fail_open,
+            in_force: SettingsInForce::new(config, &keys, Arc::clone(&settings), &metrics),
+            settings,
             destination: config.destination,
             unknown: config.discovery.is_some().then(|| UnknownClusters::new(&keys)),
-            by_prefix: config.strategy == Strategy::PrefixCache,
             observations: Observations::new(&config.pool, &keys.models),
             told: fullness::Told::default(),
             keys,
-            plain_percent: config.plain_percent,
             dice: Random::new(host::random()),
         };
         worker.refresh();

@@ -27,6 +27,7 @@ mod reload;
 mod routing;
 mod scripts;
 mod security;
+mod settings;
 mod shared_state;
 mod stale;
 mod start;

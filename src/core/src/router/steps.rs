@@ -2,7 +2,7 @@
 
 use crate::account::ledger::{Ledger, ModelId};
 use crate::account::ticket::{Belief, Booking, PICKS, PromptTrace, Repair, Ticket};
-use crate::config::{Config, Strategy};
+use crate::config::Config;
 use crate::decide::candidates::{Candidates, Pool, PromptSize, score_all};
 use crate::decide::cost::CostConstants;
 use crate::decide::pick::{Candidate, Picks, Rank, pick};
@@ -12,6 +12,7 @@ use crate::prefix::log::Correction;
 use crate::prefix::replica::PrefixReplica;
 use crate::request::blocks::{Chain, mix};
 use crate::request::parse_cache::{ParseCache, ParsedRequest};
+use crate::settings::Strategy;
 use crate::shared::clusters::ClusterSet;
 use crate::shared::pod_table::PodKey;
 use crate::shared::store::{Contended, Keys, SharedData};
@@ -72,6 +73,8 @@ pub enum DecisionStep {
 #[derive(Debug)]
 pub(super) struct Steps {
     strategy: Strategy,
+    /// Whether the log is followed: from the first request on that goes by prefix, whatever the later ones go by.
+    follows: bool,
     constants: CostConstants,
     pub replica: PrefixReplica,
     pub parse_cache: ParseCache,
@@ -88,8 +91,9 @@ impl Steps {
     pub fn new(config: &Config, keys: Keys, writer: u32) -> Steps {
         let constants = CostConstants::default();
         let limits = IndexLimits { memory: config.index.memory, holdings: config.index.holdings };
-        Steps {
-            strategy: config.strategy,
+        let mut steps = Steps {
+            strategy: config.settings.strategy,
+            follows: false,
             replica: PrefixReplica::new(keys, limits, writer, constants.believed_capacity),
             constants,
             parse_cache: ParseCache::new(u64::from(writer)),
@@ -98,7 +102,9 @@ impl Steps {
             candidates: Candidates::default(),
             decisions: 0,
             observer: None,
-        }
+        };
+        steps.set_strategy(config.settings.strategy);
+        steps
     }
 
     pub fn set_constants(&mut self, constants: CostConstants) {
@@ -106,8 +112,15 @@ impl Steps {
         self.constants = constants;
     }
 
+    pub fn set_strategy(&mut self, strategy: Strategy) {
+        self.strategy = strategy;
+        self.follows |= strategy == Strategy::PrefixCache;
+        self.parse_cache.set_counts(strategy == Strategy::LoadOnly);
+    }
+
     pub fn set_hash_seed(&mut self, seed: u64) {
         self.parse_cache = ParseCache::new(seed);
+        self.set_strategy(self.strategy);
     }
 
     pub fn set_observer(&mut self, observer: fn(DecisionStep)) {
@@ -148,7 +161,7 @@ impl Steps {
 
     /// Applies what others wrote to the log, at most `segments` sealed segments of it.
     pub fn follow(&mut self, ledger: &Ledger, shared: &impl SharedData, segments: usize) {
-        if self.strategy == Strategy::PrefixCache {
+        if self.follows {
             self.replica.catch_up(ledger.log(), shared, segments);
         }
     }

@@ -115,7 +115,7 @@ impl Warmpath {
         options: &WarmpathOptions,
         pods: &[FleetPod],
         seed: u64,
-    ) -> Result<Warmpath, warmpath::config::ConfigError> {
+    ) -> Result<Warmpath, warmpath::settings::object::SettingError> {
         let listed: Vec<bool> = pods.iter().map(|pod| pod.listed).collect();
         let config = config(options.strategy, &listed)?;
         let mut map = Map::default();
@@ -292,7 +292,7 @@ impl Unshared {
         options: &WarmpathOptions,
         pods: &[FleetPod],
         seed: u64,
-    ) -> Result<Unshared, warmpath::config::ConfigError> {
+    ) -> Result<Unshared, warmpath::settings::object::SettingError> {
         let alone = WarmpathOptions { workers: 1, ..options.clone() };
         let workers = (0..options.workers.max(1) as u64)
             .map(|n| Warmpath::new(&alone, pods, seed.wrapping_add(n << 32)))
@@ -351,7 +351,7 @@ fn addresses(listed: &[bool]) -> impl Iterator<Item = String> {
     listed.iter().enumerate().filter(|(_, listed)| **listed).map(|(number, _)| address(number))
 }
 
-fn config(strategy: &str, listed: &[bool]) -> Result<Config, warmpath::config::ConfigError> {
+fn config(strategy: &str, listed: &[bool]) -> Result<Config, warmpath::settings::object::SettingError> {
     let pods: Vec<String> = addresses(listed).collect();
     let json = serde_json::json!({ "pods": pods, "strategy": strategy });
     Config::parse(json.to_string().as_bytes())

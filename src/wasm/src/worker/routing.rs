@@ -1,11 +1,14 @@
 //! What a worker does with a request: has it routed, names the pods to Envoy, logs and counts the decision.
 
+use std::sync::Arc;
+
 use warmpath::Micros;
 use warmpath::config::Destination;
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Api, BodyError};
 use warmpath::request::parse_cache::ParsedRequest;
 use warmpath::router::{Decision, NoPod, RouteBy, Ticket};
+use warmpath::settings::Strategy;
 use warmpath::shared::clusters::ClusterSet;
 
 use super::{REFRESH_AFTER, Worker};
@@ -19,6 +22,16 @@ use crate::receipt;
 const DESTINATIONS: [&str; 3] =
     ["x-warmpath-destination-0", "x-warmpath-destination-1", "x-warmpath-destination-2"];
 impl Worker {
+    /// Looks up by which settings the request is routed. First of all, in the callback that routes it.
+    pub fn look_up_settings(&mut self) {
+        if let Some(settings) = self.in_force.of_request()
+            && !Arc::ptr_eq(&settings, &self.settings)
+        {
+            self.router.set_strategy(settings.strategy);
+            self.settings = settings;
+        }
+    }
+
     /// Reads the body of a request.
     ///
     /// # Errors
@@ -70,7 +83,7 @@ impl Worker {
                         self.metrics.contended_decide.count();
                     }
                 }
-                self.log.no_pod(no_pod, self.fail_open, now);
+                self.log.no_pod(no_pod, self.settings.fail_open, now);
                 Err(no_pod)
             }
         }
@@ -94,7 +107,7 @@ impl Worker {
 
     /// Whether requests without a pod are left to the fallback cluster.
     pub fn fails_open(&self) -> bool {
-        self.fail_open
+        self.settings.fail_open
     }
 
     /// Counts a request whose body no pod could have read.
@@ -126,7 +139,7 @@ impl Worker {
     fn sampled<'a>(&mut self, by: RouteBy<'a>) -> RouteBy<'a> {
         match by {
             RouteBy::Prompt(parsed)
-                if self.plain_percent > 0 && self.dice.below(100) < self.plain_percent =>
+                if self.settings.plain_percent > 0 && self.dice.below(100) < self.settings.plain_percent =>
             {
                 RouteBy::Plain(parsed)
             }
@@ -136,7 +149,9 @@ impl Worker {
 
     fn count_decision(&self, by: RouteBy<'_>) {
         match by {
-            RouteBy::Prompt(_) if self.by_prefix => self.metrics.by_prefix.count(),
+            RouteBy::Prompt(_) if self.settings.strategy == Strategy::PrefixCache => {
+                self.metrics.by_prefix.count()
+            }
             RouteBy::Prompt(_) | RouteBy::Load => self.metrics.by_load.count(),
             RouteBy::Plain(_) => self.metrics.by_plain.count(),
         }
