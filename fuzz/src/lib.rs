@@ -382,7 +382,7 @@ pub fn shared(bytes: &[u8]) {
         collector.take(&due, page, &mut map, NOW + SECOND);
         collector.done(&due, None, NOW + SECOND);
     }
-    collector.in_flight(&map);
+    collector.ledger(&map).totals();
     collector.publish(&mut map, NOW + 5 * SECOND);
     // The collector has replaced it with a readable table.
     assert!(router.refresh(&map).is_ok());

@@ -30,6 +30,14 @@ class Template:
         indent = self.lines[at[0]][: -len(self.lines[at[0]].lstrip())]
         self.lines[at[0] : at[-1] + 1] = [f"{indent}{line} # {mark}" for line in lines]
 
+    def put(self, mark, lines):
+        """Puts `lines` in place of the comment that begins with the flag `mark`, indented like it."""
+        at = [i for i, line in enumerate(self.lines) if line.lstrip().startswith(f"# {mark} ")]
+        if len(at) != 1:
+            raise Failure(f"envoy/envoy.yaml must have one comment that begins with '# {mark}'")
+        indent = self.lines[at[0]][: -len(self.lines[at[0]].lstrip())]
+        self.lines[at[0] : at[0] + 1] = [f"{indent}{line}" for line in lines]
+
     def drop(self, mark):
         """Removes each line that ends in the flag `mark`, all that it holds, and the comment above it."""
         marked = f"# {mark}"

@@ -3,7 +3,7 @@
 //! It runs once per Envoy: in the bootstrap singleton, or in a router's root context that took the lease when the singleton
 //! is dead. It also reconciles the ledger, because it alone sees how many requests the pods report.
 
-use crate::account::ledger::LedgerTotals;
+use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
 use crate::account::transaction::LedgerStore;
 use crate::config::{Config, Scrape};
@@ -268,9 +268,9 @@ impl Collector {
         Some(self.table.generation)
     }
 
-    /// The requests in flight on all pods together, as the ledger counts them.
-    pub fn in_flight(&self, shared: &impl SharedData) -> LedgerTotals {
-        self.store.read(shared).map(|ledger| ledger.totals()).unwrap_or_default()
+    /// The ledger as it is now; an empty one before the first request.
+    pub fn ledger(&self, shared: &impl SharedData) -> Ledger {
+        self.store.read(shared).unwrap_or_default()
     }
 
     /// Requests that were taken out of the ledger because no pod had them.

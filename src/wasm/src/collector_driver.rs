@@ -7,11 +7,13 @@ use std::time::Duration;
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
 use warmpath::config::Config;
 use warmpath::discovery::Members;
+use warmpath::monitor::left_alone::LeftAlone;
 use warmpath::shared::pod_table::PodState;
 use warmpath::{MILLISECOND, Micros};
 
 use crate::discovery_driver::DiscoveryDriver;
 use crate::host::{self, Host};
+use crate::left_alone_log;
 use crate::log_batch::REPEAT_AFTER;
 use crate::metrics::CollectorMetrics;
 use crate::pod_changes::PodChanges;
@@ -33,6 +35,8 @@ pub struct CollectorDriver {
     under_way: HashMap<u32, DueScrape>,
     /// Changes that are to be logged.
     changes: PodChanges,
+    /// Pods that are left alone, as last logged.
+    left_alone: LeftAlone,
     /// When it was last logged that Envoy sends no scrapes.
     unsent_logged_at: Micros,
 }
@@ -50,6 +54,7 @@ impl CollectorDriver {
             config: config.clone(),
             under_way: HashMap::new(),
             changes: PodChanges::default(),
+            left_alone: LeftAlone::default(),
             unsent_logged_at: Micros::ZERO,
         };
         driver.publish(now);
@@ -178,11 +183,13 @@ impl CollectorDriver {
         self.changes.print(self.collector.table().live().count(), &self.config.scrape.path);
         if let Some(generation) = self.collector.publish(&mut Host, now) {
             self.metrics.pod_table_generation.set(generation);
-            let in_flight = self.collector.in_flight(&Host);
+            let ledger = self.collector.ledger(&Host);
+            let in_flight = ledger.totals();
             self.metrics.in_flight.set(in_flight.in_flight);
             self.metrics.waiting.set(in_flight.waiting);
             self.metrics.outstanding_tokens.set(in_flight.outstanding);
             let table = self.collector.table();
+            left_alone_log::print(&self.left_alone.see(table, &ledger), table.live().count());
             self.metrics.pods.set(table.live().count() as u64);
             self.metrics
                 .ready_pods

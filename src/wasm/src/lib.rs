@@ -14,6 +14,7 @@ mod decision_log;
 mod discovery_driver;
 mod filter;
 mod host;
+mod left_alone_log;
 mod log_batch;
 mod log_once;
 mod metrics;

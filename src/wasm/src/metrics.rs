@@ -67,6 +67,12 @@ metrics! {
         by_prefix: counter "requests_total" { by = "prefix" }, "Requests routed by load and by what each pod holds of the prompt.";
         by_load: counter "requests_total" { by = "load" }, "Requests routed by load alone.";
         by_plain: counter "requests_total" { by = "plain" }, "Requests routed by load alone, though they have a prompt: the samples that `plain_percent` asks for.";
+        for_load: counter "decisions_total" { reason = "load" }, "Routed requests by why they went to their pod, as in the access log.";
+        for_prefix: counter "decisions_total" { reason = "prefix" }, "Routed requests by why they went to their pod, as in the access log.";
+        for_copy: counter "decisions_total" { reason = "copy" }, "Routed requests by why they went to their pod, as in the access log.";
+        for_busy: counter "decisions_total" { reason = "busy" }, "Routed requests by why they went to their pod, as in the access log.";
+        for_away: counter "decisions_total" { reason = "away" }, "Routed requests by why they went to their pod, as in the access log.";
+        for_plain: counter "decisions_total" { reason = "plain" }, "Routed requests by why they went to their pod, as in the access log.";
         prefix_hits: counter "prefix_hits_total", "Requests whose pod was believed to hold more than half of the prompt.";
         bad_body: counter "rejected_total" { reason = "bad_body" }, "Requests answered 400, because no pod could have read the body.";
         no_table: counter "unrouted_total" { reason = "no_table" }, "Requests that met no pod, because none is known: left to the fallback, or answered 503.";

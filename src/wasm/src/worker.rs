@@ -125,7 +125,7 @@ impl Worker {
             log::debug!("warmpath: the index has {} holdings in {} bytes", index.holdings(), index.memory());
         }
         self.log.tick(now);
-        self.observations.flush();
+        self.observations.flush(&self.metrics);
         if self.has_routed() {
             self.tell();
         }

@@ -125,6 +125,11 @@ impl PodTable {
         Slot::all().zip(&self.pods).filter(|(_, pod)| pod.id != 0)
     }
 
+    /// All slots, also the empty ones, whose pod has id 0.
+    pub fn all(&self) -> impl Iterator<Item = (Slot, &Pod)> {
+        Slot::all().zip(&self.pods)
+    }
+
     /// The pod in a slot, if one is there.
     pub fn pod(&self, slot: Slot) -> Option<&Pod> {
         self.pods.get(usize::from(slot)).filter(|pod| pod.id != 0)

@@ -164,6 +164,10 @@ impl Worker {
             let pod = self.router.table().pod(decision.ticket.slot()).map_or("-", |pod| &pod.address);
             self.log.prefix_hit(ratio, pod, now);
         }
+        let left = |slot| self.router.candidates().iter().find(|candidate| candidate.slot == slot);
+        if let Some(left) = decision.left.and_then(left) {
+            self.log.left(decision, left, self.router.table(), now);
+        }
         self.log.costs(decision, self.router.candidates(), self.router.table());
     }
 }
