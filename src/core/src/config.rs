@@ -59,6 +59,8 @@ pub struct Config {
     pub destination: Destination,
     /// How pods are found; `None` when a configuration lists them.
     pub discovery: Option<DiscoveryBy>,
+    /// Clients choose pods by the header of the conformance tests.
+    pub test_endpoint_header: bool,
     /// How load is collected.
     pub scrape: Scrape,
     /// Bounds of the prefix index.
@@ -111,6 +113,7 @@ impl Config {
             settings_from: document.word("settings", &[("route", SettingsFrom::Route)])?.unwrap_or_default(),
             destination,
             discovery: discovery(&mut document, pods.is_some(), destination)?,
+            test_endpoint_header: document.flag("test_endpoint_header")?.unwrap_or(false),
             scrape: scrape(&mut document)?,
             index: index(&mut document)?,
             pods,

@@ -51,7 +51,7 @@ impl RouterRole {
         let mut worker = Worker::new(&config, holder.id);
         worker.follow(SEGMENTS_AT_START);
         host::tick_every(PERIOD);
-        let worker = Rc::new(SharedWorker::new(worker, StopIteration::new(&config)));
+        let worker = Rc::new(SharedWorker::new(worker, StopIteration::new(&config), &config));
         RouterRole { config, worker, keys, root, holder, collector: None }
     }
 

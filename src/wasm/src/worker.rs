@@ -3,6 +3,7 @@
 mod answers;
 mod fullness;
 mod routing;
+mod test_endpoints;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -33,13 +34,20 @@ pub struct SharedWorker {
     worker: RefCell<Worker>,
     /// Whether requests may be held.
     pub stop_iteration: StopIteration,
+    /// Whether clients choose pods by the header of the conformance tests.
+    pub test_endpoint_header: bool,
     busy: Metric,
 }
 
 impl SharedWorker {
     /// Lets filters reach `worker`.
-    pub fn new(worker: Worker, stop_iteration: StopIteration) -> SharedWorker {
-        SharedWorker { busy: worker.metrics.busy, stop_iteration, worker: RefCell::new(worker) }
+    pub fn new(worker: Worker, stop_iteration: StopIteration, config: &Config) -> SharedWorker {
+        SharedWorker {
+            busy: worker.metrics.busy,
+            stop_iteration,
+            test_endpoint_header: config.test_endpoint_header,
+            worker: RefCell::new(worker),
+        }
     }
 
     /// Runs `with` on the worker. `None`, and counted, while it runs already: then Envoy has called the module within one of
@@ -138,6 +146,14 @@ impl Worker {
     /// The pod table as last fetched.
     pub fn table(&self) -> &PodTable {
         self.router.table()
+    }
+
+    /// Takes over what others have changed, unless it was looked at just now.
+    fn refresh_now_and_then(&mut self, now: Micros) {
+        if now.since(self.refreshed_at) >= REFRESH_AFTER {
+            self.refreshed_at = now;
+            self.refresh();
+        }
     }
 
     /// Takes over the log level as it is now, and a new pod table if there is one: a look at a gauge, most of the time.

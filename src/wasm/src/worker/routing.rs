@@ -11,7 +11,7 @@ use warmpath::router::{Decision, NoPod, RouteBy, Ticket};
 use warmpath::settings::Strategy;
 use warmpath::shared::clusters::ClusterSet;
 
-use super::{REFRESH_AFTER, Worker};
+use super::Worker;
 use crate::decision_log::PREFIX_HIT;
 use crate::host::{self, Host};
 use crate::observations::Seen;
@@ -48,10 +48,7 @@ impl Worker {
     /// [`NoPod`] when no pod can be named; then the headers name none.
     pub fn route(&mut self, by: RouteBy<'_>, now: Micros) -> Result<(Ticket, Seen), NoPod> {
         let by = self.sampled(by);
-        if now.since(self.refreshed_at) >= REFRESH_AFTER {
-            self.refreshed_at = now;
-            self.refresh();
-        }
+        self.refresh_now_and_then(now);
         let decided = match self.candidates(now) {
             Some(among) => self.router.decide_among(among, by, &mut Host, now),
             None => Err(NoPod::UnknownCluster),
@@ -90,7 +87,7 @@ impl Worker {
     }
 
     /// The clusters whose pods may serve the request; `None` when its cluster is not known yet, which is noted.
-    fn candidates(&mut self, now: Micros) -> Option<ClusterSet> {
+    pub(super) fn candidates(&mut self, now: Micros) -> Option<ClusterSet> {
         let Some(unknown) = &mut self.unknown else { return Some(ClusterSet::ALL) };
         let name = host::property(&["xds", "cluster_name"]).unwrap_or_default();
         let known = self.router.table().cluster(&name);
