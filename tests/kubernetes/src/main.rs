@@ -15,13 +15,17 @@
 
 mod api;
 mod cases;
+mod conformance;
+mod container;
 mod gateway;
 mod ground;
+mod kubelet;
 mod modules;
 mod objects;
 mod pools;
 mod process;
 mod sandbox;
+mod services;
 mod world;
 
 use std::panic::AssertUnwindSafe;
@@ -41,6 +45,9 @@ struct Args {
     /// Print the names of the cases, and run nothing
     #[arg(long)]
     list: bool,
+    /// Run the conformance suite of the Gateway API Inference Extension and write its report; a word names the one test to run
+    #[arg(long, value_name = "REPORT")]
+    conformance: Option<std::path::PathBuf>,
     /// Start the cluster, print how to reach it, and stay until Ctrl-C
     #[arg(long)]
     stay: bool,
@@ -90,6 +97,11 @@ async fn interrupted() {
 }
 
 async fn run(args: Args, chosen: Vec<cases::Case>) -> i32 {
+    if let Some(report) = &args.conformance {
+        let module = world::module(args.module.as_deref());
+        let test = args.filter.first().map(String::as_str);
+        return conformance::run(&args.tools.unwrap_or_default(), &module, report, test).await;
+    }
     let start = Instant::now();
     let mut world = World::start(&args.tools.unwrap_or_default(), args.module.as_deref()).await;
     println!(
