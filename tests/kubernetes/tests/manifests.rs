@@ -133,3 +133,15 @@ fn without_kubectl_it_says_how_to_go_on() {
     assert!(said.err.contains("no-such-kubectl") && said.err.contains("--offline"), "{}", said.err);
     assert!(said.out.is_empty());
 }
+
+#[test]
+fn the_controllers_install_gives_metrics_the_labels_that_a_plain_envoy_has() {
+    let tags = |file: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(repository().join(file)).unwrap();
+        let lines = text.lines().map(str::trim).filter(|line| line.starts_with("- { tag_name:"));
+        lines.filter(|line| line.contains("warmpath_")).map(str::to_owned).collect()
+    };
+    let plain = tags("envoy/envoy.yaml");
+    assert!(!plain.is_empty());
+    assert_eq!(tags("manifests/install/envoy-gateway-values.yaml"), plain);
+}
