@@ -162,6 +162,7 @@ impl Envoy {
             "metadata": {"name": POD, "namespace": namespace},
             "spec": {"serviceAccountName": account, "nodeName": "here", "containers": [{"name": "envoy", "image": "none"}]},
         });
+        cluster.delete(crate::api::POD, namespace, POD).await;
         cluster.apply(crate::api::POD, &object).await;
         let identity = Identity { namespace, name: POD, address: address::ENVOY };
         let program = ground.tools.join("envoy");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use warmpath_tests::{Request, Traffic, until};
 
-use super::whole;
+use super::{is_used, whole};
 use crate::api::{POD, ROUTED_POOL};
 use crate::pools::{CLUSTER, Controller, FIRST, SECOND_REPLICA, count, pod, remove_pod};
 use crate::world::{World, at, routed};
@@ -42,14 +42,7 @@ pub async fn one_pod_of_the_pool_is_ready_and_three_load(world: &mut World) {
     world.start_pods(&[12]).await;
     pod(&cluster, 12, "vllm", "True").await;
     let since = Instant::now();
-    let mut turn = 0;
-    until("pod 12 is used", async || {
-        turn += 1;
-        let reply = Request::chat(&format!("{turn} {}", "again ".repeat(turn * 20))).send(routed()).await;
-        assert_eq!(reply.status, 200, "{}", reply.text());
-        (reply.pod() == at(12)).then_some(())
-    })
-    .await;
+    is_used(12).await;
     // The module looks once a second.
     assert!(since.elapsed() < Duration::from_secs(3), "it took {:?}", since.elapsed());
     for number in [11, 12] {
@@ -140,13 +133,7 @@ pub async fn a_helper_that_is_ready_and_does_not_listen(world: &mut World) {
     // It serves.
     world.start_pods(&[14]).await;
     let since = Instant::now();
-    let mut turn = 0;
-    until("pod 14 is used", async || {
-        turn += 1;
-        let reply = Request::chat(&format!("{turn} {}", "again ".repeat(turn * 20))).send(routed()).await;
-        (reply.pod() == at(14)).then_some(())
-    })
-    .await;
+    is_used(14).await;
     assert!(since.elapsed() < Duration::from_secs(10), "it took {:?}", since.elapsed());
 }
 
