@@ -28,11 +28,11 @@ use crate::tls;
 use crate::xds::listener::Module;
 
 /// What the module is told where no file says otherwise: see `docs/adr/controller-and-module.md`.
-const PLUGIN_CONFIG: &str = r#"{"destination":"list","discovery":{"cluster":"prometheus_stats"}}"#;
+const PLUGIN_CONFIG: &str =
+    r#"{"destination":"list","discovery":{"cluster":"prometheus_stats"},"settings":"route"}"#;
 
 /// The same where the conformance tests choose the pods.
-const CONFORMANCE_CONFIG: &str =
-    r#"{"destination":"list","discovery":{"cluster":"prometheus_stats"},"test_endpoint_header":true}"#;
+const CONFORMANCE_CONFIG: &str = r#"{"destination":"list","discovery":{"cluster":"prometheus_stats"},"settings":"route","test_endpoint_header":true}"#;
 
 /// Between two looks at whether Envoy Gateway has what the world says.
 const LOOK: Duration = Duration::from_millis(500);
