@@ -202,12 +202,13 @@ spec:
     type: LeastRequest
     # First the pod that Warmpath prefers, then its runners-up; an address that is not one of the Service's pods is skipped.
     endpointOverride: {{ extractFrom: [{{ header: x-warmpath-destination }}] }}
-  # What a pod has not answered a byte of goes to the next one on the list. 503 is what vLLM says when it is full.
+  # What a pod has not answered a byte of goes to the next one on the list. 503 is what vLLM says when it is full, and 502
+  # a server beside it that does not reach it.
   retry:
     numRetries: 2
     retryOn:
       triggers: [connect-failure, refused-stream, reset, retriable-status-codes]
-      httpStatusCodes: [503]
+      httpStatusCodes: [502, 503]
     perRetry: {{ backOff: {{ baseInterval: 25ms, maxInterval: 100ms }} }}
   # When no pod is ready, 503 at once. Envoy would send to pods that are not ready, from half of them on.
   healthCheck: {{ panicThreshold: 0 }}

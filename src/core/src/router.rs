@@ -222,10 +222,10 @@ impl Router {
         })?;
         if moves {
             steps.correct(ticket, retracted);
-            ticket.set_pod(to, opened.probes, now);
+            ticket.set_pod(to, attempts, opened.probes, now);
             steps.hold(ticket, opened.ahead);
         } else {
-            ticket.set_pod(to, opened.probes, now);
+            ticket.set_pod(to, attempts, opened.probes, now);
         }
         Ok(())
     }

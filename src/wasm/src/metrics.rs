@@ -127,6 +127,7 @@ metrics! {
         fault: counter "early_errors_total" { reason = "fault" }, "Streams that failed in the pod before their first token; answered with the status of the error.";
         bad_request: counter "early_errors_total" { reason = "request" }, "Streams that a pod refused for what they ask; answered with the status of the refusal.";
         empty: counter "early_errors_total" { reason = "empty" }, "Streams that ended in good order without a token; answered 502.";
+        declined: counter "early_errors_total" { reason = "declined" }, "Attempts that a pod refused with status 401, 403, 404, 429 or 502, or ended without a token, and for which another pod was asked.";
         contended: counter "contended_total" { during = "refusal" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         broken: counter "early_errors_total" { reason = "broken" }, "Streams that broke off between their headers and their first token, by the pod or the client.";
     }

@@ -23,6 +23,7 @@ mod hostile;
 mod limits;
 mod metrics_page;
 mod overload;
+mod refusals;
 mod reload;
 mod routing;
 mod scripts;

@@ -130,10 +130,15 @@ fn retry_policy() -> Vec<u8> {
     let mut back_off = Message::new();
     back_off.set_bytes(1, build::duration(25)).set_bytes(2, build::duration(100));
     let mut policy = Message::new();
-    policy.set_bytes(1, &b"connect-failure,refused-stream,reset,retriable-status-codes"[..]);
+    // The answer filter sets the header when another pod may serve what this one refuses.
+    let mut header = Message::new();
+    header.set_bytes(1, &b"x-warmpath-ask-another"[..]).set_varint(7, 1); // present_match
+    policy
+        .set_bytes(1, &b"connect-failure,refused-stream,reset,retriable-status-codes,retriable-headers"[..]);
     policy.set_bytes(2, build::wrapped(2));
     policy.set_bytes(7, vec![0xf7, 0x03]); // retriable_status_codes, packed: 503
     policy.set_bytes(8, back_off.encode());
+    policy.push(9, header.encode());
     policy.encode()
 }
 

@@ -32,6 +32,8 @@ const MEMORY: usize = 4 << 20;
 /// A request, and what the cache knows about it.
 #[derive(Debug)]
 pub struct ParsedRequest<'a> {
+    /// The API that it is for; `None` when that is not known.
+    pub api: Option<Api>,
     /// The request; its messages are those that the cache did not know.
     pub request: Request<'a>,
     /// The entry that stands for the messages before them.
@@ -50,7 +52,7 @@ impl ParsedRequest<'_> {
 impl<'a> From<Request<'a>> for ParsedRequest<'a> {
     /// A request about which nothing was known.
     fn from(request: Request<'a>) -> Self {
-        ParsedRequest { request, known: None, new_entries: [None, None] }
+        ParsedRequest { api: None, request, known: None, new_entries: [None, None] }
     }
 }
 
@@ -83,7 +85,8 @@ impl ParseCache {
         let hashed = HashedBody::new(&self.key, api, body);
         if hashed.hashes().is_empty() {
             // Shorter than a chunk.
-            return parse(api, body).map(ParsedRequest::from);
+            let parsed = parse(api, body).map(ParsedRequest::from)?;
+            return Ok(ParsedRequest { api: Some(api), ..parsed });
         }
         if let Some(known) = self.entries.find(&hashed)
             && let Some(parsed) = self.resume(known, api, body, &hashed)
@@ -93,12 +96,12 @@ impl ParseCache {
         let (request, spans) = fields::read(api, body, None)?;
         let preamble = self.preamble(&request);
         let new_entries = new_entries(&request, spans, None, preamble, &hashed);
-        Ok(ParsedRequest { request, known: None, new_entries })
+        Ok(ParsedRequest { api: Some(api), request, known: None, new_entries })
     }
 
     /// Makes the chain of a prompt, to which `add` adds pieces, and keeps the new entries.
     pub fn chain(&mut self, parsed: &ParsedRequest<'_>, chain: &mut Chain, add: impl Fn(&mut Chain, &[u8])) {
-        let ParsedRequest { request, known, new_entries } = parsed;
+        let ParsedRequest { request, known, new_entries, .. } = parsed;
         match known {
             Some(known) => chain.resume(&known.chain),
             None => chain.start(&request.model, request.cache_salt.as_deref()),
@@ -143,7 +146,7 @@ impl ParseCache {
             return None;
         }
         let new_entries = new_entries(&request, spans, Some(&known), preamble, hashed);
-        Some(ParsedRequest { request, known: Some(known), new_entries })
+        Some(ParsedRequest { api: Some(api), request, known: Some(known), new_entries })
     }
 
     /// A hash of all that the chain of a prompt has before its messages, and of its kind.

@@ -1,9 +1,10 @@
 //! The steps that a decision is made of, and what a worker keeps from one decision to the next.
 
 use crate::account::ledger::{Ledger, ModelId};
+use crate::account::refusals::{Cause, Causes};
 use crate::account::ticket::{Belief, Booking, PICKS, PromptTrace, Repair, Ticket};
 use crate::config::Config;
-use crate::decide::candidates::{Candidates, Pool, PromptSize, score_all};
+use crate::decide::candidates::{Candidates, Pool, PromptView, score_all};
 use crate::decide::cost::CostConstants;
 use crate::decide::pick::{Candidate, Picks, Rank, pick};
 use crate::decide::reason::{Reason, reason};
@@ -183,7 +184,8 @@ impl Steps {
         let table = self.replica.table();
         let pool = Pool { table, ledger, index: self.replica.index(), among };
         let bytes = self.chain.bytes();
-        let prompt = PromptSize { bytes, tokens: bytes as f32 / bytes_per_token(by, ledger) };
+        let causes = Causes { kind: kind_of(by), prompt: Cause::prompt(self.chain.hashes()) };
+        let prompt = PromptView { bytes, tokens: bytes as f32 / bytes_per_token(by, ledger), causes };
         let plain = matches!(by, RouteBy::Plain(_));
         let nothing = PrefixMatch::default();
         let found = if plain { &nothing } else { &self.found };
@@ -223,6 +225,7 @@ impl Steps {
                 RouteBy::Load => None,
                 RouteBy::Prompt(request) | RouteBy::Plain(request) => Some(PromptTrace {
                     model: model_of(request),
+                    kind: kind_of(by),
                     bytes: self.chain.bytes(),
                     hashes: self.chain.hashes().into(),
                     teaches_ratio: request.is_text(),
@@ -348,6 +351,17 @@ impl Steps {
 
 fn model_of(request: &ParsedRequest<'_>) -> ModelId {
     ModelId(xxhash_rust::xxh3::xxh3_64(&request.request.model) as u32)
+}
+
+/// What a pod may refuse the request for, besides its prompt. Requests without a prompt are of many kinds, which nothing here
+/// tells apart.
+fn kind_of(by: RouteBy<'_>) -> Cause {
+    match by {
+        RouteBy::Prompt(request) | RouteBy::Plain(request) => {
+            request.api.map_or(Cause::NONE, |api| Cause::kind(api, model_of(request)))
+        }
+        RouteBy::Load => Cause::NONE,
+    }
 }
 
 /// Canonical bytes per token of the prompt: learned for its model, unless it is given as token ids or in an unknown shape.

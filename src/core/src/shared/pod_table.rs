@@ -135,6 +135,19 @@ impl PodTable {
         self.pods.get(usize::from(slot)).filter(|pod| pod.id != 0)
     }
 
+    /// The pod at an address, with its slot.
+    pub fn at(&self, address: &[u8]) -> Option<(Slot, &Pod)> {
+        self.live().find(|(_, pod)| pod.address.as_bytes() == address)
+    }
+
+    /// How many pods could serve a request of the pod at `address` in its place.
+    pub fn others(&self, address: &[u8]) -> usize {
+        let Some((_, pod)) = self.at(address) else { return 0 };
+        let serves =
+            |other: &Pod| other.state != PodState::Asleep && other.candidate_of.meets(pod.candidate_of);
+        self.live().filter(|(_, other)| other.id != pod.id && serves(other)).count()
+    }
+
     /// The key of the pod in a slot, if one is there.
     pub fn key(&self, slot: Slot) -> Option<PodKey> {
         self.pod(slot).map(|pod| PodKey { slot, id: pod.id })
@@ -296,6 +309,29 @@ mod tests {
             bytes[..marked].copy_from_slice(&mark[..marked]);
             let _ = PodTable::decode(&bytes);
         }
+    }
+
+    #[test]
+    fn others_share_a_cluster_and_are_awake() {
+        let pod = |id, of, state| Pod {
+            id,
+            address: format!("10.0.0.{id}:80"),
+            candidate_of: of,
+            state,
+            ..Pod::default()
+        };
+        let (a, b) = (ClusterSet::nth(0), ClusterSet::nth(1));
+        let pods = vec![
+            pod(1, a, PodState::Ready),
+            pod(2, a, PodState::Unreachable),
+            pod(3, a, PodState::Asleep),
+            pod(4, b, PodState::Ready),
+        ];
+        let table = PodTable { pods, ..PodTable::default() };
+        assert_eq!(
+            [b"10.0.0.1:80", b"10.0.0.3:80", b"10.0.0.4:80", b"10.0.0.9:80"].map(|a| table.others(a)),
+            [1, 2, 0, 0]
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use warmpath::account::full::note_full;
+use warmpath::account::told;
 use warmpath::account::transaction::LedgerStore;
 use warmpath::answer::usage::Usage;
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
@@ -227,7 +227,10 @@ impl Policy for Warmpath {
                 if let Some(worker) = self.routers.get(open.worker) {
                     let (table, address) = (worker.router.table(), address(pod));
                     let now = micros(world.now);
-                    written(note_full(&self.store, table, address.as_bytes(), &mut self.map, now).map(drop));
+                    let told = told::note(&self.store, table, address.as_bytes(), &mut self.map, |pod| {
+                        pod.refused_as_full(now)
+                    });
+                    written(told.map(drop));
                 }
             }
             None => self.fallback.on_refused(world, id, pod),
