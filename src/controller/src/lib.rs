@@ -11,5 +11,4 @@ pub mod plan;
 pub mod run;
 pub mod serve;
 pub mod telemetry;
-pub mod tls;
 pub mod xds;

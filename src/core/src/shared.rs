@@ -2,7 +2,6 @@
 
 pub mod clusters;
 pub mod codec;
-pub mod documents;
 pub mod lease;
 pub mod membership;
 pub mod pod_table;
