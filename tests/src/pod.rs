@@ -189,8 +189,11 @@ struct State {
     working: u32,
     received: Vec<Received>,
     next: VecDeque<Answer>,
-    usual: fn() -> Answer,
+    usual: Usual,
 }
+
+/// The answer to a request that has none of its own.
+type Usual = Arc<dyn Fn(&Received) -> Answer + Send + Sync>;
 
 /// A scripted pod on a free port of loopback. Its answers carry its address in `x-test-pod`.
 pub struct TestPod {
@@ -230,7 +233,7 @@ impl TestPod {
             working: 0,
             received: Vec::new(),
             next: VecDeque::new(),
-            usual: || Answer::Completion,
+            usual: Arc::new(|_| Answer::Completion),
         };
         let listener = TcpListener::bind(address).await.unwrap_or_else(|e| panic!("{address}: {e}"));
         let mut pod = Self {
@@ -285,7 +288,12 @@ impl TestPod {
 
     /// Decides the answer to every request that has no answer of its own.
     pub fn answer_all(&self, answer: fn() -> Answer) {
-        self.state.lock().unwrap().usual = answer;
+        self.answer_by(move |_| answer());
+    }
+
+    /// The same, for answers that depend on the request. It must not ask the pod for anything.
+    pub fn answer_by(&self, answer: impl Fn(&Received) -> Answer + Send + Sync + 'static) {
+        self.state.lock().unwrap().usual = Arc::new(answer);
     }
 
     /// Takes back the answers of [`TestPod::answer_next`] that no request has met.
@@ -438,15 +446,17 @@ async fn respond(
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let streams = serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|body| body["stream"] == true);
     let mut answer = {
-        let mut state = state.lock().unwrap();
-        state.received.push(Received {
+        let received = Received {
             at: Instant::now(),
             method: head.method.to_string(),
             path: head.uri.to_string(),
             headers: head.headers,
             body,
-        });
-        state.next.pop_front().unwrap_or_else(state.usual)
+        };
+        let mut state = state.lock().unwrap();
+        state.received.push(received.clone());
+        let usual = Arc::clone(&state.usual);
+        state.next.pop_front().unwrap_or_else(|| usual(&received))
     };
     while let Answer::After(time, then) = answer {
         tokio::time::sleep(time).await;

@@ -64,9 +64,9 @@ pub struct Options {
     pub answer_filter: bool,
 
     /// Do as the conformance tests of the Gateway API Inference Extension expect: obey the request header
-    /// `test-epp-endpoint-selection`, and refuse a pool whose endpoint picker is not there. Needs the right to list and watch
-    /// Services. Not for production: clients choose pods
-    #[arg(long)]
+    /// `test-epp-endpoint-selection`, name in each answer the pod that gave it, and refuse a pool whose endpoint picker is not
+    /// there. Needs the right to list and watch Services. Not for production: clients choose pods
+    #[arg(long, conflicts_with = "plugin_config")]
     pub conformance: bool,
 
     /// Where Envoy Gateway asks the hooks

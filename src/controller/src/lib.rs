@@ -11,4 +11,5 @@ pub mod plan;
 pub mod run;
 pub mod serve;
 pub mod telemetry;
+pub mod tls;
 pub mod xds;

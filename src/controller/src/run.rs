@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
+use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::cli::Options;
 use crate::hooks::memory::Memory;
@@ -24,10 +24,15 @@ use crate::plan::status::Wiring;
 use crate::plan::{PoolKey, World, view, wiring};
 use crate::serve::{Pages, router};
 use crate::telemetry::Metrics;
+use crate::tls;
 use crate::xds::listener::Module;
 
 /// What the module is told where no file says otherwise: see `docs/adr/controller-and-module.md`.
-const PLUGIN_CONFIG: &str = r#"{"destination":"list","discovery":{"cluster":"prometheus_stats"}}"#;
+const PLUGIN_CONFIG: &str =
+    r#"{"destination":"list","discovery":{"cluster":"prometheus_stats"},"settings":"route"}"#;
+
+/// The same where the conformance tests choose the pods.
+const CONFORMANCE_CONFIG: &str = r#"{"destination":"list","discovery":{"cluster":"prometheus_stats"},"settings":"route","test_endpoint_header":true}"#;
 
 /// Between two looks at whether Envoy Gateway has what the world says.
 const LOOK: Duration = Duration::from_millis(500);
@@ -38,6 +43,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// A file that cannot be read, an address that cannot be listened on, no way to an API server.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let module = Arc::new(module(&options)?);
+    let tls = tls_files(&options)?;
     let metrics = Arc::new(Metrics::default());
     let memory = Arc::new(Memory::default());
     let client = client().await?;
@@ -56,7 +62,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (snapshots, mut snapshot) = watch::channel(None);
     tokio::spawn(keep(receiver, kinds.len(), worlds, snapshots, metrics.clone()));
 
-    let features = Features { answer_filter: options.answer_filter, test_header: options.conformance };
+    let features = Features { answer_filter: options.answer_filter, name_pods: options.conformance };
     let hooks = Hooks::new(world, memory.clone(), module, features, metrics.clone());
     let ready = Arc::new(AtomicBool::new(false));
     let pages = Pages { metrics: metrics.clone(), in_flight: hooks.in_flight(), ready: ready.clone() };
@@ -83,10 +89,16 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tokio::spawn(writer().run(snapshot.clone(), leader.clone()));
     tokio::spawn(look(writer(), memory, snapshot, leader, metrics.clone(), wake.clone()));
 
-    let incoming = TcpIncoming::bind(options.listen)
-        .map_err(|error| anyhow::anyhow!("--listen {}: {error}", options.listen))?;
-    tracing::info!(address = %options.listen, tls = options.tls_cert.is_some(), "the hooks are served");
-    server(&options)?.add_service(hooks.service()).serve_with_incoming_shutdown(incoming, signal()).await?;
+    let listener =
+        TcpListener::bind(options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .add_service(hooks.service());
+    tracing::info!(address = %options.listen, tls = tls.is_some(), "the hooks are served");
+    match tls {
+        Some(files) => server.serve_with_incoming_shutdown(tls::incoming(listener, files), signal()).await?,
+        None => server.serve_with_incoming_shutdown(TcpIncoming::from(listener), signal()).await?,
+    }
     Ok(())
 }
 
@@ -159,6 +171,7 @@ fn module(options: &Options) -> anyhow::Result<Module> {
         options.module.display()
     );
     let configuration = match &options.plugin_config {
+        None if options.conformance => CONFORMANCE_CONFIG.to_owned(),
         None => PLUGIN_CONFIG.to_owned(),
         Some(path) => {
             let text =
@@ -187,17 +200,14 @@ async fn client() -> anyhow::Result<Client> {
     Client::try_from(config).context("the client of the API server")
 }
 
-fn server(options: &Options) -> anyhow::Result<Server> {
-    let mut server = Server::builder().http2_keepalive_interval(Some(Duration::from_secs(30)));
-    if let (Some(cert), Some(key)) = (&options.tls_cert, &options.tls_key) {
-        let mut tls = ServerTlsConfig::new()
-            .identity(Identity::from_pem(read("--tls-cert", cert)?, read("--tls-key", key)?));
-        if let Some(ca) = &options.client_ca {
-            tls = tls.client_ca_root(Certificate::from_pem(read("--client-ca", ca)?));
-        }
-        server = server.tls_config(tls).context("--tls-cert, --tls-key, --client-ca")?;
-    }
-    Ok(server)
+/// The files for TLS, which must be good at the start.
+fn tls_files(options: &Options) -> anyhow::Result<Option<tls::Files>> {
+    let (Some(certificate), Some(key)) = (options.tls_cert.clone(), options.tls_key.clone()) else {
+        return Ok(None);
+    };
+    let files = tls::Files { certificate, key, client_authority: options.client_ca.clone() };
+    files.acceptor().context("--tls-cert, --tls-key, --client-ca")?;
+    Ok(Some(files))
 }
 
 /// Ends with SIGTERM or SIGINT.

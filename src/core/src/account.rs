@@ -1,9 +1,10 @@
 //! The requests in flight on each pod and its health, as all workers of one Envoy see them; and what answers teach.
 
-pub mod full;
 pub mod learning;
 pub mod ledger;
 pub mod pod_account;
 pub mod pod_health;
+pub mod refusals;
 pub mod ticket;
+pub mod told;
 pub mod transaction;

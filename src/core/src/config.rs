@@ -3,45 +3,40 @@
 //! It is read once into values that cannot be wrong. An unknown key, a wrong type or a number out of range is an error that
 //! names the key.
 
-use std::fmt;
 use std::net::SocketAddr;
 
-use serde::Deserialize;
-
+use crate::settings::PoolSettings;
+pub use crate::settings::Strategy;
+use crate::settings::document::Value;
+use crate::settings::object::{Object, SettingError, UnknownKeys};
 use crate::shared::pod_table::MAX_PODS;
 use crate::{MILLISECOND, Micros};
 
-/// How pods are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub enum Strategy {
-    /// By load only. Its other name, `DEFAULT`, is that of the reference; it is not the default here.
-    #[serde(rename = "LOAD_ONLY", alias = "DEFAULT")]
-    LoadOnly,
-    /// By load, and by the prefixes that each pod holds.
-    #[default]
-    #[serde(rename = "PREFIX_CACHE")]
-    PrefixCache,
-}
-
 /// How Envoy is told which pods a request goes to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Destination {
     /// A header for each attempt, `x-warmpath-destination-0` and so on, for clusters of type ORIGINAL_DST.
     #[default]
-    #[serde(rename = "headers")]
     Headers,
     /// One header with a list, `x-warmpath-destination`, for a cluster with the load balancing policy `override_host`.
-    #[serde(rename = "list")]
     List,
 }
 
-/// How pods are found: Envoy is asked which hosts a cluster has.
+/// Where the settings of a pool come from that are in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SettingsFrom {
+    /// The plugin configuration, for good.
+    #[default]
+    Configuration,
+    /// The metadata of the route of each request.
+    Route,
+}
+
+/// How pods are found: Envoy is asked which hosts the clusters have that requests go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveryBy {
     /// The cluster that reaches Envoy's own admin interface.
     pub cluster: String,
-    /// The cluster whose hosts are the pods; `None` for each cluster that requests go to.
-    pub pods_of: Option<String>,
     /// Time between two questions.
     pub interval: Micros,
 }
@@ -56,16 +51,16 @@ pub struct Config {
     pub pods: Option<Vec<String>>,
     /// Orders the lists of pods of routers: the highest revision holds ([`crate::shared::membership`]).
     pub revision: u64,
-    /// How pods are chosen.
-    pub strategy: Strategy,
-    /// Percent of the prompts that are routed by load alone, as samples of plain routing.
-    pub plain_percent: u64,
-    /// A request for which no pod can be named is left to the fallback cluster (`true`) or answered 503 (`false`).
-    pub fail_open: bool,
+    /// How pods are chosen, and for whom.
+    pub settings: PoolSettings,
+    /// Where newer ones come from.
+    pub settings_from: SettingsFrom,
     /// How Envoy is told.
     pub destination: Destination,
     /// How pods are found; `None` when a configuration lists them.
     pub discovery: Option<DiscoveryBy>,
+    /// Clients choose pods by the header of the conformance tests.
+    pub test_endpoint_header: bool,
     /// How load is collected.
     pub scrape: Scrape,
     /// Bounds of the prefix index.
@@ -99,266 +94,157 @@ pub struct IndexBounds {
     pub log_segments: usize,
 }
 
-/// Why a configuration is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConfigError {
-    /// Not JSON, or a key or value of the wrong kind; the text names it.
-    Json(String),
-    /// A value that is out of its range.
-    Value {
-        /// The key, with dots.
-        key: &'static str,
-        /// What is wrong and how to fix it.
-        reason: String,
-    },
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ConfigError::Json(reason) => write!(f, "configuration: {reason}"),
-            ConfigError::Value { key, reason } => write!(f, "configuration: `{key}` {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Raw {
-    pool: String,
-    pods: Option<Vec<String>>,
-    revision: u64,
-    strategy: Strategy,
-    plain_percent: u64,
-    fail_open: bool,
-    destination: Destination,
-    discovery: Option<RawDiscovery>,
-    scrape: RawScrape,
-    index: RawIndex,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawDiscovery {
-    cluster: String,
-    pods_of: Option<String>,
-    interval_ms: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawScrape {
-    cluster: String,
-    path: String,
-    interval_ms: u64,
-    idle_interval_ms: u64,
-    timeout_ms: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawIndex {
-    max_mib: usize,
-    max_holdings: usize,
-    log_segments: usize,
-}
-
-impl Default for Raw {
-    fn default() -> Self {
-        Raw {
-            pool: "default".into(),
-            pods: None,
-            revision: 0,
-            strategy: Strategy::PrefixCache,
-            plain_percent: 0,
-            fail_open: true,
-            destination: Destination::Headers,
-            discovery: None,
-            scrape: RawScrape::default(),
-            index: RawIndex::default(),
-        }
-    }
-}
-
-impl Default for RawDiscovery {
-    fn default() -> Self {
-        // The name that Envoy Gateway gives to the cluster of its admin interface.
-        RawDiscovery { cluster: "prometheus_stats".into(), pods_of: None, interval_ms: 1000 }
-    }
-}
-
-impl Default for RawScrape {
-    fn default() -> Self {
-        RawScrape {
-            cluster: "warmpath-scrape".into(),
-            path: "/metrics".into(),
-            interval_ms: 100,
-            idle_interval_ms: 1000,
-            timeout_ms: 1000,
-        }
-    }
-}
-
-impl Default for RawIndex {
-    fn default() -> Self {
-        // The index leaves room for the rest of the VM under 64 MiB. The segments replay some ten thousand prompts.
-        RawIndex { max_mib: 48, max_holdings: 1_000_000, log_segments: 8192 }
-    }
-}
-
 impl Config {
     /// Reads a plugin configuration.
     ///
     /// # Errors
-    /// [`ConfigError`] names the key and the fix.
-    pub fn parse(json: &[u8]) -> Result<Config, ConfigError> {
-        let raw: Raw = serde_json::from_slice(json).map_err(|e| ConfigError::Json(e.to_string()))?;
-        if raw.pool.is_empty()
-            || raw.pool.len() > 64
-            || !raw.pool.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-        {
-            return value("pool", format!("is {:?}; use 1 to 64 letters, digits, '-', '_' or '.'", raw.pool));
-        }
-        let destination = raw.destination;
-        let pods = raw.pods.as_deref().map(pods).transpose()?;
-        within("plain_percent", raw.plain_percent, 0, 50)?;
-        within("scrape.interval_ms", raw.scrape.interval_ms, 10, 60_000)?;
-        within("scrape.idle_interval_ms", raw.scrape.idle_interval_ms, raw.scrape.interval_ms, 600_000)?;
-        within("scrape.timeout_ms", raw.scrape.timeout_ms, 10, 60_000)?;
-        within("index.max_mib", raw.index.max_mib as u64, 1, 1024)?;
-        within("index.max_holdings", raw.index.max_holdings as u64, 100, 100_000_000)?;
-        within("index.log_segments", raw.index.log_segments as u64, 2, 65_536)?;
-        if raw.scrape.cluster.is_empty() {
-            return value(
-                "scrape.cluster",
-                "is empty; name the Envoy cluster that reaches pods for their metrics".into(),
-            );
-        }
-        if !raw.scrape.path.starts_with('/') {
-            return value("scrape.path", format!("is {:?}; start it with '/'", raw.scrape.path));
-        }
-        let discovery = raw.discovery.map(|raw| discovery(raw, pods.as_deref(), destination)).transpose()?;
-        Ok(Config {
-            pool: raw.pool,
-            pods,
-            revision: raw.revision,
-            strategy: raw.strategy,
-            plain_percent: raw.plain_percent,
-            fail_open: raw.fail_open,
+    /// [`SettingError`] names the key and the fix.
+    pub fn parse(json: &[u8]) -> Result<Config, SettingError> {
+        let document = Value::parse(json)?;
+        let mut document = Object::document(&document, UnknownKeys::Refused)?;
+        let destination = document
+            .word("destination", &[("headers", Destination::Headers), ("list", Destination::List)])?;
+        let destination = destination.unwrap_or_default();
+        let pods = pods(&mut document)?;
+        let config = Config {
+            pool: pool(&mut document)?,
+            revision: document.whole("revision", 0, i64::MAX)?.unwrap_or(0) as u64,
+            settings: PoolSettings::read(&mut document, &PoolSettings::default())?,
+            settings_from: document.word("settings", &[("route", SettingsFrom::Route)])?.unwrap_or_default(),
             destination,
-            discovery,
-            scrape: Scrape {
-                cluster: raw.scrape.cluster,
-                path: raw.scrape.path,
-                interval: raw.scrape.interval_ms * MILLISECOND,
-                idle_interval: raw.scrape.idle_interval_ms * MILLISECOND,
-                timeout: raw.scrape.timeout_ms * MILLISECOND,
-            },
-            index: IndexBounds {
-                memory: raw.index.max_mib << 20,
-                holdings: raw.index.max_holdings,
-                log_segments: raw.index.log_segments,
-            },
-        })
+            discovery: discovery(&mut document, pods.is_some(), destination)?,
+            test_endpoint_header: document.flag("test_endpoint_header")?.unwrap_or(false),
+            scrape: scrape(&mut document)?,
+            index: index(&mut document)?,
+            pods,
+        };
+        document.end()?;
+        Ok(config)
     }
 
     /// The pods that a collector begins with; none when it discovers them. Without any it would publish an empty table, and
     /// every request would silently go elsewhere.
     ///
     /// # Errors
-    /// [`ConfigError`] when the list is missing or empty.
-    pub fn pods_to_scrape(&self) -> Result<&[String], ConfigError> {
+    /// [`SettingError`] when the list is missing or empty.
+    pub fn pods_to_scrape(&self) -> Result<&[String], SettingError> {
         match self.pods.as_deref() {
             None if self.discovery.is_some() => Ok(&[]),
             Some(pods) if !pods.is_empty() => Ok(pods),
             found => {
                 let found = if found.is_none() { "is missing" } else { "is empty" };
-                value("pods", format!("{found}; list the pods' addresses, like [\"10.0.0.4:8000\"]"))
+                let fix = "list the pods' addresses, like [\"10.0.0.4:8000\"]";
+                Err(SettingError::new("pods", format!("{found}; {fix}")))
             }
         }
     }
 }
 
-fn value<T>(key: &'static str, reason: String) -> Result<T, ConfigError> {
-    Err(ConfigError::Value { key, reason })
-}
-
-fn within(key: &'static str, found: u64, least: u64, most: u64) -> Result<(), ConfigError> {
-    if (least..=most).contains(&found) {
-        return Ok(());
+fn pool(document: &mut Object<'_>) -> Result<String, SettingError> {
+    let pool = document.text("pool")?.unwrap_or("default");
+    let named = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if pool.is_empty() || pool.len() > 64 || !pool.bytes().all(named) {
+        return document.refuse("pool", format!("is {pool:?}; use 1 to 64 letters, digits, '-', '_' or '.'"));
     }
-    value(key, format!("is {found}; use {least} to {most}"))
+    Ok(pool.to_owned())
 }
 
-/// Checks how pods are found.
+/// How pods are found. The default is the name that Envoy Gateway gives to the cluster of its admin interface.
 fn discovery(
-    raw: RawDiscovery,
-    pods: Option<&[String]>,
+    document: &mut Object<'_>,
+    listed: bool,
     destination: Destination,
-) -> Result<DiscoveryBy, ConfigError> {
-    if raw.cluster.is_empty() {
-        return value(
-            "discovery.cluster",
-            "is empty; name the Envoy cluster that reaches Envoy's admin interface".into(),
+) -> Result<Option<DiscoveryBy>, SettingError> {
+    let Some(mut by) = document.object("discovery")? else { return Ok(None) };
+    let cluster = cluster(&mut by, "prometheus_stats", "reaches Envoy's admin interface")?;
+    let interval = milliseconds(&mut by, "interval_ms", 1000, 100, 60_000)?;
+    by.end()?;
+    if listed {
+        return document.refuse("discovery", "finds the pods, and `pods` lists them; leave one of them out");
+    }
+    if destination == Destination::Headers {
+        return document.refuse(
+            "destination",
+            "is \"headers\"; write \"list\" with `discovery`, for the pods are hosts of the route's own cluster",
         );
     }
-    within("discovery.interval_ms", raw.interval_ms, 100, 60_000)?;
-    if pods.is_some() {
-        return value("discovery", "finds the pods, and `pods` lists them; leave one of them out".into());
-    }
-    match (destination, &raw.pods_of) {
-        (Destination::Headers, None) => {
-            return value(
-                "destination",
-                "is \"headers\"; write \"list\" with `discovery`, for the pods are hosts of the route's own cluster, or name \
-                 the cluster that has them in `discovery.pods_of`"
-                    .into(),
-            );
-        }
-        (Destination::List, Some(_)) => {
-            return value(
-                "discovery.pods_of",
-                "names a cluster, and with `destination` \"list\" the pods are hosts of the route's own; leave it out".into(),
-            );
-        }
-        (_, Some(name)) if name.is_empty() => {
-            return value(
-                "discovery.pods_of",
-                "is empty; name the Envoy cluster whose hosts are the pods".into(),
-            );
-        }
-        _ => {}
-    }
-    Ok(DiscoveryBy { cluster: raw.cluster, pods_of: raw.pods_of, interval: raw.interval_ms * MILLISECOND })
+    Ok(Some(DiscoveryBy { cluster, interval }))
 }
 
-/// Checks the list of pods. Only addresses are taken: a destination must not depend on a name that others resolve.
-fn pods(raw: &[String]) -> Result<Vec<String>, ConfigError> {
-    if raw.len() > MAX_PODS {
-        return value("pods", format!("lists {}; a pool has at most {MAX_PODS}", raw.len()));
+fn scrape(document: &mut Object<'_>) -> Result<Scrape, SettingError> {
+    let mut scrape = document.object("scrape")?.unwrap_or_else(Object::empty);
+    let path = scrape.text("path")?.unwrap_or("/metrics");
+    if !path.starts_with('/') {
+        return scrape.refuse("path", format!("is {path:?}; start it with '/'"));
     }
-    let mut pods: Vec<String> = Vec::with_capacity(raw.len());
-    for pod in raw {
+    let interval = milliseconds(&mut scrape, "interval_ms", 100, 10, 60_000)?;
+    let least = (interval.0 / MILLISECOND.0) as i64;
+    let cluster = cluster(&mut scrape, "warmpath-scrape", "reaches pods for their metrics")?;
+    let settings = Scrape {
+        cluster,
+        path: path.to_owned(),
+        interval,
+        idle_interval: milliseconds(&mut scrape, "idle_interval_ms", 1000, least, 600_000)?,
+        timeout: milliseconds(&mut scrape, "timeout_ms", 1000, 10, 60_000)?,
+    };
+    scrape.end()?;
+    Ok(settings)
+}
+
+/// Bounds of the index. It leaves room for the rest of the VM under 64 MiB, and its segments replay some ten thousand prompts.
+fn index(document: &mut Object<'_>) -> Result<IndexBounds, SettingError> {
+    let mut index = document.object("index")?.unwrap_or_else(Object::empty);
+    let bounds = IndexBounds {
+        memory: (index.whole("max_mib", 1, 1024)?.unwrap_or(48) as usize) << 20,
+        holdings: index.whole("max_holdings", 100, 100_000_000)?.unwrap_or(1_000_000) as usize,
+        log_segments: index.whole("log_segments", 2, 65_536)?.unwrap_or(8192) as usize,
+    };
+    index.end()?;
+    Ok(bounds)
+}
+
+/// The name of a cluster of Envoy's.
+fn cluster(object: &mut Object<'_>, default: &str, role: &str) -> Result<String, SettingError> {
+    match object.text("cluster")?.unwrap_or(default) {
+        "" => object.refuse("cluster", format!("is empty; name the Envoy cluster that {role}")),
+        cluster => Ok(cluster.to_owned()),
+    }
+}
+
+fn milliseconds(
+    object: &mut Object<'_>,
+    key: &'static str,
+    default: i64,
+    least: i64,
+    most: i64,
+) -> Result<Micros, SettingError> {
+    let found = object.whole(key, least, most)?.unwrap_or(default.max(least));
+    Ok(found as u64 * MILLISECOND)
+}
+
+/// The list of pods. Only addresses are taken: a destination must not depend on a name that others resolve.
+fn pods(document: &mut Object<'_>) -> Result<Option<Vec<String>>, SettingError> {
+    let Some(list) = document.list("pods", usize::MAX)? else { return Ok(None) };
+    if list.len() > MAX_PODS {
+        return document.refuse("pods", format!("lists {}; a pool has at most {MAX_PODS}", list.len()));
+    }
+    let mut pods: Vec<String> = Vec::with_capacity(list.len());
+    for pod in list {
+        let pod = pod.as_text().unwrap_or_default();
         let Ok(address) = pod.parse::<SocketAddr>() else {
-            return value(
-                "pods",
-                format!(
-                    "has {pod:?}; write an address as 10.0.0.1:8000 or [fd00::1]:8000, names are not resolved"
-                ),
-            );
+            let fix = "write an address as 10.0.0.1:8000 or [fd00::1]:8000, names are not resolved";
+            return document.refuse("pods", format!("has {pod:?}; {fix}"));
         };
         if address.port() == 0 {
-            return value("pods", format!("has {pod:?}; port 0 cannot be reached"));
+            return document.refuse("pods", format!("has {pod:?}; port 0 cannot be reached"));
         }
         let address = address.to_string();
         if pods.contains(&address) {
-            return value("pods", format!("has {pod:?} twice; list each pod once"));
+            return document.refuse("pods", format!("has {pod:?} twice; list each pod once"));
         }
         pods.push(address);
     }
-    Ok(pods)
+    Ok(Some(pods))
 }
 
 #[cfg(test)]
@@ -373,8 +259,8 @@ mod tests {
     fn all_keys_have_defaults_but_pods() {
         let config = Config::parse(br#"{"pods":["127.0.0.1:8000","[::1]:8001"]}"#).unwrap();
         assert_eq!(config.pods.unwrap(), ["127.0.0.1:8000", "[::1]:8001"]);
-        assert_eq!(config.strategy, Strategy::PrefixCache);
-        assert!(config.fail_open);
+        assert_eq!(config.settings, PoolSettings::default());
+        assert_eq!(config.settings_from, SettingsFrom::Configuration);
         assert_eq!(config.scrape.interval, 100 * MILLISECOND);
     }
 
@@ -384,42 +270,40 @@ mod tests {
         assert_eq!(needs(r#"{"pods":["127.0.0.1:8000"]}"#), Ok(1));
         for (json, found) in [("{}", "is missing"), (r#"{"pods":[]}"#, "is empty")] {
             let error = needs(json).unwrap_err().to_string();
-            assert_eq!(
-                error,
-                format!("configuration: `pods` {found}; list the pods' addresses, like [\"10.0.0.4:8000\"]")
-            );
+            assert_eq!(error, format!("`pods` {found}; list the pods' addresses, like [\"10.0.0.4:8000\"]"));
         }
     }
 
     #[test]
     fn pods_are_listed_or_discovered() {
         let config = Config::parse(br#"{"destination":"list","discovery":{}}"#).unwrap();
-        let by =
-            DiscoveryBy { cluster: "prometheus_stats".into(), pods_of: None, interval: 1000 * MILLISECOND };
+        let by = DiscoveryBy { cluster: "prometheus_stats".into(), interval: 1000 * MILLISECOND };
         assert_eq!((config.destination, config.discovery.as_ref()), (Destination::List, Some(&by)));
         assert_eq!(config.pods_to_scrape(), Ok(&[][..]), "they are found later");
         let with = |more: &str| error(&format!(r#"{{"destination":"list","discovery":{{{more}}}}}"#));
         assert!(with(r#""cluster":"" "#).contains("`discovery.cluster` is empty; name"));
         assert!(with(r#""interval_ms":5"#).contains("`discovery.interval_ms` is 5; use 100 to 60000"));
-        assert!(with(r#""clusters":[]"#).contains("unknown field `clusters`"));
+        assert!(
+            with(r#""clusters":[]"#)
+                .contains("`discovery.clusters` is no setting; there are cluster, interval_ms")
+        );
         let both = error(r#"{"destination":"list","discovery":{},"pods":["1.2.3.4:5"]}"#);
         assert!(both.contains("`discovery` finds the pods, and `pods` lists them"));
         assert!(error(r#"{"discovery":{}}"#).contains("`destination` is \"headers\"; write \"list\""));
-        let named = Config::parse(br#"{"discovery":{"pods_of":"vllm"}}"#).unwrap();
-        assert_eq!(
-            (named.destination, named.discovery.and_then(|by| by.pods_of)),
-            (Destination::Headers, Some("vllm".into()))
-        );
-        assert!(with(r#""pods_of":"vllm""#).contains("`discovery.pods_of` names a cluster"));
-        assert!(error(r#"{"discovery":{"pods_of":""}}"#).contains("`discovery.pods_of` is empty"));
-        assert!(error(r#"{"destination":"both"}"#).contains("`headers` or `list`"));
+        assert!(error(r#"{"destination":"both"}"#).contains("use \"headers\" or \"list\""));
+    }
+
+    #[test]
+    fn a_slow_scrape_has_a_slower_idle_pace() {
+        let scrape = Config::parse(br#"{"scrape":{"interval_ms":5000}}"#).unwrap().scrape;
+        assert_eq!((scrape.interval, scrape.idle_interval), (5000 * MILLISECOND, 5000 * MILLISECOND));
     }
 
     #[test]
     fn every_error_names_its_key() {
-        assert!(error("{").starts_with("configuration: EOF"));
-        assert!(error(r#"{"podz":[]}"#).contains("unknown field `podz`"));
-        assert!(error(r#"{"strategy":"FAST"}"#).contains("`LOAD_ONLY`"));
+        assert!(error("{").starts_with("not valid JSON: error at line 1 column 2"));
+        assert!(error(r#"{"podz":[]}"#).contains("`podz` is no setting; there are destination, pods, pool,"));
+        assert!(error(r#"{"strategy":"FAST"}"#).contains("\"LOAD_ONLY\""));
         assert!(error(r#"{"pods":["vllm:8000"]}"#).contains("`pods` has \"vllm:8000\""));
         assert!(error(r#"{"pods":["1.2.3.4:0"]}"#).contains("port 0"));
         assert!(error(r#"{"pods":["1.2.3.4:5","1.2.3.4:5"]}"#).contains("twice"));
@@ -429,5 +313,6 @@ mod tests {
         );
         assert!(error(r#"{"scrape":{"path":"metrics"}}"#).contains("`scrape.path`"));
         assert!(error(r#"{"index":{"max_mib":0}}"#).contains("`index.max_mib`"));
+        assert!(error(r#"{"settings":"file"}"#).contains("`settings` is \"file\"; use \"route\""));
     }
 }

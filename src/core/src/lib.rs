@@ -14,7 +14,8 @@
 //!
 //! [`monitor`] is what people want to know of all that.
 //!
-//! [`config`] is what a user may set, [`units`] what all rooms count in.
+//! [`config`] is what a user may set, [`settings`] the part of it that may change while requests run, [`units`] what all rooms
+//! count in.
 //!
 //! # Where to change what
 //!
@@ -30,6 +31,7 @@
 //! | what happens at a lost compare-and-swap | `account/transaction.rs` |
 //! | what an answer means: a failure, a refusal, a full pod | `answer/verdict.rs` |
 //! | which event of a stream is the first token | `answer/first_token.rs` |
+//! | a setting that may change while requests run | `settings.rs` |
 //! | how long the index believes that a pod holds a block | `prefix/index.rs`, `prefix/holdings.rs` |
 //! | the bytes that workers share | the `codec` of each table in [`shared`], and `account/ledger.rs` |
 
@@ -44,6 +46,7 @@ pub mod prefix;
 pub mod request;
 pub mod router;
 pub mod scrape;
+pub mod settings;
 pub mod shared;
 pub mod units;
 

@@ -2,6 +2,7 @@
 
 pub mod held;
 pub mod histogram;
+pub mod left_alone;
 pub mod models;
 pub mod page;
 pub mod pod_status;

@@ -14,6 +14,7 @@ use crate::prefix::index::PrefixIndex;
 use crate::request::blocks::bytes_of;
 use crate::request::body::{Api, BodyError};
 use crate::request::parse_cache::ParsedRequest;
+use crate::settings::Strategy;
 use crate::shared::clusters::ClusterSet;
 use crate::shared::codec::CodecError;
 use crate::shared::pod_table::PodTable;
@@ -102,6 +103,11 @@ impl Router {
     pub fn with_observer(mut self, observer: fn(DecisionStep)) -> Router {
         self.steps.set_observer(observer);
         self
+    }
+
+    /// Decides by another strategy from now on. What is known of prefixes stays.
+    pub fn set_strategy(&mut self, strategy: Strategy) {
+        self.steps.set_strategy(strategy);
     }
 
     /// Fetches the table: call it when its generation has moved.
@@ -216,10 +222,10 @@ impl Router {
         })?;
         if moves {
             steps.correct(ticket, retracted);
-            ticket.set_pod(to, opened.probes, now);
+            ticket.set_pod(to, attempts, opened.probes, now);
             steps.hold(ticket, opened.ahead);
         } else {
-            ticket.set_pod(to, opened.probes, now);
+            ticket.set_pod(to, attempts, opened.probes, now);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 pub mod clusters;
 pub mod codec;
+pub mod documents;
 pub mod lease;
 pub mod membership;
 pub mod pod_table;

@@ -12,6 +12,7 @@ use proxy_wasm::types::Action;
 use warmpath::answer::error_event::{ErrorEvent, ErrorKind, error_body};
 use warmpath::answer::first_token::{FirstEvent, FirstTokenReader};
 use warmpath::answer::refusal::Refusal;
+use warmpath::answer::verdict::Decline;
 
 use crate::answer_role::AnswerRole;
 use crate::host;
@@ -20,9 +21,13 @@ use crate::host;
 /// request, and less than the smallest buffer of a connection (32 KiB at an Envoy Gateway), beyond which Envoy itself would
 /// give the answer up.
 const MOST_HELD: usize = 16 << 10;
+/// The header that makes Envoy's retry policy ask another pod.
+const ASK_ANOTHER: &str = "x-warmpath-ask-another";
+/// The status of a server beside the engine that does not reach it, and of a stream without a token.
+const BAD_GATEWAY: u16 = 502;
 /// The answer to a stream that ends in good order without a token.
 const NO_TOKEN: Refusal<'_> = Refusal {
-    status: 502,
+    status: BAD_GATEWAY as u32,
     kind: "BadGatewayError",
     message: "the pod ended its answer without a token",
     param: None,
@@ -96,6 +101,15 @@ impl AnswerFilter {
         host::set_response_header("content-length", None);
         host::set_response_body(size, body);
         self.phase = Phase::Dropping;
+        self.decline(status);
+    }
+
+    /// Has another pod asked, if it may serve what this one answers with this status.
+    fn decline(&self, status: u16) {
+        let declines = status == BAD_GATEWAY || Decline::of_status(u64::from(status)).is_some();
+        if declines && self.role.asks_another() {
+            host::set_response_header(ASK_ANOTHER, Some(b"1"));
+        }
     }
 
     /// Counts an error, and tells of a full pod.
@@ -118,7 +132,13 @@ impl HttpContext for AnswerFilter {
     fn on_http_response_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
         let status = host::response_header(":status").unwrap_or_default();
         let refuses = status == b"503";
-        if end_of_stream || !(refuses || status.starts_with(b"2")) {
+        let serves = status.starts_with(b"2");
+        if !serves && !refuses {
+            self.decline(
+                std::str::from_utf8(&status).ok().and_then(|status| status.parse().ok()).unwrap_or(0),
+            );
+        }
+        if end_of_stream || !(refuses || serves) {
             return Action::Continue;
         }
         let kind = host::response_header("content-type").unwrap_or_default();

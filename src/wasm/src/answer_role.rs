@@ -1,23 +1,33 @@
 //! The root context of the answer filters: tells the routers which pods are full.
 
-use warmpath::account::full::note_full;
+use std::cell::Cell;
+
+use proxy_wasm::types::Bytes;
+use warmpath::account::told;
 use warmpath::account::transaction::LedgerStore;
 use warmpath::config::Config;
 use warmpath::decide::candidates::shortest_queue;
+use warmpath::decide::pick::PICKS;
 use warmpath::shared::pod_table::PodTable;
 use warmpath::shared::store::{Keys, SharedData};
+use warmpath::{Micros, SECOND};
 
 use crate::host::{self, Host};
 use crate::metrics::AnswerMetrics;
 
 /// Longest time after which a client is told to come again, in seconds: a queue may empty sooner than it seems.
 const LONGEST_WAIT: u64 = 60;
+/// Requests that all pods may refuse in turn, beyond one per second, before the first refusal of a request is believed: a client
+/// with a wrong key must not make three requests of each of its own.
+const MOST_IN_VAIN: u64 = 20;
 
 /// What the answer filters of a VM share. They read the pod table anew when a pod refuses, for that is rare.
 #[derive(Debug)]
 pub struct AnswerRole {
     keys: Keys,
     store: LedgerStore,
+    /// When the last of the requests would have been sent that all pods refused, had they come one per second.
+    in_vain: Cell<Micros>,
     /// What they count.
     pub metrics: AnswerMetrics,
 }
@@ -26,19 +36,19 @@ impl AnswerRole {
     /// The role for a pool.
     pub fn new(config: &Config) -> AnswerRole {
         let keys = Keys::of(&config.pool, config.index.log_segments);
-        AnswerRole { store: LedgerStore::new(keys.clone()), keys, metrics: AnswerMetrics::of(&config.pool) }
+        AnswerRole {
+            store: LedgerStore::new(keys.clone()),
+            keys,
+            in_vain: Cell::new(Micros::ZERO),
+            metrics: AnswerMetrics::of(&config.pool),
+        }
     }
 
     /// The pod of the present attempt has refused it, because it takes no more at the moment: tells the routers. Returns the
     /// seconds after which the client may come again, should all pods refuse: those that the shortest queue takes.
     pub fn pod_is_full(&self) -> u64 {
-        let now = host::now();
-        let table = Host
-            .get(&self.keys.table)
-            .and_then(|(bytes, _)| PodTable::decode(&bytes).ok())
-            .unwrap_or_default();
-        let address = host::property(&["upstream", "address"]).unwrap_or_default();
-        match note_full(&self.store, &table, &address, &mut Host, now) {
+        let (now, table, address) = (host::now(), self.table(), pod());
+        match told::note(&self.store, &table, &address, &mut Host, |pod| pod.refused_as_full(now)) {
             Ok(ledger) => {
                 shortest_queue(&table, &ledger, now).as_seconds().ceil().max(1.0).min(LONGEST_WAIT as f32)
                     as u64
@@ -49,4 +59,45 @@ impl AnswerRole {
             }
         }
     }
+    /// The pod of the present attempt has refused it in a way that another pod may not. Returns whether another one is to be asked,
+    /// and tells the routers if so: they learn from its answer who is at fault.
+    pub fn asks_another(&self) -> bool {
+        if is_scrape() {
+            return false;
+        }
+        let (now, table, address) = (host::now(), self.table(), pod());
+        let attempt = host::number(&["upstream", "request_attempt_count"]).unwrap_or(1);
+        let in_vain = self.in_vain.get().max(now);
+        if attempt as usize > table.others(&address).min(PICKS - 1) {
+            if attempt > 1 {
+                self.in_vain.set(in_vain + SECOND);
+            }
+            return false;
+        }
+        if in_vain > now + MOST_IN_VAIN * SECOND {
+            return false;
+        }
+        let noted = told::note(&self.store, &table, &address, &mut Host, |pod| pod.declined(now));
+        match noted {
+            Ok(_) => self.metrics.declined.count(),
+            Err(_) => self.metrics.contended.count(),
+        }
+        // The routers would take a refusal that they are not told of for a failure.
+        noted.is_ok()
+    }
+
+    fn table(&self) -> PodTable {
+        let shared = Host.get(&self.keys.table);
+        shared.and_then(|(bytes, _)| PodTable::decode(&bytes).ok()).unwrap_or_default()
+    }
+}
+
+/// The address of the pod of the present attempt.
+fn pod() -> Bytes {
+    host::property(&["upstream", "address"]).unwrap_or_default()
+}
+
+/// Whether the attempt fetches a metrics page: there the pod's own answer counts.
+fn is_scrape() -> bool {
+    host::property(&["request", "headers", "x-warmpath-scrape"]).is_some()
 }

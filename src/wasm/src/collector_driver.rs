@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
-use warmpath::config::{Config, Destination};
+use warmpath::config::Config;
 use warmpath::discovery::Members;
-use warmpath::shared::clusters::ClusterSet;
+use warmpath::monitor::left_alone::LeftAlone;
 use warmpath::shared::pod_table::PodState;
 use warmpath::{MILLISECOND, Micros};
 
 use crate::discovery_driver::DiscoveryDriver;
 use crate::host::{self, Host};
+use crate::left_alone_log;
 use crate::log_batch::REPEAT_AFTER;
 use crate::metrics::CollectorMetrics;
 use crate::pod_changes::PodChanges;
@@ -34,6 +35,8 @@ pub struct CollectorDriver {
     under_way: HashMap<u32, DueScrape>,
     /// Changes that are to be logged.
     changes: PodChanges,
+    /// Pods that are left alone, as last logged.
+    left_alone: LeftAlone,
     /// When it was last logged that Envoy sends no scrapes.
     unsent_logged_at: Micros,
 }
@@ -51,6 +54,7 @@ impl CollectorDriver {
             config: config.clone(),
             under_way: HashMap::new(),
             changes: PodChanges::default(),
+            left_alone: LeftAlone::default(),
             unsent_logged_at: Micros::ZERO,
         };
         driver.publish(now);
@@ -66,18 +70,18 @@ impl CollectorDriver {
     pub fn tick(&mut self, now: Micros) {
         let timeout = Duration::from_micros(self.config.scrape.timeout.0);
         if let Some(discovery) = &mut self.discovery {
-            discovery.tick(self.collector.doubts(), now);
+            discovery.tick(now);
         }
         for due in self.collector.due(&Host, now) {
             let through = match &self.discovery {
-                Some(discovery) if self.config.destination == Destination::List => {
-                    discovery.cluster_of(&due.address)
-                }
-                _ => Some(self.config.scrape.cluster.as_str()),
-            };
-            let Some(through) = through else {
-                self.collector.done(&due, None, now);
-                continue;
+                None => &self.config.scrape.cluster,
+                Some(discovery) => match discovery.cluster_of(&due.address, now) {
+                    Some(cluster) => cluster,
+                    None => {
+                        self.collector.done(&due, None, now);
+                        continue;
+                    }
+                },
             };
             match host::fetch(through, &due.address, &self.config.scrape.path, timeout) {
                 Some(call) => {
@@ -107,13 +111,12 @@ impl CollectorDriver {
         if let Some(discovery) = &mut self.discovery
             && discovery.answered(call, headers, body_size, began)
         {
-            let (members, looked_at) = (discovery.members(), discovery.looked_at());
+            let members = discovery.members();
             if self.members.as_ref() != Some(&members) {
                 self.collector.set_members(&members, began);
                 self.members = Some(members);
                 self.publish(began);
             }
-            self.collector.looked_at(looked_at);
             return;
         }
         let Some(due) = self.under_way.remove(&call) else { return };
@@ -180,17 +183,17 @@ impl CollectorDriver {
         self.changes.print(self.collector.table().live().count(), &self.config.scrape.path);
         if let Some(generation) = self.collector.publish(&mut Host, now) {
             self.metrics.pod_table_generation.set(generation);
-            let in_flight = self.collector.in_flight(&Host);
+            let ledger = self.collector.ledger(&Host);
+            let in_flight = ledger.totals();
             self.metrics.in_flight.set(in_flight.in_flight);
             self.metrics.waiting.set(in_flight.waiting);
             self.metrics.outstanding_tokens.set(in_flight.outstanding);
             let table = self.collector.table();
+            left_alone_log::print(&self.left_alone.see(table, &ledger), table.live().count());
             self.metrics.pods.set(table.live().count() as u64);
-            // One that drains, loads its model or has left its cluster is not ready to serve, whatever its page says.
-            let ready = table
-                .live()
-                .filter(|(_, pod)| pod.state == PodState::Ready && pod.candidate_of != ClusterSet::NONE);
-            self.metrics.ready_pods.set(ready.count() as u64);
+            self.metrics
+                .ready_pods
+                .set(table.live().filter(|(_, pod)| pod.state == PodState::Ready).count() as u64);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use log::LevelFilter;
 use warmpath::decide::pick::Candidate;
+use warmpath::decide::reason::Reason;
 use warmpath::router::{Decision, NoPod};
 use warmpath::shared::pod_table::PodTable;
 use warmpath::{Micros, Slot};
@@ -60,6 +61,31 @@ impl DecisionLog {
             let request = host::request_header("x-request-id").unwrap_or_default();
             self.prefix_hits.add(now, |line| push_prefix_hit(line, &printable(&request), ratio, pod));
         }
+    }
+
+    /// A line for a request that leaves the pod which holds most of its prompt.
+    pub fn left(&mut self, decision: &Decision, left: &Candidate, table: &PodTable, now: Micros) {
+        if self.level < LevelFilter::Info {
+            return;
+        }
+        let why = match decision.reason {
+            Reason::Copy => "so many prompts begin like it that a second pod gets a copy",
+            Reason::Busy => "that pod would answer later",
+            _ => "that pod is left alone",
+        };
+        let address = |slot: Slot| table.pod(slot).map_or("-", |pod| &pod.address);
+        let request = host::request_header("x-request-id").unwrap_or_default();
+        self.prefix_hits.add(now, |line| {
+            let _ = write!(
+                line,
+                "warmpath: \"{}\" goes to {} and not to {}, which holds {:.0} of its {} prompt tokens: {why}",
+                printable(&request),
+                address(decision.ticket.slot()),
+                address(left.slot),
+                left.matched,
+                decision.tokens,
+            );
+        });
     }
 
     /// A debug line with all that a decision was made from.

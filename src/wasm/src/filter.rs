@@ -8,7 +8,7 @@ use warmpath::Micros;
 use warmpath::answer::error_event::{ErrorEvent, ErrorKind};
 use warmpath::answer::first_token::FirstEvent;
 use warmpath::answer::refusal::Refusal;
-use warmpath::answer::verdict::Verdict;
+use warmpath::answer::verdict::{Decline, Verdict};
 use warmpath::request::body::{Api, BodyError};
 use warmpath::request::encoding;
 use warmpath::router::{NoPod, RouteBy};
@@ -49,6 +49,7 @@ impl Filter {
     /// Routes a request whose body is whole.
     fn route_body(&mut self, api: Api) -> Action {
         let whole_at = host::now();
+        self.worker.with(Worker::look_up_settings);
         let body = host::request_body();
         if body.is_empty() {
             return self.route(RouteBy::Load, whole_at);
@@ -66,6 +67,11 @@ impl Filter {
     /// Routes a request that was whole at `whole_at`.
     fn route(&mut self, by: RouteBy<'_>, whole_at: Micros) -> Action {
         self.phase = Phase::Done;
+        if self.worker.test_endpoint_header
+            && self.worker.with(Worker::route_by_test_header).unwrap_or_default()
+        {
+            return Action::Continue;
+        }
         match self.worker.with(|worker| (worker.route(by, whole_at), worker.fails_open())) {
             Some((Ok((ticket, seen)), _)) => {
                 self.phase = Phase::Sent(Box::new(Sent::new(ticket, seen, by)));
@@ -121,7 +127,10 @@ impl HttpContext for Filter {
                     Action::Continue
                 }
             }
-            _ => self.route(RouteBy::Load, host::now()),
+            _ => {
+                self.worker.with(Worker::look_up_settings);
+                self.route(RouteBy::Load, host::now())
+            }
         }
     }
 
@@ -152,7 +161,10 @@ impl HttpContext for Filter {
             let said = sent.read(size, end_of_stream);
             let verdict = match sent.verdict {
                 Some(verdict) => verdict,
-                None => worker.judge(sent),
+                None => match worker.judge(sent) {
+                    Verdict::Declined(how) => Verdict::Declined(how.with_body(&host::response_body(0, size))),
+                    verdict => verdict,
+                },
             };
             sent.verdict = Some(verdict);
             if verdict != Verdict::Served || sent.ticket.started() {
@@ -161,8 +173,9 @@ impl HttpContext for Filter {
             match said {
                 // A whole answer begins when it ends: its start is booked with its end, which saves a write of the ledger.
                 FirstEvent::Token if !end_of_stream => worker.start(sent),
-                FirstEvent::Error(ErrorEvent { kind: ErrorKind::Full | ErrorKind::Request, .. }) => {
-                    sent.verdict = Some(Verdict::Refused);
+                FirstEvent::Error(ErrorEvent { kind: ErrorKind::Full | ErrorKind::Request, status }) => {
+                    let declined = Decline::of_status(u64::from(status));
+                    sent.verdict = Some(declined.map_or(Verdict::Refused, Verdict::Declined));
                 }
                 FirstEvent::Error(_) | FirstEvent::DoneWithoutToken => {
                     worker.count_failed();

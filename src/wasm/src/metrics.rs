@@ -67,6 +67,12 @@ metrics! {
         by_prefix: counter "requests_total" { by = "prefix" }, "Requests routed by load and by what each pod holds of the prompt.";
         by_load: counter "requests_total" { by = "load" }, "Requests routed by load alone.";
         by_plain: counter "requests_total" { by = "plain" }, "Requests routed by load alone, though they have a prompt: the samples that `plain_percent` asks for.";
+        for_load: counter "decisions_total" { reason = "load" }, "Routed requests by why they went to their pod, as in the access log.";
+        for_prefix: counter "decisions_total" { reason = "prefix" }, "Routed requests by why they went to their pod, as in the access log.";
+        for_copy: counter "decisions_total" { reason = "copy" }, "Routed requests by why they went to their pod, as in the access log.";
+        for_busy: counter "decisions_total" { reason = "busy" }, "Routed requests by why they went to their pod, as in the access log.";
+        for_away: counter "decisions_total" { reason = "away" }, "Routed requests by why they went to their pod, as in the access log.";
+        for_plain: counter "decisions_total" { reason = "plain" }, "Routed requests by why they went to their pod, as in the access log.";
         prefix_hits: counter "prefix_hits_total", "Requests whose pod was believed to hold more than half of the prompt.";
         bad_body: counter "rejected_total" { reason = "bad_body" }, "Requests answered 400, because no pod could have read the body.";
         no_table: counter "unrouted_total" { reason = "no_table" }, "Requests that met no pod, because none is known: left to the fallback, or answered 503.";
@@ -93,12 +99,14 @@ metrics! {
         lost_segments: counter "log_lost_segments_total", "Segments of the log that were overwritten before a worker had read them; what they told is learned again.";
         pod_table_generation: gauge "pod_table_generation", "Number of the current pod table; routers fetch the table when it moves.";
         bad_pod_table: counter "bad_pod_table_total", "Pod tables that could not be read.";
+        bad_settings: gauge "bad_settings", "1 when the newest settings of a route are refused, and those before are in force.";
+        refused_settings: counter "refused_settings_total", "Documents of settings that were refused, once for each worker that met them.";
     }
 
     /// What a collector counts.
     CollectorMetrics {
         pods: gauge "pods", "Pods of the pool.";
-        ready_pods: gauge "ready_pods", "Pods that requests may go to and whose last scrape brought their load.";
+        ready_pods: gauge "ready_pods", "Pods whose last scrape brought their load.";
         in_flight: gauge "in_flight", "Requests that were sent to pods and have not ended.";
         waiting: gauge "waiting", "Requests in flight that wait for their first token.";
         outstanding_tokens: gauge "outstanding_tokens", "Prompt tokens that waiting requests have still to compute, as estimated.";
@@ -106,7 +114,7 @@ metrics! {
         unreachable: counter "scrapes_total" { result = "unreachable" }, "Scrapes without a whole response: refused, cut off, or too slow.";
         unreadable: counter "scrapes_total" { result = "unreadable" }, "Scrapes whose response was not vLLM's metrics.";
         unsent: counter "scrapes_total" { result = "unsent" }, "Scrapes that Envoy did not send: it has no cluster of the name in `scrape.cluster`.";
-        misrouted: counter "scrapes_total" { result = "misrouted" }, "Scrapes that tell another process than the pod's, until Envoy's clusters show that it is the pod's own; they do not count.";
+        misrouted: counter "scrapes_total" { result = "misrouted" }, "Scrapes that another pod answered, because the pod has just left its cluster; they do not count.";
         takeovers: counter "collector_takeovers_total", "Times that a router took over from a collector that gave no sign of life.";
         contended_reconcile: counter "contended_total" { during = "reconcile" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         leaked_requests: counter "leaked_requests_total", "Requests that the ledger counted and no pod had; they were taken out of it.";
@@ -119,6 +127,7 @@ metrics! {
         fault: counter "early_errors_total" { reason = "fault" }, "Streams that failed in the pod before their first token; answered with the status of the error.";
         bad_request: counter "early_errors_total" { reason = "request" }, "Streams that a pod refused for what they ask; answered with the status of the refusal.";
         empty: counter "early_errors_total" { reason = "empty" }, "Streams that ended in good order without a token; answered 502.";
+        declined: counter "early_errors_total" { reason = "declined" }, "Attempts that a pod refused with status 401, 403, 404, 429 or 502, or ended without a token, and for which another pod was asked.";
         contended: counter "contended_total" { during = "refusal" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         broken: counter "early_errors_total" { reason = "broken" }, "Streams that broke off between their headers and their first token, by the pod or the client.";
     }

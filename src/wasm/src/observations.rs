@@ -12,6 +12,7 @@ use crate::decision_log::PREFIX_HIT;
 use crate::host::{Host, Metric};
 use crate::metrics::{
     DECISION, FIRST_TOKEN, HistogramFamily, MATCHED_TOKENS, PROMPT_TOKENS, REPORTED, REPORTED_KINDS,
+    RouterMetrics,
 };
 
 /// A histogram of Envoy's: its counters, and what was observed since they were last added to.
@@ -135,6 +136,8 @@ pub struct Observations {
     /// By place in `models`; those of the others come last, and those that were never needed are not there.
     of_models: Vec<(usize, ModelSeries)>,
     decisions: [Series; 2],
+    /// Decisions since the last tick, by reason.
+    reasons: [u64; Reason::ALL.len()],
 }
 
 /// What is observed of a request once it is answered.
@@ -170,6 +173,7 @@ impl Observations {
             models: Models::default(),
             of_models: Vec::new(),
             decisions: decisions(pool),
+            reasons: Default::default(),
         }
     }
 
@@ -178,6 +182,9 @@ impl Observations {
         let [with_prompt, without] = &mut self.decisions;
         let series = if model.is_some() { with_prompt } else { without };
         series.observe(took.0);
+        if let Some(count) = self.reasons.get_mut(decision.reason as usize) {
+            *count += 1;
+        }
         let model = match model {
             None => ModelSeen::None,
             Some(name) => match self.models.place(name) {
@@ -226,7 +233,18 @@ impl Observations {
     }
 
     /// Adds what was observed to Envoy's metrics.
-    pub fn flush(&mut self) {
+    pub fn flush(&mut self, metrics: &RouterMetrics) {
+        let of_reasons = [
+            metrics.for_load,
+            metrics.for_prefix,
+            metrics.for_copy,
+            metrics.for_busy,
+            metrics.for_away,
+            metrics.for_plain,
+        ];
+        for (metric, count) in of_reasons.iter().zip(&mut self.reasons) {
+            metric.add(std::mem::take(count));
+        }
         self.decisions.iter_mut().for_each(Series::flush);
         self.of_models.iter_mut().for_each(|(_, series)| series.flush());
     }

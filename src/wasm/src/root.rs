@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
-use warmpath::config::{Config, ConfigError};
+use warmpath::config::Config;
+use warmpath::settings::object::SettingError;
 
 use crate::answer_filter::AnswerFilter;
 use crate::answer_role::AnswerRole;
@@ -42,7 +43,7 @@ impl Root {
 
     /// Takes the role of the plugin's `root_id`.
     fn configure(&mut self) -> Result<(), String> {
-        let in_words = |error: ConfigError| error.to_string();
+        let in_words = |error: SettingError| format!("configuration: {error}");
         let config = Config::parse(&host::plugin_configuration()).map_err(in_words)?;
         let (now, seed) = (host::now(), host::random());
         let root_id = host::root_id();

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use warmpath::Micros;
-use warmpath::config::{Config, Destination};
+use warmpath::config::Config;
 use warmpath::shared::lease::{self, Holder};
 use warmpath::shared::membership::{NotAnnounced, PodList, announce};
 use warmpath::shared::store::Keys;
@@ -51,7 +51,7 @@ impl RouterRole {
         let mut worker = Worker::new(&config, holder.id);
         worker.follow(SEGMENTS_AT_START);
         host::tick_every(PERIOD);
-        let worker = Rc::new(SharedWorker::new(worker, StopIteration::new(&config)));
+        let worker = Rc::new(SharedWorker::new(worker, StopIteration::new(&config), &config));
         RouterRole { config, worker, keys, root, holder, collector: None }
     }
 
@@ -85,8 +85,8 @@ impl RouterRole {
                 && (self.config.pods.is_some() || self.config.discovery.is_some())
                 && lease::take(&self.keys.lease, self.holder, &mut Host, now) =>
             {
-                // With a list of destinations there is no other collector, unless one is configured.
-                if self.config.destination == Destination::Headers {
+                // Where pods are discovered, there is no other collector unless one is configured.
+                if self.config.discovery.is_none() {
                     log::warn!(
                         "warmpath: the collector of pool {} gives no sign of life, this VM collects",
                         self.config.pool

@@ -1,6 +1,6 @@
 //! The line and the metric that say which version runs, as which role, with which settings.
 
-use warmpath::config::{Config, Strategy};
+use warmpath::config::{Config, SettingsFrom};
 use warmpath::shared::store::{Keys, NEVER_WRITTEN, SharedData};
 
 use crate::host::Host;
@@ -19,9 +19,9 @@ pub fn announce(role: &str, config: &Config) {
             None if config.discovery.is_some() => "pods by discovery".to_owned(),
             None => "the collector's pods".to_owned(),
         },
-        match config.strategy {
-            Strategy::PrefixCache => "PREFIX_CACHE",
-            Strategy::LoadOnly => "LOAD_ONLY",
+        match config.settings_from {
+            SettingsFrom::Configuration => config.settings.strategy.name(),
+            SettingsFrom::Route => "settings of the route",
         }
     );
     let key = Keys::of(&config.pool, config.index.log_segments).started(role);

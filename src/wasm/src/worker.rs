@@ -3,11 +3,14 @@
 mod answers;
 mod fullness;
 mod routing;
+mod test_endpoints;
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
-use warmpath::config::{Config, Destination, Strategy};
+use warmpath::config::{Config, Destination};
 use warmpath::router::Router;
+use warmpath::settings::PoolSettings;
 use warmpath::shared::pod_table::PodTable;
 use warmpath::shared::store::Keys;
 use warmpath::{MILLISECOND, Micros, Random};
@@ -18,6 +21,7 @@ use crate::host::{self, Host, Metric};
 use crate::metrics::RouterMetrics;
 use crate::observations::Observations;
 use crate::profile;
+use crate::settings_in_force::SettingsInForce;
 use crate::stop_iteration::StopIteration;
 
 /// Least time between two looks for what others may have changed; a pod is scraped a hundred times less often, and an operator
@@ -30,13 +34,20 @@ pub struct SharedWorker {
     worker: RefCell<Worker>,
     /// Whether requests may be held.
     pub stop_iteration: StopIteration,
+    /// Whether clients choose pods by the header of the conformance tests.
+    pub test_endpoint_header: bool,
     busy: Metric,
 }
 
 impl SharedWorker {
     /// Lets filters reach `worker`.
-    pub fn new(worker: Worker, stop_iteration: StopIteration) -> SharedWorker {
-        SharedWorker { busy: worker.metrics.busy, stop_iteration, worker: RefCell::new(worker) }
+    pub fn new(worker: Worker, stop_iteration: StopIteration, config: &Config) -> SharedWorker {
+        SharedWorker {
+            busy: worker.metrics.busy,
+            stop_iteration,
+            test_endpoint_header: config.test_endpoint_header,
+            worker: RefCell::new(worker),
+        }
     }
 
     /// Runs `with` on the worker. `None`, and counted, while it runs already: then Envoy has called the module within one of
@@ -62,17 +73,15 @@ pub struct Worker {
     generation: u64,
     /// Last look of a request for what others may have changed; 0 before the first request.
     refreshed_at: Micros,
-    fail_open: bool,
+    in_force: SettingsInForce,
+    /// The settings of the request at hand.
+    settings: Arc<PoolSettings>,
     destination: Destination,
-    /// Present when the candidates of a request are the hosts of its cluster.
+    /// Present when pods are discovered.
     unknown: Option<UnknownClusters>,
-    /// Whether prompts are routed by what the pods hold of them.
-    by_prefix: bool,
     observations: Observations,
     told: fullness::Told,
     keys: Keys,
-    /// Percent of the prompts that are routed by load alone, as samples.
-    plain_percent: u64,
     dice: Random,
 }
 
@@ -86,21 +95,20 @@ impl Worker {
         let metrics = RouterMetrics::of(&config.pool);
         metrics.index_limit_bytes.set(config.index.memory as u64);
         metrics.index_limit_holdings.set(config.index.holdings as u64);
+        let settings = Arc::new(config.settings.clone());
         let mut worker = Worker {
             router,
             metrics,
             log: DecisionLog::new(),
             generation: 0,
             refreshed_at: Micros::ZERO,
-            fail_open: config.fail_open,
+            in_force: SettingsInForce::new(config, &keys, Arc::clone(&settings), &metrics),
+            settings,
             destination: config.destination,
-            unknown: (config.destination == Destination::List && config.discovery.is_some())
-                .then(|| UnknownClusters::new(&keys)),
-            by_prefix: config.strategy == Strategy::PrefixCache,
+            unknown: config.discovery.is_some().then(|| UnknownClusters::new(&keys)),
             observations: Observations::new(&config.pool, &keys.models),
             told: fullness::Told::default(),
             keys,
-            plain_percent: config.plain_percent,
             dice: Random::new(host::random()),
         };
         worker.refresh();
@@ -125,7 +133,7 @@ impl Worker {
             log::debug!("warmpath: the index has {} holdings in {} bytes", index.holdings(), index.memory());
         }
         self.log.tick(now);
-        self.observations.flush();
+        self.observations.flush(&self.metrics);
         if self.has_routed() {
             self.tell();
         }
@@ -138,6 +146,14 @@ impl Worker {
     /// The pod table as last fetched.
     pub fn table(&self) -> &PodTable {
         self.router.table()
+    }
+
+    /// Takes over what others have changed, unless it was looked at just now.
+    fn refresh_now_and_then(&mut self, now: Micros) {
+        if now.since(self.refreshed_at) >= REFRESH_AFTER {
+            self.refreshed_at = now;
+            self.refresh();
+        }
     }
 
     /// Takes over the log level as it is now, and a new pod table if there is one: a look at a gauge, most of the time.

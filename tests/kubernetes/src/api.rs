@@ -22,12 +22,16 @@ pub const CONTROLLER_TOKEN: &str = "tests-controller";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind(pub &'static str, pub &'static str, pub &'static str, pub &'static str);
 
+/// The token of the Job that makes the controller's certificates, likewise.
+pub const CERTGEN_TOKEN: &str = "tests-certgen";
+
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 const OLD_INFERENCE: &str = "inference.networking.x-k8s.io";
 const ENVOY_GATEWAY: &str = "gateway.envoyproxy.io";
 
 /// Core and its neighbours.
 pub const NAMESPACE: Kind = Kind("", "v1", "Namespace", "namespaces");
+pub const NODE: Kind = Kind("", "v1", "Node", "nodes");
 pub const POD: Kind = Kind("", "v1", "Pod", "pods");
 pub const SERVICE: Kind = Kind("", "v1", "Service", "services");
 pub const SECRET: Kind = Kind("", "v1", "Secret", "secrets");
@@ -192,6 +196,27 @@ impl Cluster {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => panic!("cannot delete {} {name}: {error}", kind.2),
         }
+    }
+
+    /// Removes the objects of a kind with this label at once.
+    pub async fn delete_all(&self, kind: Kind, namespace: &str, label: &str) {
+        let parameters = DeleteParams::default().grace_period(0);
+        let done = self
+            .api(kind, namespace)
+            .delete_collection(&parameters, &ListParams::default().labels(label))
+            .await;
+        done.unwrap_or_else(|error| panic!("cannot delete {}: {error}", kind.3));
+    }
+
+    /// Applies the objects of a file or of a folder.
+    pub fn apply_file(&self, path: &Path) {
+        let done = self.kubectl(&["apply", "--server-side", "-f", path.to_str().unwrap()]).output().unwrap();
+        assert!(done.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// A client for typed objects.
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
     }
 
     /// A command of kubectl.

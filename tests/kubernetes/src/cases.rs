@@ -6,6 +6,8 @@ mod doors;
 mod faults;
 mod func_e;
 mod pods;
+mod pool_faults;
+mod pool_shapes;
 mod pools;
 mod shapes;
 mod updates;
@@ -37,15 +39,6 @@ pub struct Case {
     /// The case itself.
     pub run: Run,
 }
-
-/// The cases that `--ci` leaves out, and why.
-pub const NOT_IN_CI: &[(&str, &str)] = &[
-    ("conversation::a_burst_of_equal_prompts_spreads_as_least_request_does", "it compares times"),
-    (
-        "faults::two_hundred_requests_a_second_while_pods_are_replaced",
-        "it needs a machine that can send so many",
-    ),
-];
 
 /// Names functions of one module as cases.
 macro_rules! cases {
@@ -120,6 +113,28 @@ pub fn all() -> Vec<Case> {
             nothing_is_written_when_nothing_changes,
             the_controller_is_killed_and_nothing_is_lost,
             the_references_files_are_served_as_they_stand;
+        pool_faults on Pools:
+            one_pod_of_the_pool_is_ready_and_three_load,
+            a_deletion_that_no_watch_has_seen_is_noticed,
+            an_address_that_was_given_to_a_stranger_gets_nothing,
+            a_pod_that_takes_over_an_address_is_believed_to_hold_nothing,
+            a_helper_that_is_ready_and_does_not_listen,
+            one_of_two_replicas_is_killed,
+            envoy_gateway_is_killed_and_pools_are_served_on,
+            the_api_server_is_gone_for_a_minute,
+            the_api_server_accepts_and_never_answers_for_a_minute,
+            envoy_restarts_while_controller_and_gateway_live,
+            a_thousand_pods;
+        pool_shapes on Pools:
+            a_pod_that_serves_one_of_two_ports,
+            pods_with_addresses_of_both_families_and_of_the_newer_alone,
+            a_rule_that_moves_takes_its_pool_of_the_controller_along,
+            weights_across_pools_hold_whatever_matches,
+            what_stands_beside_a_pool_is_told,
+            an_older_definition_goes_and_comes_back,
+            merged_gateways_with_a_pool_on_one,
+            envoys_of_pools_in_the_namespace_of_their_gateway,
+            envoy_gateway_that_does_not_ask_is_told_and_when_it_does_again;
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
 use warmpath_tests::{Reply, Request, until};
 
-use crate::api::{CONFIG_MAP, Cluster, DEPLOYMENT, ENDPOINT_SLICE, SECRET, SERVICE, TOKEN};
+use crate::api::{Cluster, DEPLOYMENT, ENDPOINT_SLICE, SECRET, SERVICE, TOKEN};
+use crate::container::{self, Identity, secret_files};
 use crate::ground::Ground;
 use crate::process::Process;
 use crate::sandbox::{address, run};
@@ -113,19 +114,12 @@ exec "$4" server --config-path=/config/envoy-gateway.yaml"#
     pub fn end(self) {
         self.process.end();
     }
-}
 
-/// Writes a Secret's entries as the files that a volume would have.
-async fn secret_files(cluster: &Cluster, folder: &Path, namespace: &str, name: &str) -> PathBuf {
-    let secret =
-        cluster.get(SECRET, namespace, name).await.unwrap_or_else(|| panic!("there is no Secret {name}"));
-    let folder = folder.join(format!("secret-{name}"));
-    std::fs::create_dir_all(&folder).unwrap();
-    for (file, value) in secret["data"].as_object().unwrap() {
-        let bytes: k8s_openapi::ByteString = serde_json::from_value(value.clone()).unwrap();
-        std::fs::write(folder.join(file), bytes.0).unwrap();
+    /// Ends it as when its node goes away.
+    pub fn kill(self) {
+        self.process.signal("KILL");
+        self.process.end();
     }
-    folder
 }
 
 /// A running Envoy of a Gateway.
@@ -162,21 +156,19 @@ impl Envoy {
         let pod = &deployment["spec"]["template"]["spec"];
         let containers = pod["containers"].as_array().unwrap();
         let container = containers.iter().find(|each| each["name"] == "envoy").unwrap();
-        let (environment, arguments) = container_command(container, namespace);
-        // Folders of the machine stay as they are: what has no place in the sandbox's root gets one in memory.
-        let mut script = String::from("set -e\nmount --make-rprivate /\nmount -t tmpfs tmpfs /run\n");
-        for (folder, path) in volumes(ground, pod, container, namespace).await {
-            script += &format!("mkdir -p {path}\nmount --bind {} {path}\n", folder.display());
-        }
-        script += "exec \"$@\"";
+        // A token belongs to the Pod, without which Envoy Gateway does not know whose it is.
+        let account = &pod["serviceAccountName"];
+        let object = json!({
+            "metadata": {"name": POD, "namespace": namespace},
+            "spec": {"serviceAccountName": account, "nodeName": "here", "containers": [{"name": "envoy", "image": "none"}]},
+        });
+        cluster.delete(crate::api::POD, namespace, POD).await;
+        cluster.apply(crate::api::POD, &object).await;
+        let identity = Identity { namespace, name: POD, address: address::ENVOY };
+        let program = ground.tools.join("envoy");
+        let mut command = container::command(ground, &identity, pod, container, &program).await;
         let log = ground.logs().join("envoy.log");
         let from = std::fs::metadata(&log).map_or(0, |file| file.len());
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "sh", "-c", &script, "envoy"])
-            .arg(ground.tools.join("envoy"))
-            .args(arguments)
-            .envs(environment);
         Envoy { process: Process::start("envoy", &ground.logs(), &mut command), log, from }
     }
 
@@ -282,104 +274,4 @@ async fn endpoints_of_envoy(cluster: &Cluster, service: &Value) {
             }),
         )
         .await;
-}
-
-/// The volumes of a container as folders, with the path of each: Secrets, ConfigMaps, and tokens of the ServiceAccount.
-async fn volumes(ground: &Ground, pod: &Value, container: &Value, namespace: &str) -> Vec<(PathBuf, String)> {
-    let empty = Vec::new();
-    let mut found = Vec::new();
-    for mount in container["volumeMounts"].as_array().unwrap_or(&empty) {
-        let volume = pod["volumes"]
-            .as_array()
-            .unwrap_or(&empty)
-            .iter()
-            .find(|each| each["name"] == mount["name"])
-            .unwrap();
-        let folder = if let Some(name) = volume["secret"]["secretName"].as_str() {
-            secret_files(&ground.cluster, &ground.folder, namespace, name).await
-        } else if let Some(name) = volume["configMap"]["name"].as_str() {
-            config_files(ground, volume, namespace, name).await
-        } else if let Some(token) = volume["projected"]["sources"][0].get("serviceAccountToken") {
-            token_file(ground, token, namespace, pod["serviceAccountName"].as_str().unwrap()).await
-        } else {
-            continue;
-        };
-        found.push((folder, mount["mountPath"].as_str().unwrap().to_owned()));
-    }
-    found
-}
-
-/// Writes the entries of a ConfigMap that a volume names, or all of them.
-async fn config_files(ground: &Ground, volume: &Value, namespace: &str, name: &str) -> PathBuf {
-    let folder = ground.folder.join(format!("volume-{}", volume["name"].as_str().unwrap()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let map = ground
-        .cluster
-        .get(CONFIG_MAP, namespace, name)
-        .await
-        .unwrap_or_else(|| panic!("there is no ConfigMap {name}"));
-    for (file, text) in map["data"].as_object().unwrap() {
-        let items = volume["configMap"]["items"].as_array();
-        if items.is_none_or(|items| items.iter().any(|item| item["key"] == file.as_str())) {
-            std::fs::write(folder.join(file), text.as_str().unwrap()).unwrap();
-        }
-    }
-    folder
-}
-
-/// Writes a token as the kubelet would get it: it belongs to the Pod, without which Envoy Gateway does not know whose it is.
-async fn token_file(ground: &Ground, token: &Value, namespace: &str, account: &str) -> PathBuf {
-    let folder = ground.folder.join("token");
-    std::fs::create_dir_all(&folder).unwrap();
-    let pod = json!({
-        "metadata": {"name": POD, "namespace": namespace},
-        "spec": {"serviceAccountName": account, "nodeName": "here", "containers": [{"name": "envoy", "image": "none"}]},
-    });
-    ground.cluster.apply(crate::api::POD, &pod).await;
-    let arguments = [
-        "create",
-        "token",
-        account,
-        "--namespace",
-        namespace,
-        "--bound-object-kind",
-        "Pod",
-        "--bound-object-name",
-        POD,
-    ];
-    let done = ground
-        .cluster
-        .kubectl(&arguments)
-        .arg("--audience")
-        .arg(token["audience"].as_str().unwrap())
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "a token: {}", String::from_utf8_lossy(&done.stderr));
-    std::fs::write(
-        folder.join(token["path"].as_str().unwrap()),
-        String::from_utf8_lossy(&done.stdout).trim(),
-    )
-    .unwrap();
-    folder
-}
-
-/// Environment and arguments of a container, as the kubelet would fill them in.
-fn container_command(container: &Value, namespace: &str) -> (BTreeMap<String, String>, Vec<String>) {
-    let empty = Vec::new();
-    let mut environment: BTreeMap<String, String> = container["env"]
-        .as_array()
-        .unwrap_or(&empty)
-        .iter()
-        .map(|each| {
-            (each["name"].as_str().unwrap().to_owned(), each["value"].as_str().unwrap_or("").to_owned())
-        })
-        .collect();
-    environment.insert("ENVOY_POD_NAMESPACE".into(), namespace.into());
-    environment.insert("ENVOY_POD_NAME".into(), POD.into());
-    let arguments = container["args"].as_array().unwrap().iter().map(|each| {
-        let text = each.as_str().unwrap().to_owned();
-        environment.iter().fold(text, |text, (name, value)| text.replace(&format!("$({name})"), value))
-    });
-    let arguments = arguments.collect();
-    (environment, arguments)
 }

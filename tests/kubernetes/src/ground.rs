@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::json;
 use warmpath_tests::{target, until};
 
-use crate::api::{CONTROLLER_TOKEN, Cluster, NAMESPACE, TOKEN};
+use crate::api::{CERTGEN_TOKEN, CONTROLLER_TOKEN, Cluster, NAMESPACE, TOKEN};
 use crate::process::Process;
 use crate::sandbox::address;
 
@@ -34,7 +34,12 @@ impl Ground {
         std::fs::write(folder.join("service-accounts.pub"), key.public_key_pem()).unwrap();
         let controller =
             "system:serviceaccount:warmpath-system:warmpath-controller,controller,system:authenticated";
-        let tokens = format!("{TOKEN},admin,admin,system:masters\n{CONTROLLER_TOKEN},{controller}\n");
+        let certgen = "system:serviceaccount:warmpath-system:warmpath-certgen,certgen,system:authenticated";
+        let tokens = [
+            format!("{TOKEN},admin,admin,system:masters\n"),
+            format!("{CONTROLLER_TOKEN},{controller}\n{CERTGEN_TOKEN},{certgen}\n"),
+        ];
+        let tokens = tokens.concat();
         std::fs::write(folder.join("tokens.csv"), tokens).unwrap();
         let etcd = Process::start(
             "etcd",
@@ -98,19 +103,24 @@ impl Ground {
         self.api_server = Some(server);
     }
 
+    /// Holds the API server still: it accepts connections, and never answers.
+    pub fn freeze_api_server(&self) {
+        self.api_server.as_ref().unwrap().signal("STOP");
+    }
+
+    /// Lets it go on, and waits until it answers.
+    pub async fn unfreeze_api_server(&self) {
+        self.api_server.as_ref().unwrap().signal("CONT");
+        until("the API server answers again", async || self.cluster.is_ready().await.then_some(())).await;
+    }
+
     /// Stops the API server, as when its node goes away.
     pub fn stop_api_server(&mut self) {
         self.api_server = None;
     }
 
     async fn define(&self) {
-        let folder = self.tools.join("crds");
-        let done = self
-            .cluster
-            .kubectl(&["apply", "--server-side", "-f", folder.to_str().unwrap()])
-            .output()
-            .expect("kubectl");
-        assert!(done.status.success(), "the definitions: {}", String::from_utf8_lossy(&done.stderr));
+        self.cluster.apply_file(&self.tools.join("crds"));
         self.cluster.apply(NAMESPACE, &json!({"metadata": {"name": "envoy-gateway-system"}})).await;
     }
 }

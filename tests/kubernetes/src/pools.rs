@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 use warmpath_tests::{Reply, Request, repository, target, until};
 
 use crate::api::{
-    BACKEND_POLICY, CLIENT_POLICY, CONTROLLER_TOKEN, Cluster, EXTENSION_POLICY, GATEWAY, GATEWAY_CLASS,
-    HTTP_ROUTE, Kind, MODEL, OLD_POOL, PATCH_POLICY, POD, POOL, ROUTED_POOL,
+    BACKEND_POLICY, CERTGEN_TOKEN, CLIENT_POLICY, CONTROLLER_TOKEN, Cluster, EXTENSION_POLICY, GATEWAY,
+    GATEWAY_CLASS, HTTP_ROUTE, Kind, MODEL, OLD_POOL, PATCH_POLICY, POD, POOL, ROUTED_POOL,
 };
+use crate::container::secret_files;
+use crate::ground::Ground;
 use crate::process::Process;
 use crate::sandbox::address;
 use crate::world::{World, at};
@@ -19,33 +21,71 @@ use crate::world::{World, at};
 /// Envoy's name of the cluster behind the first rule of the route `pooled`.
 pub const CLUSTER: &str = "httproute/default/pooled/rule/0";
 
+/// What of `manifests/install` is applied before the controller starts.
+const BEFORE_THE_CONTROLLER: [&str; 5] =
+    ["crds/routedpools.yaml", "namespace.yaml", "rbac.yaml", "rbac-envoy-gateway.yaml", "certificates.yaml"];
+
+/// Applies what comes before the controller, and makes its certificates as the Job does.
+pub fn prepare(ground: &Ground) {
+    for file in BEFORE_THE_CONTROLLER {
+        ground.cluster.apply_file(&repository().join("manifests/install").join(file));
+    }
+    let mut certgen = Command::new(target().join("debug/warmpath-controller"));
+    certgen.arg("certgen").env("KUBECONFIG", ground.cluster.kubeconfig_of(CERTGEN_TOKEN));
+    let done = certgen.output().unwrap();
+    assert!(done.status.success(), "certgen: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// What `manifests/install` adds to Envoy Gateway's configuration.
+pub fn envoy_gateway_values() -> Value {
+    let file = repository().join("manifests/install/envoy-gateway-values.yaml");
+    let values: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    values["config"]["envoyGateway"].clone()
+}
+
+/// Where the controller listens, and where a second replica of it does.
+pub const FIRST: &str = address::EXTENSION[0];
+pub const SECOND_REPLICA: &str = address::EXTENSION[1];
+
 /// A running controller.
 pub struct Controller {
     process: Process,
 }
 
 impl Controller {
-    /// Starts one with this name, and waits until it answers Envoy Gateway.
-    pub async fn start(world: &World, replica: &str) -> Controller {
-        let ground = &world.ground;
-        let module = ground.folder.join("controller.wasm");
-        std::fs::write(&module, &world.module).unwrap();
-        // The module's own defaults: it lets Envoy choose while it knows no pods.
-        let configuration = ground.folder.join("plugin.json");
-        std::fs::write(&configuration, "{}").unwrap();
+    /// Starts one with this name and these flags more, and waits until it answers Envoy Gateway.
+    pub async fn start(ground: &Ground, module: &[u8], replica: &str, more: &[&str]) -> Controller {
+        Controller::start_at(FIRST, ground, module, replica, more).await
+    }
+
+    /// The same at another address.
+    pub async fn start_at(
+        at: &'static str,
+        ground: &Ground,
+        module: &[u8],
+        replica: &str,
+        more: &[&str],
+    ) -> Controller {
+        let file = ground.folder.join("controller.wasm");
+        std::fs::write(&file, module).unwrap();
+        let tls =
+            secret_files(&ground.cluster, &ground.folder, "warmpath-system", "warmpath-controller-tls").await;
         let mut command = Command::new(target().join("debug/warmpath-controller"));
         command
             .arg("serve")
-            .arg(format!("--module={}", module.display()))
-            .arg(format!("--plugin-config={}", configuration.display()))
-            .arg(format!("--listen={}:9443", address::EXTENSION))
-            .arg(format!("--pages={}:8088", address::EXTENSION))
+            .arg(format!("--tls-cert={}", tls.join("tls.crt").display()))
+            .arg(format!("--tls-key={}", tls.join("tls.key").display()))
+            .arg(format!("--client-ca={}", tls.join("ca.crt").display()))
+            .arg(format!("--module={}", file.display()))
+            .arg(format!("--listen={at}:9443"))
+            .arg(format!("--pages={at}:8088"))
             .arg(format!("--replica={replica}"))
+            .args(more)
             .env("KUBECONFIG", ground.cluster.kubeconfig_of(CONTROLLER_TOKEN));
         let mut process = Process::start("warmpath-controller", &ground.logs(), &mut command);
         until("the controller's caches are full", async || {
             process.lives();
-            (page("/readyz").await?.status == StatusCode::OK).then_some(())
+            (page(at, "/readyz").await?.status == StatusCode::OK).then_some(())
         })
         .await;
         Controller { process }
@@ -53,22 +93,38 @@ impl Controller {
 
     /// Ends it as when its node goes away.
     pub fn kill(self) {
-        let id = self.process.id().to_string();
-        let _ = Command::new("kill").args(["-s", "KILL", &id]).status();
+        self.process.signal("KILL");
         self.process.end();
+    }
+
+    /// Holds it still: its connections stay, and nothing is answered.
+    pub fn freeze(&self) {
+        self.process.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        self.process.signal("CONT");
+    }
+
+    /// Its resident memory, bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 }
 
 /// A page of the controller, nothing while it cannot be reached.
-async fn page(path: &str) -> Option<Reply> {
-    let to = format!("{}:8088", address::EXTENSION).parse().unwrap();
+async fn page(at: &str, path: &str) -> Option<Reply> {
+    let to = format!("{at}:8088").parse().unwrap();
     tokio::net::TcpStream::connect(to).await.ok()?;
     Request::get(path).try_open(to).await.ok()?.finish().await.ok()
 }
 
 /// The sum of a counter of the controller over its labels.
-pub async fn count(name: &str) -> f64 {
-    let text = page("/metrics").await.expect("the controller's metrics").text();
+pub async fn count(at: &str, name: &str) -> f64 {
+    let text = page(at, "/metrics").await.expect("the controller's metrics").text();
     let of_name = |line: &&str| line.starts_with(&format!("warmpath_controller_{name}"));
     text.lines().filter(of_name).map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
@@ -77,6 +133,11 @@ pub async fn count(name: &str) -> f64 {
 pub async fn reset(world: &mut World) {
     world.end_pods().await;
     world.start_pods(&[11, 12, 13]).await;
+    if world.was_spoilt()
+        && let Some(controller) = world.controller.take()
+    {
+        controller.kill();
+    }
     let first = world.controller.is_none();
     if first {
         install(world).await;
@@ -121,24 +182,13 @@ async fn install(world: &mut World) {
     if let Some(envoy) = world.envoy.take() {
         envoy.end();
     }
-    let install = repository().join("manifests/install");
     for version in ["v1", "v1alpha2"] {
-        apply(world, &world.ground.tools.join("crds-inference").join(version));
+        world.cluster().apply_file(&world.ground.tools.join("crds-inference").join(version));
     }
-    for file in ["crds/routedpools.yaml", "namespace.yaml", "rbac.yaml", "rbac-envoy-gateway.yaml"] {
-        apply(world, &install.join(file));
-    }
-    world.controller = Some(Controller::start(world, "replica-a").await);
-    let values = std::fs::read_to_string(install.join("envoy-gateway-values.yaml")).unwrap();
-    let values: Value = serde_saphyr::from_str(&values).unwrap();
-    world.start_gateway(values["config"]["envoyGateway"].clone()).await;
+    prepare(&world.ground);
+    world.controller = Some(Controller::start(&world.ground, &world.module, "replica-a", &[]).await);
+    world.start_gateway(envoy_gateway_values()).await;
     world.restore().await;
-}
-
-fn apply(world: &World, path: &std::path::Path) {
-    let done =
-        world.cluster().kubectl(&["apply", "--server-side", "-f", path.to_str().unwrap()]).output().unwrap();
-    assert!(done.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&done.stderr));
 }
 
 /// A pool that selects `app: APP`; `more` is added to its spec.
@@ -183,6 +233,30 @@ pub async fn pod(cluster: &Cluster, number: u8, app: &str, ready: &str) {
         "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": ready}],
     });
     cluster.patch_status(POD, "default", &name, status).await;
+}
+
+/// Where a pod is that is an object alone.
+pub fn distant_address(number: u32) -> String {
+    format!("10.245.{}.{}", number / 250, number % 250 + 1)
+}
+
+/// The object of a ready pod that no process serves.
+pub async fn distant_pod(cluster: &Cluster, number: u32) {
+    let object = json!({
+        "metadata": {"name": format!("distant-{number}"), "namespace": "default", "labels": {"app": "vllm", "role": "distant"}},
+        "spec": {"nodeName": "node-1", "containers": [{"name": "vllm", "image": "none"}]},
+    });
+    cluster.apply(POD, &object).await;
+    distant_pod_is_ready(cluster, number, "True").await;
+}
+
+/// Writes its status.
+pub async fn distant_pod_is_ready(cluster: &Cluster, number: u32, ready: &str) {
+    let ip = distant_address(number);
+    let status = json!({
+        "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": ready}],
+    });
+    cluster.patch_status(POD, "default", &format!("distant-{number}"), status).await;
 }
 
 /// Takes a pod's object away at once.

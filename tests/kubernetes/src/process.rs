@@ -31,6 +31,11 @@ impl Process {
         self.child.id()
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        let _ = Command::new("kill").args(["-s", name, &self.id().to_string()]).status();
+    }
+
     /// Panics if it has ended, with its last words.
     pub fn lives(&mut self) {
         if let Some(status) = self.child.try_wait().unwrap() {

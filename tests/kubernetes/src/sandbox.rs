@@ -14,14 +14,22 @@ pub mod address {
     pub const API: &str = "10.244.0.1";
     /// Envoy's listeners.
     pub const ENVOY: &str = "10.244.0.3";
-    /// The extension server of Envoy Gateway.
-    pub const EXTENSION: &str = "10.244.0.4";
+    /// The extension server of Envoy Gateway, and its second replica.
+    pub const EXTENSION: [&str; 2] = ["10.244.0.4", "10.244.0.6"];
     /// The server that the module is downloaded from.
     pub const MODULES: &str = "10.244.0.5";
     /// This end of the link to Envoy Gateway's own network namespace, and the other.
     pub const LINK: (&str, &str) = ("10.244.1.1", "10.244.1.2");
     /// How many pods a case may have: 10.244.0.11 and on, fd00::11 and on.
     pub const PODS: u8 = 220;
+
+    /// The node where pods run that are processes of their own: the bridge that they are plugged into.
+    pub const NODE: &str = "10.244.2.1";
+
+    /// The address of the pod that is started as this one, from 1.
+    pub fn of_running_pod(number: u8) -> String {
+        format!("10.244.2.{}", number + 1)
+    }
 
     /// The address of the pod with this number, from 11.
     pub fn pod(number: u8) -> String {
@@ -75,7 +83,8 @@ fn is_root() -> bool {
 /// Gives the loopback device the cluster's addresses, and names to those who ask by name.
 fn prepare() {
     let mut batch = String::from("link set lo up\n");
-    let fixed = [address::API, address::ENVOY, address::EXTENSION, address::MODULES].map(str::to_owned);
+    let [first, second] = address::EXTENSION;
+    let fixed = [address::API, address::ENVOY, first, second, address::MODULES].map(str::to_owned);
     for each in fixed.into_iter().chain((11..address::PODS).map(address::pod)) {
         batch += &format!("addr add {each}/32 dev lo\n");
     }
@@ -95,7 +104,8 @@ fn prepare() {
         // Envoy asks with a dot at the end for its configuration, and without one for the module.
         format!("{gateway} envoy-gateway {service} {service}.cluster.local {service}.cluster.local."),
         format!("{} modules.test", address::MODULES),
-        format!("{} warmpath-controller.warmpath-system.svc.cluster.local", address::EXTENSION),
+        format!("{first} warmpath-controller.warmpath-system.svc.cluster.local"),
+        format!("{second} warmpath-controller.warmpath-system.svc.cluster.local"),
     ];
     for (name, text) in [
         ("hosts", names.join("\n") + "\n"),

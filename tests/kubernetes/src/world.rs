@@ -59,10 +59,7 @@ pub struct World {
 impl World {
     /// Starts all of it but Envoy, which each case begins with.
     pub async fn start(tools: &Path, module: Option<&Path>) -> World {
-        let module = module.map_or_else(|| target().join("warmpath.wasm"), PathBuf::from);
-        let module = std::fs::read(&module)
-            .unwrap_or_else(|error| panic!("{}: {error}; scripts/build makes it", module.display()))
-            .into();
+        let module = self::module(module);
         let ground = Ground::start(tools).await;
         let modules = ModuleServer::start().await;
         let gateway = EnvoyGateway::start(&ground, &configuration(json!({}))).await;
@@ -93,6 +90,11 @@ impl World {
         self.spoilt = true;
     }
 
+    /// Whether a case has said so since it was last asked.
+    pub fn was_spoilt(&mut self) -> bool {
+        std::mem::take(&mut self.spoilt)
+    }
+
     /// Back to the beginning: three new pods behind the Service `vllm`, the two routes, Warmpath attached to one of them.
     pub async fn reset(&mut self) {
         self.end_pods().await;
@@ -117,20 +119,6 @@ impl World {
         }
         self.envoy().knows(POOL, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
         self.is_routed().await;
-        self.is_seen().await;
-    }
-
-    /// Waits until Warmpath has read the load of every pod that lives, as it is now: the first page of a new process at an
-    /// address counts when a second one tells the same.
-    pub async fn is_seen(&self) {
-        for pod in self.pods.values() {
-            pod.scraped(3).await;
-        }
-        let pods = self.pods.len() as f64;
-        until("every pod is ready to Warmpath", async || {
-            (self.envoy().metric("warmpath_ready_pods").await == Some(pods)).then_some(())
-        })
-        .await;
     }
 
     /// Takes away what a case has left, and writes what every case begins with.
@@ -275,6 +263,13 @@ impl World {
     pub fn counts(&self) -> BTreeMap<u8, usize> {
         self.pods.iter().map(|(&number, pod)| (number, pod.received().len())).collect()
     }
+}
+
+/// The module under test: that of the file, else the one that was built last.
+pub fn module(file: Option<&Path>) -> Bytes {
+    let file = file.map_or_else(|| target().join("warmpath.wasm"), PathBuf::from);
+    let bytes = std::fs::read(&file);
+    bytes.unwrap_or_else(|error| panic!("{}: {error}; scripts/build makes it", file.display())).into()
 }
 
 /// Pods that are ready.

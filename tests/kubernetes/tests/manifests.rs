@@ -54,7 +54,7 @@ fn the_patches_come_first() {
 #[test]
 fn every_flag_reaches_the_policies() {
     let image = "--module-image=registry.example.com/warmpath:0.2";
-    let cases: [(&[&str], &[&str], &str); 22] = [
+    let cases: [(&[&str], &[&str], &str); 18] = [
         (&["--gateway"], &["--gateway=front"], "kind: Gateway, name: front }"),
         (&["--gateway"], &["--gateway=front"], "name: default/front/llm-gw\n"),
         (&["--listener"], &["--listener=web"], "name: default/qwen-inference-gateway/web\n"),
@@ -73,10 +73,6 @@ fn every_flag_reaches_the_policies() {
         (&[], &["--request-timeout=1h"], "requestTimeout: 1h"),
         (&[], &["--drain-time=5m"], "drainTimeout: 5m"),
         (&[], &["--merged-class=shared"], "kind: GatewayClass, name: shared }"),
-        (&[], &["--collector=singleton"], r#""root_id": "collector""#),
-        (&[], &["--collector=singleton"], "mountPath: /warmpath"),
-        (&[], &["--collector=singleton", "--answer-filter"], "name: httproute/default/qwen-backend/rule/0\n"),
-        (&[], &["--collector=singleton", "--answer-filter"], r#""root_id": "answer""#),
     ];
     let plain = manifests(&REFERENCE).out;
     for (without, more, line) in cases {
@@ -102,7 +98,7 @@ fn an_envoy_gateway_that_cannot_merge_gets_no_field_that_it_does_not_know() {
 
 #[test]
 fn a_wrong_flag_is_named_with_its_remedy() {
-    let cases: [(&[&str], &[&str], &str, &str); 20] = [
+    let cases: [(&[&str], &[&str], &str, &str); 17] = [
         (&["--gateway"], &["--gateway=Front"], "--gateway", "small letters"),
         (&["--gateway"], &[], "--gateway", "required"),
         (&["--route"], &[], "--route", "--selector"),
@@ -120,14 +116,6 @@ fn a_wrong_flag_is_named_with_its_remedy() {
         (&[], &["--envoy-gateway=1.5"], "--envoy-gateway", "1.6 to 1.10"),
         (&[], &["--drain-time=5"], "--drain-time", "15m"),
         (&[], &["--strategy=FASTEST"], "--strategy", "PREFIX_CACHE"),
-        (&[], &["--collector=nobody"], "--collector", "singleton"),
-        (&[], &["--answer-filter"], "--answer-filter", "--collector singleton"),
-        (
-            &["--route"],
-            &["--selector=a=b", "--collector=singleton", "--answer-filter"],
-            "--answer-filter",
-            "--route",
-        ),
     ];
     for (without, more, named, remedy) in cases {
         let said = reference(without, more);
@@ -144,4 +132,16 @@ fn without_kubectl_it_says_how_to_go_on() {
     assert_eq!(said.code, 1);
     assert!(said.err.contains("no-such-kubectl") && said.err.contains("--offline"), "{}", said.err);
     assert!(said.out.is_empty());
+}
+
+#[test]
+fn the_controllers_install_gives_metrics_the_labels_that_a_plain_envoy_has() {
+    let tags = |file: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(repository().join(file)).unwrap();
+        let lines = text.lines().map(str::trim).filter(|line| line.starts_with("- { tag_name:"));
+        lines.filter(|line| line.contains("warmpath_")).map(str::to_owned).collect()
+    };
+    let plain = tags("envoy/envoy.yaml");
+    assert!(!plain.is_empty());
+    assert_eq!(tags("manifests/install/envoy-gateway-values.yaml"), plain);
 }

@@ -1,7 +1,7 @@
 //! Failures that users of vLLM and of gateways have reported, with the inputs of `tests/fixtures/cases`.
 //!
-//! Cases that are tested elsewhere: B06, B07, B09 and half a surrogate pair of B31 in `bodies`, B17, B32 and B33 in `answer`,
-//! killed pods of B31 in `faults_under_load`.
+//! Cases that are tested elsewhere: B06, B07, B09 and half a surrogate pair of B31 in `bodies`, B11 in `refusals`, B17, B32 and
+//! B33 in `answer`, killed pods of B31 in `faults_under_load`.
 
 use std::time::Duration;
 

@@ -237,6 +237,71 @@ async fn the_access_log_says_why_and_how_much_was_matched() {
     assert_eq!((third["reason"].as_str(), third["matched"].as_str()), (Some("load"), None));
 }
 
+#[tokio::test]
+async fn a_receipt_in_the_headers_tells_which_pod_and_why() {
+    let mut pods = streaming_pods(2).await;
+    let envoy = Envoy::of(&pods).switch("--receipt").start().await;
+    envoy.sees(&pods).await;
+    let prompt = "a prompt of some length ".repeat(100);
+    let first = Request::streamed_chat(&prompt).send(envoy.routed).await;
+    assert_eq!(
+        (first.header("x-warmpath-pod"), first.header("x-warmpath-reason")),
+        (Some(first.pod()), Some("load"))
+    );
+    let second = Request::streamed_chat(&prompt).send(envoy.routed).await;
+    assert_eq!((second.header("x-warmpath-reason"), second.pod()), (Some("prefix"), first.pod()));
+    let (part, whole) = second.header("x-warmpath-matched").unwrap().split_once('/').unwrap();
+    assert!(part.parse::<u32>().unwrap() * 2 > whole.parse::<u32>().unwrap());
+    // The pod dies, and the other one answers: what was chosen and what answered differ.
+    let home = pods.iter().position(|pod| pod.address() == first.pod()).unwrap();
+    let dies = pods[home].address();
+    pods[home].answer_next(Answer::Reset);
+    let third = Request::streamed_chat(&prompt).header("x-request-id", "third").send(envoy.routed).await;
+    assert_eq!(third.header("x-warmpath-chosen"), Some(&*dies));
+    assert_eq!(third.header("x-warmpath-pod"), Some(pods[1 - home].address().as_str()));
+    assert_eq!(envoy.access("third").await["chosen"], dies.as_str());
+    envoy.logs(&[&dies, "is left alone: it refused a request"]).await;
+    pods[home].kill().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_errs_has_one_line_when_it_begins_and_one_when_it_is_back() {
+    let pods = TestPod::several(2).await;
+    let envoy = Envoy::ready(&pods).await;
+    let sick = pods[0].address();
+    pods[0].answer_all(|| Answer::Whole(500, Vec::new(), "".into()));
+    until("the line", async || {
+        Request::get("/v1/models").send(envoy.routed).await;
+        envoy.log().contains("is left alone: it answered several requests in a row").then_some(())
+    })
+    .await;
+    pods[0].answer_all(|| Answer::Completion);
+    until("the pod was back", async || {
+        Request::get("/v1/models").send(envoy.routed).await;
+        envoy.log().contains("serves again").then_some(())
+    })
+    .await;
+    let log = envoy.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("warmpath: pod ")).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.iter().all(|line| line.contains(&sick) && line.contains("[warning]")), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_leaves_the_pod_of_its_prompt_has_a_line_with_the_reason() {
+    let mut pods = streaming_pods(2).await;
+    let envoy = Envoy::of(&pods).log_level("info").start().await;
+    envoy.sees(&pods).await;
+    let prompt = "a prompt of some length ".repeat(100);
+    let home = Request::streamed_chat(&prompt).send(envoy.routed).await.pod().to_owned();
+    pods.iter_mut().find(|pod| pod.address() == home).unwrap().kill().await;
+    envoy.logs(&[&home, "cannot be scraped"]).await;
+    Request::streamed_chat(&prompt).header("x-request-id", "moved").send(envoy.routed).await;
+    let line = envoy.logs(&["\"moved\" goes to ", "prompt tokens: "]).await;
+    assert!(line.contains(&format!("and not to {home}, which holds")), "{line}");
+    assert!(line.ends_with("that pod is left alone"), "{line}");
+}
+
 /// Whether Prometheus' own linter is there (Debian's package `prometheus` has it); and what it says of a page.
 fn promtool(page: &str) -> Option<String> {
     let mut child = Command::new("promtool")

@@ -8,14 +8,12 @@ use crate::plan::{ClusterName, PoolKey, World};
 use crate::xds;
 use crate::xds::listener::Module;
 
-/// Answers from the world. `module` reads the answers of each attempt, where it is given; `test_header`: clients choose pods by the
-/// header of the conformance tests.
+/// Answers from the world. `module` reads the answers of each attempt, where it is given.
 pub fn answer(
     request: &ClusterRequest,
     world: &World,
     memory: &Memory,
     module: Option<&Module>,
-    test_header: bool,
 ) -> Result<Vec<u8>, HookError> {
     let name = xds::cluster::name(&request.cluster)?;
     let Some(cluster) = ClusterName::parse(&name) else { return Ok(request.cluster.clone()) };
@@ -29,5 +27,5 @@ pub fn answer(
     }
     memory.asked_about(Hook::Cluster, pools.iter().copied());
     let h2c = pools.iter().any(|pool| world.pools.get(*pool).is_some_and(|state| state.h2c));
-    Ok(xds::cluster::attach(&request.cluster, h2c, module, test_header)?)
+    Ok(xds::cluster::attach(&request.cluster, h2c, module)?)
 }

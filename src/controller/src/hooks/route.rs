@@ -35,12 +35,13 @@ pub fn read(request: &RouteRequest) -> Result<Question, HookError> {
     })
 }
 
-/// Answers it from the world.
+/// Answers it from the world. `name_pods`: answers to clients name the pod that served them.
 pub fn answer(
     request: &RouteRequest,
     question: &Question,
     world: &World,
     memory: &Memory,
+    name_pods: bool,
 ) -> Result<Vec<u8>, HookError> {
     let route = &question.route;
     let Some(rule) = ClusterName::of_route(&route.name).filter(|_| route.sends && !question.pools.is_empty())
@@ -57,6 +58,7 @@ pub fn answer(
         metadata: &world.route_metadata(&rule, &binding),
         max_body: world.max_body(&binding),
         clusters: &world.weighted_clusters(&rule, &binding),
+        name_pods,
     };
     let edited = xds::route::attach(&request.route, attachment)?;
     let revisions = question.policies.iter().filter_map(view::identity).collect();

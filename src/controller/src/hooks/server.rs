@@ -40,8 +40,8 @@ pub const MESSAGE_LIMIT: usize = 64 << 20;
 pub struct Features {
     /// The module reads the answers of each attempt, in the clusters of pools.
     pub answer_filter: bool,
-    /// Clients choose pods by the header of the conformance tests.
-    pub test_header: bool,
+    /// Answers name the pod that served them, for the conformance tests.
+    pub name_pods: bool,
 }
 
 /// The extension server.
@@ -131,8 +131,10 @@ impl EnvoyGatewayExtension for Hooks {
     async fn route(&self, request: Request<RouteRequest>) -> Result<Response<messages::Response>, Status> {
         let request = request.into_inner();
         let question = route::read(&request).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let answer =
-            self.call(Hook::Route, |world| route::answer(&request, &question, world, &self.memory)).await;
+        let name_pods = self.features.name_pods;
+        let answer = self
+            .call(Hook::Route, |world| route::answer(&request, &question, world, &self.memory, name_pods))
+            .await;
         if answer.is_err() {
             self.memory.owe(question.pools.into_iter().map(|(pool, _)| pool));
         }
@@ -159,10 +161,8 @@ impl EnvoyGatewayExtension for Hooks {
     ) -> Result<Response<messages::Response>, Status> {
         let request = request.into_inner();
         let module = self.features.answer_filter.then_some(self.module.as_ref());
-        let test_header = self.features.test_header;
-        let answer = self
-            .call(Hook::Cluster, |world| cluster::answer(&request, world, &self.memory, module, test_header))
-            .await;
+        let answer =
+            self.call(Hook::Cluster, |world| cluster::answer(&request, world, &self.memory, module)).await;
         if answer.is_err() {
             let name = xds::cluster::name(&request.cluster).unwrap_or_default();
             self.memory.owe_cluster(&name, &self.world.borrow());

@@ -203,36 +203,62 @@ async fn bytes_that_are_no_message_are_refused() {
     assert_eq!(status.code(), Code::InvalidArgument);
 }
 
-/// With the certificates that `certgen` makes: Envoy Gateway is answered, and nobody else.
+/// With the certificates that `certgen` makes: Envoy Gateway is answered, and nobody else. It names the server with its port.
 #[tokio::test]
 async fn only_a_client_with_envoy_gateways_certificate_is_answered() {
-    use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
+    use openssl::pkey::PKey;
+    use openssl::ssl::{Ssl, SslContext, SslMethod, SslVerifyMode};
+    use openssl::x509::X509;
     let name = "warmpath-controller.warmpath-system.svc.cluster.local";
     let made = crate::certgen::certificates(vec![name.into()]).unwrap();
     let stranger = crate::certgen::certificates(vec![name.into()]).unwrap();
-    let identity = |(certificate, key): &(String, String)| Identity::from_pem(certificate, key);
-    let authority = Certificate::from_pem(&made.authority);
-    let tls = ServerTlsConfig::new().identity(identity(&made.controller)).client_ca_root(authority.clone());
-
+    let folder = tempfile::tempdir().unwrap();
+    let file = |file: &str, text: &str| {
+        let path = folder.path().join(file);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let files = crate::tls::Files {
+        certificate: file("tls.crt", &made.controller.0),
+        key: file("tls.key", &made.controller.1),
+        client_authority: Some(file("ca.crt", &made.authority)),
+    };
     let (_sender, receiver) = watch::channel(world_of(&testing::facts()));
     let module = Arc::new(Module::new(b"\0asm".to_vec(), "{}"));
     let hooks =
         Hooks::new(receiver, Arc::default(), module, Features::default(), Arc::new(Metrics::default()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let incoming = tonic::transport::server::TcpIncoming::from(listener);
-    let mut server = Server::builder().tls_config(tls).unwrap();
-    tokio::spawn(server.add_service(hooks.service()).serve_with_incoming(incoming));
+    let server = Server::builder().add_service(hooks.service());
+    tokio::spawn(server.serve_with_incoming(crate::tls::incoming(listener, files)));
 
-    let ask = async |client: ClientTlsConfig| {
-        let endpoint = Channel::from_shared(format!("https://{address}")).unwrap();
-        let channel =
-            endpoint.tls_config(client.domain_name(name).ca_certificate(authority.clone())).unwrap();
-        let channel = channel.connect().await.map_err(|error| error.to_string())?;
+    let ask = async |identity: Option<&(String, String)>| {
+        let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
+        context.cert_store_mut().add_cert(X509::from_pem(made.authority.as_bytes()).unwrap()).unwrap();
+        context.set_verify(SslVerifyMode::PEER);
+        context.set_alpn_protos(b"\x02h2").unwrap();
+        if let Some((certificate, key)) = identity {
+            context.set_certificate(&X509::from_pem(certificate.as_bytes()).unwrap()).unwrap();
+            context.set_private_key(&PKey::private_key_from_pem(key.as_bytes()).unwrap()).unwrap();
+        }
+        let mut ssl = Ssl::new(&context.build()).unwrap();
+        ssl.param_mut().set_host(name).unwrap();
+        ssl.set_hostname(&format!("{name}:9443")).unwrap();
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut stream = tokio_openssl::SslStream::new(ssl, socket).unwrap();
+        std::pin::Pin::new(&mut stream).connect().await.map_err(|error| error.to_string())?;
+        let mut stream = Some(hyper_util::rt::TokioIo::new(stream));
+        let connector = tower::service_fn(move |_| {
+            std::future::ready(stream.take().ok_or_else(|| std::io::Error::other("connected once")))
+        });
+        let endpoint = Channel::from_static("http://controller");
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| error.to_string())?;
         let mut client = EnvoyGatewayExtensionClient::new(channel);
         client.endpoints(endpoints_request("other")).await.map_err(|status| status.to_string())
     };
-    ask(ClientTlsConfig::new().identity(identity(&made.envoy_gateway))).await.unwrap();
-    ask(ClientTlsConfig::new()).await.unwrap_err();
-    ask(ClientTlsConfig::new().identity(identity(&stranger.envoy_gateway))).await.unwrap_err();
+    ask(Some(&made.envoy_gateway)).await.unwrap();
+    ask(None).await.unwrap_err();
+    ask(Some(&stranger.envoy_gateway)).await.unwrap_err();
+    // Of the same authority, but no client's.
+    ask(Some(&made.controller)).await.unwrap_err();
 }

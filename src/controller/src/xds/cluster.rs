@@ -31,23 +31,18 @@ pub fn name(cluster: &[u8]) -> Result<String, WireError> {
 
 /// The cluster with `override_host` before the policy that it has, so that a request without the header, or one that names
 /// nobody of this cluster, goes by the user's policy. `h2c`: the pods speak HTTP/2 without TLS. `answer`: the module that reads
-/// the answers of each attempt, in the cluster's own filter chain. `test_header`: the header of the conformance tests counts first.
+/// the answers of each attempt, in the cluster's own filter chain.
 ///
 /// # Errors
 /// Where the bytes are no cluster.
-pub fn attach(
-    cluster: &[u8],
-    h2c: bool,
-    answer: Option<&Module>,
-    test_header: bool,
-) -> Result<Vec<u8>, WireError> {
+pub fn attach(cluster: &[u8], h2c: bool, answer: Option<&Module>) -> Result<Vec<u8>, WireError> {
     let mut cluster = Message::parse(cluster)?;
     let behind = cluster
         .message(LOAD_BALANCING_POLICY)?
         .map(std::borrow::Cow::into_owned)
         .unwrap_or_else(least_request);
     if !names_our_header(&behind)? {
-        cluster.set_bytes(LOAD_BALANCING_POLICY, override_host(&behind, test_header));
+        cluster.set_bytes(LOAD_BALANCING_POLICY, override_host(&behind));
     }
     cluster.edit(CIRCUIT_BREAKERS, make_room)?;
     if h2c || answer.is_some() {
@@ -74,16 +69,11 @@ fn policy(name: &str, message_name: &str, message: &[u8]) -> Vec<u8> {
 
 const OVERRIDE_HOST: &str = "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost";
 
-/// The header by which the conformance tests of the Gateway API Inference Extension choose pods.
-const TEST_HEADER: &str = "test-epp-endpoint-selection";
-
-fn override_host(behind: &[u8], test_header: bool) -> Vec<u8> {
+fn override_host(behind: &[u8]) -> Vec<u8> {
+    let mut source = Message::new();
+    source.set_bytes(1, DESTINATION_HEADER.as_bytes());
     let mut config = Message::new();
-    for header in test_header.then_some(TEST_HEADER).into_iter().chain([DESTINATION_HEADER]) {
-        let mut source = Message::new();
-        source.set_bytes(1, header.as_bytes());
-        config.push(1, source.encode());
-    }
+    config.push(1, source.encode());
     config.set_bytes(3, behind.to_vec());
     policy("envoy.load_balancing_policies.override_host", OVERRIDE_HOST, &config.encode())
 }
@@ -196,28 +186,19 @@ mod tests {
 
     #[test]
     fn the_users_policy_stands_behind_ours() {
-        let bytes = attach(&cluster(), false, None, false).unwrap();
+        let bytes = attach(&cluster(), false, None).unwrap();
         let edited = Message::parse(&bytes).unwrap();
         assert_eq!(edited.varint(3333), Ok(5));
         assert!(!edited.has(TYPED_EXTENSION_PROTOCOL_OPTIONS));
         let ours = edited.message(LOAD_BALANCING_POLICY).unwrap().unwrap();
-        assert_eq!(ours.as_ref(), override_host(&policy("of.the.user", "example.Policy", &[8, 1]), false));
+        assert_eq!(ours.as_ref(), override_host(&policy("of.the.user", "example.Policy", &[8, 1])));
         assert!(names_our_header(&ours).unwrap());
-        assert_eq!(attach(&bytes, false, None, false).unwrap(), bytes);
-    }
-
-    #[test]
-    fn the_conformance_tests_header_counts_first() {
-        let bytes = attach(&cluster(), false, None, true).unwrap();
-        let at = |text: &str| bytes.windows(text.len()).position(|w| w == text.as_bytes());
-        assert!(at(TEST_HEADER).unwrap() < at(DESTINATION_HEADER).unwrap());
-        let without = attach(&cluster(), false, None, false).unwrap();
-        assert!(!without.windows(TEST_HEADER.len()).any(|w| w == TEST_HEADER.as_bytes()));
+        assert_eq!(attach(&bytes, false, None).unwrap(), bytes);
     }
 
     #[test]
     fn bounds_that_the_user_set_stay() {
-        let bytes = attach(&cluster(), false, None, false).unwrap();
+        let bytes = attach(&cluster(), false, None).unwrap();
         let breakers =
             Message::parse(&bytes).unwrap().message(CIRCUIT_BREAKERS).unwrap().unwrap().into_owned();
         let breakers = Message::parse(&breakers).unwrap();
@@ -228,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_pool_of_http2_is_spoken_to_so() {
-        let bytes = attach(&cluster(), true, None, false).unwrap();
+        let bytes = attach(&cluster(), true, None).unwrap();
         let any = Message::parse(&bytes)
             .unwrap()
             .map_value(TYPED_EXTENSION_PROTOCOL_OPTIONS, HTTP_OPTIONS)
@@ -243,8 +224,8 @@ mod tests {
     #[test]
     fn the_answer_filter_stands_first_and_the_codec_last() {
         let module = Module::new(vec![0, b'a', b's', b'm'], "{}");
-        let once = attach(&cluster(), false, Some(&module), false).unwrap();
-        assert_eq!(attach(&once, false, Some(&module), false).unwrap(), once);
+        let once = attach(&cluster(), false, Some(&module)).unwrap();
+        assert_eq!(attach(&once, false, Some(&module)).unwrap(), once);
         let any = Message::parse(&once)
             .unwrap()
             .map_value(TYPED_EXTENSION_PROTOCOL_OPTIONS, HTTP_OPTIONS)

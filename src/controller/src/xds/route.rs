@@ -9,6 +9,7 @@ use super::{FILTER, build};
 const ACTION: u32 = 2;
 const METADATA: u32 = 4;
 const TYPED_PER_FILTER_CONFIG: u32 = 13;
+const RESPONSE_HEADERS_TO_ADD: u32 = 10;
 const NAME: u32 = 14;
 const REQUEST_BODY_BUFFER_LIMIT: u32 = 20;
 // envoy.config.route.v3.RouteAction
@@ -53,6 +54,8 @@ pub struct Attachment<'a> {
     /// Clusters of pools with their weights. A weighted list of Envoy Gateway's leaves them out, since to its knowledge they
     /// have no endpoints; the pools' share would be lost.
     pub clusters: &'a [(String, u32)],
+    /// Whether answers name the pod that served them, as the conformance tests ask.
+    pub name_pods: bool,
 }
 
 /// The route with the filter enabled. A retry policy, a timeout or a limit that the user set stays.
@@ -60,7 +63,7 @@ pub struct Attachment<'a> {
 /// # Errors
 /// Where the bytes are no route.
 pub fn attach(route: &[u8], attachment: Attachment<'_>) -> Result<Vec<u8>, WireError> {
-    let Attachment { metadata, max_body, clusters } = attachment;
+    let Attachment { metadata, max_body, clusters, name_pods } = attachment;
     let mut route = Message::parse(route)?;
     if !route.has(ACTION) {
         return Ok(route.encode());
@@ -81,6 +84,12 @@ pub fn attach(route: &[u8], attachment: Attachment<'_>) -> Result<Vec<u8>, WireE
     if !route.has(REQUEST_BODY_BUFFER_LIMIT) {
         route.set_bytes(REQUEST_BODY_BUFFER_LIMIT, build::wrapped(max_body));
     }
+    if name_pods {
+        let header = served_by();
+        if !route.all(RESPONSE_HEADERS_TO_ADD).any(|there| there.is_ok_and(|there| there == header)) {
+            route.push(RESPONSE_HEADERS_TO_ADD, header);
+        }
+    }
     // The configuration is an empty Any: the filter is enabled with what stands in the listener.
     let mut enabled = Message::new();
     enabled.set_bytes(1, Vec::new());
@@ -90,6 +99,16 @@ pub fn attach(route: &[u8], attachment: Attachment<'_>) -> Result<Vec<u8>, WireE
         all.set_map_value(FILTER_METADATA, FILTER, build::structure(metadata)).map(|_| ())
     })?;
     Ok(route.encode())
+}
+
+/// `envoy.config.core.v3.HeaderValueOption`: the address of the pod that gave the answer.
+fn served_by() -> Vec<u8> {
+    let mut header = Message::new();
+    header.set_bytes(1, &b"x-conformance-test-served-endpoint"[..]);
+    header.set_bytes(2, &b"%UPSTREAM_REMOTE_ADDRESS%"[..]);
+    let mut option = Message::new();
+    option.set_bytes(1, header.encode());
+    option.encode()
 }
 
 /// Adds the clusters that a weighted list lacks.
@@ -111,10 +130,15 @@ fn retry_policy() -> Vec<u8> {
     let mut back_off = Message::new();
     back_off.set_bytes(1, build::duration(25)).set_bytes(2, build::duration(100));
     let mut policy = Message::new();
-    policy.set_bytes(1, &b"connect-failure,refused-stream,reset,retriable-status-codes"[..]);
+    // The answer filter sets the header when another pod may serve what this one refuses.
+    let mut header = Message::new();
+    header.set_bytes(1, &b"x-warmpath-ask-another"[..]).set_varint(7, 1); // present_match
+    policy
+        .set_bytes(1, &b"connect-failure,refused-stream,reset,retriable-status-codes,retriable-headers"[..]);
     policy.set_bytes(2, build::wrapped(2));
     policy.set_bytes(7, vec![0xf7, 0x03]); // retriable_status_codes, packed: 503
     policy.set_bytes(8, back_off.encode());
+    policy.push(9, header.encode());
     policy.encode()
 }
 
@@ -127,7 +151,7 @@ mod tests {
     const CLUSTER: u32 = 1;
 
     fn attached(route: &[u8], max_body: u64, clusters: &[(String, u32)]) -> Result<Vec<u8>, WireError> {
-        attach(route, Attachment { metadata: &metadata(), max_body, clusters })
+        attach(route, Attachment { metadata: &metadata(), max_body, clusters, name_pods: false })
     }
 
     fn metadata() -> Map<String, Json> {
@@ -203,6 +227,16 @@ mod tests {
         assert_eq!(names, ["invalid-backend-cluster", "r/backend/1"]);
         // A route to one cluster stays one.
         assert!(!super::identity(&attached(&route(|_| ()), 5, &clusters).unwrap()).unwrap().weighted);
+    }
+
+    #[test]
+    fn answers_name_their_pod_where_the_tests_ask() {
+        let attachment = Attachment { metadata: &metadata(), max_body: 5, clusters: &[], name_pods: true };
+        let once = attach(&route(|_| ()), attachment).unwrap();
+        assert_eq!(Message::parse(&once).unwrap().all(RESPONSE_HEADERS_TO_ADD).count(), 1);
+        assert_eq!(attach(&once, attachment).unwrap(), once);
+        let without = attached(&route(|_| ()), 5, &[]).unwrap();
+        assert!(!Message::parse(&without).unwrap().has(RESPONSE_HEADERS_TO_ADD));
     }
 
     #[test]

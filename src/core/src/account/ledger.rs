@@ -1,18 +1,20 @@
 //! The ledger of a pool as bytes: where each number lies in the one value that all workers read and write.
 //!
 //! It holds an account per pod ([`PodAccount`]), what the workers learn together (each model's bytes per token, the mean
-//! work of a request), and at its end the open segment of the index' [`log`](crate::prefix::log). This file is the layout
-//! alone: what the numbers mean stands with the types that it reads and writes.
+//! work of a request), what pods have refused lately ([`Refusal`]), and at its end the open segment of the index'
+//! [`log`](crate::prefix::log). This file is the layout alone: what the numbers mean stands with the types that it reads
+//! and writes.
 
 use crate::account::pod_account::PodAccount;
 use crate::account::pod_health::PodHealth;
+use crate::account::refusals::{self, Refusal};
 use crate::prefix::log::{LogRecord, OpenSegment, SEGMENT_BYTES, SealedSegment};
 use crate::shared::codec::{CodecError, Field};
 use crate::shared::pod_table::PodKey;
 use crate::{Micros, Slot};
 
 /// Marks a ledger, and the version of its format.
-const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL6");
+const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL7");
 /// Models whose bytes per token are kept; the least recently learned one makes room for another.
 pub const MODELS: usize = 16;
 
@@ -28,7 +30,9 @@ mod head {
     pub const ROUTED: Field<u64> = SEGMENT.then();
     pub const PROMPTS: Field<u64> = ROUTED.then();
     pub const MEAN_WORK: Field<f32> = PROMPTS.then();
-    pub const SIZE: usize = MEAN_WORK.end();
+    /// How many refusals there are.
+    pub const REFUSALS: Field<u16> = MEAN_WORK.then();
+    pub const SIZE: usize = REFUSALS.end();
 }
 
 /// What is learned of one model.
@@ -56,7 +60,8 @@ mod account {
     pub const COOL_UNTIL: Field<u64> = FAILED_AT.then();
     pub const PROBES: Field<u16> = COOL_UNTIL.then();
     pub const FULL_AT: Field<u64> = PROBES.then();
-    pub const SINCE: Field<u64> = FULL_AT.then();
+    pub const DECLINED_AT: Field<u64> = FULL_AT.then();
+    pub const SINCE: Field<u64> = DECLINED_AT.then();
     pub const OPENED: Field<u32> = SINCE.then();
     pub const FAILED: Field<u32> = OPENED.then();
     pub const ERRED: Field<u32> = FAILED.then();
@@ -129,7 +134,7 @@ impl Ledger {
     pub fn grow(&mut self, slots: usize) {
         let missing = slots.saturating_sub(self.slots());
         if missing > 0 {
-            let at = self.log_at();
+            let at = self.refusals_at();
             self.bytes.splice(at..at, std::iter::repeat_n(0, missing * account::SIZE));
             head::SLOTS.put(&mut self.bytes, slots as u16);
         }
@@ -178,6 +183,27 @@ impl Ledger {
             totals.outstanding += u64::from(account.outstanding);
         }
         totals
+    }
+
+    // --- what pods have refused lately ---
+
+    /// Whether there are any.
+    pub fn has_refusals(&self) -> bool {
+        head::REFUSALS.get(&self.bytes) > 0
+    }
+
+    /// The refusals, in no order.
+    pub fn refusals(&self) -> impl Iterator<Item = Refusal> {
+        let bytes = self.bytes.get(self.refusals_at()..self.log_at()).unwrap_or_default();
+        bytes.chunks_exact(refusals::layout::SIZE).map(Refusal::decode)
+    }
+
+    pub(super) fn set_refusals(&mut self, list: &[Refusal]) {
+        let places = self.refusals_at()..self.log_at();
+        if places.end <= self.bytes.len() {
+            self.bytes.splice(places, list.iter().flat_map(Refusal::encode));
+            head::REFUSALS.put(&mut self.bytes, list.len() as u16);
+        }
     }
 
     // --- what the workers learn together ---
@@ -252,8 +278,12 @@ impl Ledger {
         &self.sealed
     }
 
-    fn log_at(&self) -> usize {
+    fn refusals_at(&self) -> usize {
         ACCOUNTS_AT + self.slots() * account::SIZE
+    }
+
+    fn log_at(&self) -> usize {
+        self.refusals_at() + usize::from(head::REFUSALS.get(&self.bytes)) * refusals::layout::SIZE
     }
 }
 
@@ -274,6 +304,7 @@ fn encode_account(of: &PodAccount, bytes: &mut [u8; account::SIZE]) {
     account::COOL_UNTIL.put(bytes, of.health.cool_until.0);
     account::PROBES.put(bytes, of.health.probes);
     account::FULL_AT.put(bytes, of.health.full_at.0);
+    account::DECLINED_AT.put(bytes, of.health.declined_at.0);
     account::SINCE.put(bytes, of.since.0);
     account::OPENED.put(bytes, of.opened);
     account::FAILED.put(bytes, of.failed);
@@ -299,6 +330,7 @@ fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
             cool_until: Micros(account::COOL_UNTIL.get(bytes)),
             probes: account::PROBES.get(bytes),
             full_at: Micros(account::FULL_AT.get(bytes)),
+            declined_at: Micros(account::DECLINED_AT.get(bytes)),
         },
     })
 }
@@ -310,12 +342,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn accounts() -> impl Strategy<Value = PodAccount> {
-        (any::<[u32; 8]>(), 0.0f32..1e9, any::<[u16; 3]>(), any::<[u64; 4]>()).prop_map(
+        (any::<[u32; 8]>(), 0.0f32..1e9, any::<[u16; 3]>(), any::<[u64; 5]>()).prop_map(
             |(
                 [id, in_flight, waiting, outstanding, samples, opened, failed, erred],
                 rate,
                 [failures, errors, probes],
-                [failed_at, cool_until, full_at, since],
+                [failed_at, cool_until, full_at, declined_at, since],
             )| PodAccount {
                 id,
                 in_flight,
@@ -334,6 +366,7 @@ mod tests {
                     cool_until: Micros(cool_until),
                     probes,
                     full_at: Micros(full_at),
+                    declined_at: Micros(declined_at),
                 },
             },
         )
@@ -384,17 +417,17 @@ mod tests {
     #[test]
     fn the_layout_is_the_one_of_its_mark() {
         // Another layout needs another mark, or two versions of the module misread each other's ledgers.
-        assert_eq!((head::SIZE, model::SIZE, account::SIZE), (34, 8, 74));
-        assert_eq!(ACCOUNTS_AT, 162);
+        assert_eq!((head::SIZE, model::SIZE, account::SIZE), (36, 8, 82));
+        assert_eq!(ACCOUNTS_AT, 164);
         let mut ledger = Ledger::default();
         ledger.grow(1);
         ledger.count_routed();
         ledger.set_account(Slot(0), &PodAccount { in_flight: 0x0102, ..PodAccount::new(7) });
-        let mut expected = [0; 162 + 74];
-        expected[..6].copy_from_slice(b"WPL6\x01\x00");
+        let mut expected = [0; 164 + 82];
+        expected[..6].copy_from_slice(b"WPL7\x01\x00");
         expected[14] = 1;
-        expected[162] = 7;
-        expected[166..168].copy_from_slice(&[2, 1]);
+        expected[164] = 7;
+        expected[168..170].copy_from_slice(&[2, 1]);
         assert_eq!(ledger.as_ref(), expected);
     }
 

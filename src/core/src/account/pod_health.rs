@@ -44,6 +44,8 @@ pub struct PodHealth {
     pub probes: u16,
     /// When the pod last refused a request because it takes no more at the moment.
     pub full_at: Micros,
+    /// When the pod last refused a request that was then sent to another one.
+    pub declined_at: Micros,
 }
 
 impl PodHealth {
@@ -67,6 +69,12 @@ impl PodHealth {
             self.failures = 0;
             self.cool_until = Micros::ZERO;
         }
+    }
+
+    /// The pod has refused a request, and another one is asked. Whether the pod is at fault is known when that one answers
+    /// ([`refusals`](crate::account::refusals)).
+    pub fn declined(&mut self, now: Micros) {
+        self.declined_at = now;
     }
 
     /// A request is sent to the pod. After a failure it is a probe: other requests keep off until it has ended, or the
@@ -128,7 +136,8 @@ impl PodHealth {
     /// Envoy cannot tell a refusal from a failure. What a request meets that was on its way when the pod refused one is taken for
     /// a refusal.
     fn count_failure(&mut self, failure: Observed) -> bool {
-        if self.full_at > failure.sent_at || (self.failures > 0 && failure.sent_at < self.failed_at) {
+        let refused_at = self.full_at.max(self.declined_at);
+        if refused_at > failure.sent_at || (self.failures > 0 && failure.sent_at < self.failed_at) {
             return false;
         }
         self.failures = self.failures.saturating_add(1);

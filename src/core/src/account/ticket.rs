@@ -6,7 +6,9 @@ use crate::account::learning;
 use crate::account::ledger::{Ledger, ModelId};
 use crate::account::pod_account::PodAccount;
 use crate::account::pod_health::Observed;
+use crate::account::refusals::{AT_ONCE, Cause, Causes, IN_A_ROW};
 use crate::answer::usage::Usage;
+use crate::answer::verdict::Decline;
 use crate::prefix::index::UseStamp;
 use crate::shared::pod_table::{PodKey, PodTable};
 use crate::{Micros, Slot};
@@ -30,6 +32,8 @@ pub struct Ticket {
     decided_at: Micros,
     /// Whether it probes its pod, which had failed before.
     probes: bool,
+    /// Pods of the decision that did not serve it before the one that it is booked on.
+    passed_over: usize,
     started: bool,
     prompt: PromptTrace,
     /// What the index believed of the pod when the request was sent.
@@ -41,6 +45,8 @@ pub struct Ticket {
 pub struct PromptTrace {
     /// The model.
     pub model: ModelId,
+    /// What the request may be refused for, besides its prompt.
+    pub kind: Cause,
     /// Canonical bytes.
     pub bytes: u64,
     /// The chain of block hashes, to correct the index or to book the prompt on another pod.
@@ -99,7 +105,14 @@ pub enum End {
         /// When it ended.
         at: Micros,
     },
-    /// Without an answer: the client went away, the stream was reset, or the pod refused the request.
+    /// The pod refused the request in a way that another pod may not.
+    Declined {
+        /// How.
+        how: Decline,
+        /// When it ended.
+        at: Micros,
+    },
+    /// Without an answer: the client went away, the stream was reset, or the request itself was at fault.
     Aborted,
 }
 
@@ -113,17 +126,24 @@ impl Ticket {
         if prompt.is_some() {
             ledger.learn_mean_work(tokens);
         }
-        Ticket {
+        let ticket = Ticket {
             pod,
             picks,
             tokens,
             sent_at: now,
             decided_at: now,
             probes,
+            passed_over: 0,
             started: false,
             prompt: prompt.unwrap_or_default(),
             belief: Belief { matched, ahead, used: UseStamp::default() },
-        }
+        };
+        ledger.note_sent(ticket.causes(), pod, now);
+        ticket
+    }
+
+    fn causes(&self) -> Causes {
+        Causes { kind: self.prompt.kind, prompt: Cause::prompt(&self.prompt.hashes) }
     }
 
     /// The pod that the request is booked on.
@@ -175,6 +195,48 @@ impl Ticket {
             learning::learn_rate(account, self.tokens, now.since(began));
             account.start(self.tokens, self.observed(now));
         });
+        self.note_served(ledger, now);
+    }
+
+    /// Pods that have refused the request are at fault, now that this one serves it.
+    fn note_served(&self, ledger: &mut Ledger, now: Micros) {
+        ledger.note_served(self.causes(), self.pod, self.observed(now));
+        for pod in self.declined_by(ledger).into_iter().flatten() {
+            ledger.note_refusal(self.prompt.kind, pod, AT_ONCE, self.failure(now));
+        }
+    }
+
+    /// All pods that were asked have refused the request: its prompt goes elsewhere, and requests for a model that they do not
+    /// have. Otherwise they agree that the request is at fault, if there were several.
+    fn note_declined(&self, ledger: &mut Ledger, how: Decline, at: Micros) {
+        let Causes { kind, prompt } = self.causes();
+        let declined = self.declined_by(ledger);
+        let needed = match (how, self.passed_over) {
+            (Decline::NoModel, _) => Some(AT_ONCE),
+            (Decline::Other, 0) => Some(IN_A_ROW),
+            (Decline::Other, _) => None,
+        };
+        for pod in declined.into_iter().flatten().chain([self.pod]) {
+            if let Some(needed) = needed.filter(|_| !ledger.has_refused(prompt, pod)) {
+                ledger.note_refusal(kind, pod, needed, self.failure(at));
+            }
+            ledger.note_refusal(prompt, pod, AT_ONCE, self.failure(at));
+        }
+    }
+
+    /// The pods that have refused the request before it was sent to the one that it is booked on.
+    fn declined_by(&self, ledger: &Ledger) -> [Option<PodKey>; PICKS] {
+        let mut pods = self.picks;
+        for (nth, place) in pods.iter_mut().enumerate() {
+            *place = place.filter(|pod| {
+                let account = ledger.account(pod.slot);
+                nth < self.passed_over
+                    && *pod != self.pod
+                    && account.id == pod.id
+                    && account.health.declined_at > self.decided_at
+            });
+        }
+        pods
     }
 
     /// The first `attempts` pods of the decision have failed, but for `except`, which answers after all.
@@ -223,11 +285,22 @@ impl Ticket {
                 if unstarted.is_some() {
                     // A whole answer: its first byte tells nothing of when the prompt was computed.
                     ledger.change(self.pod, |account| account.start(self.tokens, self.observed(at)));
+                    self.note_served(ledger, at);
                 }
                 self.leave(ledger, None);
             }
             End::UpstreamError { at } => {
-                ledger.change(self.pod, |account| account.err(self.failure(at)));
+                let Causes { kind, prompt } = self.causes();
+                // That the same prompt fails again tells nothing new of the pod.
+                if !ledger.has_refused(prompt, self.pod) {
+                    ledger.note_refusal(kind, self.pod, IN_A_ROW, self.failure(at));
+                    ledger.change(self.pod, |account| account.err(self.failure(at)));
+                }
+                ledger.note_refusal(prompt, self.pod, AT_ONCE, self.failure(at));
+                self.leave(ledger, unstarted);
+            }
+            End::Declined { how, at } => {
+                self.note_declined(ledger, how, at);
                 self.leave(ledger, unstarted);
             }
             End::Aborted => self.leave(ledger, unstarted),
@@ -267,8 +340,9 @@ impl Ticket {
         self.started = true;
     }
 
-    /// The request is booked on `pod` since `now`: the time before was not this pod's.
-    pub fn set_pod(&mut self, pod: Option<PodKey>, probes: bool, now: Micros) {
+    /// The request is booked on `pod` since `now`, after `passed_over` others: the time before was not this pod's.
+    pub fn set_pod(&mut self, pod: Option<PodKey>, passed_over: usize, probes: bool, now: Micros) {
+        self.passed_over = passed_over;
         self.pod = pod.unwrap_or(PodKey::NONE);
         self.probes = probes;
         self.sent_at = now;
@@ -295,7 +369,7 @@ impl End {
     fn usage(&self) -> Option<Usage> {
         match *self {
             End::Answered { usage, .. } => usage,
-            End::UpstreamError { .. } | End::Aborted => None,
+            End::UpstreamError { .. } | End::Declined { .. } | End::Aborted => None,
         }
     }
 }
@@ -373,7 +447,7 @@ mod tests {
             let now = SECOND + Micros(nth);
             ticket.fail(&mut ledger, &table(), 1, Some(to), now);
             let opened = ticket.move_to(&mut ledger, &table(), Some(to), now);
-            ticket.set_pod(Some(to), opened.probes, now);
+            ticket.set_pod(Some(to), 1, opened.probes, now);
             ticket.fail_own_pod(&mut ledger, now);
             let _ = ticket.close(&mut ledger, End::Aborted);
         }
@@ -416,6 +490,7 @@ mod tests {
         let ends = [
             End::Aborted,
             End::UpstreamError { at: 2 * SECOND },
+            End::Declined { how: Decline::NoModel, at: 2 * SECOND },
             End::Answered { usage: None, at: 2 * SECOND },
         ];
         for end in ends {
@@ -442,7 +517,7 @@ mod tests {
         ticket.fail(&mut ledger, &table(), 1, Some(to), 2 * SECOND);
         let opened = ticket.move_to(&mut ledger, &table(), Some(to), 2 * SECOND);
         assert_eq!(opened, Opened::default());
-        ticket.set_pod(Some(to), opened.probes, 2 * SECOND);
+        ticket.set_pod(Some(to), 1, opened.probes, 2 * SECOND);
         assert_eq!((counts(&ledger, Slot(0)), counts(&ledger, Slot(1))), ((0, 0, 0), (1, 1, 1000)));
         assert_eq!(
             (ledger.account(Slot(0)).health.failures, ledger.account(Slot(1)).health.failures),

@@ -20,8 +20,36 @@ pub enum Verdict {
     /// A pod answers, and does not serve the request: the request is at fault (4xx), or the pod takes none
     /// (503).
     Refused,
+    /// A pod refuses the request in a way that another pod may not.
+    Declined(Decline),
     /// No pod answers: Envoy does.
     Unserved,
+}
+
+/// How a pod refuses a request that another pod may serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decline {
+    /// It says that it does not have the model.
+    NoModel,
+    /// With status 401, 403, 404 or 429.
+    Other,
+}
+
+impl Decline {
+    /// The way of an answer with this status; `None` when another pod would say the same, or the pod is broken or full.
+    pub fn of_status(status: u64) -> Option<Decline> {
+        matches!(status, 401 | 403 | 404 | 429).then_some(Decline::Other)
+    }
+
+    /// The same, by the body of the answer: vLLM names the parameter at fault, and older versions the model.
+    pub fn with_body(self, body: &[u8]) -> Decline {
+        let says = |words: &[u8]| memchr::memmem::find(body, words).is_some();
+        if says(b"\"param\":\"model\"") || says(b"\"param\": \"model\"") || says(b"The model `") {
+            Decline::NoModel
+        } else {
+            self
+        }
+    }
 }
 
 /// Pods that have failed a request.
@@ -88,7 +116,7 @@ pub fn judge(code: u64, attempts: usize, details: &[u8]) -> Judgement {
         503 => (Verdict::Refused, FailedPods::Answering),
         500 | 502 | 504 => (Verdict::Failed, FailedPods::None),
         _ if serves(code) => (Verdict::Served, FailedPods::None),
-        _ => (Verdict::Refused, FailedPods::None),
+        _ => (Decline::of_status(code).map_or(Verdict::Refused, Verdict::Declined), FailedPods::None),
     };
     Judgement { verdict, failed_over: attempts.saturating_sub(1), failed }
 }
@@ -129,7 +157,9 @@ fn blames_pod(details: &[u8]) -> bool {
 mod tests {
     use super::*;
     use FailedPods::{Answering, First, None as Nobody};
-    use Verdict::{Failed, Refused, Served, Unserved};
+    use Verdict::{Declined, Failed, Refused, Served, Unserved};
+
+    const OTHER: Verdict = Declined(Decline::Other);
 
     const REFUSED: &[u8] =
         b"upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_111}";
@@ -151,9 +181,9 @@ mod tests {
             (101, 1, VIA_UPSTREAM, Served, 0, Nobody),
             (200, 0, VIA_UPSTREAM, Served, 0, Nobody),
             (400, 1, VIA_UPSTREAM, Refused, 0, Nobody),
-            (401, 1, VIA_UPSTREAM, Refused, 0, Nobody),
-            (404, 1, VIA_UPSTREAM, Refused, 0, Nobody),
-            (429, 1, VIA_UPSTREAM, Refused, 0, Nobody),
+            (401, 1, VIA_UPSTREAM, OTHER, 0, Nobody),
+            (404, 1, VIA_UPSTREAM, OTHER, 0, Nobody),
+            (429, 1, VIA_UPSTREAM, OTHER, 0, Nobody),
             (307, 1, VIA_UPSTREAM, Refused, 0, Nobody),
             (500, 1, VIA_UPSTREAM, Failed, 0, Nobody),
             (501, 1, VIA_UPSTREAM, Refused, 0, Nobody),
@@ -164,7 +194,7 @@ mod tests {
             // A later pod answers.
             (200, 2, VIA_UPSTREAM, Served, 1, Nobody),
             (200, 3, VIA_UPSTREAM, Served, 2, Nobody),
-            (404, 2, VIA_UPSTREAM, Refused, 1, Nobody),
+            (404, 2, VIA_UPSTREAM, OTHER, 1, Nobody),
             (500, 3, VIA_UPSTREAM, Failed, 2, Nobody),
             (503, 3, VIA_UPSTREAM, Refused, 2, Answering),
             // Envoy answers.
@@ -193,6 +223,16 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_that_names_the_model_is_told_from_others() {
+        let recorded = include_bytes!("../../../../tests/fixtures/vllm-0.32/error-404-model.json");
+        assert_eq!(Decline::Other.with_body(recorded), Decline::NoModel);
+        let case = include_bytes!("../../../../tests/fixtures/cases/B11/answer-404.json");
+        assert_eq!(Decline::Other.with_body(case), Decline::NoModel);
+        let response = b"{\"error\":{\"message\":\"Response with id 'r1' not found.\",\"code\":404}}";
+        assert_eq!(Decline::Other.with_body(response), Decline::Other);
+    }
+
+    #[test]
     fn a_stream_without_the_end_of_a_body_is_judged_by_what_came_before() {
         use StreamEnd::{Answered, BrokenOff, Settled, Unanswered};
         for (verdict, details, expected) in [
@@ -205,6 +245,7 @@ mod tests {
             (Some(Served), b"stream_idle_timeout", Settled),
             (Some(Failed), BROKEN, Settled),
             (Some(Refused), BROKEN, Settled),
+            (Some(OTHER), BROKEN, Settled),
             (Some(Unserved), REFUSED, Settled),
             (None, VIA_UPSTREAM, Answered),
             (None, CLIENT, Unanswered(BrokenBy::Client)),

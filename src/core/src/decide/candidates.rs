@@ -3,12 +3,13 @@
 use crate::account::learning::DEFAULT_RATE;
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
+use crate::account::refusals::Causes;
 use crate::decide::cost::{CostConstants, PodView, RequestView, cost};
 use crate::decide::pick::{Candidate, Rank};
 use crate::prefix::index::{PopularBlocks, PrefixIndex, PrefixMatch};
 use crate::request::blocks::bytes_of;
 use crate::shared::clusters::ClusterSet;
-use crate::shared::pod_table::{Pod, PodState, PodTable};
+use crate::shared::pod_table::{Pod, PodKey, PodState, PodTable};
 use crate::{Micros, Slot};
 
 /// Age at which scraped load begins to count less.
@@ -49,25 +50,29 @@ impl<'a> Pool<'a> {
 
 /// The prompt of a request.
 #[derive(Clone, Copy, Debug)]
-pub struct PromptSize {
+pub struct PromptView {
     /// Canonical bytes; 0 without a prompt.
     pub bytes: u64,
     /// Tokens, as estimated.
     pub tokens: f32,
+    /// What a pod may refuse it for.
+    pub causes: Causes,
 }
 
 /// Scores every candidate of the pool for a prompt that was looked up with the result `found`. The candidates come in the order of
 /// the slots; `candidates` is cleared first.
 pub fn score_all(
     pool: &Pool<'_>,
-    prompt: PromptSize,
+    prompt: PromptView,
     found: &PrefixMatch,
     constants: &CostConstants,
     now: Micros,
     candidates: &mut Candidates,
 ) {
     let Pool { ledger, index, .. } = *pool;
-    let Candidates { list, accounts } = candidates;
+    let Candidates { list, accounts, refusing } = candidates;
+    refusing.clear();
+    refusing.extend(ledger.refusing(prompt.causes, now));
     accounts.clear();
     accounts.extend(pool.pods().map(|(slot, pod)| (slot, PodAccount::of(pod, ledger.account(slot)))));
     let pods = accounts.len().max(1) as f32;
@@ -109,7 +114,9 @@ pub fn score_all(
             tokens_per_second,
         };
         let terms = cost(&view, &request, constants);
-        list.push(Candidate { slot, rank: rank(account, pod, now), matched, terms });
+        let refuses = refusing.contains(&PodKey { slot, id: pod.id });
+        let rank = rank(account, pod, refuses, now);
+        list.push(Candidate { slot, rank, matched, terms });
     }
 }
 
@@ -118,6 +125,8 @@ pub fn score_all(
 pub struct Candidates {
     list: Vec<Candidate>,
     accounts: Vec<(Slot, PodAccount)>,
+    /// Pods that refuse such requests.
+    refusing: Vec<PodKey>,
 }
 
 impl Candidates {
@@ -147,13 +156,15 @@ pub fn shortest_queue(table: &PodTable, ledger: &Ledger, now: Micros) -> Micros 
     Micros((seconds * 1e6) as u64)
 }
 
-fn rank(account: &PodAccount, pod: &Pod, now: Micros) -> Rank {
+fn rank(account: &PodAccount, pod: &Pod, refuses: bool, now: Micros) -> Rank {
     if pod.state == PodState::Asleep {
         Rank::Asleep
     } else if pod.state == PodState::Hanging {
         Rank::Hanging
     } else if account.health.cooling_down(now, pod.recovered_at) {
         if account.health.errors > 0 { Rank::Erring } else { Rank::CoolingDown }
+    } else if refuses {
+        Rank::Refusing
     } else if pod.state == PodState::Unreachable {
         Rank::Unreachable
     } else {
@@ -202,7 +213,7 @@ mod tests {
             ledger.set_account(Slot(slot as u16), account);
         }
         let pool = Pool { table: &table, ledger: &ledger, index: &index, among: ClusterSet::nth(0) };
-        let prompt = PromptSize { bytes: 4000, tokens: 1000.0 };
+        let prompt = PromptView { bytes: 4000, tokens: 1000.0, causes: Causes::default() };
         let mut candidates = Candidates::default();
         score_all(&pool, prompt, &PrefixMatch::default(), &CostConstants::default(), now, &mut candidates);
         candidates.list().to_vec()
@@ -232,11 +243,13 @@ mod tests {
             ..PodAccount::new(1)
         };
         let unreachable = Pod { state: PodState::Unreachable, ..pod(1) };
-        assert_eq!(rank(&PodAccount::new(1), &pod(1), Micros::ZERO), Rank::Ready);
-        assert_eq!(rank(&PodAccount::new(1), &unreachable, Micros::ZERO), Rank::Unreachable);
-        assert_eq!(rank(&failed(0), &unreachable, Micros::ZERO), Rank::CoolingDown);
-        assert_eq!(rank(&failed(2), &pod(1), Micros::ZERO), Rank::Erring);
-        assert_eq!(rank(&failed(2), &pod(1), SECOND), Rank::Ready);
+        assert_eq!(rank(&PodAccount::new(1), &pod(1), false, Micros::ZERO), Rank::Ready);
+        assert_eq!(rank(&PodAccount::new(1), &unreachable, false, Micros::ZERO), Rank::Unreachable);
+        assert_eq!(rank(&failed(0), &unreachable, false, Micros::ZERO), Rank::CoolingDown);
+        assert_eq!(rank(&failed(2), &pod(1), false, Micros::ZERO), Rank::Erring);
+        assert_eq!(rank(&failed(2), &pod(1), false, SECOND), Rank::Ready);
+        assert_eq!(rank(&failed(2), &pod(1), true, SECOND), Rank::Refusing);
+        assert_eq!(rank(&failed(2), &pod(1), true, Micros::ZERO), Rank::Erring);
     }
 
     #[test]

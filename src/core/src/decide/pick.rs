@@ -13,6 +13,8 @@ pub enum Rank {
     Ready,
     /// Its last scrape got no answer.
     Unreachable,
+    /// It has refused such requests, which others may serve.
+    Refusing,
     /// It answered with errors of its own, and is cooling down. The client would get such an error, so a pod that may not
     /// be there at all is better; but an error is better than no answer.
     Erring,

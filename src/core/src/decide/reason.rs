@@ -22,6 +22,10 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Reason; 6] =
+        [Reason::Load, Reason::Prefix, Reason::Copy, Reason::Busy, Reason::Away, Reason::Plain];
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -67,6 +71,13 @@ mod tests {
         let uncached = 1000.0 - matched;
         let terms = CostTerms { uncached, attributable: uncached, ..CostTerms::default() };
         Candidate { slot: Slot(slot), rank: Rank::Ready, matched, terms }
+    }
+
+    #[test]
+    fn each_has_its_number_and_its_word() {
+        for (number, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number, "{}", reason.as_str());
+        }
     }
 
     #[test]

@@ -49,6 +49,11 @@ pub fn blocks_in(bytes: u64) -> usize {
     BOUNDARIES.partition_point(|&end| u64::from(end) <= bytes)
 }
 
+/// A hash of any bytes.
+pub fn hash_of(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
+}
+
 /// Spreads a number over all bits: one hash of it.
 pub fn mix(number: u64) -> u64 {
     xxh3_64(&number.to_le_bytes())

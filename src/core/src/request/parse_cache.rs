@@ -32,6 +32,8 @@ const MEMORY: usize = 4 << 20;
 /// A request, and what the cache knows about it.
 #[derive(Debug)]
 pub struct ParsedRequest<'a> {
+    /// The API that it is for; `None` when that is not known.
+    pub api: Option<Api>,
     /// The request; its messages are those that the cache did not know.
     pub request: Request<'a>,
     /// The entry that stands for the messages before them.
@@ -50,7 +52,7 @@ impl ParsedRequest<'_> {
 impl<'a> From<Request<'a>> for ParsedRequest<'a> {
     /// A request about which nothing was known.
     fn from(request: Request<'a>) -> Self {
-        ParsedRequest { request, known: None, new_entries: [None, None] }
+        ParsedRequest { api: None, request, known: None, new_entries: [None, None] }
     }
 }
 
@@ -59,12 +61,20 @@ impl<'a> From<Request<'a>> for ParsedRequest<'a> {
 pub struct ParseCache {
     key: HashKey,
     entries: Entries,
+    /// Whether prompts are only counted and not hashed. The chains of the entries are of one kind or the other.
+    counts: bool,
 }
 
 impl ParseCache {
     /// An empty cache. `seed` keys its hash: a random number that clients cannot know.
     pub fn new(seed: u64) -> ParseCache {
-        ParseCache { key: HashKey::new(seed), entries: Entries::new(MEMORY) }
+        ParseCache { key: HashKey::new(seed), entries: Entries::new(MEMORY), counts: false }
+    }
+
+    /// Says whether the prompts that are read from now on are only counted. Entries of the other kind are not used then, and are
+    /// replaced.
+    pub fn set_counts(&mut self, counts: bool) {
+        self.counts = counts;
     }
 
     /// Reads a request body, from the end of its longest known start.
@@ -75,22 +85,23 @@ impl ParseCache {
         let hashed = HashedBody::new(&self.key, api, body);
         if hashed.hashes().is_empty() {
             // Shorter than a chunk.
-            return parse(api, body).map(ParsedRequest::from);
+            let parsed = parse(api, body).map(ParsedRequest::from)?;
+            return Ok(ParsedRequest { api: Some(api), ..parsed });
         }
         if let Some(known) = self.entries.find(&hashed)
-            && let Some(parsed) = resume(known, api, body, &hashed)
+            && let Some(parsed) = self.resume(known, api, body, &hashed)
         {
             return Ok(parsed);
         }
         let (request, spans) = fields::read(api, body, None)?;
-        let preamble = preamble(&self.key, &request);
+        let preamble = self.preamble(&request);
         let new_entries = new_entries(&request, spans, None, preamble, &hashed);
-        Ok(ParsedRequest { request, known: None, new_entries })
+        Ok(ParsedRequest { api: Some(api), request, known: None, new_entries })
     }
 
     /// Makes the chain of a prompt, to which `add` adds pieces, and keeps the new entries.
     pub fn chain(&mut self, parsed: &ParsedRequest<'_>, chain: &mut Chain, add: impl Fn(&mut Chain, &[u8])) {
-        let ParsedRequest { request, known, new_entries } = parsed;
+        let ParsedRequest { request, known, new_entries, .. } = parsed;
         match known {
             Some(known) => chain.resume(&known.chain),
             None => chain.start(&request.model, request.cache_salt.as_deref()),
@@ -118,24 +129,35 @@ impl ParseCache {
         parts(rest, |piece| add(chain, piece));
         chain.finish();
     }
-}
 
-/// Reads a body after its known start. `None` if the entry does not apply: a later `messages` key replaces
-/// those messages, the model, salt, tools or system text differ, or the rest is no valid body (the caller
-/// then reads all of it, so that errors do not depend on what was known).
-fn resume<'a>(
-    known: Arc<CacheEntry>,
-    api: Api,
-    body: &'a [u8],
-    hashed: &HashedBody<'_, 'a>,
-) -> Option<ParsedRequest<'a>> {
-    let (request, spans) = fields::read(api, body, Some(known.key.messages)).ok()?;
-    let preamble = preamble(hashed.key(), &request);
-    if !spans?.resumed || known.key.preamble != preamble {
-        return None;
+    /// Reads a body after its known start. `None` if the entry does not apply: a later `messages` key replaces
+    /// those messages, the model, salt, tools or system text differ, or the rest is no valid body (the caller
+    /// then reads all of it, so that errors do not depend on what was known).
+    fn resume<'a>(
+        &self,
+        known: Arc<CacheEntry>,
+        api: Api,
+        body: &'a [u8],
+        hashed: &HashedBody<'_, 'a>,
+    ) -> Option<ParsedRequest<'a>> {
+        let (request, spans) = fields::read(api, body, Some(known.key.messages)).ok()?;
+        let preamble = self.preamble(&request);
+        if !spans?.resumed || known.key.preamble != preamble {
+            return None;
+        }
+        let new_entries = new_entries(&request, spans, Some(&known), preamble, hashed);
+        Some(ParsedRequest { api: Some(api), request, known: Some(known), new_entries })
     }
-    let new_entries = new_entries(&request, spans, Some(&known), preamble, hashed);
-    Some(ParsedRequest { request, known: Some(known), new_entries })
+
+    /// A hash of all that the chain of a prompt has before its messages, and of its kind.
+    fn preamble(&self, request: &Request<'_>) -> u64 {
+        let mut digest = self.key.hash(&request.model, u64::from(self.counts));
+        if let Some(salt) = &request.cache_salt {
+            digest = self.key.hash(salt, !digest);
+        }
+        before_messages(&request.prompt, |piece| digest = self.key.hash(piece, digest));
+        digest
+    }
 }
 
 /// The entries that a request adds to those which are `known`.
@@ -157,16 +179,6 @@ fn new_entries(
         Some(CacheKey { fingerprint: hashed.fingerprint(span.end)?, messages: span, media, preamble, shared })
     };
     [spans.first.and_then(|first| entry(first, true)), entry(spans.all, false)]
-}
-
-/// A hash of all that the chain of a prompt has before its messages.
-fn preamble(key: &HashKey, request: &Request<'_>) -> u64 {
-    let mut digest = key.hash(&request.model, 0);
-    if let Some(salt) = &request.cache_salt {
-        digest = key.hash(salt, !digest);
-    }
-    before_messages(&request.prompt, |piece| digest = key.hash(piece, digest));
-    digest
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The steps that a decision is made of, and what a worker keeps from one decision to the next.
 
 use crate::account::ledger::{Ledger, ModelId};
+use crate::account::refusals::{Cause, Causes};
 use crate::account::ticket::{Belief, Booking, PICKS, PromptTrace, Repair, Ticket};
-use crate::config::{Config, Strategy};
-use crate::decide::candidates::{Candidates, Pool, PromptSize, score_all};
+use crate::config::Config;
+use crate::decide::candidates::{Candidates, Pool, PromptView, score_all};
 use crate::decide::cost::CostConstants;
 use crate::decide::pick::{Candidate, Picks, Rank, pick};
 use crate::decide::reason::{Reason, reason};
@@ -12,6 +13,7 @@ use crate::prefix::log::Correction;
 use crate::prefix::replica::PrefixReplica;
 use crate::request::blocks::{Chain, mix};
 use crate::request::parse_cache::{ParseCache, ParsedRequest};
+use crate::settings::Strategy;
 use crate::shared::clusters::ClusterSet;
 use crate::shared::pod_table::PodKey;
 use crate::shared::store::{Contended, Keys, SharedData};
@@ -72,6 +74,8 @@ pub enum DecisionStep {
 #[derive(Debug)]
 pub(super) struct Steps {
     strategy: Strategy,
+    /// Whether the log is followed: from the first request on that goes by prefix, whatever the later ones go by.
+    follows: bool,
     constants: CostConstants,
     pub replica: PrefixReplica,
     pub parse_cache: ParseCache,
@@ -88,8 +92,9 @@ impl Steps {
     pub fn new(config: &Config, keys: Keys, writer: u32) -> Steps {
         let constants = CostConstants::default();
         let limits = IndexLimits { memory: config.index.memory, holdings: config.index.holdings };
-        Steps {
-            strategy: config.strategy,
+        let mut steps = Steps {
+            strategy: config.settings.strategy,
+            follows: false,
             replica: PrefixReplica::new(keys, limits, writer, constants.believed_capacity),
             constants,
             parse_cache: ParseCache::new(u64::from(writer)),
@@ -98,7 +103,9 @@ impl Steps {
             candidates: Candidates::default(),
             decisions: 0,
             observer: None,
-        }
+        };
+        steps.set_strategy(config.settings.strategy);
+        steps
     }
 
     pub fn set_constants(&mut self, constants: CostConstants) {
@@ -106,8 +113,15 @@ impl Steps {
         self.constants = constants;
     }
 
+    pub fn set_strategy(&mut self, strategy: Strategy) {
+        self.strategy = strategy;
+        self.follows |= strategy == Strategy::PrefixCache;
+        self.parse_cache.set_counts(strategy == Strategy::LoadOnly);
+    }
+
     pub fn set_hash_seed(&mut self, seed: u64) {
         self.parse_cache = ParseCache::new(seed);
+        self.set_strategy(self.strategy);
     }
 
     pub fn set_observer(&mut self, observer: fn(DecisionStep)) {
@@ -148,7 +162,7 @@ impl Steps {
 
     /// Applies what others wrote to the log, at most `segments` sealed segments of it.
     pub fn follow(&mut self, ledger: &Ledger, shared: &impl SharedData, segments: usize) {
-        if self.strategy == Strategy::PrefixCache {
+        if self.follows {
             self.replica.catch_up(ledger.log(), shared, segments);
         }
     }
@@ -170,7 +184,8 @@ impl Steps {
         let table = self.replica.table();
         let pool = Pool { table, ledger, index: self.replica.index(), among };
         let bytes = self.chain.bytes();
-        let prompt = PromptSize { bytes, tokens: bytes as f32 / bytes_per_token(by, ledger) };
+        let causes = Causes { kind: kind_of(by), prompt: Cause::prompt(self.chain.hashes()) };
+        let prompt = PromptView { bytes, tokens: bytes as f32 / bytes_per_token(by, ledger), causes };
         let plain = matches!(by, RouteBy::Plain(_));
         let nothing = PrefixMatch::default();
         let found = if plain { &nothing } else { &self.found };
@@ -210,6 +225,7 @@ impl Steps {
                 RouteBy::Load => None,
                 RouteBy::Prompt(request) | RouteBy::Plain(request) => Some(PromptTrace {
                     model: model_of(request),
+                    kind: kind_of(by),
                     bytes: self.chain.bytes(),
                     hashes: self.chain.hashes().into(),
                     teaches_ratio: request.is_text(),
@@ -335,6 +351,17 @@ impl Steps {
 
 fn model_of(request: &ParsedRequest<'_>) -> ModelId {
     ModelId(xxhash_rust::xxh3::xxh3_64(&request.request.model) as u32)
+}
+
+/// What a pod may refuse the request for, besides its prompt. Requests without a prompt are of many kinds, which nothing here
+/// tells apart.
+fn kind_of(by: RouteBy<'_>) -> Cause {
+    match by {
+        RouteBy::Prompt(request) | RouteBy::Plain(request) => {
+            request.api.map_or(Cause::NONE, |api| Cause::kind(api, model_of(request)))
+        }
+        RouteBy::Load => Cause::NONE,
+    }
 }
 
 /// Canonical bytes per token of the prompt: learned for its model, unless it is given as token ids or in an unknown shape.

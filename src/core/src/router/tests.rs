@@ -431,16 +431,11 @@ fn a_prompt_that_no_pod_can_compute_takes_no_pod_from_others() {
             gateway.answer(0, decision.ticket, None, Micros(now));
         }
     }
-    // Nothing else comes: every pod errs, and still every request gets a pod, by cost.
+    // Nothing else comes: the prompt is tried on one pod after the other, and each of the others still takes any request.
     (100..130).for_each(|now| err(&mut gateway, Micros(now)));
-    let [mut first, second] =
-        [1, 2].map(|seed| gateway.decide(0, &text(seed << 40, 4000), Micros(200)).ticket);
-    assert!(gateway.workers[0].candidates().iter().all(|s| s.rank == Rank::Erring));
+    let [first, second] = [1, 2].map(|seed| gateway.decide(0, &text(seed << 40, 4000), Micros(200)).ticket);
+    assert!(gateway.workers[0].candidates().iter().all(|s| s.rank == Rank::Ready));
     assert_ne!(first.slot(), second.slot(), "the busier one costs more");
-    // One good answer, and its pod is as before.
-    let healed = first.slot();
-    gateway.workers[0].start(&mut first, &mut gateway.shared, Micros(300)).unwrap();
-    assert_eq!(gateway.decide(0, "x", Micros(300)).ticket.slot(), healed);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::shared::wanted;
 use crate::{Micros, Slot};
 
 /// Marks a table, and the version of its format.
-const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT5");
+const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT4");
 
 /// Most pods in a pool. Every decision copies the ledger, which has an account per pod, so a larger fleet needs several
 /// pools.
@@ -125,9 +125,27 @@ impl PodTable {
         Slot::all().zip(&self.pods).filter(|(_, pod)| pod.id != 0)
     }
 
+    /// All slots, also the empty ones, whose pod has id 0.
+    pub fn all(&self) -> impl Iterator<Item = (Slot, &Pod)> {
+        Slot::all().zip(&self.pods)
+    }
+
     /// The pod in a slot, if one is there.
     pub fn pod(&self, slot: Slot) -> Option<&Pod> {
         self.pods.get(usize::from(slot)).filter(|pod| pod.id != 0)
+    }
+
+    /// The pod at an address, with its slot.
+    pub fn at(&self, address: &[u8]) -> Option<(Slot, &Pod)> {
+        self.live().find(|(_, pod)| pod.address.as_bytes() == address)
+    }
+
+    /// How many pods could serve a request of the pod at `address` in its place.
+    pub fn others(&self, address: &[u8]) -> usize {
+        let Some((_, pod)) = self.at(address) else { return 0 };
+        let serves =
+            |other: &Pod| other.state != PodState::Asleep && other.candidate_of.meets(pod.candidate_of);
+        self.live().filter(|(_, other)| other.id != pod.id && serves(other)).count()
     }
 
     /// The key of the pod in a slot, if one is there.
@@ -173,7 +191,7 @@ impl PodTable {
         for cluster in &self.clusters {
             out.extend_from_slice(&(cluster.name.len() as u16).to_le_bytes());
             out.extend_from_slice(cluster.name.as_bytes());
-            out.push(u8::from(cluster.steered));
+            out.extend_from_slice(&cluster.settled_at.0.to_le_bytes());
         }
         out
     }
@@ -205,7 +223,7 @@ impl PodTable {
 fn decode_cluster(from: &mut Reader<'_>) -> Result<Cluster, CodecError> {
     let length = usize::from(from.u16()?);
     let name = std::str::from_utf8(from.bytes(length)?).map_err(|_| CodecError::Range)?.to_owned();
-    Ok(Cluster { name, steered: from.u8()? != 0 })
+    Ok(Cluster { name, settled_at: Micros(from.u64()?) })
 }
 
 fn decode_pod(from: &mut Reader<'_>) -> Result<Pod, CodecError> {
@@ -275,7 +293,7 @@ mod tests {
     proptest! {
         #[test]
         fn tables_round_trip_and_truncations_are_errors(published_at: u64, generation: u64, last_id: u32, pods in prop::collection::vec(pods(), 0..6), names in prop::collection::vec("[a-z/]{0,20}", 0..3)) {
-            let clusters = names.into_iter().map(|name| Cluster { name, steered: published_at % 2 == 0 }).collect();
+            let clusters = names.into_iter().map(|name| Cluster { name, settled_at: Micros(published_at) }).collect();
             let table = PodTable { published_at: Micros(published_at), generation, last_id, pods, clusters };
             let bytes = table.encode();
             prop_assert_eq!(PodTable::decode(&bytes), Ok(table));
@@ -291,6 +309,29 @@ mod tests {
             bytes[..marked].copy_from_slice(&mark[..marked]);
             let _ = PodTable::decode(&bytes);
         }
+    }
+
+    #[test]
+    fn others_share_a_cluster_and_are_awake() {
+        let pod = |id, of, state| Pod {
+            id,
+            address: format!("10.0.0.{id}:80"),
+            candidate_of: of,
+            state,
+            ..Pod::default()
+        };
+        let (a, b) = (ClusterSet::nth(0), ClusterSet::nth(1));
+        let pods = vec![
+            pod(1, a, PodState::Ready),
+            pod(2, a, PodState::Unreachable),
+            pod(3, a, PodState::Asleep),
+            pod(4, b, PodState::Ready),
+        ];
+        let table = PodTable { pods, ..PodTable::default() };
+        assert_eq!(
+            [b"10.0.0.1:80", b"10.0.0.3:80", b"10.0.0.4:80", b"10.0.0.9:80"].map(|a| table.others(a)),
+            [1, 2, 0, 0]
+        );
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub struct Keys {
     pub wanted: String,
     /// Work in flight, and the open segment of the log; written by routers.
     pub ledger: String,
+    /// The last good settings of each route, or of the page that is fetched; written by whoever reads them first.
+    pub settings: String,
     /// Who collects when the collector is dead.
     pub lease: String,
     /// The models that have metrics of their own; written by routers.
@@ -88,6 +90,7 @@ impl Keys {
             pods: key("pods"),
             wanted: key("wanted"),
             ledger: key("ledger"),
+            settings: key("settings"),
             lease: key("lease"),
             models: key("models"),
             held: key("held"),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use warmpath::account::full::note_full;
+use warmpath::account::told;
 use warmpath::account::transaction::LedgerStore;
 use warmpath::answer::usage::Usage;
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
@@ -115,7 +115,7 @@ impl Warmpath {
         options: &WarmpathOptions,
         pods: &[FleetPod],
         seed: u64,
-    ) -> Result<Warmpath, warmpath::config::ConfigError> {
+    ) -> Result<Warmpath, warmpath::settings::object::SettingError> {
         let listed: Vec<bool> = pods.iter().map(|pod| pod.listed).collect();
         let config = config(options.strategy, &listed)?;
         let mut map = Map::default();
@@ -227,7 +227,10 @@ impl Policy for Warmpath {
                 if let Some(worker) = self.routers.get(open.worker) {
                     let (table, address) = (worker.router.table(), address(pod));
                     let now = micros(world.now);
-                    written(note_full(&self.store, table, address.as_bytes(), &mut self.map, now).map(drop));
+                    let told = told::note(&self.store, table, address.as_bytes(), &mut self.map, |pod| {
+                        pod.refused_as_full(now)
+                    });
+                    written(told.map(drop));
                 }
             }
             None => self.fallback.on_refused(world, id, pod),
@@ -292,7 +295,7 @@ impl Unshared {
         options: &WarmpathOptions,
         pods: &[FleetPod],
         seed: u64,
-    ) -> Result<Unshared, warmpath::config::ConfigError> {
+    ) -> Result<Unshared, warmpath::settings::object::SettingError> {
         let alone = WarmpathOptions { workers: 1, ..options.clone() };
         let workers = (0..options.workers.max(1) as u64)
             .map(|n| Warmpath::new(&alone, pods, seed.wrapping_add(n << 32)))
@@ -351,7 +354,7 @@ fn addresses(listed: &[bool]) -> impl Iterator<Item = String> {
     listed.iter().enumerate().filter(|(_, listed)| **listed).map(|(number, _)| address(number))
 }
 
-fn config(strategy: &str, listed: &[bool]) -> Result<Config, warmpath::config::ConfigError> {
+fn config(strategy: &str, listed: &[bool]) -> Result<Config, warmpath::settings::object::SettingError> {
     let pods: Vec<String> = addresses(listed).collect();
     let json = serde_json::json!({ "pods": pods, "strategy": strategy });
     Config::parse(json.to_string().as_bytes())

@@ -105,6 +105,7 @@ impl Worker {
                 at: if sent.ticket.started() { Micros::ZERO } else { host::now() },
             },
             Some(Verdict::Failed) => End::UpstreamError { at: host::now() },
+            Some(Verdict::Declined(how)) => End::Declined { how, at: host::now() },
             _ => End::Aborted,
         };
         let closed = self.router.close(sent.ticket, end, &mut Host);
@@ -112,7 +113,7 @@ impl Worker {
     }
 
     fn slot_of(&self, address: &[u8]) -> Option<Slot> {
-        self.router.table().live().find(|(_, pod)| pod.address.as_bytes() == address).map(|(slot, _)| slot)
+        self.router.table().at(address).map(|(slot, _)| slot)
     }
 }
 

@@ -1,14 +1,17 @@
 //! What a worker does with a request: has it routed, names the pods to Envoy, logs and counts the decision.
 
+use std::sync::Arc;
+
 use warmpath::Micros;
 use warmpath::config::Destination;
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Api, BodyError};
 use warmpath::request::parse_cache::ParsedRequest;
 use warmpath::router::{Decision, NoPod, RouteBy, Ticket};
+use warmpath::settings::Strategy;
 use warmpath::shared::clusters::ClusterSet;
 
-use super::{REFRESH_AFTER, Worker};
+use super::Worker;
 use crate::decision_log::PREFIX_HIT;
 use crate::host::{self, Host};
 use crate::observations::Seen;
@@ -19,6 +22,16 @@ use crate::receipt;
 const DESTINATIONS: [&str; 3] =
     ["x-warmpath-destination-0", "x-warmpath-destination-1", "x-warmpath-destination-2"];
 impl Worker {
+    /// Looks up by which settings the request is routed. First of all, in the callback that routes it.
+    pub fn look_up_settings(&mut self) {
+        if let Some(settings) = self.in_force.of_request()
+            && !Arc::ptr_eq(&settings, &self.settings)
+        {
+            self.router.set_strategy(settings.strategy);
+            self.settings = settings;
+        }
+    }
+
     /// Reads the body of a request.
     ///
     /// # Errors
@@ -35,10 +48,7 @@ impl Worker {
     /// [`NoPod`] when no pod can be named; then the headers name none.
     pub fn route(&mut self, by: RouteBy<'_>, now: Micros) -> Result<(Ticket, Seen), NoPod> {
         let by = self.sampled(by);
-        if now.since(self.refreshed_at) >= REFRESH_AFTER {
-            self.refreshed_at = now;
-            self.refresh();
-        }
+        self.refresh_now_and_then(now);
         let decided = match self.candidates(now) {
             Some(among) => self.router.decide_among(among, by, &mut Host, now),
             None => Err(NoPod::UnknownCluster),
@@ -70,14 +80,14 @@ impl Worker {
                         self.metrics.contended_decide.count();
                     }
                 }
-                self.log.no_pod(no_pod, self.fail_open, now);
+                self.log.no_pod(no_pod, self.settings.fail_open, now);
                 Err(no_pod)
             }
         }
     }
 
     /// The clusters whose pods may serve the request; `None` when its cluster is not known yet, which is noted.
-    fn candidates(&mut self, now: Micros) -> Option<ClusterSet> {
+    pub(super) fn candidates(&mut self, now: Micros) -> Option<ClusterSet> {
         let Some(unknown) = &mut self.unknown else { return Some(ClusterSet::ALL) };
         let name = host::property(&["xds", "cluster_name"]).unwrap_or_default();
         let known = self.router.table().cluster(&name);
@@ -94,7 +104,7 @@ impl Worker {
 
     /// Whether requests without a pod are left to the fallback cluster.
     pub fn fails_open(&self) -> bool {
-        self.fail_open
+        self.settings.fail_open
     }
 
     /// Counts a request whose body no pod could have read.
@@ -126,7 +136,7 @@ impl Worker {
     fn sampled<'a>(&mut self, by: RouteBy<'a>) -> RouteBy<'a> {
         match by {
             RouteBy::Prompt(parsed)
-                if self.plain_percent > 0 && self.dice.below(100) < self.plain_percent =>
+                if self.settings.plain_percent > 0 && self.dice.below(100) < self.settings.plain_percent =>
             {
                 RouteBy::Plain(parsed)
             }
@@ -136,7 +146,9 @@ impl Worker {
 
     fn count_decision(&self, by: RouteBy<'_>) {
         match by {
-            RouteBy::Prompt(_) if self.by_prefix => self.metrics.by_prefix.count(),
+            RouteBy::Prompt(_) if self.settings.strategy == Strategy::PrefixCache => {
+                self.metrics.by_prefix.count()
+            }
             RouteBy::Prompt(_) | RouteBy::Load => self.metrics.by_load.count(),
             RouteBy::Plain(_) => self.metrics.by_plain.count(),
         }
@@ -148,6 +160,10 @@ impl Worker {
             self.metrics.prefix_hits.count();
             let pod = self.router.table().pod(decision.ticket.slot()).map_or("-", |pod| &pod.address);
             self.log.prefix_hit(ratio, pod, now);
+        }
+        let left = |slot| self.router.candidates().iter().find(|candidate| candidate.slot == slot);
+        if let Some(left) = decision.left.and_then(left) {
+            self.log.left(decision, left, self.router.table(), now);
         }
         self.log.costs(decision, self.router.candidates(), self.router.table());
     }

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use warmpath_tests::{Request, Traffic, repository, until};
 
-use super::whole;
+use super::{is_used, whole};
 use crate::api::{HTTP_ROUTE, MODEL, OLD_POOL, POD, POOL};
-use crate::pools::{CLUSTER, Controller, conditions, count, pod, pool, remove_pod, route, routed_pool};
+use crate::pools::{
+    CLUSTER, Controller, FIRST, conditions, count, pod, pool, remove_pod, route, routed_pool,
+};
 use crate::world::{World, at, plain, routed};
 
 /// What a change may take until Envoy has it.
@@ -39,8 +41,8 @@ pub async fn the_pools_pods_are_served_and_every_status_says_so(world: &mut Worl
     let traffic = Traffic::start(routed(), 2);
     traffic.more(60).await;
     whole(&traffic.stop().await);
-    for pod in world.pods.values() {
-        assert!(!pod.received().is_empty(), "a pod got nothing: {:?}", world.counts());
+    for number in [11, 12, 13] {
+        is_used(number).await;
     }
     until("every condition of the pool is True", async || {
         let all = conditions(world.cluster(), POOL, "pool").await;
@@ -85,9 +87,8 @@ pub async fn pods_come_load_leave_and_fail_within_a_second(world: &mut World) {
     world.start_pods(&[14]).await;
     pod(&cluster, 14, "vllm", "True").await;
     within_a_second(world, &[11, 12, 13, 14].map(|number| (number, "HEALTHY"))).await;
-    traffic.more(50).await;
+    is_used(14).await;
     whole(&traffic.stop().await);
-    assert!(!world.pods[&14].received().is_empty());
     // Envoy has cut no connection for any of it, and no listener was touched.
     let stats = world.envoy().admin("/stats?filter=listener_modified").await.unwrap().text();
     assert!(stats.contains("listener_manager.listener_modified: 0"), "{stats}");
@@ -239,7 +240,7 @@ pub async fn a_route_that_comes_before_its_pool_is_served_when_the_pool_comes(wo
 
 pub async fn nothing_is_written_when_nothing_changes(world: &mut World) {
     let cluster = world.cluster().clone();
-    let so_far = async || (count("writes_total").await, count("hooks_total").await);
+    let so_far = async || (count(FIRST, "writes_total").await, count(FIRST, "hooks_total").await);
     // What follows from the case before is on its way.
     let mut before = so_far().await;
     until("all is quiet for three seconds", async || {
@@ -265,7 +266,7 @@ pub async fn nothing_is_written_when_nothing_changes(world: &mut World) {
     pod(&cluster, 13, "vllm", "False").await;
     within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY"), (13, "DRAINING")]).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let writes = count("writes_total").await - before.0;
+    let writes = count(FIRST, "writes_total").await - before.0;
     assert!((1.0..=3.0).contains(&writes), "{writes} writes for one change");
 }
 
@@ -276,7 +277,7 @@ pub async fn the_controller_is_killed_and_nothing_is_lost(world: &mut World) {
     world.controller.take().unwrap().kill();
     pod(&cluster, 13, "vllm", "False").await;
     traffic.lasts(Duration::from_secs(3)).await;
-    world.controller = Some(Controller::start(world, "replica-b").await);
+    world.controller = Some(Controller::start(&world.ground, &world.module, "replica-b", &[]).await);
     let hosts = [(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")];
     world.envoy().knows(CLUSTER, &hosts).await;
     traffic.more(50).await;
@@ -300,10 +301,12 @@ pub async fn the_references_files_are_served_as_they_stand(world: &mut World) {
         .await;
     // Two Gateways cannot have one Envoy's ports here: the reference's takes the place of the other.
     cluster.delete(crate::api::GATEWAY, "default", "eg").await;
-    for file in ["inference-pool-prefix-cache.yaml", "inference-gateway.yaml"] {
+    let apply = |file: &str| {
         let text = std::fs::read_to_string(repository().join("manifests/examples").join(file)).unwrap();
         cluster.pipe(&["apply"], &text);
-    }
+    };
+    apply("inference-pool.yaml");
+    apply("inference-gateway.yaml");
     world.envoy.take().unwrap().end();
     world.envoy = Some(
         crate::gateway::Envoy::start(
@@ -317,15 +320,25 @@ pub async fn the_references_files_are_served_as_they_stand(world: &mut World) {
         .envoy()
         .knows("httproute/default/qwen-backend/rule/0", &[11, 12, 13].map(|number| (at(number), "HEALTHY")))
         .await;
-    for round in ["round1.json", "round2.json"] {
-        let body = std::fs::read(repository().join("examples").join(round)).unwrap();
-        for to in [plain(), routed()] {
-            let request =
-                Request::new("POST", "/v1/chat/completions").header("content-type", "application/json");
-            let reply = request.body(body.clone()).send(to).await;
-            assert_eq!(reply.status, 200, "{round} to {to}: {}", reply.text());
-        }
+    let round = async |file: &str, to| {
+        let body = std::fs::read(repository().join("examples").join(file)).unwrap();
+        let request = Request::new("POST", "/v1/chat/completions").header("content-type", "application/json");
+        let reply = request.body(body).send(to).await;
+        assert_eq!(reply.status, 200, "{file} to {to}: {}", reply.text());
+        reply.pod().to_owned()
+    };
+    for file in ["round1.json", "round2.json"] {
+        round(file, plain()).await;
+        round(file, routed()).await;
     }
+    // The second document's pool, in place of the first's.
+    apply("inference-pool-prefix-cache.yaml");
+    world.is_routed().await;
+    let first = round("round1.json", routed()).await;
+    let lines = || world.envoy().said().matches("Do prefix-aware routing!").count();
+    let before = lines();
+    assert_eq!(round("round2.json", routed()).await, first);
+    until("the log has the reference's line", async || (lines() > before).then_some(())).await;
     until("the reference's pool and model are accepted", async || {
         let pool = conditions(&cluster, OLD_POOL, "vllm-qwen-pool").await;
         let model = cluster.get(MODEL, "default", "inferencemodel-qwen").await?;

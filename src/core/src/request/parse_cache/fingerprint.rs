@@ -68,10 +68,6 @@ impl<'k, 'a> HashedBody<'k, 'a> {
         &self.hashes
     }
 
-    pub fn key(&self) -> &'k HashKey {
-        self.key
-    }
-
     /// The fingerprint of the first `end` bytes; `None` if they are less than a chunk, or more than the body.
     pub fn fingerprint(&self, end: usize) -> Option<Fingerprint> {
         let whole_chunks = end / CHUNK_BYTES;

@@ -141,7 +141,7 @@ fn a_body_is_read_though_what_is_known_was_never_in_it() {
         fingerprint: hashed.fingerprint(messages.end).unwrap(),
         messages,
         media: false,
-        preamble: preamble(&parse_cache.key, &request),
+        preamble: parse_cache.preamble(&request),
         shared: true,
     };
     parse_cache.entries.keep(CacheEntry { key, chain: Chain::default() });
@@ -182,6 +182,27 @@ fn apis_do_not_mix() {
             assert_eq!(read(&mut parse_cache, api, body.as_bytes()), naive(api, body.as_bytes()), "{api:?}");
         }
     }
+}
+
+#[test]
+fn what_was_only_counted_is_not_taken_for_hashed() {
+    let mut parse_cache = ParseCache::new(7);
+    let [first, second, third, fourth] = rounds(1).try_into().unwrap();
+    let hashes = |parse_cache: &mut ParseCache, body: &str, add: fn(&mut Chain, &[u8])| {
+        let reading = parse_cache.read(Api::Chat, body.as_bytes()).unwrap();
+        let mut chain = Chain::default();
+        parse_cache.chain(&reading, &mut chain, add);
+        (chain.hashes().len(), chain.bytes())
+    };
+    let bytes_of = |body: &str| naive(Api::Chat, body.as_bytes()).unwrap().chain.1;
+    parse_cache.set_counts(true);
+    for body in [&first, &second] {
+        assert_eq!(hashes(&mut parse_cache, body, Chain::count), (0, bytes_of(body)));
+    }
+    parse_cache.set_counts(false);
+    assert_eq!(read(&mut parse_cache, Api::Chat, third.as_bytes()), naive(Api::Chat, third.as_bytes()));
+    parse_cache.set_counts(true);
+    assert_eq!(hashes(&mut parse_cache, &fourth, Chain::count), (0, bytes_of(&fourth)));
 }
 
 #[test]

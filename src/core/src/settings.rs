@@ -1,0 +1,128 @@
+//! What may change while requests run: how the pods of a pool are chosen, and for whom.
+//!
+//! One document, wherever it comes from: keys of the plugin configuration, metadata of a route ([`route`]), or a page that is
+//! fetched. It is read once into values that cannot be wrong; a bad one leaves the last good one in force.
+
+pub mod document;
+pub mod metadata;
+pub mod object;
+pub mod route;
+
+use self::document::Value;
+use self::object::{Object, SettingError, UnknownKeys};
+
+/// How pods are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// By load only. Its other name, `DEFAULT`, is that of the reference; it is not the default here.
+    LoadOnly,
+    /// By load, and by the prefixes that each pod holds.
+    #[default]
+    PrefixCache,
+}
+
+impl Strategy {
+    const WORDS: [(&str, Strategy); 3] = [
+        ("PREFIX_CACHE", Strategy::PrefixCache),
+        ("LOAD_ONLY", Strategy::LoadOnly),
+        ("DEFAULT", Strategy::LoadOnly),
+    ];
+
+    /// Its name in a document.
+    pub fn name(self) -> &'static str {
+        match self {
+            Strategy::PrefixCache => "PREFIX_CACHE",
+            Strategy::LoadOnly => "LOAD_ONLY",
+        }
+    }
+}
+
+/// The settings of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// How pods are chosen.
+    pub strategy: Strategy,
+    /// A request for which no pod can be named is left to the fallback cluster (`true`) or answered 503 (`false`).
+    pub fail_open: bool,
+    /// Percent of the prompts that are routed by load alone, as samples of plain routing.
+    pub plain_percent: u64,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        PoolSettings { strategy: Strategy::PrefixCache, fail_open: true, plain_percent: 0 }
+    }
+}
+
+impl PoolSettings {
+    /// Reads the settings among the keys of `document`; those that it leaves out are of `default`. Other keys are for others to
+    /// read.
+    ///
+    /// # Errors
+    /// [`SettingError`] names the key and the fix.
+    pub fn read(document: &mut Object<'_>, default: &PoolSettings) -> Result<PoolSettings, SettingError> {
+        Ok(PoolSettings {
+            strategy: document.word("strategy", &Strategy::WORDS)?.unwrap_or(default.strategy),
+            fail_open: document.flag("fail_open")?.unwrap_or(default.fail_open),
+            plain_percent: document
+                .whole("plain_percent", 0, 50)?
+                .map_or(default.plain_percent, |percent| percent as u64),
+        })
+    }
+
+    /// Reads a document that has nothing else.
+    ///
+    /// # Errors
+    /// [`SettingError`] names the key and the fix.
+    pub fn parse(
+        document: &Value,
+        default: &PoolSettings,
+        unknown: UnknownKeys,
+    ) -> Result<PoolSettings, SettingError> {
+        let mut document = Object::document(document, unknown)?;
+        let settings = PoolSettings::read(&mut document, default)?;
+        document.end()?;
+        Ok(settings)
+    }
+
+    /// What they say, for the log.
+    pub fn summary(&self) -> String {
+        format!("{}, fail_open {}", self.strategy.name(), self.fail_open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<PoolSettings, String> {
+        let document = Value::parse(json.as_bytes()).unwrap();
+        let settings = PoolSettings::parse(&document, &PoolSettings::default(), UnknownKeys::Refused);
+        settings.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn all_keys_have_defaults() {
+        assert_eq!(parse("{}"), Ok(PoolSettings::default()));
+        let settings = PoolSettings { strategy: Strategy::LoadOnly, fail_open: false, plain_percent: 0 };
+        assert_eq!(parse(r#"{"strategy": "DEFAULT", "fail_open": false}"#), Ok(settings.clone()));
+        let kept = PoolSettings::parse(
+            &Value::parse(br#"{"fail_open": true}"#).unwrap(),
+            &settings,
+            UnknownKeys::Refused,
+        )
+        .unwrap();
+        assert_eq!(kept, PoolSettings { fail_open: true, ..settings });
+    }
+
+    #[test]
+    fn an_error_names_its_key() {
+        let error = |json: &str| parse(json).unwrap_err();
+        assert!(
+            error(r#"{"strategy": "FASTEST"}"#)
+                .starts_with("`strategy` is \"FASTEST\"; use \"PREFIX_CACHE\" or")
+        );
+        assert!(error(r#"{"fail_open": "yes"}"#).starts_with("`fail_open` is a text; write true or false"));
+        assert!(error(r#"{"strategies": 1}"#).starts_with("`strategies` is no setting"));
+    }
+}

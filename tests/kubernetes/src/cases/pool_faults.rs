@@ -1,0 +1,251 @@
+//! Pods of InferencePools that load, vanish, or do not serve; what is around them goes away and comes back.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use warmpath_tests::{Request, Traffic, until};
+
+use super::{is_used, whole};
+use crate::api::{POD, ROUTED_POOL};
+use crate::pools::{CLUSTER, Controller, FIRST, SECOND_REPLICA, count, pod, remove_pod};
+use crate::world::{World, at, routed};
+
+/// What a change may take until Envoy has it, once whoever was away is back.
+const AFTER_RETURN: Duration = Duration::from_secs(5);
+
+/// Statuses and pods of so many requests, one after the other.
+async fn met(number: usize, request: impl Fn(usize) -> Request) -> BTreeSet<(u16, String)> {
+    let mut met = BTreeSet::new();
+    for turn in 0..number {
+        let reply = request(turn).send(routed()).await;
+        met.insert((reply.status.into(), reply.header("x-test-pod").unwrap_or_default().to_owned()));
+    }
+    met
+}
+
+pub async fn one_pod_of_the_pool_is_ready_and_three_load(world: &mut World) {
+    let cluster = world.cluster().clone();
+    for number in [12, 13] {
+        world.pods.remove(&number).unwrap().kill().await;
+    }
+    for number in [12, 13, 14] {
+        pod(&cluster, number, "vllm", "False").await;
+    }
+    let loading = [(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "DRAINING"), (at(14), "DRAINING")];
+    world.envoy().knows(CLUSTER, &loading).await;
+    let only = BTreeSet::from([(200, at(11))]);
+    assert_eq!(met(100, |turn| Request::chat(&format!("Chat number {turn}."))).await, only);
+    assert_eq!(met(100, |_| Request::get("/v1/models")).await, only);
+    assert_eq!(met(100, |_| Request::post("/tokenize", &json!({"prompt": "so"}))).await, only);
+    assert_eq!(world.envoy().stat(&format!("cluster.{CLUSTER}.lb_healthy_panic")).await, 0);
+    world.start_pods(&[12]).await;
+    pod(&cluster, 12, "vllm", "True").await;
+    let since = Instant::now();
+    is_used(12).await;
+    // The module looks once a second.
+    assert!(since.elapsed() < Duration::from_secs(3), "it took {:?}", since.elapsed());
+    for number in [11, 12] {
+        pod(&cluster, number, "vllm", "False").await;
+    }
+    let nobody = [11, 12, 13, 14].map(|number| (at(number), "DRAINING"));
+    world.envoy().knows(CLUSTER, &nobody).await;
+    let since = Instant::now();
+    let reply = Request::chat("Is anybody there?").send(routed()).await;
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert!(since.elapsed() < Duration::from_secs(1), "it took {:?}", since.elapsed());
+}
+
+pub async fn a_deletion_that_no_watch_has_seen_is_noticed(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(20).await;
+    // The controller sees nothing of it: it stands still, and when it goes on its watches have lost the server.
+    let controller = world.controller.as_ref().unwrap();
+    controller.freeze();
+    remove_pod(&cluster, 13).await;
+    world.ground.stop_api_server();
+    traffic.lasts(Duration::from_secs(3)).await;
+    world.controller.as_ref().unwrap().go_on();
+    traffic.lasts(Duration::from_secs(3)).await;
+    world.ground.start_api_server().await;
+    let since = Instant::now();
+    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "HEALTHY")]).await;
+    assert!(since.elapsed() < AFTER_RETURN, "it took {:?}", since.elapsed());
+    whole(&traffic.stop().await);
+}
+
+pub async fn an_address_that_was_given_to_a_stranger_gets_nothing(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let evicted = json!({"phase": "Failed", "reason": "Evicted"});
+    cluster.patch_status(POD, "default", "pod-13", evicted).await;
+    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "HEALTHY")]).await;
+    // A pod of another namespace with the same label has its address now, while the failed one is still there with it.
+    cluster.apply(crate::api::NAMESPACE, &json!({"metadata": {"name": "strangers"}})).await;
+    let stranger = json!({
+        "metadata": {"name": "stranger", "namespace": "strangers", "labels": {"app": "vllm"}},
+        "spec": {"nodeName": "node-1", "containers": [{"name": "vllm", "image": "none"}]},
+    });
+    cluster.apply(POD, &stranger).await;
+    let ip = crate::sandbox::address::pod(13);
+    let status = json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+        "conditions": [{"type": "Ready", "status": "True"}]});
+    cluster.patch_status(POD, "strangers", "stranger", status).await;
+    world.start_pods(&[13]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (scrapes, received) = (world.pods[&13].scrapes(), world.pods[&13].received().len());
+    assert_eq!(met(60, |turn| Request::chat(&format!("Question {turn}."))).await.len(), 2);
+    assert_eq!((world.pods[&13].scrapes(), world.pods[&13].received().len()), (scrapes, received));
+    cluster.delete(POD, "strangers", "stranger").await;
+}
+
+pub async fn a_pod_that_takes_over_an_address_is_believed_to_hold_nothing(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let opening = "Once upon a time there was a long story. ".repeat(200);
+    let hits = |world: &World| world.envoy().said().matches("Do prefix-aware routing!").count();
+    world.is_routed().await;
+    let first = Request::chat(&opening).send(routed()).await.pod().to_owned();
+    let number = [11, 12, 13].into_iter().find(|&number| at(number) == first).unwrap();
+    let before = hits(world);
+    Request::chat(&opening).send(routed()).await;
+    until("the conversation is warm", async || (hits(world) > before).then_some(())).await;
+    remove_pod(&cluster, number).await;
+    let others: Vec<_> = [11, 12, 13].into_iter().filter(|&other| other != number).collect();
+    world.envoy().knows(CLUSTER, &others.iter().map(|&n| (at(n), "HEALTHY")).collect::<Vec<_>>()).await;
+    world.start_pods(&[number]).await;
+    pod(&cluster, number, "vllm", "True").await;
+    world.envoy().knows(CLUSTER, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
+    world.pods[&number].scraped(2).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = hits(world);
+    assert_eq!(Request::chat(&opening).send(routed()).await.status, 200);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(hits(world), before, "what the pod before it held is believed of its successor");
+}
+
+pub async fn a_helper_that_is_ready_and_does_not_listen(world: &mut World) {
+    let cluster = world.cluster().clone();
+    pod(&cluster, 14, "vllm", "True").await;
+    world.envoy().knows(CLUSTER, &[11, 12, 13, 14].map(|number| (at(number), "HEALTHY"))).await;
+    let traffic = Traffic::start(routed(), 8);
+    traffic.more(200).await;
+    whole(&traffic.stop().await);
+    // It serves.
+    world.start_pods(&[14]).await;
+    let since = Instant::now();
+    is_used(14).await;
+    assert!(since.elapsed() < Duration::from_secs(10), "it took {:?}", since.elapsed());
+}
+
+pub async fn one_of_two_replicas_is_killed(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let second = Controller::start_at(SECOND_REPLICA, &world.ground, &world.module, "replica-two", &[]).await;
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(20).await;
+    assert_eq!(count(FIRST, "leader").await + count(SECOND_REPLICA, "leader").await, 1.0);
+    // The first one leads, for it was there before; and Envoy Gateway asks it.
+    world.controller.take().unwrap().kill();
+    pod(&cluster, 13, "vllm", "False").await;
+    let since = Instant::now();
+    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")]).await;
+    // The lease lasts six seconds, and is looked at every two.
+    assert!(since.elapsed() < Duration::from_secs(10), "it took {:?}", since.elapsed());
+    assert_eq!(count(SECOND_REPLICA, "leader").await, 1.0);
+    pod(&cluster, 13, "vllm", "True").await;
+    let since = Instant::now();
+    world.envoy().knows(CLUSTER, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
+    assert!(since.elapsed() < Duration::from_secs(1), "it took {:?}", since.elapsed());
+    whole(&traffic.stop().await);
+    world.controller = Some(Controller::start(&world.ground, &world.module, "replica-c", &[]).await);
+    second.kill();
+}
+
+pub async fn envoy_gateway_is_killed_and_pools_are_served_on(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(20).await;
+    world.gateway.take().unwrap().kill();
+    pod(&cluster, 13, "vllm", "False").await;
+    traffic.lasts(Duration::from_secs(3)).await;
+    world.start_gateway(crate::pools::envoy_gateway_values()).await;
+    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")]).await;
+    traffic.more(50).await;
+    whole(&traffic.stop().await);
+}
+
+pub async fn the_api_server_is_gone_for_a_minute(world: &mut World) {
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(20).await;
+    world.ground.stop_api_server();
+    traffic.lasts(Duration::from_secs(60)).await;
+    world.ground.start_api_server().await;
+    follows(world).await;
+    whole(&traffic.stop().await);
+}
+
+pub async fn the_api_server_accepts_and_never_answers_for_a_minute(world: &mut World) {
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(20).await;
+    world.ground.freeze_api_server();
+    traffic.lasts(Duration::from_secs(60)).await;
+    world.ground.unfreeze_api_server().await;
+    follows(world).await;
+    whole(&traffic.stop().await);
+}
+
+/// Within seconds of its return, what changes is in force.
+async fn follows(world: &World) {
+    let cluster = world.cluster().clone();
+    pod(&cluster, 13, "vllm", "False").await;
+    let since = Instant::now();
+    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")]).await;
+    // Watches are tried again every second, the lease is taken again, and Envoy Gateway has its own patience.
+    assert!(since.elapsed() < Duration::from_secs(20), "it took {:?}", since.elapsed());
+}
+
+pub async fn envoy_restarts_while_controller_and_gateway_live(world: &mut World) {
+    world.envoy.take().unwrap().end();
+    world.start_envoy().await;
+    world.envoy().knows(CLUSTER, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
+    world.is_routed().await;
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(50).await;
+    whole(&traffic.stop().await);
+}
+
+pub async fn a_thousand_pods(world: &mut World) {
+    const PODS: u32 = 1000;
+    let cluster = world.cluster().clone();
+    let before = world.controller.as_ref().unwrap().memory();
+    let start = Instant::now();
+    for number in 0..PODS {
+        crate::pools::distant_pod(&cluster, number).await;
+    }
+    let written = start.elapsed();
+    until("Envoy knows all of them", async || {
+        (world.envoy().hosts(CLUSTER).await.len() == PODS as usize + 3).then_some(())
+    })
+    .await;
+    let after_the_last = start.elapsed() - written;
+    let since = Instant::now();
+    crate::pools::distant_pod_is_ready(&cluster, PODS - 1, "False").await;
+    let last = format!("{}:8000", crate::pools::distant_address(PODS - 1));
+    until("Envoy knows one change more", async || {
+        (world.envoy().hosts(CLUSTER).await.get(&last)? == "DRAINING").then_some(())
+    })
+    .await;
+    let changed = since.elapsed();
+    let memory = world.controller.as_ref().unwrap().memory();
+    println!(
+        "      1,000 pods: Envoy knows them {after_the_last:.1?} after the last was written, one change more after {changed:.1?}; \
+         the controller has {} MiB, {} before",
+        memory >> 20,
+        before >> 20
+    );
+    assert!(after_the_last < Duration::from_secs(5) && changed < Duration::from_secs(2));
+    assert!(memory < 256 << 20, "{memory} bytes");
+    cluster.delete_all(POD, "default", "role=distant").await;
+    until("they are gone", async || (world.envoy().hosts(CLUSTER).await.len() == 3).then_some(())).await;
+    let views = cluster.list(ROUTED_POOL, "default", "").await;
+    assert_eq!(views[0]["spec"]["pods"], 3);
+}

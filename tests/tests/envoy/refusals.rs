@@ -1,0 +1,194 @@
+//! A pod that fails fast attracts nobody, and costs no client anything that another pod can serve (B11).
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use warmpath_tests::{Answer, Envoy, Received, Reply, Request, TestPod, repository};
+
+const CLIENTS: usize = 4;
+const REQUESTS: usize = 60;
+/// Requests that a pod may get to see whether it still refuses: one after 1, 2, 4 and 8 seconds, and those that were under way
+/// with each.
+const PROBES: usize = 12;
+
+fn json_answer(status: u16, body: impl Into<bytes::Bytes>) -> Answer {
+    Answer::Whole(status, vec![("content-type", "application/json".to_owned())], body.into())
+}
+
+fn events(text: &'static str) -> Answer {
+    Answer::Whole(200, vec![("content-type", "text/event-stream".to_owned())], text.into())
+}
+
+fn served() -> Answer {
+    Answer::Tokens { first: Duration::from_millis(300), each: Duration::ZERO, tokens: 2, cut: None }
+}
+
+fn case(name: &str) -> Vec<u8> {
+    std::fs::read(repository().join("tests/fixtures/cases/B11").join(name)).unwrap()
+}
+
+/// A question about the handbook of the case, from the start another one for each number.
+fn question(model: &str, n: usize, stream: bool) -> Request {
+    let mut body: Value = serde_json::from_slice(&case("body.json")).unwrap();
+    body["model"] = model.into();
+    body["stream"] = stream.into();
+    let question = format!("question {n}: {}", "which shelf? ".repeat(8));
+    body["messages"].as_array_mut().unwrap().insert(0, json!({"role": "system", "content": question}));
+    Request::post("/v1/chat/completions", &body)
+}
+
+/// What four clients get who send sixty questions, one after the other each.
+async fn ask(envoy: &Envoy, model: &'static str, stream: bool) -> Vec<Reply> {
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let to = envoy.routed;
+        clients.spawn(async move {
+            let mut replies = Vec::new();
+            for n in 0..REQUESTS / CLIENTS {
+                replies.push(question(model, client * 1000 + n, stream).send(to).await);
+            }
+            replies
+        });
+    }
+    clients.join_all().await.into_iter().flatten().collect()
+}
+
+#[tokio::test]
+async fn a_pod_that_refuses_what_others_serve_gets_no_more_than_probes_and_no_client_notices() {
+    type Refusal = fn(&Received) -> Answer;
+    let refusals: [(&str, Refusal); 6] = [
+        ("401", |_| json_answer(401, r#"{"error":"Unauthorized"}"#)),
+        ("404", |_| json_answer(404, case("answer-404.json"))),
+        ("429", |_| json_answer(429, r#"{"error":{"message":"slow down","code":429}}"#)),
+        ("502", |_| json_answer(502, "upstream connect error")),
+        ("an error event", |_| {
+            events("data: {\"error\":{\"message\":\"no such key\",\"code\":401}}\n\ndata: [DONE]\n\n")
+        }),
+        ("nothing", |_| events("data: [DONE]\n\n")),
+    ];
+    for (name, refusal) in refusals {
+        let pods = TestPod::several(3).await;
+        let envoy = Envoy::of(&pods).concurrency(2).start().await;
+        envoy.sees_ready(3).await;
+        pods[0].answer_by(refusal);
+        pods[1..].iter().for_each(|pod| pod.answer_all(served));
+        let replies = ask(&envoy, "adapter-blue", true).await;
+        let refused = pods[0].begun();
+        println!("{name}: the pod got {refused} of {REQUESTS}");
+        for reply in replies {
+            assert_eq!(reply.status, 200, "{name}: {}", reply.text());
+            assert!(reply.text().contains("delta"), "{name}: {}", reply.text());
+            assert_eq!(reply.header("x-warmpath-ask-another"), None);
+        }
+        assert!((1..=PROBES).contains(&refused), "{name}: the pod got {refused} of {REQUESTS}");
+        assert_eq!(envoy.stats("warmpath_upstream_failures_total").await.values().sum::<i64>(), 0, "{name}");
+        envoy.accounts_for_nothing().await;
+    }
+}
+
+#[tokio::test]
+async fn an_adapter_that_one_pod_has_is_found_there_and_others_get_the_rest() {
+    let pods = TestPod::several(5).await;
+    let envoy = Envoy::ready(&pods).await;
+    for (n, pod) in pods.iter().enumerate() {
+        pod.answer_by(move |received| {
+            let body: Value = serde_json::from_slice(&received.body).unwrap();
+            if body["model"] == "adapter-blue" && n != 4 {
+                return json_answer(404, case("answer-404.json"));
+            }
+            served()
+        });
+    }
+    // Three pods are asked for a request, and those that lack the adapter are known then.
+    let mut tries = 0;
+    while pods.iter().any(|pod| pod.begun() == 0) {
+        let reply = question("adapter-blue", 100 + tries, false).send(envoy.routed).await;
+        assert!([200, 404].contains(&reply.status.as_u16()));
+        tries += 1;
+        assert!(tries <= 20, "a pod is not asked");
+    }
+    let replies = ask(&envoy, "adapter-blue", false).await;
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    let wasted: usize = pods[..4].iter().map(TestPod::begun).sum();
+    assert!(wasted <= 4 * PROBES, "{wasted} requests went to pods without the adapter");
+    // They take everything else.
+    let before = pods[4].begun();
+    let replies = ask(&envoy, "/model/qwen", false).await;
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    assert!(pods[4].begun() - before <= REQUESTS / 2, "{} of {REQUESTS}", pods[4].begun() - before);
+}
+
+/// A chat of many words about a topic.
+fn chat(topic: &str, model: &str) -> Request {
+    let words: String = (0..1500).map(|n| format!("{topic:>10} {n:<8} ")).collect();
+    Request::post(
+        "/v1/chat/completions",
+        &json!({"model": model, "messages": [{"role": "user", "content": words}]}),
+    )
+}
+
+#[tokio::test]
+async fn a_prompt_that_no_pod_serves_costs_no_pod_its_place() {
+    let pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    for pod in &pods {
+        pod.answer_by(|received| {
+            let text = String::from_utf8_lossy(&received.body);
+            match [401, 404, 500, 502].iter().find(|status| text.contains(&format!("gets {status}"))) {
+                Some(&status) => json_answer(status, r#"{"error":{"message":"no"}}"#),
+                None => Answer::After(Duration::from_millis(80), Box::new(Answer::Completion)),
+            }
+        });
+    }
+    let conversation = |n: usize| chat(&format!("talk {n}"), "/model/qwen");
+    let mut homes = Vec::new();
+    for n in 0..9 {
+        homes.push(conversation(n).send(envoy.routed).await.pod().to_owned());
+    }
+    for status in [401, 404, 500, 502] {
+        for round in 0..6 {
+            let bad = chat(&format!("gets {status}"), "/model/qwen").send(envoy.routed).await;
+            assert_eq!(bad.status, status, "{}", bad.text());
+            for (n, home) in homes.iter().enumerate() {
+                let now = conversation(n).send(envoy.routed).await;
+                assert_eq!(
+                    (now.status.as_u16(), now.pod()),
+                    (200, home.as_str()),
+                    "{status}, round {round}: {n}"
+                );
+            }
+        }
+    }
+    assert_eq!(envoy.stats("warmpath_unrouted_total").await.values().sum::<i64>(), 0);
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test]
+async fn requests_that_all_pods_refuse_are_not_sent_three_times_for_long() {
+    let pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    pods.iter().for_each(|pod| pod.answer_all(|| json_answer(401, r#"{"error":"Unauthorized"}"#)));
+    for n in 0..100 {
+        let reply = question("/model/qwen", n, false).send(envoy.routed).await;
+        assert_eq!((reply.status.as_u16(), reply.text()), (401, r#"{"error":"Unauthorized"}"#.to_owned()));
+    }
+    let attempts: usize = pods.iter().map(TestPod::begun).sum();
+    // Twenty at first, then one a second.
+    assert!((140..=200).contains(&attempts), "{attempts} attempts");
+}
+
+#[tokio::test]
+async fn without_the_answer_filter_a_pod_that_refuses_gets_no_more_than_its_share() {
+    for status in [401, 404, 429] {
+        let pods = TestPod::several(3).await;
+        let envoy = Envoy::of(&pods).switch("--no-answer-filter").start().await;
+        envoy.sees_ready(3).await;
+        pods[0].answer_by(move |_| json_answer(status, r#"{"error":{"message":"no"}}"#));
+        pods[1..].iter().for_each(|pod| pod.answer_all(served));
+        ask(&envoy, "adapter-blue", false).await;
+        let refused = pods[0].begun();
+        println!("{status}: {refused} of {REQUESTS} were refused");
+        assert!((1..=REQUESTS / 3).contains(&refused), "{status}: {refused} of {REQUESTS} were refused");
+    }
+}

@@ -1,0 +1,178 @@
+//! The settings of a pool change while Envoy runs: no listener is touched, no stream is cut, and what is known of the pods stays.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use warmpath_tests::{Answer, Envoy, EnvoyBuilder, Random, Request, Stream, TestPod, Traffic, until};
+
+/// The routes of the routed port in a file that Envoy follows, with the settings in their metadata.
+struct Routes {
+    folder: TempDir,
+    configuration: Value,
+}
+
+impl Routes {
+    /// Moves the routes of `configuration` into a file.
+    fn split(configuration: &mut Value) -> Routes {
+        let listeners = configuration["static_resources"]["listeners"].as_array_mut().unwrap();
+        let routed = listeners.iter_mut().find(|listener| listener["name"] == "routed").unwrap();
+        let manager = routed["filter_chains"][0]["filters"][0]["typed_config"].as_object_mut().unwrap();
+        let mut routes = manager.remove("route_config").unwrap();
+        routes["@type"] = json!("type.googleapis.com/envoy.config.route.v3.RouteConfiguration");
+        let folder = tempfile::tempdir().unwrap();
+        let source = json!({"resource_api_version": "V3", "path_config_source": {"path": folder.path().join("routes.json")}});
+        manager.insert("rds".into(), json!({"route_config_name": routes["name"], "config_source": source}));
+        configuration["node"] = json!({"id": "test", "cluster": "test"});
+        let routes = Routes { folder, configuration: routes };
+        routes.write(&routes.configuration);
+        routes
+    }
+
+    /// Puts `settings` into the metadata of every route.
+    fn set(&self, settings: &Value) {
+        let mut configuration = self.configuration.clone();
+        for route in configuration["virtual_hosts"][0]["routes"].as_array_mut().unwrap() {
+            route["metadata"] = json!({"filter_metadata": {"warmpath": settings}});
+        }
+        self.write(&configuration);
+    }
+
+    fn write(&self, configuration: &Value) {
+        let file = |name: &str| -> PathBuf { self.folder.path().join(name) };
+        std::fs::write(file("next.json"), json!({"resources": [configuration]}).to_string()).unwrap();
+        // Envoy looks when a file is moved to this name.
+        std::fs::rename(file("next.json"), file("routes.json")).unwrap();
+    }
+}
+
+/// An Envoy whose settings come with the route.
+fn by_route(pods: &[TestPod]) -> (EnvoyBuilder, std::sync::mpsc::Receiver<Routes>) {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let builder = Envoy::of(pods).switch("--json").log_level("info").edit(move |text| {
+        let with =
+            text.replace(r#"\"fail_open\": true,"#, r#"\"fail_open\": true, \"settings\": \"route\","#);
+        assert_ne!(with, text);
+        let mut configuration: Value = serde_json::from_str(&with).unwrap();
+        sender.send(Routes::split(&mut configuration)).unwrap();
+        configuration.to_string()
+    });
+    (builder, receiver)
+}
+
+/// A controller's document.
+fn of_rule(strategy: &str) -> Value {
+    json!({"cluster": "httproute/default/chat/rule/0", "pools": [{
+        "group": "inference.networking.k8s.io", "pool": "default/pool", "strategy": strategy, "fail_open": true,
+        "not_known_yet": [1, {"a": null}]}]})
+}
+
+fn chat(n: u64) -> Request {
+    Request::chat(&Random::text(n, 300))
+}
+
+fn model() -> Answer {
+    Answer::Tokens { first: Duration::from_millis(20), each: Duration::from_millis(5), tokens: 6, cut: None }
+}
+
+const BY_PREFIX: &str = "wasmcustom.warmpath_requests_total.by=prefix;.pool=default;";
+const BY_LOAD: &str = "wasmcustom.warmpath_requests_total.by=load;.pool=default;";
+const BAD: &str = "wasmcustom.warmpath_bad_settings.pool=default;";
+
+/// Sends chats until one is counted as `by`.
+async fn takes(envoy: &Envoy, by: &str) {
+    let before = envoy.stat(by).await;
+    until("the new strategy was in force", async || {
+        chat(999).send(envoy.routed).await;
+        (envoy.stat(by).await > before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_strategy_changes_with_the_route_and_cuts_no_stream_and_forgets_no_prefix() {
+    let pods = TestPod::several(4).await;
+    let (builder, routes) = by_route(&pods);
+    let envoy = builder.concurrency(2).start().await;
+    let routes = routes.recv().unwrap();
+    envoy.sees_ready(4).await;
+
+    // Without metadata, the plugin configuration holds.
+    let mut homes = Vec::new();
+    for n in 0..12 {
+        homes.push(chat(n).send(envoy.routed).await.pod().to_owned());
+    }
+    assert_eq!((envoy.stat(BY_PREFIX).await, envoy.stat(BY_LOAD).await), (12, 0));
+
+    // A stream that lasts longer than all that follows.
+    let home = pods.iter().find(|pod| pod.address() == homes[0]).unwrap();
+    let (stream, answer) = Stream::new();
+    let before = home.begun();
+    home.answer_next(answer);
+    let body = json!({"model": "/model/qwen", "stream": true, "messages": [{"role": "user", "content": Random::text(0, 300)}]});
+    let opened = tokio::spawn(Request::post("/v1/chat/completions", &body).open(envoy.routed));
+    until("the stream was at its pod", async || (home.begun() > before).then_some(())).await;
+    stream.chunk("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n");
+    let mut opened = opened.await.unwrap();
+    assert!(opened.chunk().await.unwrap().is_some());
+
+    pods.iter().for_each(|pod| pod.answer_all(model));
+    let load = Traffic::start(envoy.routed, 8);
+    load.more(20).await;
+    for _ in 0..3 {
+        routes.set(&of_rule("LOAD_ONLY"));
+        takes(&envoy, BY_LOAD).await;
+        routes.set(&of_rule("PREFIX_CACHE"));
+        takes(&envoy, BY_PREFIX).await;
+    }
+    let account = load.stop().await;
+    assert_eq!((account.lost().len(), account.errors().len(), account.broken()), (0, 0, 0), "{account}");
+    assert_eq!(account.resent(), 0, "a connection was closed: {account}");
+
+    stream.chunk("data: [DONE]\n\n");
+    drop(stream);
+    assert!(opened.finish().await.unwrap().text().ends_with("[DONE]\n\n"), "the stream was cut");
+    let listeners = envoy.stats("^listener_manager\\.listener_(modified|added)$").await;
+    assert_eq!(listeners.get("listener_manager.listener_modified"), Some(&0), "{listeners:?}");
+
+    pods.iter().for_each(|pod| pod.answer_all(|| Answer::Completion));
+    // With LOAD_ONLY the pods still held what they held.
+    for (n, home) in homes.iter().enumerate() {
+        assert_eq!(chat(n as u64).send(envoy.routed).await.pod(), home, "prompt {n}");
+    }
+    // Two workers met each document, and one said so.
+    let said = envoy.log().matches("settings of route \"httproute/default/chat/rule/0\": LOAD_ONLY").count();
+    assert!((1..=3).contains(&said), "said {said} times");
+}
+
+#[tokio::test]
+async fn a_bad_document_leaves_the_last_good_one_in_force_and_says_why() {
+    let pods = TestPod::several(2).await;
+    let (builder, routes) = by_route(&pods);
+    let envoy = builder.concurrency(2).start().await;
+    let routes = routes.recv().unwrap();
+    envoy.sees_ready(2).await;
+    routes.set(&of_rule("LOAD_ONLY"));
+    takes(&envoy, BY_LOAD).await;
+    assert_eq!(envoy.stat(BAD).await, 0);
+
+    routes.set(&of_rule("FASTEST"));
+    until("the document was refused", async || {
+        chat(1).send(envoy.routed).await;
+        (envoy.stat(BAD).await == 1).then_some(())
+    })
+    .await;
+    let line = envoy.logs(&["are refused, those before stay in force: `strategy` is \"FASTEST\"; use"]).await;
+    assert!(line.contains("httproute/default/chat/rule/0"), "{line}");
+    let by_prefix = envoy.stat(BY_PREFIX).await;
+    for n in 0..12 {
+        assert_eq!(chat(n).send(envoy.routed).await.status, 200);
+    }
+    assert_eq!(envoy.stat(BY_PREFIX).await, by_prefix);
+    assert_eq!(envoy.log().matches("are refused").count(), 1, "once for all workers");
+
+    // The same document by hand, without a controller's frame.
+    routes.set(&json!({"strategy": "PREFIX_CACHE"}));
+    takes(&envoy, BY_PREFIX).await;
+}
