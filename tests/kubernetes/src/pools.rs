@@ -174,6 +174,7 @@ pub async fn reset(world: &mut World) {
         world.start_envoy().await;
     }
     world.envoy().knows(CLUSTER, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
+    world.is_routed().await;
 }
 
 /// Definitions, rights, certificates, the controller and then Envoy Gateway: the order of docs/kubernetes.md.

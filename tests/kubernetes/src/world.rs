@@ -219,14 +219,7 @@ impl World {
             if let Some(mut old) = self.pods.remove(&number) {
                 old.kill().await;
             }
-            let pod = TestPod::at(&at(number)).await;
-            pod.answer_all(|| Answer::Tokens {
-                first: Duration::from_millis(5),
-                each: Duration::from_millis(1),
-                tokens: 8,
-                cut: None,
-            });
-            self.pods.insert(number, pod);
+            self.pods.insert(number, test_pod(&at(number)).await);
         }
     }
 
@@ -270,6 +263,18 @@ pub fn module(file: Option<&Path>) -> Bytes {
     let file = file.map_or_else(|| target().join("warmpath.wasm"), PathBuf::from);
     let bytes = std::fs::read(&file);
     bytes.unwrap_or_else(|error| panic!("{}: {error}; scripts/build makes it", file.display())).into()
+}
+
+/// A pod that answers like a small model.
+pub async fn test_pod(address: &str) -> TestPod {
+    let pod = TestPod::at(address).await;
+    pod.answer_all(|| Answer::Tokens {
+        first: Duration::from_millis(5),
+        each: Duration::from_millis(1),
+        tokens: 8,
+        cut: None,
+    });
+    pod
 }
 
 /// Pods that are ready.

@@ -152,7 +152,9 @@ fn not_served(key: &PoolKey, name: &ObjectKey, route: &Route) -> Vec<String> {
         if rule.backends.iter().any(|backend| backend.filters && backend.pool.as_ref() == Some(key)) {
             lacks.push(format!("HTTPRoute {name}, rule {index}: filters of a backendRef to a pool are not served; put them on the rule"));
         }
-        if rule.mirrors.contains(key) {
+        // A pool that gets nothing but copies has no Gateway in its status, so its neighbours tell.
+        let is_backend = rule.backends.iter().any(|backend| backend.pool.as_ref() == Some(key));
+        if rule.mirrors.contains(key) || (is_backend && !rule.mirrors.is_empty()) {
             lacks.push(format!(
                 "HTTPRoute {name}, rule {index}: a RequestMirror to a pool is not served; mirror to a Service"
             ));

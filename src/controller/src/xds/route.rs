@@ -136,6 +136,12 @@ fn retry_policy() -> Vec<u8> {
     policy
         .set_bytes(1, &b"connect-failure,refused-stream,reset,retriable-status-codes,retriable-headers"[..]);
     policy.set_bytes(2, build::wrapped(2));
+    // While the module knows no pods, Envoy chooses, and shall not choose a dead one three times.
+    let previous_hosts =
+        build::any("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate", &[]);
+    let mut predicate = Message::new();
+    predicate.set_bytes(1, &b"envoy.retry_host_predicates.previous_hosts"[..]).set_bytes(3, previous_hosts);
+    policy.push(5, predicate.encode()).set_varint(6, 5);
     policy.set_bytes(7, vec![0xf7, 0x03]); // retriable_status_codes, packed: 503
     policy.set_bytes(8, back_off.encode());
     policy.push(9, header.encode());

@@ -31,6 +31,11 @@ async fn other_pool(world: &mut World) {
     world.cluster().apply(POOL, &pool("other", "other", json!({}))).await;
 }
 
+/// Whether that pod gave the answer.
+fn is_at(reply: &Reply, number: u8) -> bool {
+    reply.header("x-test-pod") == Some(&at(number))
+}
+
 /// Waits for what takes longer than most: it must be so within a minute.
 async fn within_a_minute(what: &str, condition: impl AsyncFn() -> bool) {
     let start = Instant::now();
@@ -55,7 +60,7 @@ pub async fn a_pod_that_serves_one_of_two_ports(world: &mut World) {
     let cluster = world.cluster().clone();
     let mut second = Vec::new();
     for number in [11, 12] {
-        second.push(warmpath_tests::TestPod::at(&format!("10.244.0.{number}:8001")).await);
+        second.push(crate::world::test_pod(&format!("10.244.0.{number}:8001")).await);
     }
     cluster
         .apply(POOL, &pool("pool", "vllm", json!({"targetPorts": [{"number": 8000}, {"number": 8001}]})))
@@ -77,7 +82,7 @@ pub async fn pods_with_addresses_of_both_families_and_of_the_newer_alone(world: 
     let cluster = world.cluster().clone();
     let mut pods = Vec::new();
     for number in [11, 12, 13] {
-        pods.push(warmpath_tests::TestPod::at(&format!("[fd00::{number}]:8000")).await);
+        pods.push(crate::world::test_pod(&format!("[fd00::{number}]:8000")).await);
         let ip = format!("fd00::{number}");
         let ips = if number == 11 { json!([{"ip": ip}, {"ip": "10.244.0.11"}]) } else { json!([{"ip": ip}]) };
         cluster
@@ -186,16 +191,11 @@ pub async fn what_stands_beside_a_pool_is_told(world: &mut World) {
     cluster.apply(POOL, &pool("pool-tls", "vllm", json!({}))).await;
     cluster.apply(POOL, &pool("pool-b", "nobody", json!({}))).await;
     cluster.pipe(&["apply"], &input("beside.yaml"));
-    until("the pool says that filters of its backendRef are not served", async || {
+    until("the pool says that filters of its backendRef and copies to a pool are not served", async || {
         let all = conditions(&cluster, POOL, "pool").await;
         let (good, _, message) = all.get("warmpath.dev/RoutesComplete")?;
-        (!good && message.contains("filters of a backendRef")).then_some(())
-    })
-    .await;
-    until("the pool of copies says that they are not served", async || {
-        let all = conditions(&cluster, POOL, "pool-b").await;
-        let (good, _, message) = all.get("warmpath.dev/RoutesComplete")?;
-        (!good && message.contains("RequestMirror")).then_some(())
+        let both = message.contains("filters of a backendRef") && message.contains("RequestMirror");
+        (!good && both).then_some(())
     })
     .await;
     until("the pool with TLS says that it is not served", async || {
@@ -227,8 +227,7 @@ pub async fn an_older_definition_goes_and_comes_back(world: &mut World) {
     to_old["spec"]["rules"][0]["backendRefs"][0]["group"] = json!(OLD_POOL.0);
     cluster.apply(OLD_POOL, &old).await;
     cluster.apply(HTTP_ROUTE, &to_old).await;
-    until("the older pool is served", async || (chat("/old", 1, 1).await.pod() == at(21)).then_some(()))
-        .await;
+    until("the older pool is served", async || is_at(&chat("/old", 1, 1).await, 21).then_some(())).await;
     let traffic = Traffic::start(routed(), 2);
     traffic.more(20).await;
     cluster.delete(CRD, "", "inferencepools.inference.networking.x-k8s.io").await;
@@ -245,10 +244,8 @@ pub async fn an_older_definition_goes_and_comes_back(world: &mut World) {
     cluster.apply(OLD_POOL, &old).await;
     // Envoy Gateway watches no definition that came after its start.
     world.start_gateway(envoy_gateway_values()).await;
-    until("the older pool is served again", async || {
-        (chat("/old", 1, 1).await.pod() == at(21)).then_some(())
-    })
-    .await;
+    until("the older pool is served again", async || is_at(&chat("/old", 1, 1).await, 21).then_some(()))
+        .await;
 }
 
 pub async fn merged_gateways_with_a_pool_on_one(world: &mut World) {
