@@ -68,13 +68,19 @@ pub struct Member {
 impl Discovery {
     /// Goes on from the `table` that is shared already.
     pub fn new(keys: &Keys, table: &PodTable, now: Micros) -> Discovery {
-        let clusters = table.clusters.iter().enumerate().map(|(nth, cluster)| KnownCluster {
+        // The backends of a cluster are found anew with its hosts.
+        let whole = |cluster: &&Cluster| {
+            !table.clusters.iter().any(|other| is_backend_of(&cluster.name, &other.name))
+        };
+        let clusters = table.clusters.iter().filter(whole).map(|cluster| KnownCluster {
             name: cluster.name.clone(),
             settled_at: cluster.settled_at,
             hosts: table
                 .live()
-                .filter(|(_, pod)| pod.candidate_of.meets(ClusterSet::nth(nth)))
-                .map(|(_, pod)| Host { address: pod.address.clone(), candidate: true })
+                .filter(|(_, pod)| {
+                    table.cluster(cluster.name.as_bytes()).is_some_and(|set| pod.candidate_of.meets(set))
+                })
+                .map(|(_, pod)| Host { address: pod.address.clone(), candidate: true, region: String::new() })
                 .collect(),
         });
         let clusters: Vec<KnownCluster> = clusters.collect();
@@ -157,9 +163,24 @@ impl Discovery {
     pub fn members(&self) -> Members {
         let mut members = Members::default();
         let mut places = std::collections::HashMap::<&str, usize>::new();
-        for (nth, cluster) in self.clusters.iter().enumerate() {
-            members.clusters.push(Cluster { name: cluster.name.clone(), settled_at: cluster.settled_at });
+        for cluster in &self.clusters {
+            let nth = members.clusters.len();
+            let of_name = |name: &str| Cluster { name: name.to_owned(), settled_at: cluster.settled_at };
+            members.clusters.push(of_name(&cluster.name));
+            // Where there is one backend, it is the cluster.
+            let several = cluster.hosts.windows(2).any(|two| matches!(two, [a, b] if a.region != b.region));
             for host in &cluster.hosts {
+                let backend = (several && is_backend_of(&host.region, &cluster.name)).then(|| {
+                    let backends = members.clusters.get(nth..).unwrap_or_default();
+                    let known = backends.iter().position(|other| other.name == host.region);
+                    known.map_or_else(
+                        || {
+                            members.clusters.push(of_name(&host.region));
+                            members.clusters.len() - 1
+                        },
+                        |at| nth + at,
+                    )
+                });
                 let place = *places.entry(&host.address).or_insert_with(|| {
                     members
                         .pods
@@ -167,7 +188,8 @@ impl Discovery {
                     members.pods.len() - 1
                 });
                 if let Some(member) = members.pods.get_mut(place).filter(|_| host.candidate) {
-                    member.candidate_of = member.candidate_of.with(ClusterSet::nth(nth));
+                    let of_backend = backend.map_or(ClusterSet::NONE, ClusterSet::nth);
+                    member.candidate_of = member.candidate_of.with(ClusterSet::nth(nth)).with(of_backend);
                 }
             }
         }
@@ -190,6 +212,11 @@ impl Discovery {
     }
 }
 
+/// Whether `name` is that of a backend of a cluster, as Envoy Gateway writes it into localities: `CLUSTER/backend/2`.
+fn is_backend_of(name: &str, cluster: &str) -> bool {
+    name.strip_prefix(cluster).is_some_and(|rest| rest.starts_with("/backend/"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +235,38 @@ mod tests {
         };
         let hosts: Vec<String> = hosts.iter().map(host).collect();
         format!(r#"{{"name":"{name}","added_via_api":true,"host_statuses":[{}]}}"#, hosts.join(","))
+    }
+
+    #[test]
+    fn the_backends_of_a_cluster_are_sets_of_candidates_of_their_own() {
+        let host = |ip: &str, backend: usize| {
+            format!(
+                r#"{{"address":{{"socket_address":{{"address":"{ip}","port_value":8000}}}},"locality":{{"region":"{ROUTE}/backend/{backend}"}}}}"#
+            )
+        };
+        let hosts = [host("10.0.0.1", 0), host("10.0.0.2", 1), host("10.0.0.3", 1)].join(",");
+        let page = format!(r#"{{"cluster_statuses":[{{"name":"{ROUTE}","host_statuses":[{hosts}]}}]}}"#);
+        let mut world = World::wanting(&[ROUTE]);
+        let query = world.discovery.queries(&world.shared).remove(0);
+        world.discovery.take(&query, page.as_bytes(), &mut world.shared, SECOND).unwrap();
+        let members = world.discovery.members();
+        let names: Vec<&str> = members.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+        assert_eq!(names, [ROUTE, &format!("{ROUTE}/backend/0"), &format!("{ROUTE}/backend/1")]);
+        let sets: Vec<u128> = members.pods.iter().map(|pod| pod.candidate_of.0).collect();
+        assert_eq!(sets, [0b011, 0b101, 0b101]);
+        // A collector that takes over asks for the cluster alone, and scrapes through it.
+        let pods = members.pods.iter().enumerate().map(|(nth, pod)| Pod {
+            id: nth as u32 + 1,
+            address: pod.address.clone(),
+            candidate_of: pod.candidate_of,
+            ..Pod::default()
+        });
+        let table =
+            PodTable { pods: pods.collect(), clusters: members.clusters.clone(), ..PodTable::default() };
+        let next = Discovery::new(&world.keys, &table, SECOND);
+        assert_eq!(next.members().clusters.len(), 1);
+        assert_eq!(next.members().pods.len(), 3);
+        assert_eq!(next.cluster_of("10.0.0.2:8000", 100 * SECOND), Some(ROUTE));
     }
 
     struct World {

@@ -3,11 +3,13 @@
 //! One document, wherever it comes from: keys of the plugin configuration, metadata of a route ([`route`]), or a page that is
 //! fetched. It is read once into values that cannot be wrong; a bad one leaves the last good one in force.
 
+pub mod backends;
 pub mod document;
 pub mod metadata;
 pub mod object;
 pub mod route;
 
+use self::backends::Backend;
 use self::document::Value;
 use self::object::{Object, SettingError, UnknownKeys};
 
@@ -46,11 +48,18 @@ pub struct PoolSettings {
     pub fail_open: bool,
     /// Percent of the prompts that are routed by load alone, as samples of plain routing.
     pub plain_percent: u64,
+    /// The backends of the route's rule, where it has several: each has its share, whatever its pods hold.
+    pub backends: Vec<Backend>,
 }
 
 impl Default for PoolSettings {
     fn default() -> Self {
-        PoolSettings { strategy: Strategy::PrefixCache, fail_open: true, plain_percent: 0 }
+        PoolSettings {
+            strategy: Strategy::PrefixCache,
+            fail_open: true,
+            plain_percent: 0,
+            backends: Vec::new(),
+        }
     }
 }
 
@@ -67,6 +76,7 @@ impl PoolSettings {
             plain_percent: document
                 .whole("plain_percent", 0, 50)?
                 .map_or(default.plain_percent, |percent| percent as u64),
+            backends: default.backends.clone(),
         })
     }
 
@@ -104,7 +114,8 @@ mod tests {
     #[test]
     fn all_keys_have_defaults() {
         assert_eq!(parse("{}"), Ok(PoolSettings::default()));
-        let settings = PoolSettings { strategy: Strategy::LoadOnly, fail_open: false, plain_percent: 0 };
+        let settings =
+            PoolSettings { strategy: Strategy::LoadOnly, fail_open: false, ..PoolSettings::default() };
         assert_eq!(parse(r#"{"strategy": "DEFAULT", "fail_open": false}"#), Ok(settings.clone()));
         let kept = PoolSettings::parse(
             &Value::parse(br#"{"fail_open": true}"#).unwrap(),

@@ -179,6 +179,17 @@ impl World {
             }
         };
         object.insert("pools".into(), Json::Array(pools));
+        // What has no share is not drawn.
+        let backends = self.rule(cluster).map(|rule| rule.backends.as_slice()).unwrap_or_default();
+        let drawn = backends.iter().enumerate().filter(|(_, backend)| backend.weight > 0);
+        let shares = drawn.map(|(index, backend)| {
+            let name = ClusterName { backend: Some(index), ..cluster.clone() };
+            json!({"backend": name.to_string(), "weight": backend.weight})
+        });
+        let shares: Vec<Json> = shares.collect();
+        if shares.len() > 1 {
+            object.insert("backends".into(), Json::Array(shares));
+        }
         object
     }
 
@@ -306,6 +317,23 @@ mod tests {
         assert_eq!((refused.refused.unwrap().reason, refused.places.len()), ("InvalidExtensionRef", 0));
         facts.services = Some(BTreeSet::from([ObjectKey::new("default", "picker")]));
         assert_eq!(state(&facts).places.len(), 2);
+    }
+
+    #[test]
+    fn the_module_is_told_the_shares_of_a_rule_with_several_backends() {
+        let mut facts = testing::facts();
+        for route in facts.routes.values_mut() {
+            let backend = |weight| Backend { pool: None, weight, filters: false };
+            route.rules[0].backends.extend([backend(0), backend(3)]);
+        }
+        let world = world(&facts, &World::default());
+        let cluster = ClusterName::parse("httproute/default/pooled/rule/0").unwrap();
+        let told = world.route_metadata(&cluster, &Binding::Only(testing::pool("pool")));
+        assert_eq!(
+            told["backends"],
+            json!([{"backend": "httproute/default/pooled/rule/0/backend/0", "weight": 1},
+                   {"backend": "httproute/default/pooled/rule/0/backend/2", "weight": 3}])
+        );
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Host {
     pub address: String,
     /// Whether requests may be sent to it: it neither drains nor has it failed a check.
     pub candidate: bool,
+    /// The region of its locality. Where a cluster has the hosts of several backends, Envoy Gateway names the backend here.
+    pub region: String,
 }
 
 /// The hosts of a cluster.
@@ -86,6 +88,15 @@ struct HostStatus<'a> {
     address: Address<'a>,
     #[serde(borrow, default)]
     health_status: HealthStatus<'a>,
+    #[serde(borrow, default)]
+    locality: Locality<'a>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Locality<'a> {
+    #[serde(borrow)]
+    region: Cow<'a, str>,
 }
 
 /// A pipe or a listener of Envoy itself has no `socket_address`.
@@ -132,7 +143,8 @@ impl From<ClusterStatus<'_>> for ClusterHosts {
             let address = SocketAddr::new(ip, socket.port_value);
             let candidate = status.health_status.is_candidate();
             let place = *places.entry(address).or_insert_with(|| {
-                hosts.push(Host { address: address.to_string(), candidate: false });
+                let region = status.locality.region.clone().into_owned();
+                hosts.push(Host { address: address.to_string(), candidate: false, region });
                 hosts.len() - 1
             });
             if let Some(host) = hosts.get_mut(place) {
@@ -152,16 +164,20 @@ mod tests {
 
     #[test]
     fn a_page_of_a_real_envoy() {
-        let host = |address: &str, candidate| Host { address: address.to_owned(), candidate };
+        let host = |address: &str, candidate, backend| Host {
+            address: address.to_owned(),
+            candidate,
+            region: format!("httproute/default/chat/rule/0/backend/{backend}"),
+        };
         let cluster = ClusterHosts {
             name: "httproute/default/chat/rule/0".into(),
             by_xds: false,
             hosts: vec![
-                host("10.0.0.1:8000", true),
-                host("10.0.0.2:8000", false),
-                host("10.0.0.3:8000", false),
-                host("[fd00::4]:8000", true),
-                host("10.0.0.5:8001", true),
+                host("10.0.0.1:8000", true, 0),
+                host("10.0.0.2:8000", false, 0),
+                host("10.0.0.3:8000", false, 0),
+                host("[fd00::4]:8000", true, 0),
+                host("10.0.0.5:8001", true, 1),
             ],
         };
         assert_eq!(parse(PAGE), Ok(vec![cluster]));

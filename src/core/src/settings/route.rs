@@ -7,12 +7,15 @@
 use std::sync::Arc;
 
 use crate::settings::PoolSettings;
+use crate::settings::backends::Backend;
 use crate::settings::document::Value;
 use crate::settings::metadata::{self, NotMetadata};
-use crate::settings::object::{SettingError, UnknownKeys};
+use crate::settings::object::{Object, SettingError, UnknownKeys};
 use crate::shared::documents;
 use crate::shared::store::SharedData;
 
+/// Most backends of a rule: the Gateway API has room for 16.
+const MOST_BACKENDS: usize = 64;
 /// Routes whose settings are remembered. Of more routes, each request may be parsed anew.
 const ROUTES: usize = 32;
 
@@ -182,9 +185,23 @@ fn read(
         }
     };
     let rule = document.get("cluster").and_then(Value::as_text).map(str::to_owned);
-    let settings = of_pool(&document, backend)
-        .and_then(|pool| PoolSettings::parse(pool, configured, UnknownKeys::Ignored));
+    let settings = of_pool(&document, backend).and_then(|pool| {
+        let settings = PoolSettings::parse(pool, configured, UnknownKeys::Ignored)?;
+        Ok(PoolSettings { backends: backends(&document)?, ..settings })
+    });
     (rule, settings)
+}
+
+/// The backends of a rule that has several.
+fn backends(document: &Value) -> Result<Vec<Backend>, SettingError> {
+    let mut document = Object::document(document, UnknownKeys::Ignored)?;
+    let list = document.objects("backends", MOST_BACKENDS)?;
+    let backend = |mut object: Object<'_>| {
+        let name = object.text("backend")?.unwrap_or_default().to_owned();
+        let weight = object.whole("weight", 0, i64::from(u32::MAX))?.unwrap_or(1) as u32;
+        Ok(Backend { name, weight })
+    };
+    list.into_iter().map(backend).collect()
 }
 
 /// The part of a document that is of the pool of a backend: the first pool where no backend is named.
@@ -220,6 +237,17 @@ mod tests {
 
     fn of(rule: &str, strategy: &str) -> Vec<u8> {
         route(&format!(r#"{{"cluster": "{rule}", "pools": [{{"strategy": "{strategy}", "later": [1]}}]}}"#))
+    }
+
+    #[test]
+    fn the_backends_of_a_rule_come_with_their_weights() {
+        let mut routes = settings();
+        let bytes = route(
+            r#"{"cluster": "r", "pools": [{}], "backends": [{"backend": "r/backend/0", "weight": 70}, {"backend": "r/backend/1"}]}"#,
+        );
+        let (found, _) = routes.of_request(&bytes, nameless, &mut Map::default());
+        let weights: Vec<_> = found.backends.iter().map(|each| (each.name.as_str(), each.weight)).collect();
+        assert_eq!(weights, [("r/backend/0", 70), ("r/backend/1", 1)]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use warmpath::request::body::{Api, BodyError};
 use warmpath::request::parse_cache::ParsedRequest;
 use warmpath::router::{Decision, NoPod, RouteBy, Ticket};
 use warmpath::settings::Strategy;
+use warmpath::settings::backends::draw;
 use warmpath::shared::clusters::ClusterSet;
 
 use super::Worker;
@@ -93,6 +94,9 @@ impl Worker {
         let known = self.router.table().cluster(&name);
         if known.is_none() {
             unknown.note(&name, now);
+        }
+        if self.settings.backends.len() > 1 && known.is_some() {
+            return draw(&self.settings.backends, self.router.table(), host::random()).or(known);
         }
         known
     }
