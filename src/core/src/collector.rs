@@ -3,11 +3,13 @@
 //! It runs once per Envoy: in the bootstrap singleton, or in a router's root context that took the lease when the singleton
 //! is dead. It also reconciles the ledger, because it alone sees how many requests the pods report.
 
+use crate::account::cache_tally::CacheTally;
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
 use crate::account::transaction::LedgerStore;
 use crate::config::{Config, Scrape};
 use crate::discovery::Members;
+use crate::scrape::cache_check::{CacheCheck, Finding};
 use crate::scrape::history::{PageHistory, Signs};
 use crate::scrape::leaks::{Leak, LeakDetector};
 use crate::scrape::schedule::Schedule;
@@ -41,6 +43,7 @@ pub struct Collector {
     discovers: bool,
     misrouted: u64,
     leaked: u64,
+    emptied: u64,
     contended: u64,
 }
 
@@ -52,6 +55,7 @@ struct PodHistory {
     foreign_waiting: f32,
     pages: PageHistory,
     leaks: LeakDetector,
+    cache: CacheCheck,
     /// Pages in a row that another pod seems to have sent.
     of_another: u32,
 }
@@ -109,6 +113,7 @@ impl Collector {
             discovers: config.discovery.is_some(),
             misrouted: 0,
             leaked: 0,
+            emptied: 0,
             contended: 0,
             table,
         };
@@ -206,6 +211,9 @@ impl Collector {
                 if let Some(leak) = self.take_load(due, &load, own, now) {
                     self.reconcile(due, leak, shared);
                 }
+                if let Some(own) = own {
+                    self.check_cache(due, &load, &own, shared, now);
+                }
             }
             Err(vllm::NotVllm) => self.fail(due, ScrapeFailure::Unreadable),
         }
@@ -278,6 +286,11 @@ impl Collector {
         self.leaked
     }
 
+    /// Caches that pages have shown to be empty, against what was believed.
+    pub fn emptied(&self) -> u64 {
+        self.emptied
+    }
+
     /// Pages that another pod has sent; they did not count.
     pub fn misrouted(&self) -> u64 {
         self.misrouted
@@ -347,6 +360,38 @@ impl Collector {
                 history.leaks = LeakDetector::default();
                 None
             }
+        }
+    }
+
+    /// Compares what the pod's cache has found with what was believed, and lets the routers believe nothing where that is clearly
+    /// wrong. A tally that could not be written begins with the next page.
+    fn check_cache(
+        &mut self,
+        due: &DueScrape,
+        load: &vllm::PodLoad,
+        own: &PodAccount,
+        shared: &mut impl SharedData,
+        now: Micros,
+    ) {
+        let slot = usize::from(due.slot);
+        let (Some(pod), Some(history)) = (self.table.pods.get_mut(slot), self.histories.get_mut(slot)) else {
+            return;
+        };
+        if pod.id != due.id || own.id != due.id {
+            return;
+        }
+        let finding = history.cache.see(load, own.cache, now);
+        if finding == Finding::Emptied {
+            pod.cache_epoch = pod.cache_epoch.wrapping_add(1);
+            self.emptied += 1;
+        }
+        if finding != Finding::Undecided {
+            let pod = PodKey { slot: due.slot, id: due.id };
+            let begun = self.store.transact(shared, |ledger, _| {
+                ledger.change(pod, |account| account.cache = CacheTally::from(now));
+                Ok::<_, Contended>(())
+            });
+            self.contended += u64::from(begun.is_err());
         }
     }
 

@@ -135,12 +135,13 @@ impl CollectorDriver {
                     .unreadable(&due, &format!("its page has {body_size} bytes, more than {LONGEST_PAGE}")),
                 Some((_, page)) => {
                     let (leaked, contended) = (self.collector.leaked(), self.collector.contended());
-                    let misrouted = self.collector.misrouted();
+                    let (misrouted, emptied) = (self.collector.misrouted(), self.collector.emptied());
                     self.collector.take(&due, &page, &mut Host, began);
                     self.metrics.leaked_requests.add(self.collector.leaked() - leaked);
                     self.metrics.contended_reconcile.add(self.collector.contended() - contended);
                     let misrouted = self.collector.misrouted() - misrouted;
                     self.metrics.misrouted.add(misrouted);
+                    self.metrics.emptied_caches.add(self.collector.emptied() - emptied);
                     cost = Some(host::now().since(began));
                     if misrouted > 0 {
                         String::new()

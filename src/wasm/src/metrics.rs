@@ -118,6 +118,7 @@ metrics! {
         takeovers: counter "collector_takeovers_total", "Times that a router took over from a collector that gave no sign of life.";
         contended_reconcile: counter "contended_total" { during = "reconcile" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         leaked_requests: counter "leaked_requests_total", "Requests that the ledger counted and no pod had; they were taken out of it.";
+        emptied_caches: counter "emptied_caches_total", "Times that a pod's page has shown that its cache does not hold what it was believed to hold; all of it was forgotten.";
         pod_table_generation: gauge "pod_table_generation", "Number of the current pod table; routers fetch the table when it moves.";
     }
 

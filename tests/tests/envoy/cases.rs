@@ -3,9 +3,11 @@
 //! Cases that are tested elsewhere: B06, B07, B09 and half a surrogate pair of B31 in `bodies`, B11 in `refusals`, B17, B32 and
 //! B33 in `answer`, killed pods of B31 in `faults_under_load`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use warmpath_tests::{Answer, Envoy, Load, Request, Stream, TestPod, raw, repository, until};
 
 /// An input of a case.
@@ -299,18 +301,211 @@ async fn waiting_prompts_repel(
     }
 }
 
+/// What a pod says before it has computed anything, and the first tokens of two APIs.
+const CREATED: &str = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"r1\"}}\n\n\
+    event: response.in_progress\ndata: {\"type\":\"response.in_progress\",\"response\":{\"id\":\"r1\"}}\n\n";
+const DELTA: &str = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Yes\"}\n\n";
+const TOKEN: &str = "data: {\"id\":\"c1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes\"}}]}\n\n";
+
 /// B02, its first half.
 #[tokio::test]
 async fn a_response_that_is_created_has_no_first_token_yet() {
-    let created = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"r1\"}}\n\n\
-        event: response.in_progress\ndata: {\"type\":\"response.in_progress\",\"response\":{\"id\":\"r1\"}}\n\n";
-    let token = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Yes\"}\n\n";
     let prompt = |n| {
         let mut body: Value = serde_json::from_slice(&input("B02/body.json")).unwrap();
         body["instructions"] = format!("{n}. {}", body["instructions"].as_str().unwrap()).into();
         body
     };
-    waiting_prompts_repel("/v1/responses", prompt, created, token).await;
+    waiting_prompts_repel("/v1/responses", prompt, CREATED, DELTA).await;
+}
+
+/// B02, its second half.
+#[tokio::test]
+async fn a_pod_that_answers_responses_is_not_taken_for_a_faster_one() {
+    const COMPUTES: Duration = Duration::from_millis(300);
+    let pods = TestPod::several(2).await;
+    let envoy = Envoy::ready(&pods).await;
+    let prompt = |n: usize| format!("{n:>6} ").repeat(2300);
+    let chat = |n: usize| {
+        let messages = json!([{"role": "user", "content": prompt(n)}]);
+        Request::post("/v1/chat/completions", &json!({"model": "m", "stream": true, "messages": messages}))
+    };
+    let response =
+        |n: usize| Request::post("/v1/responses", &json!({"model": "m", "stream": true, "input": prompt(n)}));
+    for n in 0..8 {
+        for (pod, other) in [(0, 1), (1, 0)] {
+            pods[other].set_load(busy(2000));
+            pods[pod].set_load(Load::default());
+            believes(&envoy, &pods).await;
+            let (stream, answer) = Stream::new();
+            pods[pod].answer_next(answer);
+            let request = if pod == 0 { response(n) } else { chat(100 + n) };
+            let before = pods[pod].begun();
+            let reply = tokio::spawn(request.send(envoy.routed));
+            until("the pod has the prompt", async || (pods[pod].begun() > before).then_some(())).await;
+            if pod == 0 {
+                stream.chunk(CREATED);
+            }
+            tokio::time::sleep(COMPUTES).await;
+            stream.chunk(if pod == 0 { DELTA } else { TOKEN });
+            drop(stream);
+            assert_eq!(reply.await.unwrap().status, 200);
+        }
+    }
+    pods.iter().for_each(|pod| {
+        pod.set_load(Load::default());
+        pod.answer_all(computed_answer);
+    });
+    believes(&envoy, &pods).await;
+    let mut share = [0, 0];
+    for n in 0..40 {
+        share[chosen(&envoy, &pods, chat(200 + n)).await] += 1;
+    }
+    println!("{share:?} of 40 prompts");
+    assert!(share.iter().all(|&count| count >= 8), "one is taken for faster: {share:?}");
+}
+
+/// B18.
+#[tokio::test]
+async fn a_keep_alive_is_no_first_token() {
+    let said = String::from_utf8(input("B18/answer.sse")).unwrap();
+    let comments: String = said.split_inclusive("\n\n").take(2).collect();
+    assert!(comments.starts_with(": keep-alive"));
+    let prompt = |n| {
+        let words: String = (0..3000).map(|word| format!("{n:>4} {word:<7}")).collect();
+        json!({"model": "/model/qwen", "stream": true, "messages": [{"role": "user", "content": words}]})
+    };
+    for said in [comments.leak(), "event: ping\ndata: {\"type\": \"ping\"}\n\n"] {
+        waiting_prompts_repel("/v1/chat/completions", prompt, said, TOKEN).await;
+    }
+}
+
+/// B20.
+#[tokio::test]
+async fn after_a_burst_nobody_is_refused_and_requests_are_routed_as_before() {
+    const PLACES: usize = 16;
+    let pods = TestPod::several(3).await;
+    for pod in &pods {
+        let places = Arc::new(Semaphore::new(PLACES));
+        pod.answer_by(move |_| match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => {
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    drop(place);
+                });
+                Answer::Tokens {
+                    first: Duration::from_millis(250),
+                    each: Duration::from_millis(100),
+                    tokens: 2,
+                    cut: None,
+                }
+            }
+            Err(_) => Answer::Whole(
+                503,
+                vec![("content-type", "application/json".to_owned())],
+                input("B20/answer-503.json").into(),
+            ),
+        });
+    }
+    let envoy = Envoy::of(&pods).concurrency(2).start().await;
+    envoy.sees_ready(3).await;
+    let ask = |n: usize| {
+        let words = format!("{:>4} ", n % 9).repeat(500);
+        let messages = json!([{"role": "user", "content": words}]);
+        let body = json!({"model": "/model/qwen", "stream": n.is_multiple_of(2), "messages": messages});
+        Request::post("/v1/chat/completions", &body).send(envoy.routed)
+    };
+    let burst: Vec<u16> = futures::future::join_all((0..6 * PLACES).map(ask))
+        .await
+        .iter()
+        .map(|reply| reply.status.as_u16())
+        .collect();
+    assert!(burst.iter().all(|status| [200, 503].contains(status)) && burst.contains(&503), "{burst:?}");
+    until("all places are free", async || pods.iter().all(|pod| pod.working() == 0).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = envoy.stats("warmpath_(unrouted|upstream_failures|broken)_total").await;
+    // Half of what the pods take: a busy machine must not make it more than all.
+    for round in 0..6 {
+        let replies = futures::future::join_all((0..PLACES * 3 / 2).map(|n| ask(round * 100 + n))).await;
+        assert!(replies.iter().all(|reply| reply.status == 200), "refused after the burst, in round {round}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(envoy.stats("warmpath_(unrouted|upstream_failures|broken)_total").await, before);
+    envoy.accounts_for_nothing().await;
+}
+
+/// A metrics page of vLLM with these values.
+fn page_of(running: u32, kv_usage: f64, queries: u64, hits: u64) -> String {
+    let values = [
+        ("vllm:num_requests_running{", f64::from(running)),
+        ("vllm:kv_cache_usage_perc{", kv_usage),
+        ("vllm:prefix_cache_queries_total{", queries as f64),
+        ("vllm:prefix_cache_hits_total{", hits as f64),
+    ];
+    let path = repository().join("tests/fixtures/vllm-0.32/metrics-idle.txt");
+    let page = std::fs::read_to_string(path).unwrap();
+    let lines = page.lines().map(|line| {
+        let value = values.iter().find(|(name, _)| line.starts_with(name));
+        match (value, line.split_once("} ")) {
+            (Some((_, value)), Some((name, _))) => format!("{name}}} {value:?}\n"),
+            _ => format!("{line}\n"),
+        }
+    });
+    lines.collect()
+}
+
+/// B13.
+#[tokio::test]
+async fn a_cache_that_is_emptied_while_the_process_lives_is_noticed() {
+    const CONVERSATIONS: usize = 18;
+    const TOKENS: u64 = 4000;
+    fn answer(details: Value) -> Answer {
+        let usage = json!({"prompt_tokens": TOKENS, "completion_tokens": 1, "total_tokens": TOKENS + 1, "prompt_tokens_details": details});
+        let body = json!({"choices": [{"index": 0, "message": {"content": "Yes."}}], "usage": usage});
+        let json = vec![("content-type", "application/json".to_owned())];
+        Answer::After(Duration::from_millis(160), Box::new(Answer::Whole(200, json, body.to_string().into())))
+    }
+    for reports_cached in [false, true] {
+        let pods = TestPod::several(3).await;
+        pods.iter().for_each(|pod| {
+            pod.set_page(page_of(0, 0.0, 0, 0));
+            pod.answer_all(|| answer(Value::Null));
+        });
+        let envoy = Envoy::ready(&pods).await;
+        let conversation = |n: usize| chat(&format!("{n}. talk"), 16);
+        for pod in &pods[1..] {
+            pod.set_page(page_of(600, 0.0, 0, 0));
+        }
+        believes(&envoy, &pods).await;
+        let mut queries = 0;
+        for n in 0..CONVERSATIONS {
+            assert_eq!(chosen(&envoy, &pods, conversation(n)).await, 0);
+            queries += TOKENS;
+            pods[0].set_page(page_of(0, 0.0, queries, 0));
+        }
+        // The cache is emptied: whatever goes on, finds nothing.
+        if reports_cached {
+            pods[0].answer_all(|| answer(json!({"cached_tokens": 0})));
+        }
+        pods[0].set_page(page_of(8, 0.2, queries, 0));
+        pods[1..].iter().for_each(|pod| pod.set_page(page_of(0, 0.0, 0, 0)));
+        believes(&envoy, &pods).await;
+        let mut went = Vec::new();
+        for n in (0..CONVERSATIONS).map(|n| n * 7 % CONVERSATIONS) {
+            let pod = chosen(&envoy, &pods, conversation(n)).await;
+            if pod == 0 {
+                queries += TOKENS;
+                pods[0].set_page(page_of(8, 0.2, queries, 0));
+            }
+            went.push(pod);
+        }
+        println!("cached tokens reported: {reports_cached}; pods {went:?}");
+        assert_eq!(went[0], 0, "it was believed to hold its conversations");
+        assert!(went[CONVERSATIONS / 2..].iter().all(|&pod| pod != 0), "{reports_cached}: {went:?}");
+        assert!(envoy.stat("wasmcustom.warmpath_emptied_caches_total.pool=default;").await <= 1);
+        if !reports_cached {
+            assert_eq!(envoy.stat("wasmcustom.warmpath_emptied_caches_total.pool=default;").await, 1);
+        }
+    }
 }
 
 /// B26.

@@ -5,6 +5,7 @@
 //! [`log`](crate::prefix::log). This file is the layout alone: what the numbers mean stands with the types that it reads
 //! and writes.
 
+use crate::account::cache_tally::CacheTally;
 use crate::account::pod_account::PodAccount;
 use crate::account::pod_health::PodHealth;
 use crate::account::refusals::{self, Refusal};
@@ -14,7 +15,7 @@ use crate::shared::pod_table::PodKey;
 use crate::{Micros, Slot};
 
 /// Marks a ledger, and the version of its format.
-const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL7");
+const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL8");
 /// Models whose bytes per token are kept; the least recently learned one makes room for another.
 pub const MODELS: usize = 16;
 
@@ -65,7 +66,10 @@ mod account {
     pub const OPENED: Field<u32> = SINCE.then();
     pub const FAILED: Field<u32> = OPENED.then();
     pub const ERRED: Field<u32> = FAILED.then();
-    pub const SIZE: usize = ERRED.end();
+    pub const TALLY_SINCE: Field<u64> = ERRED.then();
+    pub const TALLY_TOKENS: Field<u32> = TALLY_SINCE.then();
+    pub const TALLY_ANSWERS: Field<u16> = TALLY_TOKENS.then();
+    pub const SIZE: usize = TALLY_ANSWERS.end();
 }
 
 const MODELS_AT: usize = head::SIZE;
@@ -309,6 +313,9 @@ fn encode_account(of: &PodAccount, bytes: &mut [u8; account::SIZE]) {
     account::OPENED.put(bytes, of.opened);
     account::FAILED.put(bytes, of.failed);
     account::ERRED.put(bytes, of.erred);
+    account::TALLY_SINCE.put(bytes, of.cache.since.0);
+    account::TALLY_TOKENS.put(bytes, of.cache.tokens);
+    account::TALLY_ANSWERS.put(bytes, of.cache.answers);
 }
 
 fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
@@ -323,6 +330,11 @@ fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
         failed: account::FAILED.get(bytes),
         erred: account::ERRED.get(bytes),
         since: Micros(account::SINCE.get(bytes)),
+        cache: CacheTally {
+            since: Micros(account::TALLY_SINCE.get(bytes)),
+            tokens: account::TALLY_TOKENS.get(bytes),
+            answers: account::TALLY_ANSWERS.get(bytes),
+        },
         health: PodHealth {
             failures: account::FAILURES.get(bytes),
             errors: account::ERRORS.get(bytes),
@@ -342,11 +354,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn accounts() -> impl Strategy<Value = PodAccount> {
-        (any::<[u32; 8]>(), 0.0f32..1e9, any::<[u16; 3]>(), any::<[u64; 5]>()).prop_map(
+        (any::<[u32; 9]>(), 0.0f32..1e9, any::<[u16; 4]>(), any::<[u64; 5]>()).prop_map(
             |(
-                [id, in_flight, waiting, outstanding, samples, opened, failed, erred],
+                [id, in_flight, waiting, outstanding, samples, opened, failed, erred, tokens],
                 rate,
-                [failures, errors, probes],
+                [failures, errors, probes, answers],
                 [failed_at, cool_until, full_at, declined_at, since],
             )| PodAccount {
                 id,
@@ -359,6 +371,7 @@ mod tests {
                 failed,
                 erred,
                 since: Micros(since),
+                cache: CacheTally { since: Micros(since), tokens, answers },
                 health: PodHealth {
                     failures,
                     errors,
@@ -417,14 +430,14 @@ mod tests {
     #[test]
     fn the_layout_is_the_one_of_its_mark() {
         // Another layout needs another mark, or two versions of the module misread each other's ledgers.
-        assert_eq!((head::SIZE, model::SIZE, account::SIZE), (36, 8, 82));
+        assert_eq!((head::SIZE, model::SIZE, account::SIZE), (36, 8, 96));
         assert_eq!(ACCOUNTS_AT, 164);
         let mut ledger = Ledger::default();
         ledger.grow(1);
         ledger.count_routed();
         ledger.set_account(Slot(0), &PodAccount { in_flight: 0x0102, ..PodAccount::new(7) });
-        let mut expected = [0; 164 + 82];
-        expected[..6].copy_from_slice(b"WPL7\x01\x00");
+        let mut expected = [0; 164 + 96];
+        expected[..6].copy_from_slice(b"WPL8\x01\x00");
         expected[14] = 1;
         expected[164] = 7;
         expected[168..170].copy_from_slice(&[2, 1]);

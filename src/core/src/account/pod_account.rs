@@ -3,6 +3,7 @@
 //! Counts stop at zero: a close that comes twice or too late can make a pod look idle for a moment, never negative.
 
 use crate::Micros;
+use crate::account::cache_tally::CacheTally;
 use crate::account::pod_health::{Observed, PodHealth};
 use crate::shared::pod_table::Pod;
 
@@ -30,6 +31,8 @@ pub struct PodAccount {
     pub erred: u32,
     /// When the pod began its oldest waiting request: its latest first token, or the arrival that ended idleness.
     pub since: Micros,
+    /// What it was believed to hold of the prompts that it has answered.
+    pub cache: CacheTally,
     /// Its failures.
     pub health: PodHealth,
 }

@@ -10,6 +10,7 @@ use crate::account::refusals::{AT_ONCE, Cause, Causes, IN_A_ROW};
 use crate::answer::usage::Usage;
 use crate::answer::verdict::Decline;
 use crate::prefix::index::UseStamp;
+use crate::request::blocks::bytes_of;
 use crate::shared::pod_table::{PodKey, PodTable};
 use crate::{Micros, Slot};
 
@@ -198,8 +199,14 @@ impl Ticket {
         self.note_served(ledger, now);
     }
 
-    /// Pods that have refused the request are at fault, now that this one serves it.
+    /// Pods that have refused the request are at fault, now that this one serves it; and what this one was believed to hold can
+    /// be compared with what its page says.
     fn note_served(&self, ledger: &mut Ledger, now: Micros) {
+        if self.belief.matched > 0 && self.was_computed() {
+            let bytes_per_token = ledger.bytes_per_token(self.prompt.model);
+            let tokens = bytes_of(usize::from(self.belief.matched)) as f32 / bytes_per_token;
+            ledger.change(self.pod, |account| account.cache.add(tokens as u32, self.sent_at));
+        }
         ledger.note_served(self.causes(), self.pod, self.observed(now));
         for pod in self.declined_by(ledger).into_iter().flatten() {
             ledger.note_refusal(self.prompt.kind, pod, AT_ONCE, self.failure(now));
@@ -327,10 +334,15 @@ impl Ticket {
     /// fill the blocks may not have been computed: vLLM computes in order of arrival, so that can only be one of the
     /// requests that waited there when this one was sent.
     fn evicted_up_to(&self, usage: &Usage) -> Option<u32> {
-        let Belief { matched, used, ahead } = self.belief;
-        let previous = used.previous?;
-        let computed = used.at.wrapping_sub(previous) > ahead;
-        (computed && learning::missed(usage, self.prompt.bytes, usize::from(matched))).then_some(previous)
+        let Belief { matched, used, .. } = self.belief;
+        let missed = learning::missed(usage, self.prompt.bytes, usize::from(matched));
+        used.previous.filter(|_| missed && self.was_computed())
+    }
+
+    /// Whether the pod must have computed what it was believed to hold of the prompt before it came to this request.
+    fn was_computed(&self) -> bool {
+        let Belief { used, ahead, .. } = self.belief;
+        used.previous.is_some_and(|previous| used.at.wrapping_sub(previous) > ahead)
     }
 
     // --- what the ticket remembers once the ledger is written ---

@@ -38,7 +38,7 @@ pub struct RankLoad {
     pub computed_tokens: Option<f64>,
     /// Prompt tokens that were looked up in the prefix cache since the engine started (`vllm:prefix_cache_queries_total`).
     pub cache_queries: f64,
-    /// Those of them that the cache held (`vllm:prefix_cache_hits_total`).
+    /// Those of them that the cache held (`vllm:prefix_cache_hits_total` and `vllm:external_prefix_cache_hits_total`).
     pub cache_hits: f64,
 }
 
@@ -152,7 +152,7 @@ fn wanted(line: &[u8]) -> bool {
         Some(b'k') => &[b"kv_cache_usage_perc"],
         Some(b'g') => &[b"gpu_cache_usage_perc", b"generation_tokens_total"],
         Some(b'c') => &[b"cache_config_info"],
-        Some(b'e') => &[b"engine_sleep_state"],
+        Some(b'e') => &[b"engine_sleep_state", b"external_prefix_cache_hits_total"],
         Some(b'p') => &[b"prompt_tokens_total", b"prefix_cache_queries_total", b"prefix_cache_hits_total"],
         Some(b'a') => &[b"admission_rejections_total"],
         _ => &[],
@@ -228,7 +228,10 @@ impl RankBuilder {
                 load.computed_tokens = Some(load.computed_tokens.unwrap_or(0.0) + plausible(sample.value));
             }
             b"vllm:prefix_cache_queries_total" => load.cache_queries += plausible(sample.value),
-            b"vllm:prefix_cache_hits_total" => load.cache_hits += plausible(sample.value),
+            // What a connector has found beyond the GPU's cache, as LMCache does, was not found there, and is a hit all the same.
+            b"vllm:prefix_cache_hits_total" | b"vllm:external_prefix_cache_hits_total" => {
+                load.cache_hits += plausible(sample.value)
+            }
             _ => {}
         }
     }

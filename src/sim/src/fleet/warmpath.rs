@@ -363,19 +363,23 @@ fn config(strategy: &str, listed: &[bool]) -> Result<Config, warmpath::settings:
 /// The metrics page of a pod, as far as the collector reads it; `None` when it does not answer.
 fn page(pod: &FleetPod) -> Option<Vec<u8>> {
     let load = pod.scrape()?;
-    let engine = pod.engine.config();
+    let (engine, counters) = (pod.engine.config(), pod.engine.counters());
     Some(
         format!(
             "vllm:num_requests_running{{engine=\"0\",model_name=\"m\"}} {:.1}\n\
              vllm:num_requests_waiting{{engine=\"0\",model_name=\"m\"}} {:.1}\n\
              vllm:kv_cache_usage_perc{{engine=\"0\",model_name=\"m\"}} {}\n\
              vllm:cache_config_info{{block_size=\"{}\",enable_prefix_caching=\"True\",num_gpu_blocks=\"{}\"}} 1.0\n\
+             vllm:prefix_cache_queries_total{{engine=\"0\",model_name=\"m\"}} {}\n\
+             vllm:prefix_cache_hits_total{{engine=\"0\",model_name=\"m\"}} {}\n\
              process_start_time_seconds {:.2}\n",
             f64::from(load.running),
             f64::from(load.waiting),
             load.kv_usage,
             engine.block_size,
             engine.num_gpu_blocks,
+            counters.prefix_queries,
+            counters.prefix_hits,
             1_700_000_000.0 + pod.started_at,
         )
         .into_bytes(),
