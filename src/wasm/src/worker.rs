@@ -79,6 +79,7 @@ pub struct Worker {
     destination: Destination,
     /// Present when pods are discovered.
     unknown: Option<UnknownClusters>,
+    said_names_stay: bool,
     observations: Observations,
     told: fullness::Told,
     keys: Keys,
@@ -106,6 +107,7 @@ impl Worker {
             settings,
             destination: config.destination,
             unknown: config.discovery.is_some().then(|| UnknownClusters::new(&keys)),
+            said_names_stay: false,
             observations: Observations::new(&config.pool, &keys.models),
             told: fullness::Told::default(),
             keys,

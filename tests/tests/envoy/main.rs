@@ -22,6 +22,7 @@ mod full;
 mod hostile;
 mod limits;
 mod metrics_page;
+mod models;
 mod overload;
 mod refusals;
 mod reload;
