@@ -13,7 +13,7 @@ pub enum JsonError {
         /// Offset of the byte.
         at: usize,
     },
-    /// Nested deeper than [`MAX_DEPTH`].
+    /// Nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH).
     Depth {
         /// Offset of the bracket.
         at: usize,
