@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 use warmpath::Micros;
 use warmpath::answer::error_event::{ErrorEvent, ErrorKind};
@@ -16,6 +15,7 @@ use warmpath::request::parse_cache::{NameRefused, ParsedRequest};
 use warmpath::request::rewrite::{Changes, NewStart, new_start};
 use warmpath::router::{NoPod, RouteBy};
 
+use crate::callbacks::Callbacks;
 use crate::decision_log::in_words;
 use crate::host;
 use crate::sent::Sent;
@@ -155,9 +155,7 @@ impl Filter {
     }
 }
 
-impl Context for Filter {}
-
-impl HttpContext for Filter {
+impl Callbacks for Filter {
     fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
         #[cfg(feature = "trap")]
         crate::trap::on_request();

@@ -8,6 +8,8 @@
 
 mod answer_filter;
 mod answer_role;
+mod callbacks;
+mod calls;
 mod clock;
 mod collector_driver;
 mod decision_log;
@@ -30,6 +32,7 @@ mod sent;
 mod settings_in_force;
 mod start;
 mod stop_iteration;
+mod stream;
 mod stream_property;
 #[cfg(feature = "trap")]
 mod trap;

@@ -4,10 +4,10 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 use warmpath::config::Config;
 
+use crate::callbacks::Callbacks;
 use crate::host;
 use crate::metrics_page::MetricsPage;
 
@@ -33,9 +33,7 @@ impl MonitorRole {
 #[derive(Debug)]
 pub struct MonitorFilter(pub Rc<MonitorRole>);
 
-impl Context for MonitorFilter {}
-
-impl HttpContext for MonitorFilter {
+impl Callbacks for MonitorFilter {
     fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
         let method = host::request_header(":method").unwrap_or_default();
         let path = host::request_header(":path").unwrap_or_default();
