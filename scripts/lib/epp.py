@@ -8,9 +8,10 @@ pods in a file, so nothing of Kubernetes is needed. Envoy's log, limits and retr
 import tempfile
 from pathlib import Path
 
+from .client import ask, chat
 from .common import Failure
 from .gateway import Envoy, without_warmpath
-from .processes import Process, free_ports
+from .processes import Process, free_ports, wait_for
 
 ROUTER = "                  - name: envoy.filters.http.router\n"
 TO_PLAIN = "\n                            cluster: plain\n"
@@ -84,9 +85,10 @@ CLUSTERS = """
 
 
 class EnvoyWithPicker:
-    """An Envoy and the picker that it asks."""
+    """An Envoy and the picker that it asks. `refresh_ms`: between two readings of a pod's metrics, where the picker's default of
+    50 is not meant."""
 
-    def __init__(self, envoy, program, pods, *, name, options, cpu):
+    def __init__(self, envoy, program, pods, *, name, options, cpu=None, workers=1, refresh_ms=None):
         self.temporary = tempfile.TemporaryDirectory(prefix="warmpath-epp-")
         folder = Path(self.temporary.name)
         lines = [
@@ -99,10 +101,25 @@ class EnvoyWithPicker:
         command = [program, "--pool-name", "bench", "--pool-namespace", "bench", "--config-file", folder / "epp.yaml"]
         command += ["--grpc-port", grpc, "--grpc-health-port", health, "--metrics-port", metrics]
         command += ["--tracing=false", "--metrics-endpoint-auth=false", "--zap-encoder", "json"]
+        if refresh_ms:
+            command += ["--refresh-metrics-interval", f"{refresh_ms}ms"]
         picker = Process(f"{name}: the picker", command, cpu)
-        self.envoy = Envoy(envoy, pods, name=name, edit=lambda text: asking(text, grpc), options=options, cpu=cpu)
+        self.envoy = Envoy(
+            envoy, pods, name=name, edit=lambda text: asking(text, grpc), options=options, workers=workers, cpu=cpu
+        )
         self.port = self.envoy.plain_port
         self.process = Together(self.envoy.process, picker)
+
+    def answers(self):
+        """Waits until a pod is reached; one with another model says 404. Until the picker listens, each request gets 500."""
+        body = chat("warmpath-bench")
+        reached = lambda: ask(self.port, "POST", "/v1/chat/completions", body)[0] in (200, 404)  # noqa: E731
+        wait_for(f"{self.process.name} to answer", reached)
+        return self
+
+    def end(self):
+        self.process.end()
+        self.temporary.cleanup()
 
 
 def asking(text, port):
