@@ -1,6 +1,7 @@
 //! Discovery at work, on both sides of shared data: a router notes the clusters that its requests go to; whoever collects asks
 //! Envoy's admin interface for their hosts.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use warmpath::config::{Config, DiscoveryBy};
@@ -10,7 +11,6 @@ use warmpath::shared::store::Keys;
 use warmpath::shared::wanted::{self, NotNoted};
 use warmpath::{Micros, SECOND};
 
-use crate::calls::Calls;
 use crate::host::{self, Host};
 use crate::log_batch::REPEAT_AFTER;
 
@@ -24,22 +24,21 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 pub struct UnknownClusters {
     key: String,
     /// Noted since the last tick.
-    noted: Vec<Vec<u8>>,
+    noted: HashSet<Vec<u8>>,
     full_logged_at: Micros,
 }
 
 impl UnknownClusters {
     /// None yet.
     pub fn new(keys: &Keys) -> UnknownClusters {
-        UnknownClusters { key: keys.wanted.clone(), noted: Vec::new(), full_logged_at: Micros::ZERO }
+        UnknownClusters { key: keys.wanted.clone(), noted: HashSet::new(), full_logged_at: Micros::ZERO }
     }
 
     /// A request goes to the cluster `name`: notes it, once per tick.
     pub fn note(&mut self, name: &[u8], now: Micros) {
-        if self.noted.len() >= wanted::MOST || self.noted.iter().any(|noted| noted == name) {
+        if self.noted.len() >= wanted::MOST || !self.noted.insert(name.to_vec()) {
             return;
         }
-        self.noted.push(name.to_vec());
         if wanted::note(&self.key, name, &mut Host) == Err(NotNoted::Full)
             && (self.full_logged_at == Micros::ZERO || now.since(self.full_logged_at) >= REPEAT_AFTER)
         {
@@ -63,7 +62,7 @@ impl UnknownClusters {
 pub struct DiscoveryDriver {
     by: DiscoveryBy,
     discovery: Discovery,
-    under_way: Calls<Query>,
+    under_way: HashMap<u32, Query>,
     asked_at: Micros,
     failure_logged_at: Micros,
 }
@@ -76,7 +75,7 @@ impl DiscoveryDriver {
         Some(DiscoveryDriver {
             by,
             discovery: Discovery::new(&keys, table, now),
-            under_way: Calls::default(),
+            under_way: HashMap::new(),
             asked_at: Micros::ZERO,
             failure_logged_at: Micros::ZERO,
         })
@@ -91,7 +90,7 @@ impl DiscoveryDriver {
         for query in self.discovery.queries(&Host) {
             match host::fetch_admin(&self.by.cluster, &query.path, TIMEOUT) {
                 Some(call) => {
-                    self.under_way.made(call, query);
+                    self.under_way.insert(call, query);
                 }
                 None => self.failed("Envoy has no such cluster", now),
             }
@@ -100,7 +99,7 @@ impl DiscoveryDriver {
 
     /// Takes in what was fetched; returns whether the call was one of its own.
     pub fn answered(&mut self, call: u32, headers: usize, body_size: usize, now: Micros) -> bool {
-        let Some(query) = self.under_way.answered(call) else { return false };
+        let Some(query) = self.under_way.remove(&call) else { return false };
         match host::fetched(headers, body_size.min(LONGEST_PAGE)) {
             None => self.failed("no whole answer", now),
             Some((status, _)) if status != b"200" => {

@@ -106,6 +106,7 @@ impl Page {
             }
             builders.push(RankBuilder::default());
         }
+        builders.sort_by_key(|builder| builder.load.rank);
         page.ranks = builders.iter().map(RankBuilder::finish).collect();
         Ok(page)
     }
@@ -180,15 +181,17 @@ fn plausible(value: f64) -> f64 {
 fn rank_of<'b>(builders: &'b mut Vec<RankBuilder>, sample: &Sample<'_>) -> Option<&'b mut RankBuilder> {
     let label = sample.label("engine").and_then(|label| std::str::from_utf8(label).ok());
     let rank = label.and_then(|label| label.parse().ok()).unwrap_or(0);
-    // In the order of their numbers.
-    let at = builders.partition_point(|builder| builder.load.rank < rank);
-    if builders.get(at).is_none_or(|builder| builder.load.rank != rank) {
-        if builders.len() >= MAX_RANKS {
-            return None;
+    let at = match builders.iter().position(|builder| builder.load.rank == rank) {
+        Some(at) => at,
+        None if builders.len() < MAX_RANKS => {
+            builders.push(RankBuilder {
+                load: RankLoad { rank, ..RankLoad::default() },
+                ..RankBuilder::default()
+            });
+            builders.len() - 1
         }
-        let load = RankLoad { rank, ..RankLoad::default() };
-        builders.insert(at, RankBuilder { load, ..RankBuilder::default() });
-    }
+        None => return None,
+    };
     builders.get_mut(at)
 }
 
