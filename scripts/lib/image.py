@@ -1,4 +1,4 @@
-"""The module as an OCI image, laid out as a folder that registries and their tools take as it is.
+"""The module, and the controller with it, as OCI images, laid out as folders that registries and their tools take as they are.
 
 Envoy Gateway and Istio pull a module in two forms: "compat", a container image of the one file `plugin.wasm`, which every
 registry takes, and "oci", whose layers are the module and its configuration under media types of their own. A layout holds one of
@@ -51,7 +51,7 @@ class Layout:
 def write_compat(folder, module, version, time, notes):
     """Writes the layout of the form "compat"; `time` is RFC 3339, `notes` are annotations of the manifest."""
     layout = Layout(folder)
-    packed = tar_of("plugin.wasm", module)
+    packed = tar_of({"plugin.wasm": (module, 0o644)})
     layer = layout.blob(gzip_of(packed), f"{OCI}.layer.v1.tar+gzip")
     layout.image(version, config([packed], time), [layer], {**notes, "module.wasm.image/variant": "compat"})
     layout.finish()
@@ -66,10 +66,20 @@ def write_oci(folder, module, version, time, notes):
     layout.finish()
 
 
-def config(layers, time):
+def write_controller(folder, controller, module, architecture, version, time, notes):
+    """Writes the layout of the controller's image: the program, static, and the module that it puts into listeners."""
+    layout = Layout(folder)
+    packed = tar_of({"warmpath-controller": (controller, 0o755), "warmpath.wasm": (module, 0o644)})
+    layer = layout.blob(gzip_of(packed), f"{OCI}.layer.v1.tar+gzip")
+    runs = {"Entrypoint": ["/warmpath-controller"], "User": "65532:65532"}
+    layout.image(version, config([packed], time, architecture, "linux", runs), [layer], notes)
+    layout.finish()
+
+
+def config(layers, time, architecture="wasm", system="wasi", runs=None):
     digests = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
     rootfs = {"type": "layers", "diff_ids": digests}
-    return {"created": time, "architecture": "wasm", "os": "wasi", "config": {}, "rootfs": rootfs}
+    return {"created": time, "architecture": architecture, "os": system, "config": runs or {}, "rootfs": rootfs}
 
 
 def document(value):
@@ -77,13 +87,14 @@ def document(value):
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def tar_of(name, data):
-    """A tar of one file, without anything of the machine that packs it."""
+def tar_of(files):
+    """A tar of files, bytes and mode by name, without anything of the machine that packs it."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        entry = tarfile.TarInfo(name)
-        entry.size, entry.mode = len(data), 0o644
-        tar.addfile(entry, io.BytesIO(data))
+        for name, (data, mode) in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), mode
+            tar.addfile(entry, io.BytesIO(data))
     return packed.getvalue()
 
 

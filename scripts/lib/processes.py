@@ -42,6 +42,11 @@ class Process:
         self.pid = self.child.pid
         _running.append(self)
 
+    @property
+    def pids(self):
+        """The processes whose time is its cost."""
+        return [self.pid]
+
     def alive(self):
         return self.child.poll() is None
 

@@ -80,6 +80,13 @@ class Template:
             raise Failure(f"envoy/envoy.yaml has callbacks of {filled}, and src/wasm/callbacks.txt of {list(by_role)}")
         self.lines = lines
 
+    def allow(self, role, callback):
+        """Adds a callback to those of a role."""
+        start = next(i for i, line in enumerate(self.lines) if re.match(rf"\s+root_id: {role}\b", line))
+        at = next(i for i in range(start, len(self.lines)) if re.match(r"\s+proxy_on_\w+: \{\}$", self.lines[i]))
+        indent = self.lines[at][: -len(self.lines[at].lstrip())]
+        self.lines.insert(at, f"{indent}{callback}: {{}}")
+
     def capabilities_in_vm(self):
         """Moves each list of capabilities, with the comment above it, from the plugin to its `vm_config`."""
         moved, at = 0, 0

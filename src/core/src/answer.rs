@@ -3,6 +3,7 @@
 
 pub mod error_event;
 pub mod first_token;
+pub mod model_name;
 pub mod refusal;
 pub mod usage;
 pub mod verdict;

@@ -329,7 +329,8 @@ impl Collector {
         }
         let (own_waiting, own_in_flight) = own.map_or((0.0, 0.0), |e| (e.waiting as f32, e.in_flight as f32));
         let foreign = (load.running + load.waiting - own_in_flight - ended).max(0.0);
-        let foreign_waiting = (load.waiting - own_waiting).clamp(0.0, foreign);
+        // Not `clamp`, which panics where a bound is no number.
+        let foreign_waiting = (load.waiting - own_waiting).max(0.0).min(foreign);
         let foreign_running = foreign - foreign_waiting;
         if pod.state == PodState::Unreachable {
             pod.recovered_at = now;

@@ -7,8 +7,10 @@ mod fields;
 pub mod json;
 mod json_digest;
 mod media;
+mod opening;
 pub mod parse_cache;
 pub mod prompt;
+pub mod rewrite;
 mod structural;
 
 use body::{Api, BodyError, Request};

@@ -2,6 +2,8 @@
 
 mod steps;
 
+use std::sync::Arc;
+
 use crate::account::ledger::Ledger;
 use crate::account::ticket::Repair;
 pub use crate::account::ticket::{End, Ticket};
@@ -14,7 +16,7 @@ use crate::prefix::index::PrefixIndex;
 use crate::request::blocks::bytes_of;
 use crate::request::body::{Api, BodyError};
 use crate::request::parse_cache::ParsedRequest;
-use crate::settings::Strategy;
+use crate::settings::PoolSettings;
 use crate::shared::clusters::ClusterSet;
 use crate::shared::codec::CodecError;
 use crate::shared::pod_table::PodTable;
@@ -105,9 +107,9 @@ impl Router {
         self
     }
 
-    /// Decides by another strategy from now on. What is known of prefixes stays.
-    pub fn set_strategy(&mut self, strategy: Strategy) {
-        self.steps.set_strategy(strategy);
+    /// Requests that are read from now on have these settings. What is known of prefixes stays.
+    pub fn set_settings(&mut self, settings: Arc<PoolSettings>) {
+        self.steps.set_settings(settings);
     }
 
     /// Fetches the table: call it when its generation has moved.

@@ -6,11 +6,13 @@
 pub mod backends;
 pub mod document;
 pub mod metadata;
+pub mod models;
 pub mod object;
 pub mod route;
 
 use self::backends::Backend;
 use self::document::Value;
+use self::models::Models;
 use self::object::{Object, SettingError, UnknownKeys};
 
 /// How pods are chosen.
@@ -50,6 +52,8 @@ pub struct PoolSettings {
     pub plain_percent: u64,
     /// The backends of the route's rule, where it has several: each has its share, whatever its pods hold.
     pub backends: Vec<Backend>,
+    /// What becomes of the model names that clients ask for, and how much each matters.
+    pub models: Models,
 }
 
 impl Default for PoolSettings {
@@ -59,6 +63,7 @@ impl Default for PoolSettings {
             fail_open: true,
             plain_percent: 0,
             backends: Vec::new(),
+            models: Models::default(),
         }
     }
 }
@@ -77,6 +82,7 @@ impl PoolSettings {
                 .whole("plain_percent", 0, 50)?
                 .map_or(default.plain_percent, |percent| percent as u64),
             backends: default.backends.clone(),
+            models: Models::read(document, &default.models)?,
         })
     }
 
@@ -97,7 +103,12 @@ impl PoolSettings {
 
     /// What they say, for the log.
     pub fn summary(&self) -> String {
-        format!("{}, fail_open {}", self.strategy.name(), self.fail_open)
+        let (models, objectives) = self.models.counts();
+        format!(
+            "{}, fail_open {}, {models} models, {objectives} objectives",
+            self.strategy.name(),
+            self.fail_open
+        )
     }
 }
 

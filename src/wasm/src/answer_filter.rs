@@ -7,7 +7,6 @@
 
 use std::rc::Rc;
 
-use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 use warmpath::answer::error_event::{ErrorEvent, ErrorKind, error_body};
 use warmpath::answer::first_token::{FirstEvent, FirstTokenReader};
@@ -15,6 +14,7 @@ use warmpath::answer::refusal::Refusal;
 use warmpath::answer::verdict::Decline;
 
 use crate::answer_role::AnswerRole;
+use crate::callbacks::Callbacks;
 use crate::host;
 
 /// Bytes of an answer that are held at most: far more than events before the first token take, unless they repeat a long
@@ -126,9 +126,7 @@ impl AnswerFilter {
     }
 }
 
-impl Context for AnswerFilter {}
-
-impl HttpContext for AnswerFilter {
+impl Callbacks for AnswerFilter {
     fn on_http_response_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
         let status = host::response_header(":status").unwrap_or_default();
         let refuses = status == b"503";

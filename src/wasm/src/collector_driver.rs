@@ -1,7 +1,6 @@
 //! The collector at work: sends what is due, hands in what comes back. Used by the singleton, and by a router's root context
 //! that stands in for it.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
@@ -11,6 +10,7 @@ use warmpath::monitor::left_alone::LeftAlone;
 use warmpath::shared::pod_table::PodState;
 use warmpath::{MILLISECOND, Micros};
 
+use crate::calls::Calls;
 use crate::discovery_driver::DiscoveryDriver;
 use crate::host::{self, Host};
 use crate::left_alone_log;
@@ -32,7 +32,7 @@ pub struct CollectorDriver {
     /// What discovery has found, as last handed on.
     members: Option<Members>,
     metrics: CollectorMetrics,
-    under_way: HashMap<u32, DueScrape>,
+    under_way: Calls<DueScrape>,
     /// Changes that are to be logged.
     changes: PodChanges,
     /// Pods that are left alone, as last logged.
@@ -52,7 +52,7 @@ impl CollectorDriver {
             collector,
             metrics: CollectorMetrics::of(&config.pool),
             config: config.clone(),
-            under_way: HashMap::new(),
+            under_way: Calls::default(),
             changes: PodChanges::default(),
             left_alone: LeftAlone::default(),
             unsent_logged_at: Micros::ZERO,
@@ -85,7 +85,7 @@ impl CollectorDriver {
             };
             match host::fetch(through, &due.address, &self.config.scrape.path, timeout) {
                 Some(call) => {
-                    self.under_way.insert(call, due);
+                    self.under_way.made(call, due);
                 }
                 None => {
                     // The cluster is not there, or not yet: says nothing of the pod.
@@ -119,7 +119,7 @@ impl CollectorDriver {
             }
             return;
         }
-        let Some(due) = self.under_way.remove(&call) else { return };
+        let Some(due) = self.under_way.answered(call) else { return };
         let before = self.state(&due);
         let mut cost = None;
         let why =

@@ -1,7 +1,7 @@
 //! The wording of the log lines that requests write, and how often each may be written.
 
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use log::LevelFilter;
 use warmpath::decide::pick::Candidate;
@@ -101,28 +101,29 @@ impl DecisionLog {
             _ => 0.0,
         };
         let mut line = format!(
-            "warmpath: chose {} for \"{}\", {tokens:.0} prompt tokens, of",
+            "warmpath: chose {} for \"{}\", {} prompt tokens, of",
             address(decision.ticket.slot()),
             printable(&request),
+            Decimal(tokens, 0),
         );
         for candidate in candidates {
             let terms = &candidate.terms;
             let _ = write!(
                 line,
-                " [{} {:?} matched {:.0}, {:.4} s = (attributable {:.0} of uncached {:.0} + queue_ahead {:.0} + delay_to_others \
-                 {:.0} + decode {:.0} + eviction {:.0} + kv_pressure {:.0}) / {:.0} tok/s]",
+                " [{} {:?} matched {}, {} s = (attributable {} of uncached {} + queue_ahead {} + delay_to_others \
+                 {} + decode {} + eviction {} + kv_pressure {}) / {} tok/s]",
                 address(candidate.slot),
                 candidate.rank,
-                candidate.matched,
-                terms.seconds,
-                terms.attributable,
-                terms.uncached,
-                terms.queue_ahead,
-                terms.delay_to_others,
-                terms.decode,
-                terms.eviction,
-                terms.kv_pressure,
-                terms.tokens_per_second,
+                Decimal(candidate.matched, 0),
+                Decimal(terms.seconds, 4),
+                Decimal(terms.attributable, 0),
+                Decimal(terms.uncached, 0),
+                Decimal(terms.queue_ahead, 0),
+                Decimal(terms.delay_to_others, 0),
+                Decimal(terms.decode, 0),
+                Decimal(terms.eviction, 0),
+                Decimal(terms.kv_pressure, 0),
+                Decimal(terms.tokens_per_second, 0),
             );
         }
         log::debug!("{line}");
@@ -199,4 +200,19 @@ fn push_hundredths(line: &mut String, share: f64) {
     let hundredths = (share * 100.0).round() as u32;
     let digit = |number: u32| char::from(b'0' + (number % 10) as u8);
     line.extend([digit(hundredths / 100), '.', digit(hundredths / 10), digit(hundredths)]);
+}
+
+/// A number with so many digits after its point. The standard library prints fractions to any precision, with code that would
+/// be a fiftieth of the module.
+struct Decimal(f32, u32);
+
+impl fmt::Display for Decimal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let &Decimal(number, digits) = self;
+        let scale = 10u64.pow(digits);
+        let scaled = (f64::from(number.abs()) * scale as f64).round() as u64;
+        let sign = if number < 0.0 { "-" } else { "" };
+        write!(f, "{sign}{}", scaled / scale)?;
+        if digits == 0 { Ok(()) } else { write!(f, ".{:0width$}", scaled % scale, width = digits as usize) }
+    }
 }

@@ -1,7 +1,6 @@
 //! Discovery at work, on both sides of shared data: a router notes the clusters that its requests go to; whoever collects asks
 //! Envoy's admin interface for their hosts.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use warmpath::config::{Config, DiscoveryBy};
@@ -11,6 +10,7 @@ use warmpath::shared::store::Keys;
 use warmpath::shared::wanted::{self, NotNoted};
 use warmpath::{Micros, SECOND};
 
+use crate::calls::Calls;
 use crate::host::{self, Host};
 use crate::log_batch::REPEAT_AFTER;
 
@@ -24,21 +24,22 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 pub struct UnknownClusters {
     key: String,
     /// Noted since the last tick.
-    noted: HashSet<Vec<u8>>,
+    noted: Vec<Vec<u8>>,
     full_logged_at: Micros,
 }
 
 impl UnknownClusters {
     /// None yet.
     pub fn new(keys: &Keys) -> UnknownClusters {
-        UnknownClusters { key: keys.wanted.clone(), noted: HashSet::new(), full_logged_at: Micros::ZERO }
+        UnknownClusters { key: keys.wanted.clone(), noted: Vec::new(), full_logged_at: Micros::ZERO }
     }
 
     /// A request goes to the cluster `name`: notes it, once per tick.
     pub fn note(&mut self, name: &[u8], now: Micros) {
-        if self.noted.len() >= wanted::MOST || !self.noted.insert(name.to_vec()) {
+        if self.noted.len() >= wanted::MOST || self.noted.iter().any(|noted| noted == name) {
             return;
         }
+        self.noted.push(name.to_vec());
         if wanted::note(&self.key, name, &mut Host) == Err(NotNoted::Full)
             && (self.full_logged_at == Micros::ZERO || now.since(self.full_logged_at) >= REPEAT_AFTER)
         {
@@ -62,7 +63,7 @@ impl UnknownClusters {
 pub struct DiscoveryDriver {
     by: DiscoveryBy,
     discovery: Discovery,
-    under_way: HashMap<u32, Query>,
+    under_way: Calls<Query>,
     asked_at: Micros,
     failure_logged_at: Micros,
 }
@@ -75,7 +76,7 @@ impl DiscoveryDriver {
         Some(DiscoveryDriver {
             by,
             discovery: Discovery::new(&keys, table, now),
-            under_way: HashMap::new(),
+            under_way: Calls::default(),
             asked_at: Micros::ZERO,
             failure_logged_at: Micros::ZERO,
         })
@@ -90,7 +91,7 @@ impl DiscoveryDriver {
         for query in self.discovery.queries(&Host) {
             match host::fetch_admin(&self.by.cluster, &query.path, TIMEOUT) {
                 Some(call) => {
-                    self.under_way.insert(call, query);
+                    self.under_way.made(call, query);
                 }
                 None => self.failed("Envoy has no such cluster", now),
             }
@@ -99,7 +100,7 @@ impl DiscoveryDriver {
 
     /// Takes in what was fetched; returns whether the call was one of its own.
     pub fn answered(&mut self, call: u32, headers: usize, body_size: usize, now: Micros) -> bool {
-        let Some(query) = self.under_way.remove(&call) else { return false };
+        let Some(query) = self.under_way.answered(call) else { return false };
         match host::fetched(headers, body_size.min(LONGEST_PAGE)) {
             None => self.failed("no whole answer", now),
             Some((status, _)) if status != b"200" => {

@@ -2,17 +2,20 @@
 
 use std::rc::Rc;
 
-use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 use warmpath::Micros;
 use warmpath::answer::error_event::{ErrorEvent, ErrorKind};
 use warmpath::answer::first_token::FirstEvent;
+use warmpath::answer::model_name::ModelName;
 use warmpath::answer::refusal::Refusal;
 use warmpath::answer::verdict::{Decline, Verdict};
 use warmpath::request::body::{Api, BodyError};
 use warmpath::request::encoding;
+use warmpath::request::parse_cache::{NameRefused, ParsedRequest};
+use warmpath::request::rewrite::{Changes, NewStart, new_start};
 use warmpath::router::{NoPod, RouteBy};
 
+use crate::callbacks::Callbacks;
 use crate::decision_log::in_words;
 use crate::host;
 use crate::sent::Sent;
@@ -25,6 +28,19 @@ pub struct Filter {
     /// Envoy's number of the stream.
     stream: u32,
     phase: Phase,
+    /// Puts the name of the model that the client asked for into the answer.
+    model_name: Restored,
+}
+
+/// The name of the model in an answer.
+#[derive(Debug)]
+enum Restored {
+    /// Stays.
+    No,
+    /// Is to be restored, once the answer's headers allow it.
+    Wanted(Box<ModelName>),
+    /// Is restored.
+    Yes(Box<ModelName>),
 }
 
 /// Where a request is on its way.
@@ -43,7 +59,7 @@ enum Phase {
 impl Filter {
     /// A filter for one request.
     pub fn new(worker: Rc<SharedWorker>, stream: u32) -> Filter {
-        Filter { worker, stream, phase: Phase::Arriving }
+        Filter { worker, stream, phase: Phase::Arriving, model_name: Restored::No }
     }
 
     /// Routes a request whose body is whole.
@@ -58,10 +74,41 @@ impl Filter {
             return self.route(RouteBy::Load, whole_at);
         };
         match self.worker.with(|worker| worker.read(api, &text)) {
-            Some(Ok(request)) => self.route(RouteBy::Prompt(&request), whole_at),
+            Some(Ok(request)) => match request.naming.refused {
+                Some(refused) => self.refuse_name(refused, &request),
+                None => {
+                    self.rewrite(&body, &text, &request);
+                    self.route(RouteBy::Prompt(&request), whole_at)
+                }
+            },
             Some(Err(error)) if !error.may_be_served() && !is_encoded() && is_post() => self.reject(&error),
             Some(Err(_)) | None => self.route(RouteBy::Load, whole_at),
         }
+    }
+
+    /// Gives the pod the name of the model that it knows. `text` is the text of `body`.
+    fn rewrite(&mut self, body: &[u8], text: &[u8], parsed: &ParsedRequest<'_>) {
+        let Some(asked) = &parsed.naming.asked else { return };
+        let changes = Changes { model: Some(&*parsed.request.model), ..Changes::default() };
+        let Some(start) = new_start(text, &parsed.request.model_at, changes) else { return };
+        rewrite_body(body, text, &start);
+        if self.worker.with(|worker| worker.restores_names()) == Some(true) {
+            self.model_name = Restored::Wanted(Box::new(ModelName::new(&parsed.request.model, asked)));
+        }
+    }
+
+    /// Answers that there is no such model.
+    fn refuse_name(&mut self, refused: NameRefused, parsed: &ParsedRequest<'_>) -> Action {
+        self.phase = Phase::Done;
+        self.worker.with(|worker| worker.count_refused_name(refused));
+        let name = String::from_utf8_lossy(&parsed.request.model);
+        let message = match refused {
+            NameRefused::Unknown => format!("The model `{name}` does not exist."),
+            NameRefused::NoTarget => {
+                format!("The model `{name}` is reserved: no valid target model is found for it.")
+            }
+        };
+        respond(&Refusal { status: 404, kind: "NotFoundError", message: &message, param: Some("model") }, &[])
     }
 
     /// Routes a request that was whole at `whole_at`.
@@ -108,9 +155,7 @@ impl Filter {
     }
 }
 
-impl Context for Filter {}
-
-impl HttpContext for Filter {
+impl Callbacks for Filter {
     fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
         #[cfg(feature = "trap")]
         crate::trap::on_request();
@@ -129,7 +174,14 @@ impl HttpContext for Filter {
             }
             _ => {
                 self.worker.with(Worker::look_up_settings);
-                self.route(RouteBy::Load, host::now())
+                match self.worker.with(|worker| worker.model_list()).flatten() {
+                    Some(list) => {
+                        self.phase = Phase::Done;
+                        host::respond(200, &[("content-type", "application/json")], list.as_bytes());
+                        Action::Pause
+                    }
+                    None => self.route(RouteBy::Load, host::now()),
+                }
             }
         }
     }
@@ -153,8 +205,18 @@ impl HttpContext for Filter {
         }
     }
 
-    // There is no callback for the answer's headers: each call into the VM has its price, vLLM sends the headers of a stream
-    // before it has computed anything, and whatever else they say is still known when the first chunk comes.
+    /// Envoy calls this only where its configuration lists it for the router: each call into the VM has its price, vLLM sends the
+    /// headers of a stream before it has computed anything, and whatever else they say is still known when the first chunk comes.
+    /// But the length of an answer in which a name is restored must go before its body does.
+    fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
+        if let Restored::Wanted(name) = std::mem::replace(&mut self.model_name, Restored::No)
+            && host::response_header("content-encoding").is_none()
+        {
+            host::set_response_header("content-length", None);
+            self.model_name = Restored::Yes(name);
+        }
+        Action::Continue
+    }
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
         self.with_sent(|worker, sent| {
@@ -184,6 +246,18 @@ impl HttpContext for Filter {
                 FirstEvent::Token | FirstEvent::NotYet | FirstEvent::KeepAlive => {}
             }
         });
+        match &mut self.model_name {
+            Restored::No => {}
+            Restored::Wanted(_) => {
+                self.worker.with(Worker::say_names_stay);
+                self.model_name = Restored::No;
+            }
+            Restored::Yes(name) => {
+                if let Some(restored) = name.feed(&host::response_body(0, size), end_of_stream) {
+                    host::set_response_body(size, &restored);
+                }
+            }
+        }
         if end_of_stream {
             self.close();
         }
@@ -221,6 +295,28 @@ fn is_encoded() -> bool {
 
 fn is_post() -> bool {
     host::request_header(":method").is_some_and(|method| method == b"POST")
+}
+
+/// Puts a new start into the body, whose text is `text`, and says how long it is now.
+fn rewrite_body(body: &[u8], text: &[u8], start: &NewStart) {
+    let length = match body.len().checked_sub(text.len()) {
+        // The text stands in the body as it is, but for a byte order mark.
+        Some(mark) if body.ends_with(text) => {
+            let bytes = [body.get(..mark).unwrap_or_default(), &start.bytes].concat();
+            host::set_request_body_start(mark + start.replaces, &bytes);
+            text.len() - start.replaces + bytes.len()
+        }
+        // It was decoded from UTF-16 or UTF-32. Python's reader takes both.
+        _ => {
+            let rest = text.get(start.replaces..).unwrap_or_default();
+            let whole = [&start.bytes[..], rest].concat();
+            host::set_request_body_start(body.len(), &whole);
+            whole.len()
+        }
+    };
+    if host::request_header("content-length").is_some() {
+        host::set_request_header("content-length", Some(length.to_string().as_bytes()));
+    }
 }
 
 /// Answers that there is no pod.

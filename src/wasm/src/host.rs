@@ -135,6 +135,11 @@ pub fn request_body() -> Bytes {
     hostcalls::get_buffer(BufferType::HttpRequestBody, 0, usize::MAX).ok().flatten().unwrap_or_default()
 }
 
+/// Puts `start` in the place of the first `size` bytes of the request body that is buffered.
+pub fn set_request_body_start(size: usize, start: &[u8]) {
+    let _ = hostcalls::set_buffer(BufferType::HttpRequestBody, 0, size, start);
+}
+
 /// Bytes `from` to `to` of the response body that is passing or buffered.
 pub fn response_body(from: usize, to: usize) -> Bytes {
     let size = to.saturating_sub(from);

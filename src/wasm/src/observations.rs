@@ -26,7 +26,6 @@ pub struct Series {
 
 impl Series {
     /// Defines the counters, or finds them; `labels` is the end of their names.
-    #[inline(never)]
     pub fn define(family: HistogramFamily, labels: &str) -> Series {
         let HistogramFamily { name, sum, buckets, .. } = family;
         let bounds = buckets.bounds.iter().map(|&(_, text)| text).chain(["+Inf"]);
@@ -40,12 +39,10 @@ impl Series {
         }
     }
 
-    #[inline(never)]
     fn observe(&mut self, number: u64) {
         self.observed.observe(self.family.buckets, number);
     }
 
-    #[inline(never)]
     fn flush(&mut self) {
         if let Some((counts, sum)) = self.observed.take(self.family.buckets) {
             for (metric, count) in self.buckets.iter().zip(counts) {
@@ -53,16 +50,6 @@ impl Series {
             }
             self.sum.add(sum);
         }
-    }
-
-    /// How many numbers were observed.
-    pub fn count(&self) -> u64 {
-        self.buckets.last().map_or(0, Metric::get)
-    }
-
-    /// Their sum.
-    pub fn sum(&self) -> u64 {
-        self.sum.get()
     }
 
     /// The counters' values, bucket by bucket, and the sum.
@@ -107,7 +94,6 @@ pub struct ModelSeries {
 
 impl ModelSeries {
     /// Those of a model of a pool.
-    #[inline(never)]
     pub fn define(model: &str, pool: &str) -> ModelSeries {
         let labels = format!(".model={model};.pool={pool};");
         ModelSeries {
@@ -128,15 +114,6 @@ impl ModelSeries {
         self.matched.flush();
         for (metric, since) in self.reported.iter().zip(&mut self.reported_since) {
             metric.add(std::mem::take(since));
-        }
-    }
-}
-
-/// Defines the metrics of models that are not in `known` yet, and of all others together.
-pub fn series_of_models(known: &mut Vec<(String, ModelSeries)>, models: &Models, pool: &str) {
-    for name in models.names().iter().map(String::as_str).chain([OTHER]) {
-        if !known.iter().any(|(known, _)| known == name) {
-            known.push((name.to_owned(), ModelSeries::define(name, pool)));
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::monitor_role::{MonitorFilter, MonitorRole};
 use crate::profile;
 use crate::router_role::RouterRole;
 use crate::start;
+use crate::stream::{PassThrough, Stream};
 
 /// A plugin in one VM.
 #[derive(Debug)]
@@ -55,12 +56,11 @@ impl Root {
                 Role::Collector(Box::new(CollectorDriver::start(&config, seed, now)))
             }
             b"answer" => Role::Answer(Rc::new(AnswerRole::new(&config))),
-            b"monitor" => Role::Monitor(Rc::new(MonitorRole::metrics(&config))),
-            b"console" => Role::Monitor(Rc::new(MonitorRole::console(&config))),
+            b"monitor" => Role::Monitor(Rc::new(MonitorRole::new(&config))),
             other => {
                 return Err(format!(
                     "`root_id` is {:?}; write \"router\" for the HTTP filter, \"answer\" for the upstream HTTP filter, \
-                     \"collector\" for the bootstrap service, \"monitor\" for the filter of the metrics page, \"console\" for that of the console",
+                     \"collector\" for the bootstrap service, \"monitor\" for the filter of the metrics page",
                     String::from_utf8_lossy(other)
                 ));
             }
@@ -102,18 +102,14 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(match &self.role {
-            Role::Router(router) => profile::http_context(Filter::new(router.worker(), id)),
-            Role::Answer(role) => Box::new(AnswerFilter::new(Rc::clone(role))),
-            Role::Monitor(role) => Box::new(MonitorFilter(Rc::clone(role))),
-            Role::Collector(_) | Role::Unconfigured => Box::new(PassThrough),
-        })
+        let stream = match &self.role {
+            Role::Router(router) => {
+                return Some(profile::http_context(Stream::Router(Filter::new(router.worker(), id))));
+            }
+            Role::Answer(role) => Stream::Answer(AnswerFilter::new(Rc::clone(role))),
+            Role::Monitor(role) => Stream::Monitor(MonitorFilter(Rc::clone(role))),
+            Role::Collector(_) | Role::Unconfigured => Stream::None(PassThrough),
+        };
+        Some(Box::new(stream))
     }
 }
-
-/// The filter of a role that has none: lets everything pass.
-struct PassThrough;
-
-impl Context for PassThrough {}
-
-impl HttpContext for PassThrough {}

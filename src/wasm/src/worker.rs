@@ -16,7 +16,6 @@ use warmpath::shared::store::Keys;
 use warmpath::{MILLISECOND, Micros, Random};
 
 use crate::decision_log::DecisionLog;
-use crate::decision_watch::DecisionWatch;
 use crate::discovery_driver::UnknownClusters;
 use crate::host::{self, Host, Metric};
 use crate::metrics::RouterMetrics;
@@ -80,8 +79,8 @@ pub struct Worker {
     destination: Destination,
     /// Present when pods are discovered.
     unknown: Option<UnknownClusters>,
+    said_names_stay: bool,
     observations: Observations,
-    watch: DecisionWatch,
     told: fullness::Told,
     keys: Keys,
     dice: Random,
@@ -108,8 +107,8 @@ impl Worker {
             settings,
             destination: config.destination,
             unknown: config.discovery.is_some().then(|| UnknownClusters::new(&keys)),
+            said_names_stay: false,
             observations: Observations::new(&config.pool, &keys.models),
-            watch: DecisionWatch::default(),
             told: fullness::Told::default(),
             keys,
             dice: Random::new(host::random()),
@@ -137,7 +136,6 @@ impl Worker {
         }
         self.log.tick(now);
         self.observations.flush(&self.metrics);
-        self.watch.tick(&self.keys.looked, &self.keys.decisions, now);
         if self.has_routed() {
             self.tell();
         }

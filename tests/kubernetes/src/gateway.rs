@@ -115,6 +115,11 @@ exec "$4" server --config-path=/config/envoy-gateway.yaml"#
         self.process.end();
     }
 
+    /// Whether it has ended by itself, as it does when it has lost its lease.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.has_ended()
+    }
+
     /// Ends it as when its node goes away.
     pub fn kill(self) {
         self.process.signal("KILL");

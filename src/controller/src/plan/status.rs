@@ -156,7 +156,8 @@ fn not_served(key: &PoolKey, name: &ObjectKey, route: &Route) -> Vec<String> {
         let is_backend = rule.backends.iter().any(|backend| backend.pool.as_ref() == Some(key));
         if rule.mirrors.contains(key) || (is_backend && !rule.mirrors.is_empty()) {
             lacks.push(format!(
-                "HTTPRoute {name}, rule {index}: a RequestMirror to a pool is not served; mirror to a Service"
+                "HTTPRoute {name}, rule {index}: Envoy Gateway cannot do a RequestMirror to a pool, and answers every request of \
+                 the rule with 500; mirror to a Service"
             ));
         }
     }

@@ -44,9 +44,13 @@ pub fn learn_rate(account: &mut PodAccount, tokens: u32, elapsed: Micros) {
     if tokens < MIN_SAMPLE_TOKENS || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE_RATES.contains(&sample) {
         return;
     }
+    // Not `clamp`, which panics where the bounds are no numbers.
     let step = RATE_GAIN.max(1.0 / (account.samples as f32 + 2.0)) * account.rate;
-    account.rate =
-        if account.samples == 0 { sample } else { account.rate + (sample - account.rate).clamp(-step, step) };
+    account.rate = if account.samples == 0 {
+        sample
+    } else {
+        account.rate + (sample - account.rate).max(-step).min(step)
+    };
     account.samples = account.samples.saturating_add(1);
 }
 

@@ -1,7 +1,7 @@
 //! The answers of the module itself to a client that is not served: errors in the form that OpenAI's clients
 //! and vLLM's know.
 
-use serde::Serialize;
+use crate::request::json::push_character;
 
 /// An error answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,26 +16,31 @@ pub struct Refusal<'a> {
     pub param: Option<&'a str>,
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
-    error: Body<'a>,
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    message: &'a str,
-    r#type: &'a str,
-    param: Option<&'a str>,
-    code: u32,
-}
-
 impl Refusal<'_> {
     /// The body of the answer, JSON.
     pub fn body(&self) -> Vec<u8> {
-        let error = Body { message: self.message, r#type: self.kind, param: self.param, code: self.status };
-        // Strings and numbers always have a JSON form.
-        serde_json::to_vec(&Envelope { error }).unwrap_or_default()
+        let mut body = Vec::new();
+        body.extend_from_slice(b"{\"error\":{\"message\":");
+        push_text(&mut body, self.message);
+        body.extend_from_slice(b",\"type\":");
+        push_text(&mut body, self.kind);
+        body.extend_from_slice(b",\"param\":");
+        match self.param {
+            Some(param) => push_text(&mut body, param),
+            None => body.extend_from_slice(b"null"),
+        }
+        body.extend_from_slice(b",\"code\":");
+        body.extend_from_slice(self.status.to_string().as_bytes());
+        body.extend_from_slice(b"}}");
+        body
     }
+}
+
+/// Appends a text as JSON writes it.
+fn push_text(to: &mut Vec<u8>, text: &str) {
+    to.push(b'"');
+    text.chars().for_each(|character| push_character(to, character));
+    to.push(b'"');
 }
 
 #[cfg(test)]
@@ -59,5 +64,15 @@ mod tests {
             (&recorded["error"]["type"], &recorded["error"]["code"])
         );
         assert_eq!(ours["error"]["message"], "no \"x\"");
+    }
+
+    #[test]
+    fn any_text_is_json() {
+        let message: String = (0..0x250).filter_map(char::from_u32).chain("\u{2028}😀".chars()).collect();
+        for param in [None, Some("a\"b")] {
+            let body = Refusal { status: 400, kind: "K", message: &message, param }.body();
+            let error = &serde_json::from_slice::<serde_json::Value>(&body).unwrap()["error"];
+            assert_eq!((error["message"].as_str(), error["param"].as_str()), (Some(&*message), param));
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! Envoy's admin page `/clusters?format=json`: which hosts a cluster has, and how they are.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use serde::Deserialize;
+use crate::request::json::{JsonResult, Scanner, natural};
 
 /// A query is this, the clusters' [`pattern`]s with `%7C` between them, and [`PATH_END`]. Envoy before 1.38 knows no filter and
 /// answers with all clusters.
@@ -42,12 +43,23 @@ pub struct NotClusters;
 /// # Errors
 /// [`NotClusters`] when it is no list of clusters.
 pub fn parse(page: &[u8]) -> Result<Vec<ClusterHosts>, NotClusters> {
-    // A struct may be written as a list in JSON, too; Envoy never does.
-    if page.trim_ascii_start().first() != Some(&b'{') {
-        return Err(NotClusters);
-    }
-    let page: Page<'_> = serde_json::from_slice(page).map_err(|_| NotClusters)?;
-    Ok(page.cluster_statuses.into_iter().map(ClusterHosts::from).collect())
+    read(page).map_err(|_| NotClusters)
+}
+
+fn read(page: &[u8]) -> JsonResult<Vec<ClusterHosts>> {
+    let mut clusters = Vec::new();
+    let mut scanner = Scanner::new(page);
+    scanner.object(|scanner, key| {
+        if &*key != b"cluster_statuses" {
+            return scanner.skip().map(drop);
+        }
+        scanner.array(|scanner| {
+            clusters.push(cluster(scanner)?);
+            Ok(())
+        })
+    })?;
+    scanner.end()?;
+    Ok(clusters)
 }
 
 /// The regular expression (RE2) for exactly `name`, as it stands in a URL.
@@ -60,99 +72,115 @@ pub fn pattern(name: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-_.~/()".contains(&byte) {
             pattern.push(char::from(byte));
         } else {
-            pattern.push_str(&format!("%{byte:02X}"));
+            pattern.push('%');
+            let digit =
+                |number: u8| char::from_digit(u32::from(number), 16).unwrap_or('0').to_ascii_uppercase();
+            pattern.extend([digit(byte >> 4), digit(byte & 15)]);
         }
     }
     pattern
 }
 
-#[derive(Deserialize)]
-struct Page<'a> {
-    #[serde(borrow, default)]
-    cluster_statuses: Vec<ClusterStatus<'a>>,
-}
-
-#[derive(Deserialize)]
-struct ClusterStatus<'a> {
-    #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(default)]
-    added_via_api: bool,
-    #[serde(borrow, default)]
-    host_statuses: Vec<HostStatus<'a>>,
-}
-
-#[derive(Deserialize)]
-struct HostStatus<'a> {
-    #[serde(borrow)]
-    address: Address<'a>,
-    #[serde(borrow, default)]
-    health_status: HealthStatus<'a>,
-    #[serde(borrow, default)]
-    locality: Locality<'a>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Locality<'a> {
-    #[serde(borrow)]
-    region: Cow<'a, str>,
-}
-
-/// A pipe or a listener of Envoy itself has no `socket_address`.
-#[derive(Deserialize)]
-struct Address<'a> {
-    #[serde(borrow)]
-    socket_address: Option<SocketAddress<'a>>,
-}
-
-#[derive(Deserialize)]
-struct SocketAddress<'a> {
-    #[serde(borrow)]
-    address: Cow<'a, str>,
-    #[serde(default)]
-    port_value: u16,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct HealthStatus<'a> {
-    #[serde(borrow)]
-    eds_health_status: Option<Cow<'a, str>>,
-    failed_active_health_check: bool,
-    failed_outlier_check: bool,
-    pending_dynamic_removal: bool,
-}
-
-impl HealthStatus<'_> {
-    fn is_candidate(&self) -> bool {
-        let checks =
-            self.failed_active_health_check || self.failed_outlier_check || self.pending_dynamic_removal;
-        !checks
-            && matches!(self.eds_health_status.as_deref(), None | Some("UNKNOWN" | "HEALTHY" | "DEGRADED"))
-    }
-}
-
-impl From<ClusterStatus<'_>> for ClusterHosts {
-    fn from(cluster: ClusterStatus<'_>) -> Self {
-        let mut hosts: Vec<Host> = Vec::with_capacity(cluster.host_statuses.len());
-        let mut places = std::collections::HashMap::with_capacity(cluster.host_statuses.len());
-        for status in &cluster.host_statuses {
-            let Some(socket) = &status.address.socket_address else { continue };
-            let Ok(ip) = socket.address.parse::<IpAddr>() else { continue };
-            let address = SocketAddr::new(ip, socket.port_value);
-            let candidate = status.health_status.is_candidate();
-            let place = *places.entry(address).or_insert_with(|| {
-                let region = status.locality.region.clone().into_owned();
-                hosts.push(Host { address: address.to_string(), candidate: false, region });
-                hosts.len() - 1
-            });
-            if let Some(host) = hosts.get_mut(place) {
-                host.candidate |= candidate;
-            }
+/// Reads one element of `cluster_statuses`.
+fn cluster(scanner: &mut Scanner<'_>) -> JsonResult<ClusterHosts> {
+    let mut cluster = ClusterHosts { name: String::new(), by_xds: false, hosts: Vec::new() };
+    // By address, for a host may be listed in several localities.
+    let mut places = HashMap::new();
+    scanner.object(|scanner, key| {
+        match &*key {
+            b"name" => cluster.name = text(scanner)?.into_owned(),
+            b"added_via_api" => cluster.by_xds = flag(scanner)?,
+            b"host_statuses" => scanner.array(|scanner| {
+                let status = host(scanner)?;
+                let Some(address) = status.address else { return Ok(()) };
+                let place = *places.entry(address).or_insert_with(|| {
+                    let region = status.region;
+                    cluster.hosts.push(Host { address: address.to_string(), candidate: false, region });
+                    cluster.hosts.len() - 1
+                });
+                if let Some(host) = cluster.hosts.get_mut(place) {
+                    host.candidate |= status.candidate;
+                }
+                Ok(())
+            })?,
+            _ => _ = scanner.skip()?,
         }
-        ClusterHosts { name: cluster.name.into_owned(), by_xds: cluster.added_via_api, hosts }
-    }
+        Ok(())
+    })?;
+    Ok(cluster)
+}
+
+/// What one element of `host_statuses` says.
+struct HostStatus {
+    /// `None` for a pipe or a listener of Envoy itself.
+    address: Option<SocketAddr>,
+    candidate: bool,
+    region: String,
+}
+
+/// Reads one element of `host_statuses`.
+fn host(scanner: &mut Scanner<'_>) -> JsonResult<HostStatus> {
+    let mut status = HostStatus { address: None, candidate: true, region: String::new() };
+    scanner.object(|scanner, key| {
+        match &*key {
+            b"address" => scanner.object(|scanner, key| match &*key {
+                b"socket_address" => {
+                    status.address = socket_address(scanner)?;
+                    Ok(())
+                }
+                _ => scanner.skip().map(drop),
+            })?,
+            b"health_status" => scanner.object(|scanner, key| {
+                status.candidate &= match &*key {
+                    b"eds_health_status" => {
+                        matches!(&*text(scanner)?, "UNKNOWN" | "HEALTHY" | "DEGRADED")
+                    }
+                    b"failed_active_health_check" | b"failed_outlier_check" | b"pending_dynamic_removal" => {
+                        !flag(scanner)?
+                    }
+                    _ => scanner.skip().map(|_| true)?,
+                };
+                Ok(())
+            })?,
+            b"locality" => scanner.object(|scanner, key| {
+                match &*key {
+                    b"region" => status.region = text(scanner)?.into_owned(),
+                    _ => _ = scanner.skip()?,
+                }
+                Ok(())
+            })?,
+            _ => _ = scanner.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(status)
+}
+
+/// Reads a `socket_address`; `None` when it is not that of an IP.
+fn socket_address(scanner: &mut Scanner<'_>) -> JsonResult<Option<SocketAddr>> {
+    let (mut ip, mut port) = (None, 0);
+    scanner.object(|scanner, key| {
+        match &*key {
+            b"address" => ip = text(scanner)?.parse::<IpAddr>().ok(),
+            b"port_value" => port = natural(scanner.skip()?).unwrap_or(0),
+            _ => _ = scanner.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(ip.zip(u16::try_from(port).ok()).map(SocketAddr::from))
+}
+
+/// A text; names of clusters and words of Envoy need no escapes.
+fn text<'a>(scanner: &mut Scanner<'a>) -> JsonResult<Cow<'a, str>> {
+    scanner.kind()?;
+    Ok(match scanner.string()? {
+        Cow::Borrowed(text) => String::from_utf8_lossy(text),
+        Cow::Owned(text) => Cow::Owned(String::from_utf8_lossy(&text).into_owned()),
+    })
+}
+
+fn flag(scanner: &mut Scanner<'_>) -> JsonResult<bool> {
+    Ok(scanner.skip()? == b"true")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! know that shape: its prompt is then the whole body, opaque.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::request::json::{MAX_DEPTH, Text};
 use crate::request::media;
@@ -56,6 +57,10 @@ pub struct Request<'a> {
     /// The model asked for; LoRA adapters are models to vLLM. Empty where the request names none: most
     /// servers have one.
     pub model: Text<'a>,
+    /// Where the value of `model` stands in the body, its quotes included; empty where it is no text.
+    pub model_at: Range<usize>,
+    /// Whether the request has a `priority` of its own, for vLLM's scheduler.
+    pub has_priority: bool,
     /// vLLM's `cache_salt`: prompts with different salts share no cache.
     pub cache_salt: Option<Text<'a>>,
     /// Whether the answer comes as server-sent events.

@@ -4,6 +4,8 @@
 
 mod parts;
 
+use std::ops::Range;
+
 use crate::request::body::{Api, BodyError, MAX_MODEL_BYTES, Part, Prompt, Request};
 use crate::request::json::{JsonError, JsonResult, Kind, Scanner, Text};
 use parts::{Input, PartReader};
@@ -66,6 +68,8 @@ struct Fields<'a> {
     /// Messages that need not be read.
     known: Option<Span>,
     model: Text<'a>,
+    model_at: Range<usize>,
+    has_priority: bool,
     /// `model` is neither text nor null.
     odd_model: bool,
     cache_salt: Option<Text<'a>>,
@@ -86,11 +90,14 @@ impl<'a> Fields<'a> {
     fn read(&mut self, api: Api, scanner: &mut Scanner<'a>, key: &[u8]) -> JsonResult<()> {
         match key {
             b"model" => {
-                (self.model, self.odd_model) = match scanner.kind()? {
-                    Kind::String => (scanner.string()?, false),
-                    _ => (Text::default(), scanner.skip()? != b"null"),
+                let kind = scanner.kind()?;
+                let start = scanner.at();
+                (self.model, self.odd_model, self.model_at) = match kind {
+                    Kind::String => (scanner.string()?, false, start..scanner.at()),
+                    _ => (Text::default(), scanner.skip()? != b"null", 0..0),
                 }
             }
+            b"priority" => self.has_priority = scanner.skip()? != b"null",
             b"cache_salt" => {
                 self.cache_salt = match scanner.kind()? {
                     Kind::String => Some(scanner.string()?),
@@ -176,6 +183,8 @@ impl<'a> Fields<'a> {
         };
         let request = Request {
             model,
+            model_at: self.model_at,
+            has_priority: self.has_priority,
             cache_salt: self.cache_salt,
             stream: self.stream,
             // The Responses and Messages APIs end a stream with its usage unasked.

@@ -23,8 +23,12 @@ use self::fingerprint::{HashKey, HashedBody};
 use crate::request::blocks::Chain;
 use crate::request::body::{Api, BodyError, Part, Prompt, Request};
 use crate::request::fields::{self, MessageSpans, Span};
+use crate::request::json::Text;
+use crate::request::opening::Opening;
 use crate::request::parse;
 use crate::request::prompt::{before_messages, canonical, parts};
+use crate::settings::models::{Asked, Criticality};
+use crate::settings::{self, PoolSettings};
 
 /// Bytes that the entries of a worker may take: some 3,000 conversations of 32 KiB.
 const MEMORY: usize = 4 << 20;
@@ -40,6 +44,28 @@ pub struct ParsedRequest<'a> {
     known: Option<Arc<CacheEntry>>,
     /// Entries to be made of this request, the shorter one first.
     new_entries: [Option<CacheKey>; 2],
+    /// What becomes of the name of its model.
+    pub naming: Naming<'a>,
+}
+
+/// What the settings make of the name of a request's model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Naming<'a> {
+    /// How much the request matters by its model.
+    pub criticality: Criticality,
+    /// The name that the client asked for, where the request's model has become another one.
+    pub asked: Option<Text<'a>>,
+    /// Why the name is refused.
+    pub refused: Option<NameRefused>,
+}
+
+/// Why the name of a model is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameRefused {
+    /// It is reserved and has no target.
+    NoTarget,
+    /// The settings do not know it, and refuse it therefore.
+    Unknown,
 }
 
 impl ParsedRequest<'_> {
@@ -52,7 +78,13 @@ impl ParsedRequest<'_> {
 impl<'a> From<Request<'a>> for ParsedRequest<'a> {
     /// A request about which nothing was known.
     fn from(request: Request<'a>) -> Self {
-        ParsedRequest { api: None, request, known: None, new_entries: [None, None] }
+        ParsedRequest {
+            api: None,
+            request,
+            known: None,
+            new_entries: [None, None],
+            naming: Naming::default(),
+        }
     }
 }
 
@@ -63,18 +95,21 @@ pub struct ParseCache {
     entries: Entries,
     /// Whether prompts are only counted and not hashed. The chains of the entries are of one kind or the other.
     counts: bool,
+    /// What becomes of the names of models; `None` while they all pass.
+    settings: Option<Arc<PoolSettings>>,
 }
 
 impl ParseCache {
     /// An empty cache. `seed` keys its hash: a random number that clients cannot know.
     pub fn new(seed: u64) -> ParseCache {
-        ParseCache { key: HashKey::new(seed), entries: Entries::new(MEMORY), counts: false }
+        ParseCache { key: HashKey::new(seed), entries: Entries::new(MEMORY), counts: false, settings: None }
     }
 
-    /// Says whether the prompts that are read from now on are only counted. Entries of the other kind are not used then, and are
-    /// replaced.
-    pub fn set_counts(&mut self, counts: bool) {
-        self.counts = counts;
+    /// The requests that are read from now on have these settings. Entries that were made with others, as far as that makes a
+    /// difference to a chain, are not used then, and are replaced.
+    pub fn set_settings(&mut self, settings: &Arc<PoolSettings>) {
+        self.counts = settings.strategy == settings::Strategy::LoadOnly;
+        self.settings = (!settings.models.pass_all()).then(|| Arc::clone(settings));
     }
 
     /// Reads a request body, from the end of its longest known start.
@@ -85,18 +120,21 @@ impl ParseCache {
         let hashed = HashedBody::new(&self.key, api, body);
         if hashed.hashes().is_empty() {
             // Shorter than a chunk.
-            let parsed = parse(api, body).map(ParsedRequest::from)?;
-            return Ok(ParsedRequest { api: Some(api), ..parsed });
+            return parse(api, body).map(|mut request| {
+                let (naming, _) = self.name(&mut request, Opening::default());
+                ParsedRequest { api: Some(api), naming, ..ParsedRequest::from(request) }
+            });
         }
         if let Some(known) = self.entries.find(&hashed)
             && let Some(parsed) = self.resume(known, api, body, &hashed)
         {
             return Ok(parsed);
         }
-        let (request, spans) = fields::read(api, body, None)?;
-        let preamble = self.preamble(&request);
-        let new_entries = new_entries(&request, spans, None, preamble, &hashed);
-        Ok(ParsedRequest { api: Some(api), request, known: None, new_entries })
+        let (mut request, spans) = fields::read(api, body, None)?;
+        let (naming, opens) = self.name(&mut request, Opening::default());
+        let made = Made { preamble: self.preamble(&request), opens: opens.then(Opening::default) };
+        let new_entries = new_entries(&request, spans, None, made, &hashed);
+        Ok(ParsedRequest { api: Some(api), request, known: None, new_entries, naming })
     }
 
     /// Makes the chain of a prompt, to which `add` adds pieces, and keeps the new entries.
@@ -140,13 +178,36 @@ impl ParseCache {
         body: &'a [u8],
         hashed: &HashedBody<'_, 'a>,
     ) -> Option<ParsedRequest<'a>> {
-        let (request, spans) = fields::read(api, body, Some(known.key.messages)).ok()?;
-        let preamble = self.preamble(&request);
-        if !spans?.resumed || known.key.preamble != preamble {
+        let (mut request, spans) = fields::read(api, body, Some(known.key.messages)).ok()?;
+        let (naming, opens) = self.name(&mut request, known.key.opening.unwrap_or_default());
+        let made = Made { preamble: self.preamble(&request), opens: known.key.opening };
+        // Whoever needs the opening must have read all of it.
+        if !spans?.resumed || known.key.preamble != made.preamble || (opens && made.opens.is_none()) {
             return None;
         }
-        let new_entries = new_entries(&request, spans, Some(&known), preamble, hashed);
-        Some(ParsedRequest { api: Some(api), request, known: Some(known), new_entries })
+        let new_entries = new_entries(&request, spans, Some(&known), made, hashed);
+        Some(ParsedRequest { api: Some(api), request, known: Some(known), new_entries, naming })
+    }
+
+    /// Gives a request the name that the pod is asked for. Also returns whether the opening of the conversation, which was `known`
+    /// up to the messages that were read, has drawn it.
+    fn name<'a>(&self, request: &mut Request<'a>, known: Opening) -> (Naming<'a>, bool) {
+        let Some(settings) = &self.settings else { return (Naming::default(), false) };
+        let models = &settings.models;
+        let draws = models.draws(&request.model);
+        let opening = if draws { Opening::of(&request.prompt, known).hash() } else { 0 };
+        let mut naming = Naming::default();
+        match models.asked(&request.model, opening) {
+            Asked::AsItIs(criticality) => naming.criticality = criticality,
+            Asked::Renamed(target, criticality) => {
+                let target = Text::Owned(target.as_bytes().to_vec());
+                naming.criticality = criticality;
+                naming.asked = Some(std::mem::replace(&mut request.model, target));
+            }
+            Asked::NoTarget => naming.refused = Some(NameRefused::NoTarget),
+            Asked::Unknown => naming.refused = Some(NameRefused::Unknown),
+        }
+        (naming, draws)
     }
 
     /// A hash of all that the chain of a prompt has before its messages, and of its kind.
@@ -160,12 +221,20 @@ impl ParseCache {
     }
 }
 
+/// What the entries of a request have in common.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    preamble: u64,
+    /// The opening before the messages that were read, if entries are to know it.
+    opens: Option<Opening>,
+}
+
 /// The entries that a request adds to those which are `known`.
 fn new_entries(
     request: &Request<'_>,
     spans: Option<MessageSpans>,
     known: Option<&CacheEntry>,
-    preamble: u64,
+    made: Made,
     hashed: &HashedBody<'_, '_>,
 ) -> [Option<CacheKey>; 2] {
     let (Some(spans), Prompt::Chat { messages, .. }) = (spans, &request.prompt) else { return [None, None] };
@@ -176,7 +245,9 @@ fn new_entries(
         }
         let new = span.parts - known.map_or(0, |known| known.messages.parts);
         let media = known.is_some_and(|known| known.media) || messages.iter().take(new).any(Part::is_media);
-        Some(CacheKey { fingerprint: hashed.fingerprint(span.end)?, messages: span, media, preamble, shared })
+        let opening = made.opens.map(|opening| opening.after(messages.get(..new).unwrap_or(messages)));
+        let fingerprint = hashed.fingerprint(span.end)?;
+        Some(CacheKey { fingerprint, messages: span, opening, media, preamble: made.preamble, shared })
     };
     [spans.first.and_then(|first| entry(first, true)), entry(spans.all, false)]
 }

@@ -1,5 +1,7 @@
 //! The steps that a decision is made of, and what a worker keeps from one decision to the next.
 
+use std::sync::Arc;
+
 use crate::account::ledger::{Ledger, ModelId};
 use crate::account::refusals::{Cause, Causes};
 use crate::account::ticket::{Belief, Booking, PICKS, PromptTrace, Repair, Ticket};
@@ -13,7 +15,7 @@ use crate::prefix::log::Correction;
 use crate::prefix::replica::PrefixReplica;
 use crate::request::blocks::{Chain, mix};
 use crate::request::parse_cache::{ParseCache, ParsedRequest};
-use crate::settings::Strategy;
+use crate::settings::{PoolSettings, Strategy};
 use crate::shared::clusters::ClusterSet;
 use crate::shared::pod_table::PodKey;
 use crate::shared::store::{Contended, Keys, SharedData};
@@ -73,6 +75,7 @@ pub enum DecisionStep {
 /// The steps of a decision. Each works on what the steps before it left here; only the ledger is handed from one to the next.
 #[derive(Debug)]
 pub(super) struct Steps {
+    settings: Arc<PoolSettings>,
     strategy: Strategy,
     /// Whether the log is followed: from the first request on that goes by prefix, whatever the later ones go by.
     follows: bool,
@@ -93,7 +96,8 @@ impl Steps {
         let constants = CostConstants::default();
         let limits = IndexLimits { memory: config.index.memory, holdings: config.index.holdings };
         let mut steps = Steps {
-            strategy: config.settings.strategy,
+            settings: Arc::default(),
+            strategy: Strategy::default(),
             follows: false,
             replica: PrefixReplica::new(keys, limits, writer, constants.believed_capacity),
             constants,
@@ -104,7 +108,7 @@ impl Steps {
             decisions: 0,
             observer: None,
         };
-        steps.set_strategy(config.settings.strategy);
+        steps.set_settings(Arc::new(config.settings.clone()));
         steps
     }
 
@@ -113,15 +117,16 @@ impl Steps {
         self.constants = constants;
     }
 
-    pub fn set_strategy(&mut self, strategy: Strategy) {
-        self.strategy = strategy;
-        self.follows |= strategy == Strategy::PrefixCache;
-        self.parse_cache.set_counts(strategy == Strategy::LoadOnly);
+    pub fn set_settings(&mut self, settings: Arc<PoolSettings>) {
+        self.strategy = settings.strategy;
+        self.follows |= settings.strategy == Strategy::PrefixCache;
+        self.parse_cache.set_settings(&settings);
+        self.settings = settings;
     }
 
     pub fn set_hash_seed(&mut self, seed: u64) {
         self.parse_cache = ParseCache::new(seed);
-        self.set_strategy(self.strategy);
+        self.parse_cache.set_settings(&self.settings);
     }
 
     pub fn set_observer(&mut self, observer: fn(DecisionStep)) {

@@ -106,7 +106,6 @@ impl Page {
             }
             builders.push(RankBuilder::default());
         }
-        builders.sort_by_key(|builder| builder.load.rank);
         page.ranks = builders.iter().map(RankBuilder::finish).collect();
         Ok(page)
     }
@@ -181,17 +180,15 @@ fn plausible(value: f64) -> f64 {
 fn rank_of<'b>(builders: &'b mut Vec<RankBuilder>, sample: &Sample<'_>) -> Option<&'b mut RankBuilder> {
     let label = sample.label("engine").and_then(|label| std::str::from_utf8(label).ok());
     let rank = label.and_then(|label| label.parse().ok()).unwrap_or(0);
-    let at = match builders.iter().position(|builder| builder.load.rank == rank) {
-        Some(at) => at,
-        None if builders.len() < MAX_RANKS => {
-            builders.push(RankBuilder {
-                load: RankLoad { rank, ..RankLoad::default() },
-                ..RankBuilder::default()
-            });
-            builders.len() - 1
+    // In the order of their numbers.
+    let at = builders.partition_point(|builder| builder.load.rank < rank);
+    if builders.get(at).is_none_or(|builder| builder.load.rank != rank) {
+        if builders.len() >= MAX_RANKS {
+            return None;
         }
-        None => return None,
-    };
+        let load = RankLoad { rank, ..RankLoad::default() };
+        builders.insert(at, RankBuilder { load, ..RankBuilder::default() });
+    }
     builders.get_mut(at)
 }
 

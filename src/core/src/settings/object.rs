@@ -176,13 +176,15 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// [`SettingError`] for a value of another kind, or a list that is longer than `most`.
-    pub fn objects(&mut self, key: &'static str, most: usize) -> Result<Vec<Object<'a>>, SettingError> {
-        let list = self.list(key, most)?.unwrap_or_default();
+    pub fn objects(
+        &mut self,
+        key: &'static str,
+        most: usize,
+    ) -> Result<Option<Vec<Object<'a>>>, SettingError> {
+        let Some(list) = self.list(key, most)? else { return Ok(None) };
         let path = self.path(key);
-        list.iter()
-            .enumerate()
-            .map(|(nth, value)| Object::at(format!("{path}[{nth}]."), value, self.unknown))
-            .collect()
+        let each = |(nth, value)| Object::at(format!("{path}[{nth}]."), value, self.unknown);
+        list.iter().enumerate().map(each).collect::<Result<_, _>>().map(Some)
     }
 
     /// All keys are read: the others are unknown.
@@ -249,7 +251,7 @@ mod tests {
         assert_eq!(says(a.list("l", 1).unwrap_err()), "`a.l` lists 2; write at most 1");
         assert_eq!(says(a.flag("w").unwrap_err()), "`a.w` is a text; write true or false");
         assert_eq!(a.end(), Ok(()));
-        let mut b = document.objects("b", 9).unwrap();
+        let mut b = document.objects("b", 9).unwrap().unwrap();
         assert_eq!(says(b[0].text("t").unwrap_err()), "`b[0].t` is a number; write a text");
     }
 

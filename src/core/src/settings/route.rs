@@ -195,7 +195,7 @@ fn read(
 /// The backends of a rule that has several.
 fn backends(document: &Value) -> Result<Vec<Backend>, SettingError> {
     let mut document = Object::document(document, UnknownKeys::Ignored)?;
-    let list = document.objects("backends", MOST_BACKENDS)?;
+    let list = document.objects("backends", MOST_BACKENDS)?.unwrap_or_default();
     let backend = |mut object: Object<'_>| {
         let name = object.text("backend")?.unwrap_or_default().to_owned();
         let weight = object.whole("weight", 0, i64::from(u32::MAX))?.unwrap_or(1) as u32;

@@ -406,6 +406,8 @@ fn request<'a>(spans: &[Span], texts: &'a [Arc<str>]) -> Request<'a> {
     }
     Request {
         model: b"m".into(),
+        model_at: 0..0,
+        has_priority: false,
         cache_salt: None,
         stream: true,
         reports_usage: true,

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use warmpath::Micros;
 use warmpath::config::Destination;
 use warmpath::decide::pick::Picks;
-use warmpath::monitor::decisions;
 use warmpath::request::body::{Api, BodyError};
-use warmpath::request::parse_cache::ParsedRequest;
+use warmpath::request::parse_cache::{NameRefused, ParsedRequest};
 use warmpath::router::{Decision, NoPod, RouteBy, Ticket};
 use warmpath::settings::Strategy;
 use warmpath::settings::backends::draw;
@@ -29,7 +28,7 @@ impl Worker {
         if let Some(settings) = self.in_force.of_request()
             && !Arc::ptr_eq(&settings, &self.settings)
         {
-            self.router.set_strategy(settings.strategy);
+            self.router.set_settings(Arc::clone(&settings));
             self.settings = settings;
         }
     }
@@ -117,6 +116,40 @@ impl Worker {
         self.metrics.bad_body.count();
     }
 
+    /// Counts a request for a model that the settings refuse.
+    pub fn count_refused_name(&self, refused: NameRefused) {
+        match refused {
+            NameRefused::Unknown => self.metrics.unknown_model.count(),
+            NameRefused::NoTarget => self.metrics.no_target.count(),
+        }
+    }
+
+    /// Whether answers have the name of the model that the client asked for.
+    pub fn restores_names(&self) -> bool {
+        self.settings.models.restores_names
+    }
+
+    /// Says, once, that names are not restored.
+    pub fn say_names_stay(&mut self) {
+        if !std::mem::replace(&mut self.said_names_stay, true) {
+            log::warn!(
+                "warmpath: `restore_model_names` has no effect: Envoy does not show the headers of answers; list \
+                 `proxy_on_response_headers` among the router's capabilities"
+            );
+        }
+    }
+
+    /// The answer to a request for the list of models, if the settings give one and the request asks for it.
+    pub fn model_list(&self) -> Option<String> {
+        let asks = || {
+            let path = host::request_header(":path").unwrap_or_default();
+            let path = path.split(|&b| b == b'?').next().unwrap_or_default();
+            path.ends_with(b"/v1/models")
+                && host::request_header(":method").is_some_and(|method| method == b"GET")
+        };
+        (self.settings.models.listed && asks()).then(|| self.settings.models.list())
+    }
+
     /// Sets or removes every destination header, so that none is left from the client.
     fn name_pods(&self, picks: Picks) {
         if self.destination == Destination::List {
@@ -170,11 +203,6 @@ impl Worker {
         if let Some(left) = decision.left.and_then(left) {
             self.log.left(decision, left, self.router.table(), now);
         }
-        let (candidates, table) = (self.router.candidates(), self.router.table());
-        self.watch.see(|| {
-            let request = host::request_header("x-request-id").unwrap_or_default();
-            decisions::describe(decision, candidates, table, &request, now)
-        });
         self.log.costs(decision, self.router.candidates(), self.router.table());
     }
 }

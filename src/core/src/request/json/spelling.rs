@@ -13,7 +13,7 @@ pub enum JsonError {
         /// Offset of the byte.
         at: usize,
     },
-    /// Nested deeper than [`MAX_DEPTH`].
+    /// Nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH).
     Depth {
         /// Offset of the bracket.
         at: usize,
@@ -90,7 +90,7 @@ pub(super) fn canonical(bytes: &[u8], text: &[u8], start: usize) -> JsonResult<V
         let taken = match tail.get(1) {
             Some(b'u') => {
                 let (spelled, taken) = code_point(bytes, at)?;
-                push_canonical(&mut out, spelled);
+                push_character(&mut out, spelled);
                 taken
             }
             Some(b'/') => {
@@ -125,8 +125,8 @@ pub(super) fn code_point(bytes: &[u8], at: usize) -> JsonResult<(char, usize)> {
     }
 }
 
-/// Writes a character that was spelled `\u....` as a common serializer would.
-fn push_canonical(out: &mut Vec<u8>, character: char) {
+/// Appends a character of a text as a common serializer spells it.
+pub fn push_character(out: &mut Vec<u8>, character: char) {
     let short = match character {
         '"' => b'"',
         '\\' => b'\\',
@@ -136,7 +136,9 @@ fn push_canonical(out: &mut Vec<u8>, character: char) {
         '\r' => b'r',
         '\t' => b't',
         '\0'..'\u{20}' => {
-            out.extend_from_slice(format!("\\u{:04x}", character as u32).as_bytes());
+            let digit = |number: u32| char::from_digit(number, 16).map_or(b'0', |digit| digit as u8);
+            out.extend_from_slice(b"\\u00");
+            out.extend([digit(character as u32 >> 4), digit(character as u32 & 15)]);
             return;
         }
         _ => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::fingerprint::{Fingerprint, HashedBody};
 use crate::request::blocks::Chain;
 use crate::request::fields::Span;
+use crate::request::opening::Opening;
 
 /// Entries whose fingerprints have the same chunks: conversations that so far have only the system prompt in
 /// common, and that prompt. A set is as large as a cache line of the CPU, so looking for an entry that is not
@@ -20,6 +21,8 @@ pub(super) struct CacheKey {
     pub fingerprint: Fingerprint,
     /// The messages among those bytes; the bytes end with them.
     pub messages: Span,
+    /// The opening of the conversation as far as those messages; `None` where nobody asked for it.
+    pub opening: Option<Opening>,
     /// Whether any part of the messages is media.
     pub media: bool,
     /// Hash of the parts of a prompt that come before its messages; they may stand after the messages in the

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::request::body::Part;
+use crate::settings::document::Value;
+use crate::settings::object::UnknownKeys;
 use proptest::prelude::*;
 
 /// What a router gets of a body: the chain of its prompt, and what else is read of it.
@@ -138,6 +140,7 @@ fn a_body_is_read_though_what_is_known_was_never_in_it() {
     let (request, spans) = fields::read(Api::Chat, body, None).unwrap();
     let messages = Span { end: 5000, ..spans.unwrap().first.unwrap() };
     let key = CacheKey {
+        opening: None,
         fingerprint: hashed.fingerprint(messages.end).unwrap(),
         messages,
         media: false,
@@ -184,6 +187,58 @@ fn apis_do_not_mix() {
     }
 }
 
+fn settings(json: &str) -> Arc<PoolSettings> {
+    let document = Value::parse(json.as_bytes()).unwrap();
+    let settings = PoolSettings::parse(&document, &PoolSettings::default(), UnknownKeys::Refused);
+    Arc::new(settings.unwrap())
+}
+
+#[test]
+fn a_conversation_keeps_its_target_in_each_round_whatever_is_known_of_it() {
+    let of = |new: u32| {
+        settings(&format!(
+            r#"{{"models": [{{"name": "m", "targets": [{{"name": "v1", "weight": {}}}, {{"name": "v2", "weight": {new}}}]}}]}}"#,
+            100 - new
+        ))
+    };
+    let (half, all) = (of(50), of(100));
+    let mut parse_cache = ParseCache::new(7);
+    parse_cache.set_settings(&half);
+    let mut drawn = std::collections::BTreeMap::<Vec<u8>, u32>::new();
+    for conversation in 0..60 {
+        let mut targets = std::collections::BTreeSet::new();
+        for body in rounds(conversation * 31) {
+            let reading = parse_cache.read(Api::Chat, body.as_bytes()).unwrap();
+            assert_eq!(reading.naming.asked.as_deref(), Some(&b"m"[..]));
+            // A worker that knows nothing of it draws the same, and has the same chain.
+            let mut fresh = ParseCache::new(8);
+            fresh.set_settings(&half);
+            let twin = fresh.read(Api::Chat, body.as_bytes()).unwrap();
+            assert_eq!(follow(&mut parse_cache, &reading), follow(&mut fresh, &twin));
+            targets.insert(reading.request.model.to_vec());
+        }
+        assert_eq!(targets.len(), 1, "conversation {conversation}: {targets:?}");
+        *drawn.entry(targets.pop_first().unwrap()).or_default() += 1;
+    }
+    assert!(drawn.len() == 2 && drawn.values().all(|&count| count > 15), "{drawn:?}");
+    // Entries of another target, and entries without an opening, are not used.
+    parse_cache.set_settings(&settings("{}"));
+    let bodies = rounds(99_999);
+    assert!(parse_cache.read(Api::Chat, bodies[0].as_bytes()).unwrap().naming.asked.is_none());
+    read(&mut parse_cache, Api::Chat, bodies[0].as_bytes()).unwrap();
+    for settings in [&half, &all, &half] {
+        parse_cache.set_settings(settings);
+        for body in &bodies {
+            let mut fresh = ParseCache::new(8);
+            fresh.set_settings(settings);
+            assert_eq!(
+                read(&mut parse_cache, Api::Chat, body.as_bytes()),
+                read(&mut fresh, Api::Chat, body.as_bytes())
+            );
+        }
+    }
+}
+
 #[test]
 fn what_was_only_counted_is_not_taken_for_hashed() {
     let mut parse_cache = ParseCache::new(7);
@@ -195,13 +250,13 @@ fn what_was_only_counted_is_not_taken_for_hashed() {
         (chain.hashes().len(), chain.bytes())
     };
     let bytes_of = |body: &str| naive(Api::Chat, body.as_bytes()).unwrap().chain.1;
-    parse_cache.set_counts(true);
+    parse_cache.set_settings(&settings(r#"{"strategy": "LOAD_ONLY"}"#));
     for body in [&first, &second] {
         assert_eq!(hashes(&mut parse_cache, body, Chain::count), (0, bytes_of(body)));
     }
-    parse_cache.set_counts(false);
+    parse_cache.set_settings(&settings("{}"));
     assert_eq!(read(&mut parse_cache, Api::Chat, third.as_bytes()), naive(Api::Chat, third.as_bytes()));
-    parse_cache.set_counts(true);
+    parse_cache.set_settings(&settings(r#"{"strategy": "LOAD_ONLY"}"#));
     assert_eq!(hashes(&mut parse_cache, &fourth, Chain::count), (0, bytes_of(&fourth)));
 }
 
