@@ -19,7 +19,7 @@ use crate::request::parse_cache::ParsedRequest;
 use crate::settings::PoolSettings;
 use crate::shared::clusters::ClusterSet;
 use crate::shared::codec::CodecError;
-use crate::shared::pod_table::PodTable;
+use crate::shared::pod_table::{PodKey, PodTable};
 use crate::shared::store::{Contended, Keys, SharedData};
 use crate::{Micros, Slot};
 use steps::Steps;
@@ -145,16 +145,18 @@ impl Router {
         shared: &mut impl SharedData,
         now: Micros,
     ) -> Result<Decision, NoPod> {
-        self.decide_among(ClusterSet::ALL, by, shared, now)
+        self.decide_among(ClusterSet::ALL, None, by, shared, now)
     }
 
-    /// Decides where a request goes that the pods of these clusters may serve, and books it there.
+    /// Decides where a request goes that the pods of these clusters may serve, and books it there. It goes to the pod `holder`, if
+    /// there is one, which has what the request goes on from; the others follow for the case that it is gone.
     ///
     /// # Errors
     /// [`NoPod`] when no pod can be named; nothing is booked then.
     pub fn decide_among(
         &mut self,
         among: ClusterSet,
+        holder: Option<PodKey>,
         by: RouteBy<'_>,
         shared: &mut impl SharedData,
         now: Micros,
@@ -168,6 +170,7 @@ impl Router {
             steps.catch_up(ledger, shared);
             steps.look_up();
             let picks = steps.choose(ledger, by, among, now)?;
+            let picks = steps.led_by(holder, picks);
             Ok::<_, NoPod>((picks, steps.book(ledger, picks, by, now)))
         })?;
         steps.keep(&mut ticket, &ledger);

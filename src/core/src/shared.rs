@@ -6,5 +6,6 @@ pub mod documents;
 pub mod lease;
 pub mod membership;
 pub mod pod_table;
+pub mod responses;
 pub mod store;
 pub mod wanted;

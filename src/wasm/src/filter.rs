@@ -229,6 +229,11 @@ impl Callbacks for Filter {
                 },
             };
             sent.verdict = Some(verdict);
+            if verdict == Verdict::Served
+                && let Some(id) = sent.stored.take()
+            {
+                worker.note_response(&id, sent);
+            }
             if verdict != Verdict::Served || sent.ticket.started() {
                 return;
             }

@@ -92,6 +92,7 @@ metrics! {
         contended_failover: counter "contended_total" { during = "failover" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         contended_failure: counter "contended_total" { during = "failure" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         contended_close: counter "contended_total" { during = "close" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
+        contended_response: counter "contended_total" { during = "response" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         index_holdings: gauge "index_holdings", "Entries of the prefix index of the worker that told it last: parts of prompts that a pod holds.";
         index_bytes: gauge "index_bytes", "Memory of the prefix index of the worker that told it last.";
         index_limit_bytes: gauge "index_limit_bytes", "Memory that the prefix index of a worker may take: `index.max_mib`.";

@@ -1,6 +1,7 @@
 //! A request that was sent to a pod, and what is read of its answer.
 
 use warmpath::answer::first_token::{FirstEvent, FirstTokenReader};
+use warmpath::answer::response_id::ResponseIdReader;
 use warmpath::answer::usage::{Usage, UsageScanner};
 use warmpath::answer::verdict::Verdict;
 use warmpath::router::{RouteBy, Ticket};
@@ -18,6 +19,10 @@ pub struct Sent {
     start: Start,
     /// Reads the usage out of the answer, if it reports any.
     scanner: Option<UsageScanner>,
+    /// Reads the id of a response that its pod may store.
+    id: Option<ResponseIdReader>,
+    /// The id, until it is noted.
+    pub stored: Option<Vec<u8>>,
     /// What kind of answer it gets, once that is known.
     pub verdict: Option<Verdict>,
     /// What is observed of it at its end.
@@ -45,17 +50,36 @@ impl Sent {
             RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) => (Start::End, parsed.request.reports_usage),
             RouteBy::Load => (Start::FirstByte, false),
         };
-        Sent { ticket, start, scanner: reports_usage.then(UsageScanner::default), verdict: None, seen }
+        let stores = match by {
+            RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) => parsed.request.stores,
+            RouteBy::Load => false,
+        };
+        Sent {
+            ticket,
+            start,
+            scanner: reports_usage.then(UsageScanner::default),
+            id: stores.then(ResponseIdReader::default),
+            stored: None,
+            verdict: None,
+            seen,
+        }
     }
 
     /// Reads the chunk of the answer that is passing, as far as anything in it is of interest. Says what the start of the answer
     /// means, once.
     pub fn read(&mut self, size: usize, end_of_stream: bool) -> FirstEvent {
         let served = matches!(self.verdict, None | Some(Verdict::Served));
-        let reads = served && (self.scanner.is_some() || matches!(self.start, Start::FirstToken(_)));
+        let follows = self.scanner.is_some() || self.id.is_some();
+        let reads = served && (follows || matches!(self.start, Start::FirstToken(_)));
         let chunk = if reads && size > 0 { host::response_body(0, size) } else { Vec::new() };
         if let Some(scanner) = &mut self.scanner {
             scanner.feed(&chunk);
+        }
+        if let Some(reader) = self.id.as_mut().filter(|_| served) {
+            self.stored = reader.feed(&chunk);
+            if reader.is_done() {
+                self.id = None;
+            }
         }
         let said = match &mut self.start {
             Start::FirstByte if size > 0 => FirstEvent::Token,

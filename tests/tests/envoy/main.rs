@@ -34,5 +34,6 @@ mod shared_state;
 mod stale;
 mod start;
 mod steering;
+mod stored_responses;
 mod streaming;
 mod traps;

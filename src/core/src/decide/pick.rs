@@ -49,6 +49,14 @@ impl Picks {
         self.0.iter().flatten().copied()
     }
 
+    /// The same with this pod first, whatever it costs.
+    pub fn led_by(self, first: Slot) -> Picks {
+        let mut picks = [Some(first), None, None];
+        let others = self.iter().filter(|&slot| slot != first).map(Some);
+        picks.iter_mut().skip(1).zip(others).for_each(|(place, slot)| *place = slot);
+        Picks(picks)
+    }
+
     /// The best pod.
     pub fn best(&self) -> Option<Slot> {
         self.iter().next()
@@ -123,6 +131,16 @@ mod tests {
         assert_eq!(picks(&all, 1), [1, 2, 0]);
         assert_eq!(picks(&all[..1], 1), [0]);
         assert!(picks(&[], 1).is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_must_lead_leads() {
+        let all: Vec<Candidate> =
+            (0..4).map(|slot| candidate(Slot(slot), Rank::Ready, f32::from(slot))).collect();
+        let picks = pick(&all, 0.05, 1, |_| b"");
+        let led = |first| picks.led_by(Slot(first)).iter().map(|slot| slot.0).collect::<Vec<_>>();
+        assert_eq!((led(0), led(2), led(3)), (vec![0, 1, 2], vec![2, 0, 1], vec![3, 0, 1]));
+        assert_eq!(Picks::default().led_by(Slot(1)).iter().count(), 1);
     }
 
     #[test]

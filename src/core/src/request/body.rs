@@ -42,6 +42,14 @@ impl Api {
         .find_map(|(suffix, api)| path.ends_with(suffix).then_some(api))
     }
 
+    /// The id in a path that names a stored response, `/v1/responses/ID` and what follows.
+    pub fn stored_response(path: &[u8]) -> Option<&[u8]> {
+        const BEFORE: &[u8] = b"/v1/responses/";
+        let after = memchr::memmem::find(path, BEFORE)? + BEFORE.len();
+        let id = path.get(after..)?.split(|&b| matches!(b, b'/' | b'?' | b'#')).next()?;
+        (!id.is_empty()).then_some(id)
+    }
+
     pub(super) fn takes_messages(self) -> bool {
         matches!(self, Api::Chat | Api::Messages | Api::Embeddings)
     }
@@ -72,6 +80,10 @@ pub struct Request<'a> {
     /// there: nothing tells the chunk that has it from the others, so each chunk would have to be copied into
     /// the module and searched, to learn no more than the other answers teach.
     pub reports_usage: bool,
+    /// The stored response that it goes on from (`previous_response_id`): only the pod that has it can serve it.
+    pub follows: Option<Text<'a>>,
+    /// Whether the pod may store its answer, so that later requests go on from there.
+    pub stores: bool,
     /// The prompt, in the parts that [`crate::request::prompt`] puts in order.
     pub prompt: Prompt<'a>,
 }

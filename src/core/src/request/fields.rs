@@ -74,6 +74,9 @@ struct Fields<'a> {
     odd_model: bool,
     cache_salt: Option<Text<'a>>,
     stream: bool,
+    follows: Option<Text<'a>>,
+    /// `store` is false.
+    stores_nothing: bool,
     include_usage: bool,
     tools: Option<&'a [u8]>,
     /// `system` of the Messages API, `instructions` of the Responses API.
@@ -107,6 +110,13 @@ impl<'a> Fields<'a> {
             b"stream" => {
                 self.stream = is_true(scanner.skip()?);
             }
+            b"previous_response_id" if api == Api::Responses => {
+                self.follows = match scanner.kind()? {
+                    Kind::String => Some(scanner.string()?),
+                    _ => scanner.skip().map(|_| None)?,
+                }
+            }
+            b"store" if api == Api::Responses => self.stores_nothing = scanner.skip()? == b"false",
             b"stream_options" => self.read_stream_options(scanner)?,
             b"tools" | b"functions" => self.tools = Some(scanner.skip()?).filter(|&json| json != b"null"),
             b"system" | b"instructions" => {
@@ -187,6 +197,8 @@ impl<'a> Fields<'a> {
             has_priority: self.has_priority,
             cache_salt: self.cache_salt,
             stream: self.stream,
+            follows: self.follows,
+            stores: api == Api::Responses && !self.stores_nothing,
             // The Responses and Messages APIs end a stream with its usage unasked.
             reports_usage: !self.stream
                 || self.include_usage

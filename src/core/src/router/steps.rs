@@ -219,6 +219,16 @@ impl Steps {
         Ok(picks)
     }
 
+    /// The same pods, and first the one that has what the request goes on from, if it is a candidate.
+    pub fn led_by(&self, holder: Option<PodKey>, picks: Picks) -> Picks {
+        let there = holder.filter(|&pod| self.replica.table().get(pod).is_some()).map(|pod| pod.slot);
+        let candidate = there.and_then(|slot| self.candidates.get(slot));
+        match candidate.filter(|candidate| candidate.rank != Rank::Asleep) {
+            Some(holder) => picks.led_by(holder.slot),
+            None => picks,
+        }
+    }
+
     /// Books the request on the best pod, and writes to the log that the pod will hold the prompt.
     pub fn book(&mut self, ledger: &mut Ledger, picks: Picks, by: RouteBy<'_>, now: Micros) -> Ticket {
         let best = picks.best().unwrap_or_default();

@@ -78,6 +78,7 @@ pub struct Keys {
     /// How many sealed segments of the log there are, a ring.
     pub segments: u64,
     log: String,
+    responses: String,
     started: String,
 }
 
@@ -96,6 +97,7 @@ impl Keys {
             held: key("held"),
             segments: segments.max(1) as u64,
             log: key("log"),
+            responses: key("responses"),
             started: key("started"),
         }
     }
@@ -103,6 +105,11 @@ impl Keys {
     /// The key of the last line that a role logged at its start.
     pub fn started(&self, role: &str) -> String {
         format!("{}/{role}", self.started)
+    }
+
+    /// The key of a list of stored responses.
+    pub fn responses(&self, list: u64) -> String {
+        format!("{}/{list}", self.responses)
     }
 
     /// The key of the log segment with number `segment`.

@@ -411,6 +411,8 @@ fn request<'a>(spans: &[Span], texts: &'a [Arc<str>]) -> Request<'a> {
         cache_salt: None,
         stream: true,
         reports_usage: true,
+        follows: None,
+        stores: false,
         prompt: Prompt::Chat { tools, system: Vec::new(), messages },
     }
 }

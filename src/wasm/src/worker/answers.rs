@@ -5,6 +5,7 @@ use warmpath::answer::verdict::{
     BrokenBy, FailedPods, Judgement, StreamEnd, Verdict, is_plainly_served, judge, judge_end, unanswered,
 };
 use warmpath::router::End;
+use warmpath::shared::responses;
 use warmpath::shared::store::Contended;
 use warmpath::{Micros, Slot};
 
@@ -50,6 +51,12 @@ impl Worker {
             self.metrics.upstream_errors.count();
         }
         verdict
+    }
+
+    /// Notes which pod has a response that it may have stored.
+    pub fn note_response(&self, id: &[u8], sent: &Sent) {
+        let noted = responses::note(&self.keys, id, sent.ticket.pod(), &mut Host, host::now());
+        count_contended(noted, self.metrics.contended_response);
     }
 
     /// Counts an answer that says in its body that the pod has failed.

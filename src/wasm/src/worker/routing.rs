@@ -11,6 +11,8 @@ use warmpath::router::{Decision, NoPod, RouteBy, Ticket};
 use warmpath::settings::Strategy;
 use warmpath::settings::backends::draw;
 use warmpath::shared::clusters::ClusterSet;
+use warmpath::shared::pod_table::PodKey;
+use warmpath::shared::responses;
 
 use super::Worker;
 use crate::decision_log::PREFIX_HIT;
@@ -51,7 +53,7 @@ impl Worker {
         let by = self.sampled(by);
         self.refresh_now_and_then(now);
         let decided = match self.candidates(now) {
-            Some(among) => self.router.decide_among(among, by, &mut Host, now),
+            Some(among) => self.router.decide_among(among, self.holder(by, now), by, &mut Host, now),
             None => Err(NoPod::UnknownCluster),
         };
         match decided {
@@ -83,6 +85,20 @@ impl Worker {
                 }
                 self.log.no_pod(no_pod, self.settings.fail_open, now);
                 Err(no_pod)
+            }
+        }
+    }
+
+    /// The pod that has the stored response which the request names, in its body or its path.
+    fn holder(&self, by: RouteBy<'_>, now: Micros) -> Option<PodKey> {
+        match by {
+            RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) => {
+                let id = parsed.request.follows.as_ref()?;
+                responses::find(&self.keys, id, &Host, now)
+            }
+            RouteBy::Load => {
+                let path = host::request_header(":path")?;
+                responses::find(&self.keys, Api::stored_response(&path)?, &Host, now)
             }
         }
     }
