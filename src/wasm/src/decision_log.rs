@@ -78,11 +78,11 @@ impl DecisionLog {
         self.prefix_hits.add(now, |line| {
             let _ = write!(
                 line,
-                "warmpath: \"{}\" goes to {} and not to {}, which holds {:.0} of its {} prompt tokens: {why}",
+                "warmpath: \"{}\" goes to {} and not to {}, which holds {} of its {} prompt tokens: {why}",
                 printable(&request),
                 address(decision.ticket.slot()),
                 address(left.slot),
-                left.matched,
+                Decimal(left.matched, 0),
                 decision.tokens,
             );
         });

@@ -199,7 +199,7 @@ pub fn fetched(headers: usize, body_size: usize) -> Option<(Bytes, Bytes)> {
 }
 
 /// A counter or gauge, the same for all VMs of this Envoy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Metric(Option<u32>);
 
 impl Metric {

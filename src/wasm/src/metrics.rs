@@ -8,9 +8,9 @@ use warmpath::monitor::histogram::{self, Buckets};
 
 use crate::host::Metric;
 
-/// A metric with all that a page says of it.
+/// What is said of a metric.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct Definition {
     /// The name, `warmpath_` included.
     pub name: &'static str,
     /// `counter` or `gauge`.
@@ -19,8 +19,31 @@ pub struct Row {
     pub labels: &'static [(&'static str, &'static str)],
     /// The text for `HELP`.
     pub help: &'static str,
+}
+
+/// A metric with all that a page says of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// What is said of it.
+    pub of: &'static Definition,
     /// The metric.
     pub metric: Metric,
+}
+
+/// Defines the next metric of a table for a pool, or finds it.
+fn define_next(table: &mut std::slice::Iter<'static, Definition>, pool: &str) -> Metric {
+    let Some(Definition { name, kind, labels, .. }) = table.next() else { return Metric::default() };
+    let mut name = (*name).to_owned();
+    for (label, value) in labels.iter().chain(&[("pool", pool)]) {
+        for part in [".", label, "=", value, ";"] {
+            name.push_str(part);
+        }
+    }
+    if *kind == "gauge" { Metric::gauge(&name) } else { Metric::counter(&name) }
+}
+
+fn rows(table: &'static [Definition], metrics: &[Metric]) -> Vec<Row> {
+    table.iter().zip(metrics).map(|(of, &metric)| Row { of, metric }).collect()
 }
 
 macro_rules! metrics {
@@ -37,25 +60,22 @@ macro_rules! metrics {
         }
 
         impl $table {
+            const ROWS: &[Definition] = &[$(Definition {
+                name: concat!("warmpath_", $name),
+                kind: stringify!($kind),
+                labels: &[$((stringify!($label), $value))?],
+                help: $help,
+            },)*];
+
             /// The metrics of a pool.
             pub fn of(pool: &str) -> $table {
-                $table { $(
-                    $field: Metric::$kind(&format!(
-                        concat!("warmpath_", $name, $(".", stringify!($label), "={};",)? ".pool={};"),
-                        $($value,)? pool
-                    )),
-                )* }
+                let mut metrics = Self::ROWS.iter();
+                $table { $($field: define_next(&mut metrics, pool),)* }
             }
 
             /// All of them, for a page.
             pub fn rows(&self) -> Vec<Row> {
-                vec![$(Row {
-                    name: concat!("warmpath_", $name),
-                    kind: stringify!($kind),
-                    labels: &[$((stringify!($label), $value))?],
-                    help: $help,
-                    metric: self.$field,
-                },)*]
+                rows(Self::ROWS, &[$(self.$field,)*])
             }
         }
     )* };

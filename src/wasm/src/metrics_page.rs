@@ -70,15 +70,15 @@ impl MetricsPage {
     fn rows(&self, page: &mut Page) {
         for (at, first) in self.rows.iter().enumerate() {
             let before = self.rows.get(..at).unwrap_or_default();
-            if before.iter().any(|row| row.name == first.name) {
+            if before.iter().any(|row| row.of.name == first.of.name) {
                 continue;
             }
-            page.family(first.name, first.kind, &self.help(first.name));
+            page.family(first.of.name, first.of.kind, &self.help(first.of.name));
             // Two roles may define the same metric.
             let mut written: Vec<&[_]> = Vec::new();
-            for row in self.rows.iter().filter(|row| row.name == first.name) {
-                if !written.contains(&row.labels) {
-                    written.push(row.labels);
+            for row in self.rows.iter().filter(|row| row.of.name == first.of.name) {
+                if !written.contains(&row.of.labels) {
+                    written.push(row.of.labels);
                     self.sample(page, row);
                 }
             }
@@ -88,9 +88,9 @@ impl MetricsPage {
     /// The text of a family: that of its one metric, or those of all, each after the value of its label.
     fn help(&self, name: &str) -> String {
         let mut texts: Vec<(&str, &str)> = Vec::new();
-        for row in self.rows.iter().filter(|row| row.name == name) {
-            if !texts.iter().any(|&(_, text)| text == row.help) {
-                texts.push((row.labels.first().map_or("", |(_, value)| value), row.help));
+        for row in self.rows.iter().filter(|row| row.of.name == name) {
+            if !texts.iter().any(|&(_, text)| text == row.of.help) {
+                texts.push((row.of.labels.first().map_or("", |(_, value)| value), row.of.help));
             }
         }
         match texts.as_slice() {
@@ -101,9 +101,9 @@ impl MetricsPage {
 
     fn sample(&self, page: &mut Page, row: &Row) {
         let pool = ("pool", self.pool.as_str());
-        match row.labels {
-            [label, ..] => page.sample(row.name, &[*label, pool], row.metric.get()),
-            [] => page.sample(row.name, &[pool], row.metric.get()),
+        match row.of.labels {
+            [label, ..] => page.sample(row.of.name, &[*label, pool], row.metric.get()),
+            [] => page.sample(row.of.name, &[pool], row.metric.get()),
         }
     }
 
