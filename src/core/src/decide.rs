@@ -4,3 +4,4 @@ pub mod candidates;
 pub mod cost;
 pub mod pick;
 pub mod reason;
+pub mod shedding;

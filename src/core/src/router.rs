@@ -17,13 +17,12 @@ use crate::request::blocks::bytes_of;
 use crate::request::body::{Api, BodyError};
 use crate::request::parse_cache::ParsedRequest;
 use crate::settings::PoolSettings;
-use crate::shared::clusters::ClusterSet;
 use crate::shared::codec::CodecError;
-use crate::shared::pod_table::{PodKey, PodTable};
+use crate::shared::pod_table::PodTable;
 use crate::shared::store::{Contended, Keys, SharedData};
 use crate::{Micros, Slot};
 use steps::Steps;
-pub use steps::{DecisionStep, NoPod, RouteBy};
+pub use steps::{DecisionStep, Demand, NoPod, RouteBy};
 
 /// The router of one worker.
 ///
@@ -145,18 +144,16 @@ impl Router {
         shared: &mut impl SharedData,
         now: Micros,
     ) -> Result<Decision, NoPod> {
-        self.decide_among(ClusterSet::ALL, None, by, shared, now)
+        self.decide_for(Demand::default(), by, shared, now)
     }
 
-    /// Decides where a request goes that the pods of these clusters may serve, and books it there. It goes to the pod `holder`, if
-    /// there is one, which has what the request goes on from; the others follow for the case that it is gone.
+    /// Decides where a request goes that demands more, and books it there.
     ///
     /// # Errors
     /// [`NoPod`] when no pod can be named; nothing is booked then.
-    pub fn decide_among(
+    pub fn decide_for(
         &mut self,
-        among: ClusterSet,
-        holder: Option<PodKey>,
+        demand: Demand,
         by: RouteBy<'_>,
         shared: &mut impl SharedData,
         now: Micros,
@@ -169,8 +166,8 @@ impl Router {
         let (ledger, (picks, mut ticket)) = store.transact(shared, |ledger, shared| {
             steps.catch_up(ledger, shared);
             steps.look_up();
-            let picks = steps.choose(ledger, by, among, now)?;
-            let picks = steps.led_by(holder, picks);
+            let picks = steps.choose(ledger, by, demand, now)?;
+            let picks = steps.led_by(demand.holder, picks);
             Ok::<_, NoPod>((picks, steps.book(ledger, picks, by, now)))
         })?;
         steps.keep(&mut ticket, &ledger);

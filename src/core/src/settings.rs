@@ -10,6 +10,8 @@ pub mod models;
 pub mod object;
 pub mod route;
 
+use crate::{MILLISECOND, Micros};
+
 use self::backends::Backend;
 use self::document::Value;
 use self::models::Models;
@@ -52,6 +54,10 @@ pub struct PoolSettings {
     pub plain_percent: u64,
     /// The backends of the route's rule, where it has several: each has its share, whatever its pods hold.
     pub backends: Vec<Backend>,
+    /// A pod is free, for requests that may be shed, while what waits there takes less than this.
+    pub shed_above: Micros,
+    /// Whether requests get a `priority` for vLLM's scheduler.
+    pub sets_priority: bool,
     /// What becomes of the model names that clients ask for, and how much each matters.
     pub models: Models,
 }
@@ -63,6 +69,8 @@ impl Default for PoolSettings {
             fail_open: true,
             plain_percent: 0,
             backends: Vec::new(),
+            shed_above: 100 * MILLISECOND,
+            sets_priority: false,
             models: Models::default(),
         }
     }
@@ -82,6 +90,10 @@ impl PoolSettings {
                 .whole("plain_percent", 0, 50)?
                 .map_or(default.plain_percent, |percent| percent as u64),
             backends: default.backends.clone(),
+            shed_above: document
+                .whole("shed_above_ms", 0, 60_000)?
+                .map_or(default.shed_above, |ms| ms as u64 * MILLISECOND),
+            sets_priority: document.flag("set_priority")?.unwrap_or(default.sets_priority),
             models: Models::read(document, &default.models)?,
         })
     }

@@ -155,6 +155,7 @@ pub fn in_words(no_pod: NoPod) -> &'static str {
     match no_pod {
         NoPod::NoTable => "no pod is known yet",
         NoPod::UnknownCluster => "the pods of its cluster are not known yet",
+        NoPod::Saturated { .. } => "all pods are busy, and the request may be shed",
         NoPod::AllCoolingDown => "every pod has failed a moment ago",
         NoPod::Contended => "the gateway is overloaded",
     }

@@ -14,12 +14,16 @@ use warmpath::request::encoding;
 use warmpath::request::parse_cache::{NameRefused, ParsedRequest};
 use warmpath::request::rewrite::{Changes, NewStart, new_start};
 use warmpath::router::{NoPod, RouteBy};
+use warmpath::settings::models::Criticality;
 
 use crate::callbacks::Callbacks;
 use crate::decision_log::in_words;
 use crate::host;
 use crate::sent::Sent;
 use crate::worker::{SharedWorker, Worker};
+
+/// The header that says why a request is refused, as the endpoint pickers have it.
+const DROPPED_REASON: &str = "x-llm-d-request-dropped-reason";
 
 /// One request.
 #[derive(Debug)]
@@ -68,31 +72,35 @@ impl Filter {
         self.worker.with(Worker::look_up_settings);
         let body = host::request_body();
         if body.is_empty() {
-            return self.route(RouteBy::Load, whole_at);
+            return self.route(RouteBy::Load, Criticality::Standard, whole_at);
         }
         let Some(text) = encoding::to_utf8(&body) else {
-            return self.route(RouteBy::Load, whole_at);
+            return self.route(RouteBy::Load, Criticality::Standard, whole_at);
         };
         match self.worker.with(|worker| worker.read(api, &text)) {
             Some(Ok(request)) => match request.naming.refused {
                 Some(refused) => self.refuse_name(refused, &request),
                 None => {
-                    self.rewrite(&body, &text, &request);
-                    self.route(RouteBy::Prompt(&request), whole_at)
+                    let ranked = self.worker.with(|worker| worker.rank(&request));
+                    let (criticality, priority) = ranked.unwrap_or_default();
+                    self.rewrite(&body, &text, &request, priority);
+                    self.route(RouteBy::Prompt(&request), criticality, whole_at)
                 }
             },
             Some(Err(error)) if !error.may_be_served() && !is_encoded() && is_post() => self.reject(&error),
-            Some(Err(_)) | None => self.route(RouteBy::Load, whole_at),
+            Some(Err(_)) | None => self.route(RouteBy::Load, Criticality::Standard, whole_at),
         }
     }
 
-    /// Gives the pod the name of the model that it knows. `text` is the text of `body`.
-    fn rewrite(&mut self, body: &[u8], text: &[u8], parsed: &ParsedRequest<'_>) {
-        let Some(asked) = &parsed.naming.asked else { return };
-        let changes = Changes { model: Some(&*parsed.request.model), ..Changes::default() };
+    /// Gives the pod the name of the model that it knows, and a priority. `text` is the text of `body`.
+    fn rewrite(&mut self, body: &[u8], text: &[u8], parsed: &ParsedRequest<'_>, priority: Option<i32>) {
+        let asked = parsed.naming.asked.as_deref();
+        let changes = Changes { model: asked.map(|_| &*parsed.request.model), priority };
         let Some(start) = new_start(text, &parsed.request.model_at, changes) else { return };
         rewrite_body(body, text, &start);
-        if self.worker.with(|worker| worker.restores_names()) == Some(true) {
+        if let Some(asked) = asked
+            && self.worker.with(|worker| worker.restores_names()) == Some(true)
+        {
             self.model_name = Restored::Wanted(Box::new(ModelName::new(&parsed.request.model, asked)));
         }
     }
@@ -112,18 +120,19 @@ impl Filter {
     }
 
     /// Routes a request that was whole at `whole_at`.
-    fn route(&mut self, by: RouteBy<'_>, whole_at: Micros) -> Action {
+    fn route(&mut self, by: RouteBy<'_>, criticality: Criticality, whole_at: Micros) -> Action {
         self.phase = Phase::Done;
         if self.worker.test_endpoint_header
             && self.worker.with(Worker::route_by_test_header).unwrap_or_default()
         {
             return Action::Continue;
         }
-        match self.worker.with(|worker| (worker.route(by, whole_at), worker.fails_open())) {
+        match self.worker.with(|worker| (worker.route(by, criticality, whole_at), worker.fails_open())) {
             Some((Ok((ticket, seen)), _)) => {
                 self.phase = Phase::Sent(Box::new(Sent::new(ticket, seen, by)));
                 Action::Continue
             }
+            Some((Err(NoPod::Saturated { seconds }), _)) => shed(seconds),
             // Envoy's own balancing serves it until the cluster's pods are known.
             Some((Err(NoPod::UnknownCluster), _) | (Err(_), true)) | None => Action::Continue,
             Some((Err(no_pod), false)) => refuse(no_pod),
@@ -180,7 +189,7 @@ impl Callbacks for Filter {
                         host::respond(200, &[("content-type", "application/json")], list.as_bytes());
                         Action::Pause
                     }
-                    None => self.route(RouteBy::Load, host::now()),
+                    None => self.route(RouteBy::Load, Criticality::Standard, host::now()),
                 }
             }
         }
@@ -324,11 +333,18 @@ fn rewrite_body(body: &[u8], text: &[u8], start: &NewStart) {
     }
 }
 
+/// Answers that the request is shed.
+fn shed(seconds: u32) -> Action {
+    let message = "all pods are busy, and this request is one that may be shed; try again later";
+    let refusal = Refusal { status: 429, kind: "RateLimitError", message, param: None };
+    respond(&refusal, &[("retry-after", &seconds.to_string()), (DROPPED_REASON, "rejected-saturated")])
+}
+
 /// Answers that there is no pod.
 fn refuse(no_pod: NoPod) -> Action {
     let refusal =
         Refusal { status: 503, kind: "ServiceUnavailableError", message: in_words(no_pod), param: None };
-    respond(&refusal, &[("retry-after", "1")])
+    respond(&refusal, &[("retry-after", "1"), (DROPPED_REASON, "rejected-no-endpoints")])
 }
 
 /// Answers the client in place of a pod.

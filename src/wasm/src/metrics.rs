@@ -96,6 +96,7 @@ metrics! {
         prefix_hits: counter "prefix_hits_total", "Requests whose pod was believed to hold more than half of the prompt.";
         bad_body: counter "rejected_total" { reason = "bad_body" }, "Requests answered 400, because no pod could have read the body.";
         unknown_model: counter "rejected_total" { reason = "unknown_model" }, "Requests answered 404, because the settings do not know the model and refuse those that they do not know.";
+        shed: counter "rejected_total" { reason = "saturated" }, "Requests answered 429, because the pool is saturated and they are of those that may be shed.";
         no_target: counter "rejected_total" { reason = "no_target" }, "Requests answered 404, because the name of the model is reserved and has no target.";
         no_table: counter "unrouted_total" { reason = "no_table" }, "Requests that met no pod, because none is known: left to the fallback, or answered 503.";
         unknown_cluster: counter "unrouted_total" { reason = "unknown_cluster" }, "Requests to a cluster whose pods are not discovered yet: left to Envoy's own balancing.";

@@ -172,19 +172,22 @@ fn keys_read(function: &str) -> BTreeSet<&str> {
 fn every_setting_is_in_configuration_md() {
     let page = read("docs/configuration.md");
     let mut keys = 0;
-    for file in ["src/core/src/config.rs", "src/core/src/settings.rs"] {
+    for file in ["src/core/src/config.rs", "src/core/src/settings.rs", "src/core/src/settings/models.rs"] {
         let source = read(file);
         let (source, _) = source.split_once("#[cfg(test)]").unwrap();
         for function in source.split("fn ") {
             let prefix = match function.split('(').next() {
                 // It reads a key for two others.
-                Some("cluster") => continue,
+                Some("cluster" | "name") => continue,
+                Some("model") => "models[].".to_owned(),
+                Some("objective") => "objectives[].".to_owned(),
                 Some(part @ ("discovery" | "scrape" | "index")) => format!("{part}."),
                 _ => String::new(),
             };
             let clusters = function.contains("= cluster(&mut").then_some("cluster");
             for key in keys_read(function).into_iter().chain(clusters) {
                 keys += 1;
+                let prefix = if key == "weight" { "models[].targets[]." } else { &prefix };
                 let row = format!("| `{prefix}{key}` |");
                 assert!(page.contains(&row), "docs/configuration.md lacks the row of {file} that has {row}");
             }

@@ -13,6 +13,7 @@ mod bodies;
 mod calls;
 mod cases;
 mod cooldown;
+mod criticality;
 mod discovery;
 mod docs;
 mod endings;

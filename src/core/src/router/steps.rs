@@ -10,11 +10,13 @@ use crate::decide::candidates::{Candidates, Pool, PromptView, score_all};
 use crate::decide::cost::CostConstants;
 use crate::decide::pick::{Candidate, Picks, Rank, pick};
 use crate::decide::reason::{Reason, reason};
+use crate::decide::shedding::saturated;
 use crate::prefix::index::{IndexLimits, PrefixMatch, UseStamp};
 use crate::prefix::log::Correction;
 use crate::prefix::replica::PrefixReplica;
 use crate::request::blocks::{Chain, mix};
 use crate::request::parse_cache::{ParseCache, ParsedRequest};
+use crate::settings::models::Criticality;
 use crate::settings::{PoolSettings, Strategy};
 use crate::shared::clusters::ClusterSet;
 use crate::shared::pod_table::PodKey;
@@ -35,6 +37,18 @@ pub enum RouteBy<'a> {
     Load,
 }
 
+/// What a request asks for besides a pod.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Demand {
+    /// The clusters whose pods may serve it.
+    pub among: ClusterSet,
+    /// How much it matters.
+    pub criticality: Criticality,
+    /// The pod, if there is one, which has what the request goes on from: it goes there, and the others follow for the case that
+    /// the pod is gone.
+    pub holder: Option<PodKey>,
+}
+
 /// Why no pod could be named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoPod {
@@ -42,6 +56,11 @@ pub enum NoPod {
     NoTable,
     /// Discovery does not know the request's cluster yet.
     UnknownCluster,
+    /// The request may be shed, and the pool is saturated ([`crate::decide::shedding`]).
+    Saturated {
+        /// Seconds after which the client may come again.
+        seconds: u32,
+    },
     /// Every pod has failed and is cooling down, or is asleep. A pod that answers at all, even with errors, is not among
     /// them.
     AllCoolingDown,
@@ -183,9 +202,10 @@ impl Steps {
         &mut self,
         ledger: &Ledger,
         by: RouteBy<'_>,
-        among: ClusterSet,
+        demand: Demand,
         now: Micros,
     ) -> Result<Picks, NoPod> {
+        let Demand { among, criticality, .. } = demand;
         let table = self.replica.table();
         let pool = Pool { table, ledger, index: self.replica.index(), among };
         let bytes = self.chain.bytes();
@@ -201,6 +221,11 @@ impl Steps {
         }
         if candidates.iter().all(|candidate| matches!(candidate.rank, Rank::CoolingDown | Rank::Asleep)) {
             return Err(NoPod::AllCoolingDown);
+        }
+        if criticality == Criticality::Sheddable
+            && let Some(seconds) = saturated(candidates, self.settings.shed_above)
+        {
+            return Err(NoPod::Saturated { seconds });
         }
         // Where no prefix counts, requests go round among equal pods, and not in step with those of other workers.
         self.decisions = self.decisions.wrapping_add(1);

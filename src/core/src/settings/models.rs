@@ -29,6 +29,15 @@ impl Criticality {
         ("Sheddable", Criticality::Sheddable),
     ];
 
+    /// The priority for vLLM's scheduler, the lower the sooner.
+    pub fn priority(self) -> i32 {
+        match self {
+            Criticality::Critical => -1,
+            Criticality::Standard => 0,
+            Criticality::Sheddable => 1,
+        }
+    }
+
     /// That of a request with this priority of InferenceObjective.
     pub fn of_priority(priority: i32) -> Criticality {
         match priority {

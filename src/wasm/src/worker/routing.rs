@@ -7,9 +7,10 @@ use warmpath::config::Destination;
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Api, BodyError};
 use warmpath::request::parse_cache::{NameRefused, ParsedRequest};
-use warmpath::router::{Decision, NoPod, RouteBy, Ticket};
+use warmpath::router::{Decision, Demand, NoPod, RouteBy, Ticket};
 use warmpath::settings::Strategy;
 use warmpath::settings::backends::draw;
+use warmpath::settings::models::Criticality;
 use warmpath::shared::clusters::ClusterSet;
 use warmpath::shared::pod_table::PodKey;
 use warmpath::shared::responses;
@@ -24,6 +25,9 @@ use crate::receipt;
 /// The headers that the clusters read, attempt by attempt.
 const DESTINATIONS: [&str; 3] =
     ["x-warmpath-destination-0", "x-warmpath-destination-1", "x-warmpath-destination-2"];
+/// The headers by which a request names its objective.
+const OBJECTIVES: [&str; 2] = ["x-gateway-inference-objective", "x-llm-d-inference-objective"];
+
 impl Worker {
     /// Looks up by which settings the request is routed. First of all, in the callback that routes it.
     pub fn look_up_settings(&mut self) {
@@ -49,11 +53,19 @@ impl Worker {
     ///
     /// # Errors
     /// [`NoPod`] when no pod can be named; then the headers name none.
-    pub fn route(&mut self, by: RouteBy<'_>, now: Micros) -> Result<(Ticket, Seen), NoPod> {
+    pub fn route(
+        &mut self,
+        by: RouteBy<'_>,
+        criticality: Criticality,
+        now: Micros,
+    ) -> Result<(Ticket, Seen), NoPod> {
         let by = self.sampled(by);
         self.refresh_now_and_then(now);
         let decided = match self.candidates(now) {
-            Some(among) => self.router.decide_among(among, self.holder(by, now), by, &mut Host, now),
+            Some(among) => {
+                let demand = Demand { among, criticality, holder: self.holder(by, now) };
+                self.router.decide_for(demand, by, &mut Host, now)
+            }
             None => Err(NoPod::UnknownCluster),
         };
         match decided {
@@ -75,6 +87,10 @@ impl Worker {
                     NoPod::NoTable => self.metrics.no_table.count(),
                     NoPod::UnknownCluster => {
                         self.metrics.unknown_cluster.count();
+                        return Err(no_pod);
+                    }
+                    NoPod::Saturated { .. } => {
+                        self.metrics.shed.count();
                         return Err(no_pod);
                     }
                     NoPod::AllCoolingDown => self.metrics.all_cooling_down.count(),
@@ -138,6 +154,22 @@ impl Worker {
             NameRefused::Unknown => self.metrics.unknown_model.count(),
             NameRefused::NoTarget => self.metrics.no_target.count(),
         }
+    }
+
+    /// How much a request matters, and the priority that it gets for vLLM's scheduler, if it is to get one: by the objective that
+    /// it names, else by its model.
+    pub fn rank(&self, parsed: &ParsedRequest<'_>) -> (Criticality, Option<i32>) {
+        let models = &self.settings.models;
+        let objective = models
+            .has_objectives()
+            .then(|| OBJECTIVES.iter().find_map(|name| host::request_header(name)))
+            .flatten()
+            .and_then(|name| models.priority_of(&name));
+        let criticality = objective.map_or(parsed.naming.criticality, Criticality::of_priority);
+        let sets = self.settings.sets_priority && !parsed.request.has_priority;
+        // vLLM serves the lower number first.
+        let priority = objective.map_or(parsed.naming.criticality.priority(), i32::saturating_neg);
+        (criticality, Some(priority).filter(|&priority| sets && priority != 0))
     }
 
     /// Whether answers have the name of the model that the client asked for.

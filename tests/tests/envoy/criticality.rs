@@ -1,0 +1,177 @@
+//! Criticality: when all pods are busy, requests that may be shed are refused, and those that may not find a free pod.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use warmpath_tests::{Answer, Envoy, EnvoyBuilder, Random, Request, TestPod};
+
+/// Time until the first token of every answer.
+const FIRST: Duration = Duration::from_millis(500);
+
+fn slow() -> Answer {
+    Answer::Tokens { first: FIRST, each: Duration::from_millis(2), tokens: 3, cut: None }
+}
+
+fn with_settings(pods: &[TestPod], settings: &Value) -> EnvoyBuilder {
+    let Value::Object(settings) = settings else { panic!("{settings}") };
+    let more: String = settings.iter().map(|(key, value)| format!("\"{key}\": {value}, ")).collect();
+    Envoy::of(pods).edit(move |text| {
+        let with = text.replace("\"fail_open\": true,", &format!("\"fail_open\": true, {more}"));
+        assert_ne!(with, text);
+        with
+    })
+}
+
+fn classes() -> Value {
+    json!({
+        "models": [{"name": "vital", "criticality": "Critical"}, {"name": "batch", "criticality": "Sheddable"}],
+        "objectives": [{"name": "nightly", "priority": -7}, {"name": "paying", "priority": 5}],
+        "set_priority": true,
+    })
+}
+
+fn stream(model: &str, seed: u64) -> Request {
+    let prompt = Random::text(seed, 700);
+    let body = json!({"model": model, "stream": true, "messages": [{"role": "user", "content": prompt}]});
+    Request::post("/v1/chat/completions", &body)
+}
+
+const SHED: &str = "wasmcustom.warmpath_rejected_total.reason=saturated;.pool=default;";
+
+/// Lets the workers learn how fast the pods are.
+async fn learned(envoy: &Envoy, pods: &[TestPod]) {
+    for n in 0..6 {
+        let all =
+            (0..pods.len() as u64).map(|pod| stream("other", 90_000 + n * 100 + pod).send(envoy.routed));
+        futures::future::join_all(all).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_critical_find_a_free_pod_while_what_may_be_shed_overloads_the_pool() {
+    const CRITICAL: u64 = 12;
+    let pods = TestPod::several(4).await;
+    pods.iter().for_each(|pod| pod.answer_all(slow));
+    let envoy = with_settings(&pods, &classes()).concurrency(4).log_level("warn").start().await;
+    envoy.sees_ready(4).await;
+    learned(&envoy, &pods).await;
+
+    // Forty clients of which the pods can serve some eight at a time.
+    let routed = envoy.routed;
+    let (stop, shed, served) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..40u64 {
+        let (stop, shed, served) = (Arc::clone(&stop), Arc::clone(&shed), Arc::clone(&served));
+        clients.spawn(async move {
+            let mut sent = 0;
+            while !stop.load(Ordering::Relaxed) {
+                sent += 1;
+                let reply = stream("batch", client * 1000 + sent).send(routed).await;
+                if reply.status == 429 {
+                    shed.fetch_add(1, Ordering::Relaxed);
+                    let seconds: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+                    assert!((1..=60).contains(&seconds), "{seconds}");
+                    assert_eq!(reply.header("x-llm-d-request-dropped-reason"), Some("rejected-saturated"));
+                    assert_eq!(reply.json()["error"]["code"], 429);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                } else {
+                    assert_eq!(reply.status, 200, "{}", reply.text());
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+    warmpath_tests::until("requests were shed", async || (shed.load(Ordering::Relaxed) > 20).then_some(()))
+        .await;
+    for n in 0..CRITICAL {
+        let reply = stream("vital", 50_000 + n).send(routed).await;
+        assert_eq!(reply.status, 200, "a critical request was refused: {}", reply.text());
+    }
+    stop.store(true, Ordering::Relaxed);
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    let (shed, served) = (shed.load(Ordering::Relaxed), served.load(Ordering::Relaxed));
+
+    // Whoever came to a pod within the time of a first token before a critical request was waiting there.
+    let mut crowded = 0;
+    for pod in &pods {
+        let received = pod.received();
+        let is = |body: &[u8], model: &str| {
+            serde_json::from_slice::<Value>(body).is_ok_and(|body| body["model"] == model)
+        };
+        for critical in received.iter().filter(|request| is(&request.body, "vital")) {
+            let before = critical.at - FIRST;
+            crowded += received
+                .iter()
+                .filter(|r| is(&r.body, "batch") && r.at > before && r.at < critical.at)
+                .count();
+        }
+    }
+    println!(
+        "{served} of what may be shed were served and {shed} shed; {crowded} waited where one of {CRITICAL} critical came"
+    );
+    assert!(served > 0, "what may be shed is served as far as there is room");
+    assert_eq!(crowded, 0, "a critical request had to wait behind others");
+    assert_eq!(envoy.stat(SHED).await, shed as i64);
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_numbers_shed_nothing_and_only_sheddable_requests_are_shed() {
+    let pods = TestPod::several(2).await;
+    let envoy = with_settings(&pods, &classes()).start().await;
+    envoy.sees_ready(2).await;
+    // Pods that say nothing any more, whatever they said last.
+    pods.iter().for_each(|pod| pod.set_metrics_status(500));
+    for n in 0..6 {
+        assert_eq!(stream("batch", n).send(envoy.routed).await.status, 200);
+    }
+    // Busy pods.
+    pods.iter().for_each(|pod| pod.answer_all(slow));
+    learned(&envoy, &pods).await;
+    let routed = envoy.routed;
+    let mut held = tokio::task::JoinSet::new();
+    for n in 0..8 {
+        held.spawn(async move { stream("other", 7000 + n).send(routed).await.status });
+    }
+    warmpath_tests::until("the pods were busy", async || {
+        (pods.iter().map(TestPod::working).sum::<usize>() == 8).then_some(())
+    })
+    .await;
+    let with = |name: &str, objective: &str| stream("other", 8000).header(name, objective).send(routed);
+    assert_eq!(with("x-gateway-inference-objective", "nightly").await.status, 429);
+    assert_eq!(with("x-gateway-inference-objective", "paying").await.status, 200);
+    assert_eq!(with("x-gateway-inference-objective", "unheard-of").await.status, 200);
+    while let Some(status) = held.join_next().await {
+        assert_eq!(status.unwrap(), 200);
+    }
+    assert_eq!(envoy.stat(SHED).await, 1);
+}
+
+#[tokio::test]
+async fn vllm_gets_a_priority_where_the_client_names_none() {
+    let pods = TestPod::several(1).await;
+    let envoy = with_settings(&pods, &classes()).start().await;
+    envoy.sees_ready(1).await;
+    let post = |body: Value| Request::post("/v1/chat/completions", &body);
+    let chat = |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});
+    let mut own = chat("vital");
+    own["priority"] = json!(3);
+    for (request, priority) in [
+        (post(chat("vital")), json!(-1)),
+        (post(chat("batch")), json!(1)),
+        (post(chat("other")), Value::Null),
+        (post(own), json!(3)),
+        (post(chat("other")).header("x-gateway-inference-objective", "paying"), json!(-5)),
+        (post(chat("vital")).header("x-gateway-inference-objective", "nightly"), json!(7)),
+    ] {
+        assert_eq!(request.send(envoy.routed).await.status, 200);
+        let body: Value = serde_json::from_slice(&pods[0].received().pop().unwrap().body).unwrap();
+        assert_eq!(body["priority"], priority, "{body}");
+        assert_eq!(body["messages"][0]["content"], "hello");
+    }
+}
