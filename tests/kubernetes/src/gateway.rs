@@ -115,9 +115,9 @@ exec "$4" server --config-path=/config/envoy-gateway.yaml"#
         self.process.end();
     }
 
-    /// Whether it has ended by itself, as it does when it has lost its lease.
-    pub fn has_ended(&mut self) -> bool {
-        self.process.has_ended()
+    /// Whether the kubelet would start it anew: nobody answers its liveness probe, as when it has lost its lease.
+    pub async fn is_dead(&self) -> bool {
+        tokio::net::TcpStream::connect((address::LINK.1, 8081)).await.is_err()
     }
 
     /// Ends it as when its node goes away.

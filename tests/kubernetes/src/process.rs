@@ -36,11 +36,6 @@ impl Process {
         let _ = Command::new("kill").args(["-s", name, &self.id().to_string()]).status();
     }
 
-    /// Whether it has ended by itself.
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
     /// Panics if it has ended, with its last words.
     pub fn lives(&mut self) {
         if let Some(status) = self.child.try_wait().unwrap() {

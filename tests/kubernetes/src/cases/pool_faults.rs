@@ -208,8 +208,8 @@ pub async fn the_api_server_accepts_and_never_answers_for_a_minute(world: &mut W
 /// After its return, what changes is in force.
 async fn follows(world: &mut World) {
     let cluster = world.cluster().clone();
-    // The kubelet's part: Envoy Gateway ends when it cannot renew its lease.
-    if world.gateway.as_mut().unwrap().has_ended() {
+    // The kubelet's part: Envoy Gateway stops when it cannot renew its lease.
+    if world.gateway.as_ref().unwrap().is_dead().await {
         world.start_gateway(crate::pools::envoy_gateway_values()).await;
     }
     pod(&cluster, 13, "vllm", "False").await;
@@ -220,7 +220,7 @@ async fn follows(world: &mut World) {
     .await;
     // Watches are tried again every second, and the lease is taken again.
     assert!(since.elapsed() < Duration::from_secs(15), "it took {:?}", since.elapsed());
-    // Envoy Gateway's watches wait up to a minute before they try again, after an outage of a minute.
+    // Envoy Gateway's watches wait up to a minute before they try again, after an outage of a minute that it survived.
     let wanted = [(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")];
     while world.envoy().hosts(CLUSTER).await != wanted.clone().map(|(at, is)| (at, is.to_owned())).into() {
         assert!(since.elapsed() < Duration::from_secs(120), "Envoy does not know it after two minutes");
