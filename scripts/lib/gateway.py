@@ -109,6 +109,7 @@ def configuration(version, pods, ports, flags=()):
         f"--plain-port={plain_port}",
         f"--admin-port={admin_port}",
         "--metrics-port=none",
+        "--console-port=none",
         f"--wasm={MODULE}",
         *flags,
     ]

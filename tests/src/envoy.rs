@@ -85,8 +85,8 @@ impl EnvoyBuilder {
         let (wasm, access) = (module().display().to_string(), access_log.display().to_string());
         let mut arguments =
             vec!["--pods", &pods, "--port=0", "--plain-port=0", "--admin-port=0", "--wasm", &wasm];
-        // One VM less per test; those of the metrics page ask for it.
-        arguments.push("--metrics-port=none");
+        // One VM less per test; those of the metrics page and the console ask for it.
+        arguments.extend(["--metrics-port=none", "--console-port=none"]);
         let version = version();
         arguments.extend(["--access-log", &access, "--envoy-version", &version]);
         arguments.extend(self.flags.iter().map(String::as_str));

@@ -1,8 +1,8 @@
 //! Warmpath as a Proxy-Wasm module: Envoy's callbacks become core calls, core answers become host calls.
 //!
 //! The plugin's `root_id` names the role of a VM: `router` is the HTTP filter, `answer` the upstream HTTP filter of the clusters
-//! that it names pods to, `collector` the singleton service that keeps the table of pods and their load, `monitor` the filter that
-//! answers with the metrics page. Only [`host`] makes host calls.
+//! that it names pods to, `collector` the singleton service that keeps the table of pods and their load, `monitor` and
+//! `console` the filters that answer with the metrics page and the console. Only [`host`] makes host calls.
 
 #![expect(missing_docs, reason = "the SDK's macro exports a function without a docstring")]
 
@@ -12,7 +12,9 @@ mod callbacks;
 mod calls;
 mod clock;
 mod collector_driver;
+mod console_page;
 mod decision_log;
+mod decision_watch;
 mod discovery_driver;
 mod filter;
 mod host;

@@ -3,7 +3,7 @@
 
 use warmpath::account::transaction::LedgerStore;
 use warmpath::config::Config;
-use warmpath::monitor::models::{Models, OTHER};
+use warmpath::monitor::models::Models;
 use warmpath::monitor::page::Page;
 use warmpath::monitor::{held, pods};
 use warmpath::shared::pod_table::PodTable;
@@ -14,7 +14,7 @@ use crate::metrics::{
     AnswerMetrics, BuildMetrics, CollectorMetrics, DECISION, FIRST_TOKEN, HistogramFamily, MATCHED_TOKENS,
     PROMPT_TOKENS, REPORTED, REPORTED_KINDS, RouterMetrics, Row, StopIterationMetrics,
 };
-use crate::observations::{DECISION_BY, FirstTokenKind, ModelSeries, Series, decisions};
+use crate::observations::{DECISION_BY, FirstTokenKind, ModelSeries, Series, decisions, series_of_models};
 
 /// What the page of a pool is written from.
 #[derive(Debug)]
@@ -86,6 +86,7 @@ impl MetricsPage {
     }
 
     /// The text of a family: that of its one metric, or those of all, each after the value of its label.
+    #[inline(never)]
     fn help(&self, name: &str) -> String {
         let mut texts: Vec<(&str, &str)> = Vec::new();
         for row in self.rows.iter().filter(|row| row.of.name == name) {
@@ -99,6 +100,7 @@ impl MetricsPage {
         }
     }
 
+    #[inline(never)]
     fn sample(&self, page: &mut Page, row: &Row) {
         let pool = ("pool", self.pool.as_str());
         match row.of.labels {
@@ -108,12 +110,7 @@ impl MetricsPage {
     }
 
     fn histograms(&mut self, page: &mut Page) {
-        let models = Models::shared(&self.keys.models, &Host);
-        for name in models.names().iter().map(String::as_str).chain([OTHER]) {
-            if !self.models.iter().any(|(known, _)| known == name) {
-                self.models.push((name.to_owned(), ModelSeries::define(name, &self.pool)));
-            }
-        }
+        series_of_models(&mut self.models, &Models::shared(&self.keys.models, &Host), &self.pool);
         let pool = ("pool", self.pool.as_str());
         begin(page, DECISION);
         for (by, series) in DECISION_BY.into_iter().zip(&self.decisions) {
@@ -143,10 +140,12 @@ impl MetricsPage {
     }
 }
 
+#[inline(never)]
 fn begin(page: &mut Page, family: HistogramFamily) {
     page.family(&format!("warmpath_{}", family.name), "histogram", family.help);
 }
 
+#[inline(never)]
 fn histogram(page: &mut Page, family: HistogramFamily, series: &Series, labels: &[(&str, &str)]) {
     let (counts, sum) = series.read();
     let name = format!("warmpath_{}", family.name);

@@ -26,6 +26,7 @@ pub struct Series {
 
 impl Series {
     /// Defines the counters, or finds them; `labels` is the end of their names.
+    #[inline(never)]
     pub fn define(family: HistogramFamily, labels: &str) -> Series {
         let HistogramFamily { name, sum, buckets, .. } = family;
         let bounds = buckets.bounds.iter().map(|&(_, text)| text).chain(["+Inf"]);
@@ -39,10 +40,12 @@ impl Series {
         }
     }
 
+    #[inline(never)]
     fn observe(&mut self, number: u64) {
         self.observed.observe(self.family.buckets, number);
     }
 
+    #[inline(never)]
     fn flush(&mut self) {
         if let Some((counts, sum)) = self.observed.take(self.family.buckets) {
             for (metric, count) in self.buckets.iter().zip(counts) {
@@ -50,6 +53,16 @@ impl Series {
             }
             self.sum.add(sum);
         }
+    }
+
+    /// How many numbers were observed.
+    pub fn count(&self) -> u64 {
+        self.buckets.last().map_or(0, Metric::get)
+    }
+
+    /// Their sum.
+    pub fn sum(&self) -> u64 {
+        self.sum.get()
     }
 
     /// The counters' values, bucket by bucket, and the sum.
@@ -94,6 +107,7 @@ pub struct ModelSeries {
 
 impl ModelSeries {
     /// Those of a model of a pool.
+    #[inline(never)]
     pub fn define(model: &str, pool: &str) -> ModelSeries {
         let labels = format!(".model={model};.pool={pool};");
         ModelSeries {
@@ -114,6 +128,15 @@ impl ModelSeries {
         self.matched.flush();
         for (metric, since) in self.reported.iter().zip(&mut self.reported_since) {
             metric.add(std::mem::take(since));
+        }
+    }
+}
+
+/// Defines the metrics of models that are not in `known` yet, and of all others together.
+pub fn series_of_models(known: &mut Vec<(String, ModelSeries)>, models: &Models, pool: &str) {
+    for name in models.names().iter().map(String::as_str).chain([OTHER]) {
+        if !known.iter().any(|(known, _)| known == name) {
+            known.push((name.to_owned(), ModelSeries::define(name, pool)));
         }
     }
 }

@@ -14,8 +14,10 @@ const REASON: &str = "warmpath.reason";
 const MATCHED: &str = "warmpath.matched";
 /// Milliseconds from the whole request to its first token.
 const FIRST_TOKEN: &str = "warmpath.ttft_ms";
-/// Prompt tokens that the pod says it had in its cache, and all of them: `2352/2416`.
-const CACHED: &str = "warmpath.cached";
+/// Prompt tokens, as the answer reports them.
+const PROMPT: &str = "warmpath.prompt_tokens";
+/// Those of them that the pod had in its cache, as the answer reports them.
+const CACHED: &str = "warmpath.cached_tokens";
 
 /// The request is decided.
 pub fn decided(decision: &Decision) {
@@ -32,11 +34,18 @@ pub fn started(took: Micros) {
     host::set_property(FIRST_TOKEN, text.as_bytes());
 }
 
-/// Its answer has reported what it used.
+/// Its answer has reported what it used, and how much of that came from the cache.
 pub fn answered(usage: Option<Usage>) {
     if let Some(Usage { prompt_tokens, cached_tokens: Some(cached) }) = usage {
-        share(CACHED, cached, prompt_tokens);
+        number(PROMPT, prompt_tokens);
+        number(CACHED, cached);
     }
+}
+
+fn number(name: &str, value: u32) {
+    let mut text = String::new();
+    let _ = write!(text, "{value}");
+    host::set_property(name, text.as_bytes());
 }
 
 fn share(name: &str, part: u32, whole: u32) {

@@ -56,11 +56,12 @@ impl Root {
                 Role::Collector(Box::new(CollectorDriver::start(&config, seed, now)))
             }
             b"answer" => Role::Answer(Rc::new(AnswerRole::new(&config))),
-            b"monitor" => Role::Monitor(Rc::new(MonitorRole::new(&config))),
+            b"monitor" => Role::Monitor(Rc::new(MonitorRole::metrics(&config))),
+            b"console" => Role::Monitor(Rc::new(MonitorRole::console(&config))),
             other => {
                 return Err(format!(
                     "`root_id` is {:?}; write \"router\" for the HTTP filter, \"answer\" for the upstream HTTP filter, \
-                     \"collector\" for the bootstrap service, \"monitor\" for the filter of the metrics page",
+                     \"collector\" for the bootstrap service, \"monitor\" for the filter of the metrics page, \"console\" for that of the console",
                     String::from_utf8_lossy(other)
                 ));
             }

@@ -16,6 +16,7 @@ use warmpath::shared::store::Keys;
 use warmpath::{MILLISECOND, Micros, Random};
 
 use crate::decision_log::DecisionLog;
+use crate::decision_watch::DecisionWatch;
 use crate::discovery_driver::UnknownClusters;
 use crate::host::{self, Host, Metric};
 use crate::metrics::RouterMetrics;
@@ -81,6 +82,7 @@ pub struct Worker {
     unknown: Option<UnknownClusters>,
     said_names_stay: bool,
     observations: Observations,
+    watch: DecisionWatch,
     told: fullness::Told,
     keys: Keys,
     dice: Random,
@@ -109,6 +111,7 @@ impl Worker {
             unknown: config.discovery.is_some().then(|| UnknownClusters::new(&keys)),
             said_names_stay: false,
             observations: Observations::new(&config.pool, &keys.models),
+            watch: DecisionWatch::default(),
             told: fullness::Told::default(),
             keys,
             dice: Random::new(host::random()),
@@ -136,6 +139,7 @@ impl Worker {
         }
         self.log.tick(now);
         self.observations.flush(&self.metrics);
+        self.watch.tick(&self.keys.looked, &self.keys.decisions, now);
         if self.has_routed() {
             self.tell();
         }

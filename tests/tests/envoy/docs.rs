@@ -78,8 +78,33 @@ fn every_metric_is_in_operations_md_with_its_type_and_help() {
 }
 
 #[test]
+fn the_dashboard_is_the_one_that_its_script_prints() {
+    let printed = command("scripts/dashboard", &[], &[]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    assert!(
+        printed.out == read("manifests/monitoring/dashboard.json"),
+        "run scripts/dashboard > manifests/monitoring/dashboard.json"
+    );
+}
+
+#[test]
+fn every_alert_has_a_test_that_it_fires_and_a_row_that_says_what_to_do() {
+    let (tests, page) = (read("manifests/monitoring/rules-test.yml"), read("docs/operations.md"));
+    let rules = read("manifests/monitoring/rules.yml");
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 15, "{alerts:?}");
+    for alert in alerts {
+        assert!(tests.contains(&format!("- name: {alert} fires")), "{alert} has no test in rules-test.yml");
+        assert!(page.contains(&format!("`{alert}`")), "docs/operations.md lacks the alert {alert}");
+    }
+}
+
+#[test]
 fn every_metric_that_a_document_names_exists() {
-    const DOCUMENTS: [&str; 6] = [
+    const DOCUMENTS: [&str; 9] = [
+        "manifests/monitoring/rules.yml",
+        "manifests/monitoring/rules-test.yml",
+        "manifests/monitoring/dashboard.json",
         "README.md",
         "docs/operations.md",
         "docs/configuration.md",

@@ -12,6 +12,7 @@ mod answer;
 mod bodies;
 mod calls;
 mod cases;
+mod console;
 mod cooldown;
 mod criticality;
 mod discovery;

@@ -136,7 +136,7 @@ async fn the_page_tells_which_pod_errs_and_which_refuses() {
     );
     let gone = pods.pop().unwrap();
     let refuses =
-        format!(r#"warmpath_pod_status{{pod="{}",status="refusing",pool="default"}}"#, gone.address());
+        format!(r#"warmpath_pod_status{{pod="{}",status="unreachable",pool="default"}}"#, gone.address());
     drop(gone);
     until_value(metrics, &refuses, 1.0).await;
 }

@@ -15,7 +15,7 @@ use crate::shared::pod_table::PodKey;
 use crate::{Micros, Slot};
 
 /// Marks a ledger, and the version of its format.
-const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL8");
+const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL9");
 /// Models whose bytes per token are kept; the least recently learned one makes room for another.
 pub const MODELS: usize = 16;
 
@@ -69,7 +69,9 @@ mod account {
     pub const TALLY_SINCE: Field<u64> = ERRED.then();
     pub const TALLY_TOKENS: Field<u32> = TALLY_SINCE.then();
     pub const TALLY_ANSWERS: Field<u16> = TALLY_TOKENS.then();
-    pub const SIZE: usize = TALLY_ANSWERS.end();
+    pub const FIRST_TOKENS: Field<u32> = TALLY_ANSWERS.then();
+    pub const FIRST_TOKEN_MS: Field<u32> = FIRST_TOKENS.then();
+    pub const SIZE: usize = FIRST_TOKEN_MS.end();
 }
 
 const MODELS_AT: usize = head::SIZE;
@@ -316,6 +318,8 @@ fn encode_account(of: &PodAccount, bytes: &mut [u8; account::SIZE]) {
     account::TALLY_SINCE.put(bytes, of.cache.since.0);
     account::TALLY_TOKENS.put(bytes, of.cache.tokens);
     account::TALLY_ANSWERS.put(bytes, of.cache.answers);
+    account::FIRST_TOKENS.put(bytes, of.first_tokens);
+    account::FIRST_TOKEN_MS.put(bytes, of.first_token_ms);
 }
 
 fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
@@ -329,6 +333,8 @@ fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
         opened: account::OPENED.get(bytes),
         failed: account::FAILED.get(bytes),
         erred: account::ERRED.get(bytes),
+        first_tokens: account::FIRST_TOKENS.get(bytes),
+        first_token_ms: account::FIRST_TOKEN_MS.get(bytes),
         since: Micros(account::SINCE.get(bytes)),
         cache: CacheTally {
             since: Micros(account::TALLY_SINCE.get(bytes)),
@@ -354,9 +360,21 @@ mod tests {
     use proptest::prelude::*;
 
     fn accounts() -> impl Strategy<Value = PodAccount> {
-        (any::<[u32; 9]>(), 0.0f32..1e9, any::<[u16; 4]>(), any::<[u64; 5]>()).prop_map(
+        (any::<[u32; 11]>(), 0.0f32..1e9, any::<[u16; 4]>(), any::<[u64; 5]>()).prop_map(
             |(
-                [id, in_flight, waiting, outstanding, samples, opened, failed, erred, tokens],
+                [
+                    id,
+                    in_flight,
+                    waiting,
+                    outstanding,
+                    samples,
+                    opened,
+                    failed,
+                    erred,
+                    tokens,
+                    first_tokens,
+                    first_token_ms,
+                ],
                 rate,
                 [failures, errors, probes, answers],
                 [failed_at, cool_until, full_at, declined_at, since],
@@ -370,6 +388,8 @@ mod tests {
                 opened,
                 failed,
                 erred,
+                first_tokens,
+                first_token_ms,
                 since: Micros(since),
                 cache: CacheTally { since: Micros(since), tokens, answers },
                 health: PodHealth {
@@ -430,14 +450,14 @@ mod tests {
     #[test]
     fn the_layout_is_the_one_of_its_mark() {
         // Another layout needs another mark, or two versions of the module misread each other's ledgers.
-        assert_eq!((head::SIZE, model::SIZE, account::SIZE), (36, 8, 96));
+        assert_eq!((head::SIZE, model::SIZE, account::SIZE), (36, 8, 104));
         assert_eq!(ACCOUNTS_AT, 164);
         let mut ledger = Ledger::default();
         ledger.grow(1);
         ledger.count_routed();
         ledger.set_account(Slot(0), &PodAccount { in_flight: 0x0102, ..PodAccount::new(7) });
-        let mut expected = [0; 164 + 96];
-        expected[..6].copy_from_slice(b"WPL8\x01\x00");
+        let mut expected = [0; 164 + 104];
+        expected[..6].copy_from_slice(b"WPL9\x01\x00");
         expected[14] = 1;
         expected[164] = 7;
         expected[168..170].copy_from_slice(&[2, 1]);

@@ -29,6 +29,10 @@ pub struct PodAccount {
     pub failed: u32,
     /// Requests that it has answered with an error of its own. It wraps.
     pub erred: u32,
+    /// Streams whose first token has come. It wraps.
+    pub first_tokens: u32,
+    /// Milliseconds that clients waited for them, all together. It wraps.
+    pub first_token_ms: u32,
     /// When the pod began its oldest waiting request: its latest first token, or the arrival that ended idleness.
     pub since: Micros,
     /// What it was believed to hold of the prompts that it has answered.

@@ -195,6 +195,9 @@ impl Ticket {
             let began = account.since.max(self.sent_at);
             learning::learn_rate(account, self.tokens, now.since(began));
             account.start(self.tokens, self.observed(now));
+            account.first_tokens = account.first_tokens.wrapping_add(1);
+            let waited = now.since(self.decided_at).0 / 1000;
+            account.first_token_ms = account.first_token_ms.wrapping_add(waited as u32);
         });
         self.note_served(ledger, now);
     }

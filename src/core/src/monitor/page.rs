@@ -13,6 +13,7 @@ impl Page {
     }
 
     /// Begins a family: `kind` is `counter`, `gauge` or `histogram`. Its samples follow.
+    #[inline(never)]
     pub fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = write!(self.0, "# HELP {name} ");
         push_escaped(&mut self.0, help, false);
@@ -20,6 +21,7 @@ impl Page {
     }
 
     /// A sample of the family that was begun last: a whole number.
+    #[inline(never)]
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
         self.name(name, labels);
         let _ = writeln!(self.0, " {value}");
@@ -27,11 +29,13 @@ impl Page {
 
     /// A sample that is given in millionths. All numbers here are whole ones in some unit, and to print those of the machine with
     /// a fraction takes a lot of code.
+    #[inline(never)]
     pub fn sample_in_millionths(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
         self.name(name, labels);
         let _ = writeln!(self.0, " {}.{:06}", value / 1_000_000, value % 1_000_000);
     }
 
+    #[inline(never)]
     fn name(&mut self, name: &str, labels: &[(&str, &str)]) {
         self.0.push_str(name);
         for (nth, (key, label)) in labels.iter().enumerate() {
@@ -48,6 +52,7 @@ impl Page {
 }
 
 /// Appends a text as the format wants it in a line, and `quoted` in a label.
+#[inline(never)]
 fn push_escaped(to: &mut String, text: &str, quoted: bool) {
     for letter in text.chars() {
         match letter {

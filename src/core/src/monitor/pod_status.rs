@@ -20,7 +20,7 @@ pub enum PodStatus {
     /// It has failed before, and one request finds out whether it serves again.
     Probing,
     /// It has answered scrapes, and does not now: it is gone, or refuses connections to its port.
-    Refusing,
+    Unreachable,
     /// It has just refused a request, because it takes no more at the moment.
     Full,
     /// It answers scrapes with something else than vLLM's metrics.
@@ -38,7 +38,7 @@ impl PodStatus {
         PodStatus::Erring,
         PodStatus::CoolingDown,
         PodStatus::Probing,
-        PodStatus::Refusing,
+        PodStatus::Unreachable,
         PodStatus::Full,
         PodStatus::Unreadable,
         PodStatus::Ready,
@@ -55,7 +55,7 @@ impl PodStatus {
             _ if health.failures > 0 && health.probes > 0 => PodStatus::Probing,
             _ if cooling && health.errors > 0 => PodStatus::Erring,
             _ if cooling => PodStatus::CoolingDown,
-            PodState::Unreachable => PodStatus::Refusing,
+            PodState::Unreachable => PodStatus::Unreachable,
             _ if health.full(now, pod.scraped_at) => PodStatus::Full,
             PodState::Unreadable => PodStatus::Unreadable,
             PodState::Unknown | PodState::Ready => PodStatus::Ready,
@@ -71,7 +71,7 @@ impl PodStatus {
             PodStatus::Erring => "erring",
             PodStatus::CoolingDown => "cooling_down",
             PodStatus::Probing => "probing",
-            PodStatus::Refusing => "refusing",
+            PodStatus::Unreachable => "unreachable",
             PodStatus::Full => "full",
             PodStatus::Unreadable => "unreadable",
             PodStatus::Ready => "ready",
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(status(PodState::Ready, SECOND, nothing), PodStatus::Ready);
         assert_eq!(status(PodState::Unknown, Micros::ZERO, nothing), PodStatus::Loading);
         assert_eq!(status(PodState::Unreachable, Micros::ZERO, nothing), PodStatus::Loading);
-        assert_eq!(status(PodState::Unreachable, SECOND, nothing), PodStatus::Refusing);
+        assert_eq!(status(PodState::Unreachable, SECOND, nothing), PodStatus::Unreachable);
         assert_eq!(status(PodState::Unreadable, SECOND, nothing), PodStatus::Unreadable);
         assert_eq!(status(PodState::Asleep, SECOND, |health| health.failed(at(10))), PodStatus::Asleep);
         assert_eq!(status(PodState::Hanging, SECOND, nothing), PodStatus::Hanging);

@@ -20,7 +20,7 @@ enum Number {
 }
 
 /// The families with one sample per pod.
-const FAMILIES: [Family; 13] = [
+const FAMILIES: [Family; 15] = [
     Family(
         "warmpath_pod_requests_total",
         "counter",
@@ -38,6 +38,18 @@ const FAMILIES: [Family; 13] = [
         "counter",
         "Requests that the pod answered with an error of its own: status 500, 502 or 504, or a stream without a token.",
         |_, account, _| Number::Whole(account.erred.into()),
+    ),
+    Family(
+        "warmpath_pod_first_tokens_total",
+        "counter",
+        "Streams whose first token has come from the pod, by its present process.",
+        |_, account, _| Number::Whole(account.first_tokens.into()),
+    ),
+    Family(
+        "warmpath_pod_first_token_seconds_total",
+        "counter",
+        "Time that clients waited for those first tokens, all together.",
+        |_, account, _| Number::Millionths(u64::from(account.first_token_ms) * 1000),
     ),
     Family(
         "warmpath_pod_in_flight",
@@ -137,7 +149,7 @@ pub fn write(page: &mut Page, pool: &str, table: &PodTable, ledger: &Ledger, hel
         page.sample(HELD, &[("pod", &pod.address), ("pool", pool)], u64::from(*held));
     }
     const STATUS: &str = "warmpath_pod_status";
-    page.family(STATUS, "gauge", "1 for what the pod is: asleep, hanging, loading (never ready so far), erring, cooling_down, probing, refusing (was ready, and its port does not answer), full, unreadable or ready; 0 for the others.");
+    page.family(STATUS, "gauge", "1 for what the pod is: asleep, hanging, loading (never ready so far), erring, cooling_down, probing, unreachable (was ready, and its port does not answer), full, unreadable or ready; 0 for the others.");
     for (pod, account, _) in &pods {
         let now_is = PodStatus::of(pod, account, now);
         for status in PodStatus::ALL {

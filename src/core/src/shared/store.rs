@@ -75,6 +75,10 @@ pub struct Keys {
     pub models: String,
     /// The tokens of prompts that each pod is believed to hold; written by routers.
     pub held: String,
+    /// When somebody last looked at the console.
+    pub looked: String,
+    /// The last decisions, while somebody looks; written by routers.
+    pub decisions: String,
     /// How many sealed segments of the log there are, a ring.
     pub segments: u64,
     log: String,
@@ -95,6 +99,8 @@ impl Keys {
             lease: key("lease"),
             models: key("models"),
             held: key("held"),
+            looked: key("looked"),
+            decisions: key("decisions"),
             segments: segments.max(1) as u64,
             log: key("log"),
             responses: key("responses"),

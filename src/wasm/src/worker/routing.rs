@@ -5,6 +5,7 @@ use std::sync::Arc;
 use warmpath::Micros;
 use warmpath::config::Destination;
 use warmpath::decide::pick::Picks;
+use warmpath::monitor::decisions;
 use warmpath::request::body::{Api, BodyError};
 use warmpath::request::parse_cache::{NameRefused, ParsedRequest};
 use warmpath::router::{Decision, Demand, NoPod, RouteBy, Ticket};
@@ -251,6 +252,11 @@ impl Worker {
         if let Some(left) = decision.left.and_then(left) {
             self.log.left(decision, left, self.router.table(), now);
         }
+        let (candidates, table) = (self.router.candidates(), self.router.table());
+        self.watch.see(|| {
+            let request = host::request_header("x-request-id").unwrap_or_default();
+            decisions::describe(decision, candidates, table, &request, now)
+        });
         self.log.costs(decision, self.router.candidates(), self.router.table());
     }
 }
