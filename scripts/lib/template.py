@@ -80,6 +80,17 @@ class Template:
             raise Failure(f"envoy/envoy.yaml has callbacks of {filled}, and src/wasm/callbacks.txt of {list(by_role)}")
         self.lines = lines
 
+    def more_settings(self, settings):
+        """Adds settings of the pool to Warmpath's own; one that is there already gets the new value."""
+        for key, value in settings.items():
+            at = [i for i, line in enumerate(self.lines) if f'"{key}": ' in line]
+            if at:
+                self.setting(key, value)
+                continue
+            first = next(i for i, line in enumerate(self.lines) if '"fail_open": ' in line)
+            indent = self.lines[first][: -len(self.lines[first].lstrip())]
+            self.lines.insert(first + 1, f'{indent}"{key}": {json.dumps(value, ensure_ascii=False)},')
+
     def allow(self, role, callback):
         """Adds a callback to those of a role."""
         start = next(i for i, line in enumerate(self.lines) if re.match(rf"\s+root_id: {role}\b", line))

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use warmpath_tests::{Answer, Envoy, EnvoyBuilder, Random, Request, Stream, TestPod, Traffic, until};
+use warmpath_tests::{
+    Answer, Envoy, EnvoyBuilder, Random, Request, Stream, TestPod, Traffic, command, until,
+};
 
 /// The routes of the routed port in a file that Envoy follows, with the settings in their metadata.
 struct Routes {
@@ -175,4 +177,87 @@ async fn a_bad_document_leaves_the_last_good_one_in_force_and_says_why() {
     // The same document by hand, without a controller's frame.
     routes.set(&json!({"strategy": "PREFIX_CACHE"}));
     takes(&envoy, BY_PREFIX).await;
+}
+
+/// A document in a file, as `scripts/envoy-config --pool-settings` sees it.
+fn checked(document: &str) -> warmpath_tests::Finished {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.json");
+    std::fs::write(&file, document).unwrap();
+    let flag = format!("--pool-settings={}", file.display());
+    let wasm = format!("--wasm={}", warmpath_tests::target().join("warmpath.wasm").display());
+    command("scripts/envoy-config", &["--pods=127.0.0.1:8000", &wasm, &flag], &[])
+}
+
+/// What the module says to a document: whether Envoy takes it, and its words.
+fn read_by_the_module(document: &str) -> (bool, String) {
+    let printed = checked("{}").out;
+    let inner = document.trim().trim_start_matches('{').trim_end_matches('}');
+    let comma = if inner.trim().is_empty() { "" } else { ", " };
+    let with = ["\"strategy\": \"PREFIX_CACHE\",", "\"plain_percent\": 0,", "\"fail_open\": true,"]
+        .iter()
+        .fold(printed, |text, line| text.replace(line, ""));
+    let with = with.replace("\"pool\": \"default\",", &format!("\"pool\": \"default\", {inner}{comma}"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("envoy.yaml");
+    std::fs::write(&file, with).unwrap();
+    let arguments = ["--mode", "validate", "-l", "error", "-c", file.to_str().unwrap()];
+    let said = command("scripts/envoy", &arguments, &[]);
+    (said.code == 0, said.err + &said.out)
+}
+
+#[test]
+fn the_script_and_the_module_say_the_same_of_a_document() {
+    let good = [
+        r#"{}"#,
+        r#"{"strategy": "DEFAULT", "fail_open": false, "plain_percent": 50, "shed_above_ms": 0, "set_priority": true}"#,
+        r#"{"models": [{"name": "a", "criticality": "Sheddable", "targets": [{"name": "b", "weight": 0}]}, {"name": "b"}],
+            "unknown_models": "refuse", "list_models": true, "restore_model_names": true,
+            "objectives": [{"name": "o", "priority": -5}, {"name": "p"}]}"#,
+    ];
+    for document in good {
+        let script = checked(document);
+        assert_eq!(script.code, 0, "{document}: {}", script.err);
+        let (taken, said) = read_by_the_module(document);
+        assert!(taken, "{document}: {said}");
+    }
+    for (document, key) in [
+        (r#"{"strategy": "FASTEST"}"#, "`strategy` is \"FASTEST\"; use \"PREFIX_CACHE\" or \"LOAD_ONLY\""),
+        (r#"{"plain_percent": 51}"#, "`plain_percent` is 51; use 0 to 50"),
+        (r#"{"stratgy": "LOAD_ONLY"}"#, "`stratgy` is no setting"),
+        (r#"{"shed_above_ms": 1, "shed_above_ms": 2}"#, "`shed_above_ms` is there twice"),
+        (r#"{"models": [{"name": "a", "criticality": "High"}]}"#, "`models[0].criticality` is \"High\""),
+        (r#"{"models": [{"name": "a"}, {"name": "a"}]}"#, "`models[1].name` is \"a\", which is there twice"),
+        (r#"{"models": [{"targets": []}]}"#, "`models[0].name` is missing"),
+        (
+            r#"{"models": [{"name": "a", "targets": [{"name": "x", "weight": 1}, {"name": "y"}]}]}"#,
+            "`models[0].targets` has a weight for some",
+        ),
+        (
+            r#"{"objectives": [{"name": "o", "priority": 2147483648}]}"#,
+            "`objectives[0].priority` is 2147483648",
+        ),
+    ] {
+        let script = checked(document);
+        assert_eq!((script.code, script.out.as_str()), (2, ""), "{document}");
+        assert!(script.err.contains(key), "{document}: {}", script.err);
+        let (taken, said) = read_by_the_module(document);
+        assert!(!taken && said.contains(key), "{document}: {said}");
+    }
+}
+
+#[test]
+fn settings_from_a_file_are_in_the_configuration_with_what_they_need() {
+    let printed = checked(
+        r#"{"$schema": "x", "strategy": "LOAD_ONLY", "restore_model_names": true, "models": [{"name": "é"}]}"#,
+    );
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    for part in
+        ["\"strategy\": \"LOAD_ONLY\",", "\"models\": [{\"name\": \"é\"}],", "proxy_on_response_headers: {}"]
+    {
+        assert!(printed.out.contains(part), "{part}: {}", printed.out);
+    }
+    assert!(!printed.out.contains("$schema"));
+    let nowhere = command("scripts/envoy-config", &["--pool-settings=/nowhere.json"], &[]);
+    assert!(nowhere.code == 2 && nowhere.err.contains("cannot be read"), "{}", nowhere.err);
 }
