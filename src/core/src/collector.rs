@@ -21,6 +21,8 @@ use crate::{Micros, SECOND, Slot};
 
 /// Tokens that a pod is believed to hold until its page tells: about those of a 7B model on a GPU with 24 GB.
 const DEFAULT_CAPACITY: u64 = 500_000;
+/// Requests of others that must have come or gone from one page to the next for their load to change fast.
+const FAST_CHANGE: f32 = 8.0;
 /// Pages in a row that are taken for another pod's. A pod that has left its cluster is scraped for less long.
 const MOST_PAGES_OF_ANOTHER: u32 = 50;
 
@@ -53,6 +55,8 @@ struct PodHistory {
     /// Foreign requests one scrape ago: a request that ended or began between page and ledger looks foreign, but not twice.
     foreign_running: f32,
     foreign_waiting: f32,
+    /// Foreign requests that came or went between the last two pages.
+    changed: f32,
     pages: PageHistory,
     leaks: LeakDetector,
     cache: CacheCheck,
@@ -254,6 +258,12 @@ impl Collector {
         }
     }
 
+    /// The page of the scrape `due`, which is taken in, came `took` after it was asked for.
+    pub fn note_page(&mut self, due: &DueScrape, took: Micros) {
+        let changed = self.histories.get(usize::from(due.slot)).map_or(0.0, |history| history.changed);
+        self.schedule.note_page(due.slot, took, changed >= FAST_CHANGE);
+    }
+
     /// The scrape `due` has ended, whether a page came or not; `cost` is the time that the thread took for the page.
     pub fn done(&mut self, due: &DueScrape, cost: Option<Micros>, now: Micros) {
         // The slot may have a new pod by now, or a restarted one, and be due all the same.
@@ -353,6 +363,7 @@ impl Collector {
         pod.foreign_running = foreign_running.min(history.foreign_running);
         pod.foreign_waiting = foreign_waiting.min(history.foreign_waiting);
         pod.capacity = load.capacity.unwrap_or(DEFAULT_CAPACITY);
+        history.changed = (foreign - history.foreign_running - history.foreign_waiting).abs();
         (history.foreign_running, history.foreign_waiting) = (foreign_running, foreign_waiting);
         self.changed = true;
         match own {

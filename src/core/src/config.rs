@@ -74,6 +74,10 @@ pub struct Scrape {
     pub cluster: String,
     /// The path of the metrics page.
     pub path: String,
+    /// The port of the metrics page, where it is another one than that of the pod's address.
+    pub port: Option<u16>,
+    /// What a page that is not for everybody asks for in the header `authorization`.
+    pub authorization: Option<String>,
     /// Time between two scrapes of a pod while there is traffic.
     pub interval: Micros,
     /// Time between two scrapes of a pod without traffic.
@@ -87,6 +91,8 @@ pub struct Scrape {
 pub struct IndexBounds {
     /// Memory of the index in bytes.
     pub memory: usize,
+    /// Tokens that each pod can hold, where that is more than its page tells: with KV cache in host memory or beyond.
+    pub pod_tokens: Option<u64>,
     /// Holdings: parts of prompts that a pod holds, over all pods.
     pub holdings: usize,
     /// Sealed log segments that are kept for workers that start or fall behind, of
@@ -177,12 +183,21 @@ fn scrape(document: &mut Object<'_>) -> Result<Scrape, SettingError> {
     if !path.starts_with('/') {
         return scrape.refuse("path", format!("is {path:?}; start it with '/'"));
     }
+    let authorization = scrape.text("authorization")?.map(str::to_owned);
+    if authorization
+        .as_ref()
+        .is_some_and(|value| value.is_empty() || !value.bytes().all(|b| (b' '..=b'~').contains(&b)))
+    {
+        return scrape.refuse("authorization", "is no value of a header; write it as \"Bearer TOKEN\"");
+    }
     let interval = milliseconds(&mut scrape, "interval_ms", 100, 10, 60_000)?;
     let least = (interval.0 / MILLISECOND.0) as i64;
     let cluster = cluster(&mut scrape, "warmpath-scrape", "reaches pods for their metrics")?;
     let settings = Scrape {
         cluster,
         path: path.to_owned(),
+        port: scrape.whole("port", 1, 65_535)?.map(|port| port as u16),
+        authorization,
         interval,
         idle_interval: milliseconds(&mut scrape, "idle_interval_ms", 1000, least, 600_000)?,
         timeout: milliseconds(&mut scrape, "timeout_ms", 1000, 10, 60_000)?,
@@ -196,6 +211,7 @@ fn index(document: &mut Object<'_>) -> Result<IndexBounds, SettingError> {
     let mut index = document.object("index")?.unwrap_or_else(Object::empty);
     let bounds = IndexBounds {
         memory: (index.whole("max_mib", 1, 1024)?.unwrap_or(48) as usize) << 20,
+        pod_tokens: index.whole("pod_tokens", 1, 1_000_000_000_000)?.map(|tokens| tokens as u64),
         holdings: index.whole("max_holdings", 100, 100_000_000)?.unwrap_or(1_000_000) as usize,
         log_segments: index.whole("log_segments", 2, 65_536)?.unwrap_or(8192) as usize,
     };
@@ -253,6 +269,20 @@ mod tests {
 
     fn error(json: &str) -> String {
         Config::parse(json.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_a_page_does_not_tell_or_give_to_everybody_can_be_said() {
+        let config = Config::parse(
+            br#"{"scrape":{"port":9090,"authorization":"Bearer abc"},"index":{"pod_tokens":2000000}}"#,
+        )
+        .unwrap();
+        assert_eq!((config.scrape.port, config.index.pod_tokens), (Some(9090), Some(2_000_000)));
+        assert_eq!(config.scrape.authorization.as_deref(), Some("Bearer abc"));
+        assert!(
+            error(r#"{"scrape":{"authorization":"a\nb"}}"#).contains("`scrape.authorization` is no value")
+        );
+        assert!(error(r#"{"scrape":{"port":0}}"#).contains("`scrape.port`"));
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub struct CollectorDriver {
     /// What discovery has found, as last handed on.
     members: Option<Members>,
     metrics: CollectorMetrics,
-    under_way: Calls<DueScrape>,
+    /// The scrapes, and when each was sent.
+    under_way: Calls<(DueScrape, Micros)>,
     /// Changes that are to be logged.
     changes: PodChanges,
     /// Pods that are left alone, as last logged.
@@ -83,9 +84,12 @@ impl CollectorDriver {
                     }
                 },
             };
-            match host::fetch(through, &due.address, &self.config.scrape.path, timeout) {
+            let scrape = &self.config.scrape;
+            let address = scrape.port.map_or_else(|| due.address.clone(), |port| at_port(&due.address, port));
+            let authorization = scrape.authorization.as_deref().map(|value| ("authorization", value));
+            match host::fetch(through, &address, &scrape.path, authorization, timeout) {
                 Some(call) => {
-                    self.under_way.made(call, due);
+                    self.under_way.made(call, (due, now));
                 }
                 None => {
                     // The cluster is not there, or not yet: says nothing of the pod.
@@ -119,7 +123,7 @@ impl CollectorDriver {
             }
             return;
         }
-        let Some(due) = self.under_way.answered(call) else { return };
+        let Some((due, sent_at)) = self.under_way.answered(call) else { return };
         let before = self.state(&due);
         let mut cost = None;
         let why =
@@ -142,6 +146,7 @@ impl CollectorDriver {
                     let misrouted = self.collector.misrouted() - misrouted;
                     self.metrics.misrouted.add(misrouted);
                     self.metrics.emptied_caches.add(self.collector.emptied() - emptied);
+                    self.collector.note_page(&due, began.since(sent_at));
                     cost = Some(host::now().since(began));
                     if misrouted > 0 {
                         String::new()
@@ -197,6 +202,12 @@ impl CollectorDriver {
                 .set(table.live().filter(|(_, pod)| pod.state == PodState::Ready).count() as u64);
         }
     }
+}
+
+/// The same address with another port.
+fn at_port(address: &str, port: u16) -> String {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    format!("{host}:{port}")
 }
 
 /// A status for the log.

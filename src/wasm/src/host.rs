@@ -166,10 +166,16 @@ pub fn respond(status: u32, headers: &[(&str, &str)], body: &[u8]) {
     let _ = hostcalls::send_http_response(status, headers.to_vec(), Some(body));
 }
 
-/// Fetches `path` from the pod at `address` through `cluster`, which reads the address in one of two headers; the number of the
-/// call, or `None` if Envoy does not know the cluster (yet).
-pub fn fetch(cluster: &str, address: &str, path: &str, timeout: Duration) -> Option<u32> {
-    let headers = vec![
+/// Fetches `path` from the pod at `address` through `cluster`, which reads the address in one of two headers, with these headers
+/// besides; the number of the call, or `None` if Envoy does not know the cluster (yet).
+pub fn fetch(
+    cluster: &str,
+    address: &str,
+    path: &str,
+    more: Option<(&str, &str)>,
+    timeout: Duration,
+) -> Option<u32> {
+    let mut headers = vec![
         (":method", "GET"),
         (":path", path),
         (":authority", address),
@@ -177,6 +183,7 @@ pub fn fetch(cluster: &str, address: &str, path: &str, timeout: Duration) -> Opt
         (DESTINATION, address),
         ("accept", "text/plain"),
     ];
+    headers.extend(more);
     hostcalls::dispatch_http_call(cluster, headers, None, Vec::new(), timeout).ok()
 }
 

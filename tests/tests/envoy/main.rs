@@ -29,6 +29,7 @@ mod overload;
 mod refusals;
 mod reload;
 mod routing;
+mod scrapes;
 mod scripts;
 mod security;
 mod settings;

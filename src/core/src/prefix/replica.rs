@@ -35,6 +35,8 @@ pub struct PrefixReplica {
     lost_segments: u64,
     /// Capacity that is believed, relative to the one that pods report.
     believed_capacity: f32,
+    /// Tokens that each pod can hold, where that is more than its page tells.
+    pod_tokens: u64,
     /// Canonical bytes per token that the pods' capacities were computed with.
     bytes_per_token: f32,
     /// The mean that recent answers taught.
@@ -55,6 +57,7 @@ impl PrefixReplica {
             cursor: Cursor::default(),
             lost_segments: 0,
             believed_capacity,
+            pod_tokens: 0,
             bytes_per_token: DEFAULT_BYTES_PER_TOKEN,
             mean_bytes_per_token: DEFAULT_BYTES_PER_TOKEN,
             hash_bytes: Vec::new(),
@@ -85,6 +88,12 @@ impl PrefixReplica {
     /// Log segments that were overwritten before this replica read them.
     pub fn lost_segments(&self) -> u64 {
         self.lost_segments
+    }
+
+    /// The same for pods of which each can hold so many tokens, where that is more than its page tells.
+    pub fn with_pod_tokens(mut self, tokens: u64) -> PrefixReplica {
+        self.pod_tokens = tokens;
+        self
     }
 
     /// Sets the capacity that is believed, relative to the one that pods report.
@@ -134,9 +143,10 @@ impl PrefixReplica {
         }
     }
 
-    /// Canonical bytes that a pod is believed to hold at most.
+    /// Canonical bytes that a pod is believed to hold at most; none where it caches no prefixes.
     fn capacity_in_bytes(&self, pod: &Pod) -> u64 {
-        (pod.capacity as f64 * f64::from(self.bytes_per_token * self.believed_capacity)) as u64
+        let tokens = if pod.capacity > 0 { pod.capacity.max(self.pod_tokens) } else { 0 };
+        (tokens as f64 * f64::from(self.bytes_per_token * self.believed_capacity)) as u64
     }
 
     // --- the log, as others wrote it ---

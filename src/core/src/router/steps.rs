@@ -118,7 +118,8 @@ impl Steps {
             settings: Arc::default(),
             strategy: Strategy::default(),
             follows: false,
-            replica: PrefixReplica::new(keys, limits, writer, constants.believed_capacity),
+            replica: PrefixReplica::new(keys, limits, writer, constants.believed_capacity)
+                .with_pod_tokens(config.index.pod_tokens.unwrap_or(0)),
             constants,
             parse_cache: ParseCache::new(u64::from(writer)),
             chain: Chain::default(),

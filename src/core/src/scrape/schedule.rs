@@ -2,7 +2,8 @@
 //!
 //! Each pod has its own time with a random part, so that the scrapes of a fleet are spread over the interval. The interval
 //! grows with the fleet, so that taking in pages uses a bounded share of its thread: Envoy's main thread, which also handles
-//! configuration and name resolution.
+//! configuration and name resolution. It grows with the time that a pod takes for its page, too: that time is taken from the
+//! thread that streams the pod's tokens.
 
 use crate::config::Scrape;
 use crate::{Micros, Random, Slot};
@@ -26,6 +27,15 @@ const LONGEST_STRETCH: u64 = 10;
 /// Time without a new request after which there is no traffic.
 const IDLE_AFTER: Micros = Micros::from_seconds(3);
 
+/// Share of a pod's time that its pages may take.
+const POD_SHARE: f64 = 0.01;
+/// The same while requests of others come and go fast: their number is known from the page alone.
+const POD_SHARE_IN_HASTE: f64 = 0.04;
+/// Cap of the interval that a pod's time leads to. Load that is a little older counts in full or nearly so.
+const LONGEST_FOR_POD: Micros = Micros::from_seconds(3);
+/// How fast the least time of a pod's page rises again, page by page: pages grow with their labels.
+const RISE: f64 = 1.02;
+
 /// Whether a pod is scraped, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ScrapeState {
@@ -37,11 +47,22 @@ enum ScrapeState {
     Due(Micros),
 }
 
+/// What is known of a pod's pages.
+#[derive(Clone, Copy, Debug, Default)]
+struct PodPages {
+    /// The least time in which one came, in microseconds: it waited for nothing else. 0 before the first.
+    least: f64,
+    /// The last one showed that requests of others come and go fast.
+    in_haste: bool,
+}
+
 /// When each pod is due.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     /// By slot.
     states: Vec<ScrapeState>,
+    /// What is known of the pages of each pod, by slot.
+    pages: Vec<PodPages>,
     /// Mean time that the thread takes for a page, in microseconds.
     page_cost: f64,
     /// Requests that were ever routed, as last noted.
@@ -55,6 +76,7 @@ impl Schedule {
     pub fn new(seed: u64) -> Schedule {
         Schedule {
             states: Vec::new(),
+            pages: Vec::new(),
             page_cost: FIRST_PAGE_COST,
             routed: 0,
             active_at: Micros::ZERO,
@@ -67,6 +89,10 @@ impl Schedule {
         let at = usize::from(slot);
         if self.states.len() <= at {
             self.states.resize(at + 1, ScrapeState::Absent);
+            self.pages.resize(at + 1, PodPages::default());
+        }
+        if let Some(pages) = self.pages.get_mut(at) {
+            *pages = PodPages::default();
         }
         self.set(slot, ScrapeState::Due(now));
     }
@@ -108,12 +134,29 @@ impl Schedule {
         slots
     }
 
+    /// A page of the pod in `slot` has come `took` after it was asked for; `in_haste` says that the load which others bring to the
+    /// pod changes fast.
+    pub fn note_page(&mut self, slot: Slot, took: Micros, in_haste: bool) {
+        if let Some(pages) = self.pages.get_mut(usize::from(slot)) {
+            let took = took.0 as f64;
+            pages.least = if pages.least > 0.0 { took.min(pages.least * RISE) } else { took };
+            pages.in_haste = in_haste;
+        }
+    }
+
+    /// The interval at which the pages of a pod take no more than their share of its time.
+    fn affordable_for_pod(&self, slot: Slot) -> Micros {
+        let Some(pages) = self.pages.get(usize::from(slot)) else { return Micros::ZERO };
+        let share = if pages.in_haste { POD_SHARE_IN_HASTE } else { POD_SHARE };
+        Micros((pages.least / share) as u64).min(LONGEST_FOR_POD)
+    }
+
     /// A scrape has ended, and the thread took `cost` for its page; the pod is due again an interval later.
     pub fn done(&mut self, slot: Slot, cost: Option<Micros>, config: &Scrape, now: Micros) {
         if let Some(cost) = cost {
             self.page_cost += (cost.min(LONGEST_SAMPLE).0 as f64 - self.page_cost) * COST_GAIN;
         }
-        let interval = self.interval(config, now);
+        let interval = self.interval(config, now).max(self.affordable_for_pod(slot));
         // An eighth either way.
         let jitter = Micros(self.random.below((interval / 4).0));
         self.set(slot, ScrapeState::Due(now + interval - interval / 8 + jitter));
@@ -191,6 +234,30 @@ mod tests {
         let slow = Scrape { interval: 2 * SECOND, ..config.clone() };
         (100..1000).for_each(|slot| schedule.add(Slot(slot), Micros::ZERO));
         assert_eq!(schedule.interval(&slow, Micros::ZERO), 20 * SECOND);
+    }
+
+    #[test]
+    fn a_dear_page_is_fetched_less_often_and_more_often_in_haste() {
+        let (mut schedule, config) = (Schedule::new(3), config());
+        (0..3).for_each(|slot| schedule.add(Slot(slot), Micros::ZERO));
+        schedule.note_traffic(1, Micros::ZERO);
+        for (slot, millis) in [(0, 30), (1, 4), (2, 1)] {
+            schedule.note_page(Slot(slot), millis * MILLISECOND, false);
+            // A thread that was busy with something else.
+            schedule.note_page(Slot(slot), 900 * MILLISECOND, false);
+        }
+        let due_after = |schedule: &mut Schedule, slot, millis: u64| {
+            schedule.done(Slot(slot), None, &config, Micros::ZERO);
+            schedule.take_due(millis * MILLISECOND).contains(&Slot(slot))
+        };
+        assert_eq!([2600, 3500].map(|millis| due_after(&mut schedule, 0, millis)), [false, true]);
+        assert_eq!([340, 470].map(|millis| due_after(&mut schedule, 1, millis)), [false, true]);
+        assert_eq!([80, 120].map(|millis| due_after(&mut schedule, 2, millis)), [false, true]);
+        schedule.note_page(Slot(0), 30 * MILLISECOND, true);
+        assert!(due_after(&mut schedule, 0, 900));
+        // Another pod in the slot has pages of its own.
+        schedule.add(Slot(0), Micros::ZERO);
+        assert!(due_after(&mut schedule, 0, 120));
     }
 
     #[test]
