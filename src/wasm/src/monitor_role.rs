@@ -19,20 +19,20 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug)]
 pub enum MonitorRole {
     /// `/metrics`.
-    Metrics(RefCell<MetricsPage>),
+    Metrics(Box<RefCell<MetricsPage>>),
     /// The console.
-    Console(RefCell<ConsolePage>),
+    Console(Box<RefCell<ConsolePage>>),
 }
 
 impl MonitorRole {
     /// The role `monitor` for a pool.
     pub fn metrics(config: &Config) -> MonitorRole {
-        MonitorRole::Metrics(RefCell::new(MetricsPage::new(config)))
+        MonitorRole::Metrics(Box::new(RefCell::new(MetricsPage::new(config))))
     }
 
     /// The role `console` for a pool.
     pub fn console(config: &Config) -> MonitorRole {
-        MonitorRole::Console(RefCell::new(ConsolePage::new(config)))
+        MonitorRole::Console(Box::new(RefCell::new(ConsolePage::new(config))))
     }
 
     /// Answers a GET of `path`; `false` when it is not one of its own.
