@@ -140,6 +140,18 @@ class ImageTest(unittest.TestCase):
             self.assertEqual(tar.extractfile("plugin.wasm").read(), self.MODULE)
         self.assertEqual(manifest["annotations"]["module.wasm.image/variant"], "compat")
 
+    def test_the_controllers_image_is_the_program_and_the_module(self):
+        def write(folder, module, version, time, notes):
+            image.write_controller(folder, b"\x7fELF", module, "arm64", version, time, notes)
+
+        _, digests, layers = self.read(write, self.MODULE)
+        packed = gzip.decompress(layers[0])
+        self.assertEqual(digests, ["sha256:" + hashlib.sha256(packed).hexdigest()])
+        with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+            modes = {entry.name: entry.mode for entry in tar.getmembers()}
+            self.assertEqual(modes, {"warmpath-controller": 0o755, "warmpath.wasm": 0o644})
+            self.assertEqual(tar.extractfile("warmpath.wasm").read(), self.MODULE)
+
     def test_the_oci_form_has_the_module_as_its_second_layer(self):
         manifest, digests, layers = self.read(image.write_oci, self.MODULE)
         self.assertEqual(layers, [b"{}", self.MODULE])
