@@ -144,6 +144,29 @@ def without_warmpath(text):
     return text
 
 
+DISCOVERED = "vllm"
+OVERRIDE_HOST = "type.googleapis.com/envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost"
+LEAST_REQUEST = "type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest"
+
+
+def listed(text):
+    """The configuration that `--discover vllm` prints, in the form that Envoy Gateway gives to a route: one header names the
+    pods, and the hosts of the route's own cluster are the candidates."""
+
+    def policy(name, kind, **config):
+        extension = {"name": f"envoy.load_balancing_policies.{name}", "typed_config": {"@type": kind, **config}}
+        return {"policies": [{"typed_extension_config": extension}]}
+
+    fallback = policy("least_request", LEAST_REQUEST)
+    sources = [{"header": "x-warmpath-destination"}]
+    chosen = policy("override_host", OVERRIDE_HOST, override_host_sources=sources, fallback_policy=fallback)
+    template = Template(text)
+    template.rename(f', "pods_of": "{DISCOVERED}"', "", 1)
+    template.rename(r'"strategy": ', '"destination": "list", "strategy": ', 1)
+    template.after(f"- name: {DISCOVERED}", "lb_policy: LEAST_REQUEST", f"load_balancing_policy: {json.dumps(chosen)}")
+    return "\n".join(template.lines) + "\n"
+
+
 def with_module(text, path):
     """The configuration with another module in Warmpath's place."""
     if str(MODULE) not in text:

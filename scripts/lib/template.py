@@ -22,6 +22,24 @@ class Template:
         """Replaces the value of one of Warmpath's own settings, which are JSON and hold no comments."""
         self._each(times, key, lambda line: True, rf'(?<="{key}": )(\[.*\]|[^,]+)', json.dumps(value))
 
+    def rename(self, pattern, value, times=None):
+        """Puts `value` in place of each match of `pattern`, of which there are `times`, or any number but none."""
+        found = sum(len(re.findall(pattern, line)) for line in self.lines)
+        if found == 0 or (times is not None and found != times):
+            raise Failure(f"envoy/envoy.yaml has {found} places for {pattern}")
+        self.lines = [re.sub(pattern, lambda _: value, line) for line in self.lines]
+
+    def after(self, first, text, value):
+        """Puts `value` in place of the line `text` that comes next after the last line `first`."""
+        stripped = [line.strip() for line in self.lines]
+        if first not in stripped:
+            raise Failure(f"envoy/envoy.yaml has no line '{first}'")
+        start = len(stripped) - 1 - stripped[::-1].index(first)
+        if text not in stripped[start:]:
+            raise Failure(f"envoy/envoy.yaml has no line '{text}' after '{first}'")
+        at = stripped.index(text, start)
+        self.lines[at] = self.lines[at].replace(text, value)
+
     def repeat(self, mark, lines):
         """Replaces the lines that end in the flag `mark` by `lines`, indented as the first of them."""
         at = [i for i, line in enumerate(self.lines) if line.endswith(f"# {mark}")]

@@ -1,7 +1,7 @@
 """`--check`: whether each policy is there, accepted and programmed, and in one sentence each what is missing."""
 
 from .cluster import above, parents_of
-from .refusals import blind, full, lost, notes
+from .refusals import blind, full, lost, notes, without_file
 
 # Conditions of a policy that take its effect away, or part of it.
 SPOILING = ("Conflicted", "Overridden")
@@ -10,9 +10,14 @@ SPOILING = ("Conflicted", "Overridden")
 def run(options, facts):
     """Prints a line for each thing; returns the exit code."""
     good, missing = [], []
-    for judge in (gateway, routes, patches, policies, proxy):
+    for judge in (gateway, routes, patches, answers, policies, proxy):
         judge(options, facts, good, missing)
-    missing += [*lost(options, facts), *blind(options, facts), *notes(options, facts)]
+    missing += [
+        *lost(options, facts),
+        *blind(options, facts),
+        *without_file(options, facts),
+        *notes(options, facts),
+    ]
     for sentence in good:
         print(f"ok       {sentence}")
     for sentence in missing:
@@ -104,6 +109,21 @@ def patches(options, facts, good, missing):
         missing.append(
             f"no listener has the names that the patches use, and requests go unrouted ({words[0][1]}); print the manifests again "
             f"for this Gateway's listeners"
+        )
+
+
+def answers(options, facts, good, missing):
+    """The filter of answers, where it is asked for: every cluster has it."""
+    if not options.answer_filter:
+        return
+    name = f"{options.name}-answer"
+    policy = mine(options, facts, "EnvoyPatchPolicy", name)
+    status, reason, message = condition(conditions(policy or {}), "Programmed")
+    if status == "True":
+        good.append(f"{full(policy)} is programmed")
+    else:
+        missing.append(
+            f"EnvoyPatchPolicy {options.namespace}/{name} is not programmed ({reason}: {message}); print again"
         )
 
 

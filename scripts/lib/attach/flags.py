@@ -157,6 +157,21 @@ def parse(description):
     flag("--scrape-ms", whole(10, 60000, " of milliseconds"), "100", "how often each pod's load is read", "N")
     flag("--index-mib", whole(1, 512, " of MiB"), "48", "memory a worker may use to remember who holds what", "N")
 
+    add(
+        "--collector",
+        choices=["routers", "singleton"],
+        default="routers",
+        help="who reads the pods' load: a worker that is also serving requests, or with `singleton` Envoy's main thread alone. "
+        "That one needs the module as a file in Envoy's pods: a ConfigMap, at most 1 MiB, and new Envoy pods for each new "
+        "module (default routers)",
+    )
+    add(
+        "--answer-filter",
+        action="store_true",
+        help="hold the headers of a stream until its first token, so that a pod that fails before it costs the client nothing. "
+        "Only with --collector singleton, whose file it runs, and for rules that are there when this is printed",
+    )
+
     add, flag = group("the cluster")
     add(
         "--check",
@@ -187,6 +202,12 @@ def consistent(parser, options):
         parser.error("name the routes: either --route NAME, once for each, or --selector KEY=VALUE")
     if options.check:
         return
+    if options.answer_filter and options.collector != "singleton":
+        parser.error(
+            "--answer-filter needs --collector singleton: Envoy runs it from the module's file, which that brings"
+        )
+    if options.answer_filter and options.offline and options.selector:
+        parser.error("--answer-filter patches the cluster of each rule; with --offline name the routes with --route")
     if bool(options.module_url) == bool(options.module_image):
         parser.error("say where the module is: either --module-url URL or --module-image IMAGE")
     if bool(options.module) == bool(options.sha256):

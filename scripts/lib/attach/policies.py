@@ -4,6 +4,7 @@ import json
 import re
 
 from ..common import ROOT
+from . import in_process
 
 LABEL = "app.kubernetes.io/part-of: warmpath"
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
@@ -32,6 +33,7 @@ def text(options, facts):
             ),
             extension(options, facts),
             backend_traffic(options),
+            *answer_filter(options, facts),
             proxy(options, facts),
         ]
     )
@@ -79,7 +81,8 @@ SECOND_PATCHES = """\
 """
 
 
-def patches(options, facts, name, why, tcp, quic):
+def patch_head(options, facts, name, why):
+    """The beginning of an EnvoyPatchPolicy, up to its list of patches."""
     kind, target = ("GatewayClass", facts.merged_class) if facts.merged_class else ("Gateway", options.gateway)
     lines = [
         f"{why}apiVersion: gateway.envoyproxy.io/v1alpha1",
@@ -91,16 +94,21 @@ def patches(options, facts, name, why, tcp, quic):
         "  type: JSONPatch",
         "  jsonPatches:",
     ]
+    return "\n".join(lines) + "\n"
+
+
+def patches(options, facts, name, why, tcp, quic):
+    lines = []
     for listener in [*tcp, *quic]:
         for operation in operations(options, buffered=listener in tcp):
             lines += [f"    - type: {LISTENER}", f"      name: {listener}", "      operation:"]
             lines += [f"        {line}" for line in operation]
-    return "\n".join(lines) + "\n"
+    return patch_head(options, facts, name, why) + "\n".join(lines) + "\n"
 
 
 def operations(options, buffered):
     """The patches of one listener, as lines. Each path finds every filter chain: one with TLS has a chain for each host name."""
-    filter_name = f"envoy.filters.http.wasm/envoyextensionpolicy/{options.namespace}/{options.name}/wasm/0"
+    filter_name = f"envoy.filters.http.wasm/{in_process.vm_id(options)}"
     config = f"..http_filters[?(@.name=='{filter_name}')].typed_config.config"
     manager = "..filters[?(@.name=='envoy.filters.network.http_connection_manager')].typed_config"
     string = "type.googleapis.com/google.protobuf.StringValue"
@@ -219,6 +227,16 @@ spec:
 """
 
 
+def answer_filter(options, facts):
+    if not options.answer_filter:
+        return []
+
+    def head(name, why):
+        return patch_head(options, facts, name, why)
+
+    return [in_process.answer_patches(options, facts, settings(options), head)]
+
+
 def tags():
     """The labels of Warmpath's metrics, as lines of YAML from the plain Envoy's configuration."""
     return re.findall(r"^ *(- \{ tag_name: .*warmpath_.* \})$", PLAIN.read_text(), re.MULTILINE)
@@ -226,15 +244,19 @@ def tags():
 
 def proxy(options, facts):
     lines = "\n".join(f"          {line}" for line in tags())
+    how, mounts, singleton = "", "", ""
+    if options.collector == "singleton":
+        how, mounts = in_process.how_to_mount(options), in_process.mounts(options)
+        singleton = in_process.singleton(options, settings(options))
     return f"""\
 # Settings of the Envoy process. {use_proxy(options, facts)}
-apiVersion: gateway.envoyproxy.io/v1alpha1
+{how}apiVersion: gateway.envoyproxy.io/v1alpha1
 kind: EnvoyProxy
 {metadata(options, options.name)}
 spec:
   # A changed module or setting is a changed listener, and Envoy cuts what still runs on the old one after 60 s otherwise.
   shutdown: {{ drainTimeout: {options.drain_time} }}
-  # Warmpath says in the log which version runs, which pods it finds, and why it cannot route.
+{mounts}  # Warmpath says in the log which version runs, which pods it finds, and why it cannot route.
   logging: {{ level: {{ default: warn, wasm: info }} }}
   # The labels of Warmpath's metrics; without them they are part of the names.
   bootstrap:
@@ -243,7 +265,7 @@ spec:
       stats_config:
         stats_tags:
 {lines}
-"""
+{singleton}"""
 
 
 def use_proxy(options, facts):

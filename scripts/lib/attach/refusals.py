@@ -1,5 +1,6 @@
 """Why the policies are not printed: each reason is one sentence that names what would be lost, or cannot work, and the way out."""
 
+from . import in_process
 from .cluster import above, beside, parents_of
 
 # Lists of a policy do not merge: the route's own replaces the one above it.
@@ -12,7 +13,7 @@ def full(thing):
 
 def of(options, facts):
     """The sentences; none if the policies can be printed."""
-    return [*lost(options, facts), *blind(options, facts)] if facts.gateway else []
+    return [*lost(options, facts), *blind(options, facts), *without_file(options, facts)] if facts.gateway else []
 
 
 def lost(options, facts):
@@ -65,6 +66,17 @@ def blind(options, facts):
                         f"{full(route)} sends to {backend['kind']} {backend['name']}: these policies are for Services; "
                         f"an InferencePool is served by warmpath-controller"
                     )
+
+
+def without_file(options, facts):
+    """A cluster whose filter of answers has no module is refused by Envoy."""
+    container = (facts.proxy or {}).get("spec", {}).get("provider", {}).get("kubernetes", {})
+    mounts = container.get("envoyDeployment", {}).get("container", {}).get("volumeMounts", [])
+    if options.answer_filter and not any(each.get("mountPath") == in_process.FOLDER for each in mounts):
+        yield (
+            "Envoy's pods do not have the module as a file yet, and without it Envoy refuses the clusters of --answer-filter; "
+            "first apply what --collector singleton alone prints, and let the Gateway name its EnvoyProxy"
+        )
 
 
 def notes(options, facts):

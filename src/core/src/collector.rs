@@ -14,6 +14,7 @@ use crate::scrape::history::{PageHistory, Signs};
 use crate::scrape::leaks::{Leak, LeakDetector};
 use crate::scrape::schedule::Schedule;
 use crate::scrape::vllm;
+use crate::shared::clusters::ClusterSet;
 use crate::shared::membership::announced;
 use crate::shared::pod_table::{Pod, PodKey, PodState, PodTable};
 use crate::shared::store::{Contended, Keys, NEVER_WRITTEN, SharedData};
@@ -25,6 +26,10 @@ const DEFAULT_CAPACITY: u64 = 500_000;
 const FAST_CHANGE: f32 = 8.0;
 /// Pages in a row that are taken for another pod's. A pod that has left its cluster is scraped for less long.
 const MOST_PAGES_OF_ANOTHER: u32 = 50;
+/// Milliseconds by which two starts of one process may differ on its pages.
+const SAME_PROCESS: u64 = 1000;
+/// Least time between two scrapes of a pod that gets no requests.
+const SELDOM: Micros = SECOND;
 
 /// Collects the load of a pool.
 #[derive(Clone, Debug)]
@@ -43,6 +48,8 @@ pub struct Collector {
     announced: u32,
     /// Whether Envoy's clusters list the pods, and not a configuration.
     discovers: bool,
+    /// When the clusters were looked at as they are known now.
+    looked_at: Micros,
     misrouted: u64,
     leaked: u64,
     emptied: u64,
@@ -60,8 +67,19 @@ struct PodHistory {
     pages: PageHistory,
     leaks: LeakDetector,
     cache: CacheCheck,
-    /// Pages in a row that another pod seems to have sent.
-    of_another: u32,
+    /// A process of which it is not known whether it is the pod's.
+    doubt: Option<Doubt>,
+}
+
+/// Pages that told of another process than the pod's before.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    /// When that process started, in milliseconds.
+    started: u64,
+    /// When it was told first.
+    since: Micros,
+    /// Pages in a row that told it.
+    pages: u32,
 }
 
 impl PodHistory {
@@ -115,6 +133,7 @@ impl Collector {
             published_at: table.published_at,
             announced: NEVER_WRITTEN,
             discovers: config.discovery.is_some(),
+            looked_at: Micros::ZERO,
             misrouted: 0,
             leaked: 0,
             emptied: 0,
@@ -174,11 +193,20 @@ impl Collector {
     pub fn set_members(&mut self, members: &Members, now: Micros) {
         let addresses: Vec<String> = members.pods.iter().map(|member| member.address.clone()).collect();
         self.set_pods(&addresses, now);
-        for pod in self.table.pods.iter_mut().filter(|pod| pod.id != 0) {
+        for (slot, pod) in Slot::all().zip(&mut self.table.pods).filter(|(_, pod)| pod.id != 0) {
             if let Some(member) = members.pods.iter().find(|member| member.address == pod.address) {
                 self.changed |= pod.candidate_of != member.candidate_of;
+                if pod.candidate_of == ClusterSet::NONE && member.candidate_of != ClusterSet::NONE {
+                    self.schedule.hasten(slot, now);
+                }
                 pod.candidate_of = member.candidate_of;
             }
+        }
+        let was_steered =
+            |name: &str| self.table.clusters.iter().any(|known| known.name == name && known.steered);
+        if members.clusters.iter().any(|cluster| cluster.steered && !was_steered(&cluster.name)) {
+            // Now they can be scraped.
+            self.table.live().for_each(|(slot, _)| self.schedule.hasten(slot, now));
         }
         self.changed |= self.table.clusters != members.clusters;
         self.table.clusters.clone_from(&members.clusters);
@@ -209,7 +237,7 @@ impl Collector {
     /// A page has come for the scrape `due`.
     pub fn take(&mut self, due: &DueScrape, page: &[u8], shared: &mut impl SharedData, now: Micros) {
         match vllm::load(page) {
-            Ok(load) if self.is_of_another(due, &load) => self.misrouted += 1,
+            Ok(load) if self.is_of_another(due, &load, now) => self.misrouted += 1,
             Ok(load) => {
                 let own = self.store.read(shared).map(|ledger| ledger.account(due.slot));
                 if let Some(leak) = self.take_load(due, &load, own, now) {
@@ -223,21 +251,40 @@ impl Collector {
         }
     }
 
-    /// Whether another pod has sent the page: a cluster sends elsewhere for a moment when a pod has left it. The page tells a
-    /// process that another pod is known to run, and not the one that this pod ran before. Many such pages in a row are this
-    /// pod's own: it restarted in the same instant as the other one.
-    fn is_of_another(&mut self, due: &DueScrape, load: &vllm::PodLoad) -> bool {
+    /// The clusters were asked for at `asked_at`, and [`Collector::set_members`] has what they answered.
+    pub fn looked_at(&mut self, asked_at: Micros) {
+        self.looked_at = asked_at;
+    }
+
+    /// Whether a look at the clusters would tell if a page is of the pod that it was fetched from.
+    pub fn doubts(&self) -> bool {
+        let unanswered = |doubt: &Doubt| doubt.since >= self.looked_at;
+        self.histories.iter().any(|history| history.doubt.as_ref().is_some_and(unanswered))
+    }
+
+    /// Whether another pod may have sent the page: a cluster sends elsewhere for a moment when a pod has left it, or when it
+    /// is another cluster of the same name. The page tells another process than the one that the pod ran before. It is the pod's
+    /// if a page tells it still after the clusters were looked at, for a pod that has left its cluster is not scraped any more.
+    /// Many such pages in a row are the pod's in any case: Envoy may not answer what its clusters are.
+    fn is_of_another(&mut self, due: &DueScrape, load: &vllm::PodLoad, now: Micros) -> bool {
         let Some(pod) = self.table.pod(due.slot).filter(|pod| self.discovers && pod.id == due.id) else {
             return false;
         };
         let started = milliseconds(load.started);
-        let other = started != 0
-            && pod.started != 0
-            && pod.started != started
-            && self.table.live().any(|(_, other)| other.started == started);
+        let same = started == 0 || pod.started == 0 || started.abs_diff(pod.started) <= SAME_PROCESS;
         let Some(history) = self.histories.get_mut(usize::from(due.slot)) else { return false };
-        history.of_another = if other { history.of_another + 1 } else { 0 };
-        other && history.of_another <= MOST_PAGES_OF_ANOTHER
+        if same {
+            history.doubt = None;
+            return false;
+        }
+        let mut doubt = match history.doubt {
+            Some(doubt) if doubt.started == started => doubt,
+            _ => Doubt { started, since: now, pages: 0 },
+        };
+        doubt.pages += 1;
+        let own = doubt.since < self.looked_at || doubt.pages > MOST_PAGES_OF_ANOTHER;
+        history.doubt = (!own).then_some(doubt);
+        !own
     }
 
     /// No page has come for the scrape `due`.
@@ -267,8 +314,9 @@ impl Collector {
     /// The scrape `due` has ended, whether a page came or not; `cost` is the time that the thread took for the page.
     pub fn done(&mut self, due: &DueScrape, cost: Option<Micros>, now: Micros) {
         // The slot may have a new pod by now, or a restarted one, and be due all the same.
-        if self.table.pod(due.slot).is_some() {
-            self.schedule.done(due.slot, cost, &self.scrape, now);
+        if let Some(pod) = self.table.pod(due.slot) {
+            let least = if pod.candidate_of == ClusterSet::NONE { SELDOM } else { Micros::ZERO };
+            self.schedule.done(due.slot, cost, &self.scrape, least, now);
         }
     }
 

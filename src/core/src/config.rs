@@ -32,11 +32,13 @@ pub enum SettingsFrom {
     Route,
 }
 
-/// How pods are found: Envoy is asked which hosts the clusters have that requests go to.
+/// How pods are found: Envoy is asked which hosts a cluster has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveryBy {
     /// The cluster that reaches Envoy's own admin interface.
     pub cluster: String,
+    /// The cluster whose hosts are the pods; `None` for each cluster that requests go to.
+    pub pods_of: Option<String>,
     /// Time between two questions.
     pub interval: Micros,
 }
@@ -163,18 +165,32 @@ fn discovery(
 ) -> Result<Option<DiscoveryBy>, SettingError> {
     let Some(mut by) = document.object("discovery")? else { return Ok(None) };
     let cluster = cluster(&mut by, "prometheus_stats", "reaches Envoy's admin interface")?;
+    let pods_of = by.text("pods_of")?.map(str::to_owned);
+    if pods_of.as_deref() == Some("") {
+        return by.refuse("pods_of", "is empty; name the Envoy cluster whose hosts are the pods");
+    }
     let interval = milliseconds(&mut by, "interval_ms", 1000, 100, 60_000)?;
     by.end()?;
     if listed {
         return document.refuse("discovery", "finds the pods, and `pods` lists them; leave one of them out");
     }
-    if destination == Destination::Headers {
-        return document.refuse(
-            "destination",
-            "is \"headers\"; write \"list\" with `discovery`, for the pods are hosts of the route's own cluster",
-        );
+    match (destination, &pods_of) {
+        (Destination::Headers, None) => {
+            return document.refuse(
+                "destination",
+                "is \"headers\"; write \"list\" with `discovery`, for the pods are hosts of the route's own cluster, or name \
+                 the cluster that has them in `discovery.pods_of`",
+            );
+        }
+        (Destination::List, Some(_)) => {
+            return document.refuse(
+                "destination",
+                "is \"list\", where the pods are hosts of the route's own cluster; leave `discovery.pods_of` out",
+            );
+        }
+        _ => {}
     }
-    Ok(Some(DiscoveryBy { cluster, interval }))
+    Ok(Some(DiscoveryBy { cluster, pods_of, interval }))
 }
 
 fn scrape(document: &mut Object<'_>) -> Result<Scrape, SettingError> {
@@ -307,7 +323,8 @@ mod tests {
     #[test]
     fn pods_are_listed_or_discovered() {
         let config = Config::parse(br#"{"destination":"list","discovery":{}}"#).unwrap();
-        let by = DiscoveryBy { cluster: "prometheus_stats".into(), interval: 1000 * MILLISECOND };
+        let by =
+            DiscoveryBy { cluster: "prometheus_stats".into(), pods_of: None, interval: 1000 * MILLISECOND };
         assert_eq!((config.destination, config.discovery.as_ref()), (Destination::List, Some(&by)));
         assert_eq!(config.pods_to_scrape(), Ok(&[][..]), "they are found later");
         let with = |more: &str| error(&format!(r#"{{"destination":"list","discovery":{{{more}}}}}"#));
@@ -315,11 +332,18 @@ mod tests {
         assert!(with(r#""interval_ms":5"#).contains("`discovery.interval_ms` is 5; use 100 to 60000"));
         assert!(
             with(r#""clusters":[]"#)
-                .contains("`discovery.clusters` is no setting; there are cluster, interval_ms")
+                .contains("`discovery.clusters` is no setting; there are cluster, pods_of, interval_ms")
         );
         let both = error(r#"{"destination":"list","discovery":{},"pods":["1.2.3.4:5"]}"#);
         assert!(both.contains("`discovery` finds the pods, and `pods` lists them"));
         assert!(error(r#"{"discovery":{}}"#).contains("`destination` is \"headers\"; write \"list\""));
+        let named = Config::parse(br#"{"discovery":{"pods_of":"vllm"}}"#).unwrap();
+        assert_eq!(
+            (named.destination, named.discovery.and_then(|by| by.pods_of)),
+            (Destination::Headers, Some("vllm".into()))
+        );
+        assert!(with(r#""pods_of":"vllm""#).contains("leave `discovery.pods_of` out"));
+        assert!(error(r#"{"discovery":{"pods_of":""}}"#).contains("`discovery.pods_of` is empty"));
         assert!(error(r#"{"destination":"both"}"#).contains("use \"headers\" or \"list\""));
     }
 

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
-use warmpath::config::Config;
+use warmpath::config::{Config, Destination};
 use warmpath::discovery::Members;
 use warmpath::monitor::left_alone::LeftAlone;
+use warmpath::shared::clusters::ClusterSet;
 use warmpath::shared::pod_table::PodState;
 use warmpath::{MILLISECOND, Micros};
 
@@ -71,18 +72,18 @@ impl CollectorDriver {
     pub fn tick(&mut self, now: Micros) {
         let timeout = Duration::from_micros(self.config.scrape.timeout.0);
         if let Some(discovery) = &mut self.discovery {
-            discovery.tick(now);
+            discovery.tick(self.collector.doubts(), now);
         }
         for due in self.collector.due(&Host, now) {
             let through = match &self.discovery {
-                None => &self.config.scrape.cluster,
-                Some(discovery) => match discovery.cluster_of(&due.address, now) {
-                    Some(cluster) => cluster,
-                    None => {
-                        self.collector.done(&due, None, now);
-                        continue;
-                    }
-                },
+                Some(discovery) if self.config.destination == Destination::List => {
+                    discovery.cluster_of(&due.address)
+                }
+                _ => Some(self.config.scrape.cluster.as_str()),
+            };
+            let Some(through) = through else {
+                self.collector.done(&due, None, now);
+                continue;
             };
             let scrape = &self.config.scrape;
             let address = scrape.port.map_or_else(|| due.address.clone(), |port| at_port(&due.address, port));
@@ -115,12 +116,13 @@ impl CollectorDriver {
         if let Some(discovery) = &mut self.discovery
             && discovery.answered(call, headers, body_size, began)
         {
-            let members = discovery.members();
+            let (members, looked_at) = (discovery.members(), discovery.looked_at());
             if self.members.as_ref() != Some(&members) {
                 self.collector.set_members(&members, began);
                 self.members = Some(members);
                 self.publish(began);
             }
+            self.collector.looked_at(looked_at);
             return;
         }
         let Some((due, sent_at)) = self.under_way.answered(call) else { return };
@@ -197,9 +199,11 @@ impl CollectorDriver {
             let table = self.collector.table();
             left_alone_log::print(&self.left_alone.see(table, &ledger), table.live().count());
             self.metrics.pods.set(table.live().count() as u64);
-            self.metrics
-                .ready_pods
-                .set(table.live().filter(|(_, pod)| pod.state == PodState::Ready).count() as u64);
+            // One that drains, loads its model or has left its cluster is not ready to serve, whatever its page says.
+            let ready = table
+                .live()
+                .filter(|(_, pod)| pod.state == PodState::Ready && pod.candidate_of != ClusterSet::NONE);
+            self.metrics.ready_pods.set(ready.count() as u64);
         }
     }
 }

@@ -18,6 +18,11 @@ use crate::log_batch::REPEAT_AFTER;
 const LONGEST_PAGE: usize = 4 << 20;
 /// How long Envoy may take for a page.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a cluster may go on with its former settings: Envoy waits for the endpoints of a cluster whose settings have
+/// changed, 15 seconds by default.
+const SETTLES_IN: Micros = Micros::from_seconds(20);
+/// Time between two looks when there is something new to ask.
+const SOON: Micros = Micros::from_millis(100);
 
 /// The clusters that the requests of one VM go to and that are not known yet.
 #[derive(Debug)]
@@ -65,7 +70,14 @@ pub struct DiscoveryDriver {
     discovery: Discovery,
     under_way: Calls<Query>,
     asked_at: Micros,
+    /// When the question was asked that was last answered as a whole.
+    looked_at: Micros,
+    /// Of the questions under way one has failed.
+    failed: bool,
     failure_logged_at: Micros,
+    /// Since when a cluster has not sent where it is told, until that was logged.
+    unsteered_since: Option<Micros>,
+    unsteered_logged: bool,
 }
 
 impl DiscoveryDriver {
@@ -74,20 +86,29 @@ impl DiscoveryDriver {
         let by = config.discovery.clone()?;
         let keys = Keys::of(&config.pool, config.index.log_segments);
         Some(DiscoveryDriver {
+            discovery: Discovery::new(&keys, by.pods_of.as_deref(), table, now),
             by,
-            discovery: Discovery::new(&keys, table, now),
             under_way: Calls::default(),
             asked_at: Micros::ZERO,
+            looked_at: Micros::ZERO,
+            failed: false,
             failure_logged_at: Micros::ZERO,
+            unsteered_since: None,
+            unsteered_logged: false,
         })
     }
 
-    /// Asks for what is wanted, when it is time.
-    pub fn tick(&mut self, now: Micros) {
-        if now.since(self.asked_at) < self.by.interval || !self.under_way.is_empty() {
+    /// Asks for what is wanted, when it is time; sooner if whoever collects has `doubts` about its pages.
+    pub fn tick(&mut self, doubts: bool, now: Micros) {
+        let since = now.since(self.asked_at);
+        let due =
+            since >= self.by.interval || (since >= SOON && (doubts || self.discovery.has_questions(&Host)));
+        if !due || !self.under_way.is_empty() {
             return;
         }
         self.asked_at = now;
+        self.failed = false;
+        self.log_unsteered(now);
         for query in self.discovery.queries(&Host) {
             match host::fetch_admin(&self.by.cluster, &query.path, TIMEOUT) {
                 Some(call) => {
@@ -115,7 +136,15 @@ impl DiscoveryDriver {
                 }
             }
         }
+        if self.under_way.is_empty() && !self.failed {
+            self.looked_at = self.asked_at;
+        }
         true
+    }
+
+    /// When the question was asked that was last answered as a whole.
+    pub fn looked_at(&self) -> Micros {
+        self.looked_at
     }
 
     /// The pods as they are known now.
@@ -124,11 +153,29 @@ impl DiscoveryDriver {
     }
 
     /// The cluster through which a pod can be scraped; `None` while no cluster is sure to reach it.
-    pub fn cluster_of(&self, address: &str, now: Micros) -> Option<&str> {
-        self.discovery.cluster_of(address, now)
+    pub fn cluster_of(&self, address: &str) -> Option<&str> {
+        self.discovery.cluster_of(address)
+    }
+
+    /// Says once that a cluster does not send where it is told, if that lasts longer than a change of its settings.
+    fn log_unsteered(&mut self, now: Micros) {
+        let Some(name) = self.discovery.unsteered().next() else {
+            self.unsteered_since = None;
+            return;
+        };
+        let since = *self.unsteered_since.get_or_insert(now);
+        if !self.unsteered_logged && now.since(since) >= SETTLES_IN {
+            self.unsteered_logged = true;
+            log::warn!(
+                "warmpath: cluster {name} does not send where {} says, so picks have no effect and its pods' load is not \
+                 read; give it the load balancing policy `override_host` with that header",
+                host::DESTINATION
+            );
+        }
     }
 
     fn failed(&mut self, why: &str, now: Micros) {
+        self.failed = true;
         // Envoy's admin interface answers a moment after Envoy's start.
         if self.failure_logged_at == Micros::ZERO
             || now.since(self.failure_logged_at) >= REPEAT_AFTER.max(10 * SECOND)

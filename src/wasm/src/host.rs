@@ -21,7 +21,7 @@ pub use crate::stream_property::set as set_property;
 use proxy_wasm::hostcalls;
 
 /// The header with the list of pods that a cluster with `override_host` reads.
-pub const DESTINATION: &str = "x-warmpath-destination";
+pub use warmpath::discovery::config_dump::DESTINATION;
 
 /// Envoy's shared data: keyed by the plugins' `vm_id`, under one mutex for all.
 #[derive(Clone, Copy, Debug, Default)]

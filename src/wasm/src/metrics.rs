@@ -130,7 +130,7 @@ metrics! {
     /// What a collector counts.
     CollectorMetrics {
         pods: gauge "pods", "Pods of the pool.";
-        ready_pods: gauge "ready_pods", "Pods whose last scrape brought their load.";
+        ready_pods: gauge "ready_pods", "Pods that requests may go to and whose last scrape brought their load.";
         in_flight: gauge "in_flight", "Requests that were sent to pods and have not ended.";
         waiting: gauge "waiting", "Requests in flight that wait for their first token.";
         outstanding_tokens: gauge "outstanding_tokens", "Prompt tokens that waiting requests have still to compute, as estimated.";
@@ -138,7 +138,7 @@ metrics! {
         unreachable: counter "scrapes_total" { result = "unreachable" }, "Scrapes without a whole response: refused, cut off, or too slow.";
         unreadable: counter "scrapes_total" { result = "unreadable" }, "Scrapes whose response was not vLLM's metrics.";
         unsent: counter "scrapes_total" { result = "unsent" }, "Scrapes that Envoy did not send: it has no cluster of the name in `scrape.cluster`.";
-        misrouted: counter "scrapes_total" { result = "misrouted" }, "Scrapes that another pod answered, because the pod has just left its cluster; they do not count.";
+        misrouted: counter "scrapes_total" { result = "misrouted" }, "Scrapes that tell another process than the pod's, until Envoy's clusters show that it is the pod's own; they do not count.";
         takeovers: counter "collector_takeovers_total", "Times that a router took over from a collector that gave no sign of life.";
         contended_reconcile: counter "contended_total" { during = "reconcile" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         leaked_requests: counter "leaked_requests_total", "Requests that the ledger counted and no pod had; they were taken out of it.";

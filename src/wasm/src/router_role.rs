@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use warmpath::Micros;
-use warmpath::config::Config;
+use warmpath::config::{Config, Destination};
 use warmpath::shared::lease::{self, Holder};
 use warmpath::shared::membership::{NotAnnounced, PodList, announce};
 use warmpath::shared::store::Keys;
@@ -85,8 +85,8 @@ impl RouterRole {
                 && (self.config.pods.is_some() || self.config.discovery.is_some())
                 && lease::take(&self.keys.lease, self.holder, &mut Host, now) =>
             {
-                // Where pods are discovered, there is no other collector unless one is configured.
-                if self.config.discovery.is_none() {
+                // With a list of destinations there is no other collector, unless one is configured.
+                if self.config.destination == Destination::Headers {
                     log::warn!(
                         "warmpath: the collector of pool {} gives no sign of life, this VM collects",
                         self.config.pool

@@ -78,7 +78,7 @@ pub struct Worker {
     /// The settings of the request at hand.
     settings: Arc<PoolSettings>,
     destination: Destination,
-    /// Present when pods are discovered.
+    /// Present when the candidates of a request are the hosts of its cluster.
     unknown: Option<UnknownClusters>,
     said_names_stay: bool,
     observations: Observations,
@@ -108,7 +108,8 @@ impl Worker {
             in_force: SettingsInForce::new(config, &keys, Arc::clone(&settings), &metrics),
             settings,
             destination: config.destination,
-            unknown: config.discovery.is_some().then(|| UnknownClusters::new(&keys)),
+            unknown: (config.destination == Destination::List && config.discovery.is_some())
+                .then(|| UnknownClusters::new(&keys)),
             said_names_stay: false,
             observations: Observations::new(&config.pool, &keys.models),
             watch: DecisionWatch::default(),

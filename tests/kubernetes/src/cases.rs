@@ -40,6 +40,15 @@ pub struct Case {
     pub run: Run,
 }
 
+/// The cases that `--ci` leaves out, and why.
+pub const NOT_IN_CI: &[(&str, &str)] = &[
+    ("conversation::a_burst_of_equal_prompts_spreads_as_least_request_does", "it compares times"),
+    (
+        "faults::two_hundred_requests_a_second_while_pods_are_replaced",
+        "it needs a machine that can send so many",
+    ),
+];
+
 /// Names functions of one module as cases.
 macro_rules! cases {
     ($($module:ident on $ground:ident: $($name:ident),+ $(,)?;)+) => {

@@ -2,6 +2,7 @@
 //! and a Service `vllm` whose endpoints the test writes.
 
 use serde_json::{Value, json};
+use warmpath_tests::repository;
 
 use crate::sandbox::address;
 
@@ -24,13 +25,14 @@ pub fn gateway_class() -> Value {
     })
 }
 
-/// Two workers, and Wasm's log lines; `more` is added to the spec.
+/// Two workers, and what the printed EnvoyProxy asks for; `more` is added to the spec.
 pub fn envoy_proxy(more: Value) -> Value {
-    let mut spec = json!({
-        "concurrency": 2,
-        "logging": {"level": {"default": "warn", "wasm": "info"}},
-        "shutdown": {"drainTimeout": "900s"},
-    });
+    let file = repository().join("manifests/attach/reference.yaml");
+    let printed = std::fs::read_to_string(file).unwrap();
+    let printed = printed.split("---\n").find(|object| object.contains("kind: EnvoyProxy\n")).unwrap();
+    let printed: Value = serde_saphyr::from_str(printed).unwrap();
+    let mut spec = json!({"concurrency": 2});
+    merge(&mut spec, printed["spec"].clone());
     merge(&mut spec, more);
     json!({"metadata": {"name": "eg", "namespace": "default"}, "spec": spec})
 }

@@ -119,6 +119,20 @@ impl World {
         }
         self.envoy().knows(POOL, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
         self.is_routed().await;
+        self.is_seen().await;
+    }
+
+    /// Waits until Warmpath has read the load of every pod that lives, as it is now: the first page of a new process at an
+    /// address counts when a second one tells the same.
+    pub async fn is_seen(&self) {
+        for pod in self.pods.values() {
+            pod.scraped(3).await;
+        }
+        let pods = self.pods.len() as f64;
+        until("every pod is ready to Warmpath", async || {
+            (self.envoy().metric("warmpath_ready_pods").await == Some(pods)).then_some(())
+        })
+        .await;
     }
 
     /// Takes away what a case has left, and writes what every case begins with.

@@ -54,7 +54,7 @@ fn the_patches_come_first() {
 #[test]
 fn every_flag_reaches_the_policies() {
     let image = "--module-image=registry.example.com/warmpath:0.2";
-    let cases: [(&[&str], &[&str], &str); 18] = [
+    let cases: [(&[&str], &[&str], &str); 22] = [
         (&["--gateway"], &["--gateway=front"], "kind: Gateway, name: front }"),
         (&["--gateway"], &["--gateway=front"], "name: default/front/llm-gw\n"),
         (&["--listener"], &["--listener=web"], "name: default/qwen-inference-gateway/web\n"),
@@ -73,6 +73,10 @@ fn every_flag_reaches_the_policies() {
         (&[], &["--request-timeout=1h"], "requestTimeout: 1h"),
         (&[], &["--drain-time=5m"], "drainTimeout: 5m"),
         (&[], &["--merged-class=shared"], "kind: GatewayClass, name: shared }"),
+        (&[], &["--collector=singleton"], r#""root_id": "collector""#),
+        (&[], &["--collector=singleton"], "mountPath: /warmpath"),
+        (&[], &["--collector=singleton", "--answer-filter"], "name: httproute/default/qwen-backend/rule/0\n"),
+        (&[], &["--collector=singleton", "--answer-filter"], r#""root_id": "answer""#),
     ];
     let plain = manifests(&REFERENCE).out;
     for (without, more, line) in cases {
@@ -98,7 +102,7 @@ fn an_envoy_gateway_that_cannot_merge_gets_no_field_that_it_does_not_know() {
 
 #[test]
 fn a_wrong_flag_is_named_with_its_remedy() {
-    let cases: [(&[&str], &[&str], &str, &str); 17] = [
+    let cases: [(&[&str], &[&str], &str, &str); 20] = [
         (&["--gateway"], &["--gateway=Front"], "--gateway", "small letters"),
         (&["--gateway"], &[], "--gateway", "required"),
         (&["--route"], &[], "--route", "--selector"),
@@ -116,6 +120,14 @@ fn a_wrong_flag_is_named_with_its_remedy() {
         (&[], &["--envoy-gateway=1.5"], "--envoy-gateway", "1.6 to 1.10"),
         (&[], &["--drain-time=5"], "--drain-time", "15m"),
         (&[], &["--strategy=FASTEST"], "--strategy", "PREFIX_CACHE"),
+        (&[], &["--collector=nobody"], "--collector", "singleton"),
+        (&[], &["--answer-filter"], "--answer-filter", "--collector singleton"),
+        (
+            &["--route"],
+            &["--selector=a=b", "--collector=singleton", "--answer-filter"],
+            "--answer-filter",
+            "--route",
+        ),
     ];
     for (without, more, named, remedy) in cases {
         let said = reference(without, more);

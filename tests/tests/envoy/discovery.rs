@@ -185,6 +185,34 @@ async fn pods_of_the_routes_cluster_are_found_and_a_conversation_stays_where_it_
 }
 
 #[tokio::test]
+async fn the_hosts_of_a_dns_cluster_are_the_pods_of_a_composite_one() {
+    let pods = TestPod::several(3).await;
+    let names: Vec<String> = pods.iter().map(|pod| pod.address().replace("127.0.0.1", "localhost")).collect();
+    let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let envoy = Envoy::at(names)
+        .flag("--discover", "vllm")
+        .flag("--admin-port", &admin.to_string())
+        .concurrency(2)
+        .log_level("info")
+        .start()
+        .await;
+    // No request is needed: the collector asks for the cluster that the configuration names.
+    envoy.sees_ready(3).await;
+    let hits = "wasmcustom.warmpath_prefix_hits_total.pool=default;";
+    let home = chat(1).send(envoy.routed).await.pod().to_owned();
+    let before = envoy.stat(hits).await;
+    for _ in 0..6 {
+        assert_eq!(chat(1).send(envoy.routed).await.pod(), home);
+    }
+    assert_eq!(envoy.stat(hits).await, before + 6);
+    let at = pods.iter().position(|pod| pod.address() == home).unwrap();
+    let headers = pods[at].received().last().unwrap().headers.clone();
+    assert_eq!(headers["x-warmpath-destination-0"], home.as_str());
+    // The singleton collects, and no router takes over from it.
+    assert_eq!(envoy.stat("wasmcustom.warmpath_collector_takeovers_total.pool=default;").await, 0);
+}
+
+#[tokio::test]
 async fn one_root_context_asks_for_all_threads() {
     let pods = TestPod::several(2).await;
     let endpoints = Endpoints::of(&[(&pods[0], "HEALTHY"), (&pods[1], "HEALTHY")]);

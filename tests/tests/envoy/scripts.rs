@@ -27,6 +27,8 @@ fn every_flag_reaches_the_configuration() {
         ("--listen=0.0.0.0", "{ address: 0.0.0.0, port_value: 8081 }"),
         ("--listen=::", r#"{ address: "::", port_value: 8080 }"#),
         ("--pool=qwen", r#""pool": "qwen","#),
+        ("--discover=vllm", r#""discovery": { "cluster": "warmpath-discovery", "pods_of": "vllm" },"#),
+        ("--discover=vllm", "- name: vllm\n      type: STRICT_DNS"),
         ("--strategy=LOAD_ONLY", r#""strategy": "LOAD_ONLY","#),
         ("--strategy=DEFAULT", r#""strategy": "DEFAULT","#),
         ("--fail-closed", r#""fail_open": false,"#),
@@ -60,6 +62,9 @@ fn every_flag_reaches_the_configuration() {
 fn a_wrong_flag_is_named_with_its_remedy() {
     let cases = [
         ("--pods=vllm-0:8000", "--pods", "getent hosts vllm-0"),
+        ("--pods=vllm-0:8000", "--pods", "--discover"),
+        ("--discover=warmpath-scrape", "--discover", "another cluster"),
+        ("--discover=a b", "--discover", "letters"),
         ("--pods=10.0.0.4", "--pods", "10.0.0.4:8000"),
         ("--pods=10.0.0.4:70000", "--pods", "1 to 65535"),
         ("--pods=10.0.0.4:0", "--pods", "1 to 65535"),
@@ -101,9 +106,17 @@ fn help_shows_every_flag_and_how_func_e_uses_it() {
     let help = config(&["--help"]);
     assert_eq!(help.code, 0);
     assert!(help.out.contains("func-e run -c <(scripts/envoy-config --json "), "{}", help.out);
-    for flag in
-        ["--pods", "--port", "--plain-port", "--admin-port", "--pool", "--strategy", "--wasm", "--listen"]
-    {
+    for flag in [
+        "--pods",
+        "--discover",
+        "--port",
+        "--plain-port",
+        "--admin-port",
+        "--pool",
+        "--strategy",
+        "--wasm",
+        "--listen",
+    ] {
         assert!(help.out.contains(flag), "{flag}");
     }
 }
@@ -112,6 +125,7 @@ fn help_shows_every_flag_and_how_func_e_uses_it() {
 fn envoy_itself_accepts_what_envoy_config_prints() {
     for flags in [
         &["--pods=10.0.0.4:8000,[fd00::5]:8001"][..],
+        &["--pods=vllm.example.com:8000", "--discover=vllm"],
         &["--fail-closed", "--strategy=LOAD_ONLY", "--listen=::"],
     ] {
         let wasm = format!("--wasm={}", warmpath_tests::target().join("warmpath.wasm").display());

@@ -1,7 +1,9 @@
 use super::*;
 use crate::account::ledger::Ledger;
 use crate::account::pod_health::Observed;
+use crate::discovery::Member;
 use crate::scrape::leaks::RECONCILE_AFTER;
+use crate::shared::clusters::Cluster;
 use crate::shared::membership::{PodList, announce};
 use crate::shared::store::Map;
 
@@ -253,4 +255,113 @@ fn leaked_requests_take_what_they_wait_for_with_them() {
     }
     let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().account(Slot(0));
     assert_eq!((entry.in_flight, entry.waiting, entry.outstanding), (6, 0, 0));
+}
+
+/// A collector for the pods of a cluster with these hosts, each with a page of its own: the start of its process.
+struct Discovered {
+    collector: Collector,
+    shared: Map,
+}
+
+impl Discovered {
+    fn of(hosts: &[&str]) -> Discovered {
+        let config = Config::parse(br#"{"destination":"list","discovery":{}}"#).unwrap();
+        let shared = Map::default();
+        let collector = Collector::new(&config, &shared, 7, Micros::ZERO);
+        let mut discovered = Discovered { collector, shared };
+        discovered.look(hosts, Micros::ZERO);
+        discovered
+    }
+
+    /// Envoy's clusters are looked at, and these are the hosts.
+    fn look(&mut self, hosts: &[&str], now: Micros) {
+        let pods = hosts
+            .iter()
+            .map(|address| Member { address: (*address).to_owned(), candidate_of: ClusterSet::nth(0) });
+        let clusters = vec![Cluster { name: "a".into(), steered: true }];
+        self.collector.set_members(&Members { clusters, pods: pods.collect() }, now);
+        self.collector.looked_at(now);
+    }
+
+    /// Scrapes all pods at `now`; the pod in each slot answers with the start that is given for it.
+    fn scrape(&mut self, started: &[f64], now: Micros) {
+        for due in self.collector.due(&self.shared, now) {
+            let page = page(0, 0, started[usize::from(due.slot)]);
+            self.collector.take(&due, &page, &mut self.shared, now);
+            self.collector.done(&due, None, now);
+        }
+    }
+
+    fn ids(&self) -> Vec<u32> {
+        self.collector.table().pods.iter().map(|pod| pod.id).collect()
+    }
+}
+
+#[test]
+fn a_page_of_another_process_counts_once_the_clusters_were_looked_at_and_it_is_told_again() {
+    let hosts = ["10.0.0.1:8000", "10.0.0.2:8000"];
+    let mut pods = Discovered::of(&hosts);
+    pods.scrape(&[100.0, 200.0], Micros::ZERO);
+    let ids = pods.ids();
+    // The cluster may be another one by now.
+    pods.scrape(&[100.0, 300.0], 2 * SECOND);
+    assert_eq!((pods.ids(), pods.collector.misrouted(), pods.collector.doubts()), (ids.clone(), 1, true));
+    pods.scrape(&[100.0, 300.0], 4 * SECOND);
+    assert_eq!((pods.ids(), pods.collector.misrouted()), (ids.clone(), 2), "nobody has looked yet");
+    pods.look(&hosts, 5 * SECOND);
+    assert!(!pods.collector.doubts());
+    pods.scrape(&[100.0, 300.0], 6 * SECOND);
+    assert_eq!(pods.collector.misrouted(), 2);
+    assert!(pods.ids()[0] == ids[0] && pods.ids()[1] != ids[1], "it has restarted");
+}
+
+#[test]
+fn pages_of_many_other_processes_are_nobodys() {
+    let hosts = ["10.0.0.1:8000"];
+    let mut pods = Discovered::of(&hosts);
+    pods.scrape(&[100.0], Micros::ZERO);
+    let ids = pods.ids();
+    for turn in 1..20u64 {
+        pods.scrape(&[if turn % 2 == 0 { 300.0 } else { 400.0 }], turn * 2 * SECOND);
+        pods.look(&hosts, turn * 2 * SECOND + SECOND);
+    }
+    assert_eq!((pods.ids(), pods.collector.misrouted()), (ids.clone(), 19));
+    pods.scrape(&[100.4], 60 * SECOND);
+    assert!(!pods.collector.doubts(), "its own page again");
+    assert_eq!(pods.ids(), ids);
+}
+
+#[test]
+fn many_pages_of_another_process_count_though_nobody_looks_at_the_clusters() {
+    let mut pods = Discovered::of(&["10.0.0.1:8000"]);
+    pods.scrape(&[100.0], Micros::ZERO);
+    let ids = pods.ids();
+    for turn in 1..=u64::from(MOST_PAGES_OF_ANOTHER) {
+        pods.scrape(&[300.0], turn * 2 * SECOND);
+    }
+    assert_eq!(pods.ids(), ids);
+    pods.scrape(&[300.0], 200 * SECOND);
+    assert_ne!(pods.ids(), ids);
+}
+
+#[test]
+fn a_pod_that_gets_no_requests_is_scraped_once_a_second_and_at_once_when_it_gets_some() {
+    let mut pods = Discovered::of(&["10.0.0.1:8000"]);
+    let mut members = Members {
+        clusters: vec![Cluster { name: "a".into(), steered: true }],
+        pods: vec![Member { address: "10.0.0.1:8000".into(), candidate_of: ClusterSet::NONE }],
+    };
+    pods.collector.set_members(&members, Micros::ZERO);
+    let mut scrapes = 0;
+    for tick in 0..100u64 {
+        // There is traffic, so that a pod that gets requests is scraped ten times a second.
+        pods.collector.schedule.note_traffic(tick, tick * 100 * crate::MILLISECOND);
+        let due = pods.collector.due(&pods.shared, tick * 100 * crate::MILLISECOND);
+        scrapes += due.len();
+        due.iter().for_each(|due| pods.collector.done(due, None, tick * 100 * crate::MILLISECOND));
+    }
+    assert!((8..=12).contains(&scrapes), "{scrapes} scrapes in ten seconds");
+    members.pods[0].candidate_of = ClusterSet::nth(0);
+    pods.collector.set_members(&members, 10 * SECOND);
+    assert_eq!(pods.collector.due(&pods.shared, 10 * SECOND).len(), 1);
 }

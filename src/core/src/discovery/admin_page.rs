@@ -171,7 +171,7 @@ fn socket_address(scanner: &mut Scanner<'_>) -> JsonResult<Option<SocketAddr>> {
 }
 
 /// A text; names of clusters and words of Envoy need no escapes.
-fn text<'a>(scanner: &mut Scanner<'a>) -> JsonResult<Cow<'a, str>> {
+pub(super) fn text<'a>(scanner: &mut Scanner<'a>) -> JsonResult<Cow<'a, str>> {
     scanner.kind()?;
     Ok(match scanner.string()? {
         Cow::Borrowed(text) => String::from_utf8_lossy(text),

@@ -151,12 +151,22 @@ impl Schedule {
         Micros((pages.least / share) as u64).min(LONGEST_FOR_POD)
     }
 
-    /// A scrape has ended, and the thread took `cost` for its page; the pod is due again an interval later.
-    pub fn done(&mut self, slot: Slot, cost: Option<Micros>, config: &Scrape, now: Micros) {
+    /// A pod that waits for its time is due at once.
+    pub fn hasten(&mut self, slot: Slot, now: Micros) {
+        if let Some(state) = self.states.get_mut(usize::from(slot))
+            && let ScrapeState::Due(at) = state
+        {
+            *at = now.min(*at);
+        }
+    }
+
+    /// A scrape has ended, and the thread took `cost` for its page; the pod is due again an interval later, and no sooner than
+    /// after `least`.
+    pub fn done(&mut self, slot: Slot, cost: Option<Micros>, config: &Scrape, least: Micros, now: Micros) {
         if let Some(cost) = cost {
             self.page_cost += (cost.min(LONGEST_SAMPLE).0 as f64 - self.page_cost) * COST_GAIN;
         }
-        let interval = self.interval(config, now).max(self.affordable_for_pod(slot));
+        let interval = self.interval(config, now).max(self.affordable_for_pod(slot)).max(least);
         // An eighth either way.
         let jitter = Micros(self.random.below((interval / 4).0));
         self.set(slot, ScrapeState::Due(now + interval - interval / 8 + jitter));
@@ -189,7 +199,7 @@ mod tests {
         schedule.note_traffic(1, Micros::ZERO);
         assert_eq!(schedule.take_due(Micros::ZERO), [Slot(0)]);
         assert!(schedule.take_due(SECOND).is_empty(), "not while it is under way");
-        schedule.done(Slot(0), Some(Micros(50)), &config, Micros::ZERO);
+        schedule.done(Slot(0), Some(Micros(50)), &config, Micros::ZERO, Micros::ZERO);
         assert!(schedule.take_due(87 * MILLISECOND).is_empty());
         assert_eq!(schedule.take_due(113 * MILLISECOND), [Slot(0)]);
     }
@@ -202,10 +212,24 @@ mod tests {
         assert_eq!(schedule.interval(&config, SECOND), 100 * MILLISECOND);
         assert_eq!(schedule.interval(&config, 4 * SECOND), SECOND);
         schedule.take_due(4 * SECOND);
-        schedule.done(Slot(0), None, &config, 4 * SECOND);
+        schedule.done(Slot(0), None, &config, Micros::ZERO, 4 * SECOND);
         assert!(schedule.take_due(4 * SECOND + 500 * MILLISECOND).is_empty());
         schedule.note_traffic(2, 4 * SECOND + 500 * MILLISECOND);
         assert_eq!(schedule.take_due(4 * SECOND + 500 * MILLISECOND), [Slot(0)]);
+    }
+
+    #[test]
+    fn a_pod_that_gets_no_requests_is_scraped_seldom_until_it_is_hastened() {
+        let (mut schedule, config) = (Schedule::new(3), config());
+        schedule.add(Slot(0), Micros::ZERO);
+        schedule.note_traffic(1, Micros::ZERO);
+        schedule.take_due(Micros::ZERO);
+        schedule.hasten(Slot(0), Micros::ZERO);
+        assert!(schedule.take_due(SECOND).is_empty(), "not while it is under way");
+        schedule.done(Slot(0), None, &config, SECOND, Micros::ZERO);
+        assert!(schedule.take_due(800 * MILLISECOND).is_empty());
+        schedule.hasten(Slot(0), 800 * MILLISECOND);
+        assert_eq!(schedule.take_due(800 * MILLISECOND), [Slot(0)]);
     }
 
     #[test]
@@ -223,13 +247,13 @@ mod tests {
         let (mut schedule, config) = (Schedule::new(3), config());
         (0..100).for_each(|slot| schedule.add(Slot(slot), Micros::ZERO));
         schedule.note_traffic(1, Micros::ZERO);
-        schedule.done(Slot(0), Some(SECOND), &config, Micros::ZERO);
+        schedule.done(Slot(0), Some(SECOND), &config, Micros::ZERO, Micros::ZERO);
         assert!(
             schedule.interval(&config, Micros::ZERO) < 2 * SECOND,
             "{:?}",
             schedule.interval(&config, Micros::ZERO)
         );
-        (0..500).for_each(|_| schedule.done(Slot(0), Some(SECOND), &config, Micros::ZERO));
+        (0..500).for_each(|_| schedule.done(Slot(0), Some(SECOND), &config, Micros::ZERO, Micros::ZERO));
         assert_eq!(schedule.interval(&config, Micros::ZERO), LONGEST_INTERVAL);
         let slow = Scrape { interval: 2 * SECOND, ..config.clone() };
         (100..1000).for_each(|slot| schedule.add(Slot(slot), Micros::ZERO));
@@ -247,7 +271,7 @@ mod tests {
             schedule.note_page(Slot(slot), 900 * MILLISECOND, false);
         }
         let due_after = |schedule: &mut Schedule, slot, millis: u64| {
-            schedule.done(Slot(slot), None, &config, Micros::ZERO);
+            schedule.done(Slot(slot), None, &config, Micros::ZERO, Micros::ZERO);
             schedule.take_due(millis * MILLISECOND).contains(&Slot(slot))
         };
         assert_eq!([2600, 3500].map(|millis| due_after(&mut schedule, 0, millis)), [false, true]);

@@ -1,14 +1,12 @@
 //! Clusters as sets of candidates: each has a place in the pod table, and each pod knows the places of those that may send to it.
 
-use crate::Micros;
-
 /// A cluster of Envoy whose hosts are pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
     /// Its name in Envoy.
     pub name: String,
-    /// From when on it surely sends to the pod that is named, so that pods can be scraped through it.
-    pub settled_at: Micros,
+    /// Whether it surely sends to the pod that is named, so that pods can be scraped through it.
+    pub steered: bool,
 }
 
 /// A set of clusters, by place; at most 128.

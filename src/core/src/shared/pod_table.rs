@@ -7,7 +7,7 @@ use crate::shared::wanted;
 use crate::{Micros, Slot};
 
 /// Marks a table, and the version of its format.
-const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT4");
+const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT5");
 
 /// Most pods in a pool. Every decision copies the ledger, which has an account per pod, so a larger fleet needs several
 /// pools.
@@ -191,7 +191,7 @@ impl PodTable {
         for cluster in &self.clusters {
             out.extend_from_slice(&(cluster.name.len() as u16).to_le_bytes());
             out.extend_from_slice(cluster.name.as_bytes());
-            out.extend_from_slice(&cluster.settled_at.0.to_le_bytes());
+            out.push(u8::from(cluster.steered));
         }
         out
     }
@@ -223,7 +223,7 @@ impl PodTable {
 fn decode_cluster(from: &mut Reader<'_>) -> Result<Cluster, CodecError> {
     let length = usize::from(from.u16()?);
     let name = std::str::from_utf8(from.bytes(length)?).map_err(|_| CodecError::Range)?.to_owned();
-    Ok(Cluster { name, settled_at: Micros(from.u64()?) })
+    Ok(Cluster { name, steered: from.u8()? != 0 })
 }
 
 fn decode_pod(from: &mut Reader<'_>) -> Result<Pod, CodecError> {
@@ -293,7 +293,7 @@ mod tests {
     proptest! {
         #[test]
         fn tables_round_trip_and_truncations_are_errors(published_at: u64, generation: u64, last_id: u32, pods in prop::collection::vec(pods(), 0..6), names in prop::collection::vec("[a-z/]{0,20}", 0..3)) {
-            let clusters = names.into_iter().map(|name| Cluster { name, settled_at: Micros(published_at) }).collect();
+            let clusters = names.into_iter().map(|name| Cluster { name, steered: published_at % 2 == 0 }).collect();
             let table = PodTable { published_at: Micros(published_at), generation, last_id, pods, clusters };
             let bytes = table.encode();
             prop_assert_eq!(PodTable::decode(&bytes), Ok(table));

@@ -1,6 +1,6 @@
 //! Which clusters requests go to: noted by the routers, asked for by whoever discovers.
 
-use crate::shared::store::{Contended, SharedData, compare_and_swap};
+use crate::shared::store::{Contended, NEVER_WRITTEN, SharedData, compare_and_swap};
 
 /// Marks the names of wanted clusters, and the version of their format.
 const WANTED_MARK: &str = "WPW1";
@@ -59,9 +59,11 @@ pub fn forget(key: &str, name: &str, shared: &mut impl SharedData) {
     });
 }
 
-/// The names that are wanted.
-pub fn read(key: &str, shared: &impl SharedData) -> Vec<String> {
-    decode(shared.get(key).map(|(bytes, _)| bytes))
+/// The names that are wanted, and the version of their list.
+pub fn read(key: &str, shared: &impl SharedData) -> (Vec<String>, u32) {
+    let (bytes, version) =
+        shared.get(key).map_or((None, NEVER_WRITTEN), |(bytes, version)| (Some(bytes), version));
+    (decode(bytes), version)
 }
 
 fn is_fit(name: &str) -> bool {
@@ -88,13 +90,13 @@ mod tests {
     #[test]
     fn names_are_noted_once_and_forgotten() {
         let mut shared = Map::default();
-        assert_eq!(read("w", &shared), [""; 0]);
+        assert_eq!(read("w", &shared).0, [""; 0]);
         assert_eq!(note("w", b"httproute/default/chat/rule/0", &mut shared), Ok(()));
         assert_eq!(note("w", b"httproute/default/chat/rule/0", &mut shared), Err(NotNoted::Already));
         assert_eq!(note("w", b"outbound|8000||vllm", &mut shared), Ok(()));
-        assert_eq!(read("w", &shared), ["httproute/default/chat/rule/0", "outbound|8000||vllm"]);
+        assert_eq!(read("w", &shared).0, ["httproute/default/chat/rule/0", "outbound|8000||vllm"]);
         forget("w", "httproute/default/chat/rule/0", &mut shared);
-        assert_eq!(read("w", &shared), ["outbound|8000||vllm"]);
+        assert_eq!(read("w", &shared).0, ["outbound|8000||vllm"]);
     }
 
     #[test]
@@ -107,7 +109,7 @@ mod tests {
             assert_eq!(note("w", nth.to_string().as_bytes(), &mut shared), Ok(()));
         }
         assert_eq!(note("w", b"one more", &mut shared), Err(NotNoted::Full));
-        assert_eq!(read("w", &shared).len(), MOST);
+        assert_eq!(read("w", &shared).0.len(), MOST);
     }
 
     #[test]
@@ -115,9 +117,9 @@ mod tests {
         for bytes in [&b"\xff"[..], b"WPW1", b"WPW0\na", b"a\nb"] {
             let mut shared = Map::default();
             shared.set("w", bytes, None).unwrap();
-            assert_eq!(read("w", &shared), [""; 0]);
+            assert_eq!(read("w", &shared).0, [""; 0]);
             assert_eq!(note("w", b"a", &mut shared), Ok(()));
-            assert_eq!(read("w", &shared), ["a"]);
+            assert_eq!(read("w", &shared).0, ["a"]);
         }
     }
 }

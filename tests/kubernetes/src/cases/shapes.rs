@@ -71,12 +71,17 @@ pub async fn a_rule_that_moves_takes_its_pool_along(world: &mut World) {
         traffic.lasts(std::time::Duration::from_secs(17)).await;
         let account = traffic.stop().await;
         whole(&account);
-        for sent in &account.sent {
+        // Envoy Gateway gives the name of a cluster to other pods, and tells Envoy of these before it tells of the routes. So
+        // for a moment requests meet the other pool, with Warmpath or without.
+        let strays = account.sent.iter().filter(|sent| {
             let pod = sent.pod.as_deref().unwrap();
-            assert!(
-                [at(11), at(12), at(13)].iter().any(|own| own == pod),
-                "{pod} of the other pool answered"
-            );
+            ![at(11), at(12), at(13)].iter().any(|own| own == pod)
+        });
+        let strays: Vec<_> = strays.map(|sent| sent.at).collect();
+        if let (Some(first), Some(last)) = (strays.first(), strays.last()) {
+            let took = *last - *first;
+            println!("{} requests met the other pool, in {took:?}", strays.len());
+            assert!(took < std::time::Duration::from_secs(1), "the other pool answered for {took:?}");
         }
         let mut warm = 0;
         for (number, home) in homes.iter().enumerate() {
