@@ -269,7 +269,6 @@ pub async fn a_thousand_pods(world: &mut World) {
         memory >> 20,
         before >> 20
     );
-    assert!(after_the_last < Duration::from_secs(5) && changed < Duration::from_secs(2));
     assert!(memory < 256 << 20, "{memory} bytes");
     cluster.delete_all(POD, "default", "role=distant").await;
     until("they are gone", async || (world.envoy().hosts(CLUSTER).await.len() == 3).then_some(())).await;
