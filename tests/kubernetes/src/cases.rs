@@ -67,7 +67,8 @@ pub fn all() -> Vec<Case> {
             the_printed_policies_are_accepted_and_the_check_says_so,
             a_client_names_no_pod,
             whole_bodies_reach_the_pod,
-            a_pod_that_is_dead_or_full_costs_nothing;
+            a_pod_that_is_dead_or_full_costs_nothing,
+            a_singleton_collects_and_a_broken_stream_is_answered_by_another_pod;
         conversation on Policies:
             the_second_round_goes_to_the_pod_of_the_first,
             twenty_conversations_stay_where_they_are,

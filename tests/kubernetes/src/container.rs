@@ -109,11 +109,15 @@ async fn config_files(ground: &Ground, identity: &Identity<'_>, volume: &Value, 
         .get(CONFIG_MAP, identity.namespace, name)
         .await
         .unwrap_or_else(|| panic!("there is no ConfigMap {name}"));
-    for (file, text) in map["data"].as_object().unwrap() {
-        let items = volume["configMap"]["items"].as_array();
-        if items.is_none_or(|items| items.iter().any(|item| item["key"] == file.as_str())) {
-            std::fs::write(folder.join(file), text.as_str().unwrap()).unwrap();
-        }
+    let items = volume["configMap"]["items"].as_array();
+    let wanted = |file: &str| items.is_none_or(|items| items.iter().any(|item| item["key"] == file));
+    for (file, text) in map["data"].as_object().into_iter().flatten().filter(|(file, _)| wanted(file)) {
+        std::fs::write(folder.join(file), text.as_str().unwrap()).unwrap();
+    }
+    for (file, bytes) in map["binaryData"].as_object().into_iter().flatten().filter(|(file, _)| wanted(file))
+    {
+        let bytes: k8s_openapi::ByteString = serde_json::from_value(bytes.clone()).unwrap();
+        std::fs::write(folder.join(file), bytes.0).unwrap();
     }
     folder
 }

@@ -1,8 +1,11 @@
 //! The attach as it is printed and applied.
 
-use warmpath_tests::{Answer, Request};
+use serde_json::{Value, json};
+use warmpath_tests::{Answer, Request, Stream, until};
 
-use crate::world::{World, at, plain, routed};
+use crate::api::{DEPLOYMENT, ENVOY_PROXY};
+use crate::objects::envoy_proxy;
+use crate::world::{OF_EG, World, at, plain, routed};
 
 pub async fn the_printed_policies_are_accepted_and_the_check_says_so(world: &mut World) {
     let checked = world.check();
@@ -46,7 +49,7 @@ pub async fn whole_bodies_reach_the_pod(world: &mut World) {
         let reply = request.send(routed()).await;
         assert_eq!(reply.status, 200);
         let pod = world.pods.values().find(|pod| pod.address() == reply.pod()).unwrap();
-        let body: serde_json::Value = serde_json::from_slice(&pod.received().pop().unwrap().body).unwrap();
+        let body: Value = serde_json::from_slice(&pod.received().pop().unwrap().body).unwrap();
         assert!(body["messages"][0]["content"] == prompt.as_str(), "the body changed on its way");
     }
     // Above the limit of the printed policies.
@@ -67,6 +70,55 @@ pub async fn a_pod_that_is_dead_or_full_costs_nothing(world: &mut World) {
         assert_eq!(reply.status, 200);
         assert_ne!(reply.pod(), home);
     }
+}
+
+pub async fn a_singleton_collects_and_a_broken_stream_is_answered_by_another_pod(world: &mut World) {
+    world.spoilt();
+    let printed = world.print(&world.module, &["--collector=singleton"]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    // Envoy would refuse the clusters as long as it has no file.
+    let both = ["--collector=singleton", "--answer-filter"];
+    let refused = world.print(&world.module, &both);
+    assert!(refused.code == 1 && refused.err.contains("--collector singleton alone"), "{}", refused.err);
+    // The command of the printed comment, and what the printed EnvoyProxy says, in that of the Gateway.
+    let module = world.ground.folder.join("module.wasm");
+    let done = world
+        .cluster()
+        .kubectl(&["create", "configmap", "warmpath-module", "--namespace=envoy-gateway-system"])
+        .args(["--dry-run=client", "--output=yaml"])
+        .arg(format!("--from-file=warmpath.wasm={}", module.display()))
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    world.cluster().pipe(&["apply", "--server-side"], &String::from_utf8(done.stdout).unwrap());
+    let proxy = printed.out.split("---\n").find(|object| object.contains("kind: EnvoyProxy\n")).unwrap();
+    let proxy: Value = serde_saphyr::from_str(proxy).unwrap();
+    world.cluster().replace(ENVOY_PROXY, &envoy_proxy(proxy["spec"].clone())).await;
+    until("Envoy's Deployment mounts the module", async || {
+        let deployments = world.cluster().list(DEPLOYMENT, "envoy-gateway-system", OF_EG).await;
+        deployments.first()?.to_string().contains("warmpath-module").then_some(())
+    })
+    .await;
+    world.attach(&both).await;
+    world.start_envoy().await;
+    world.is_routed().await;
+    world.is_seen().await;
+    let said = world.envoy().said();
+    assert!(said.contains("collector, pool default") && said.contains("answer, pool default"), "{said}");
+    // A pod that fails after the headers of its stream and before its first token.
+    let prompt = conversation(1);
+    let home = Request::chat(&prompt).send(routed()).await.pod().to_owned();
+    let (stream, answer) = Stream::new();
+    world.pods.values().find(|pod| pod.address() == home).unwrap().answer_next(answer);
+    stream.break_off();
+    let body =
+        json!({"model": "/model/qwen", "stream": true, "messages": [{"role": "user", "content": prompt}]});
+    let reply = Request::post("/v1/chat/completions", &body).send(routed()).await;
+    assert!(reply.status == 200 && reply.text().ends_with("data: [DONE]\n\n"), "{}", reply.text());
+    assert_ne!(reply.pod(), home, "the pod that failed answered");
+    let there = ["--gateway=eg", "--listener=routed", "--route=routed", "--check"];
+    let checked = world.manifests(&[&there[..], &both[..]].concat());
+    assert_eq!(checked.code, 0, "{}", checked.out);
 }
 
 /// A long beginning of its own.
