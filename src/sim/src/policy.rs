@@ -69,6 +69,8 @@ pub struct RouteRequest<'a> {
     pub block_size: u32,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
+    /// Whether it may be shed when the pool is saturated.
+    pub sheddable: bool,
 }
 
 /// What an answer says of itself.
@@ -101,6 +103,11 @@ pub trait Policy {
     /// Chooses pods for a request, best first; Envoy tries those after the first when one fails. Empty when
     /// there is none.
     fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize>;
+
+    /// Whether the policy has just refused a request for which it chose no pod: the client hears so, and leaves it at that.
+    fn has_shed(&self, _id: u64) -> bool {
+        false
+    }
 
     /// A pod that was not the first choice answers, since those before it failed.
     fn on_moved(&mut self, _world: &World<'_>, _id: u64, _to: usize) {}

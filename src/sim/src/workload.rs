@@ -66,6 +66,8 @@ pub struct Session {
     pub starts: f64,
     /// In order.
     pub turns: Vec<Turn>,
+    /// Whether its requests may be shed when the pool is saturated.
+    pub sheddable: bool,
 }
 
 /// What becomes of a pod.

@@ -116,7 +116,9 @@ pub fn score_all(
         let terms = cost(&view, &request, constants);
         let refuses = refusing.contains(&PodKey { slot, id: pod.id });
         let rank = rank(account, pod, refuses, now);
-        list.push(Candidate { slot, rank, matched, terms });
+        let waits = account.outstanding as f32 + view.foreign_waiting * request.mean_work;
+        let waits = waits / tokens_per_second.max(1.0);
+        list.push(Candidate { slot, rank, matched, waits, terms });
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Candidate {
     pub rank: Rank,
     /// Prompt tokens that it is believed to hold.
     pub matched: f32,
+    /// Seconds that the work takes which waits there, none of it taken for done.
+    pub waits: f32,
     /// Its cost.
     pub terms: CostTerms,
 }
@@ -111,6 +113,7 @@ mod tests {
             slot,
             rank,
             matched: 0.0,
+            waits: 0.0,
             terms: CostTerms { seconds, uncached: 100.0, tokens_per_second: 1000.0, ..CostTerms::default() },
         }
     }

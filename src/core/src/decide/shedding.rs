@@ -1,24 +1,27 @@
 //! Who is refused when the pool is saturated: requests that may be shed, and no others.
 //!
 //! A pod is free when what waits there takes less than a bound: then the next request there has its first token in time. A request
-//! that may be shed is taken while one pod stays free for those that may not. Only work that really waits counts: the gateway's
+//! that may be shed is taken while enough pods stay free for those that may not. Only work that really waits counts: the gateway's
 //! own, from the ledger, and that of others, which fades with the age of the page that told it.
 
 use crate::Micros;
 use crate::decide::pick::{Candidate, Rank};
 
+/// Of so many ready pods, so many are kept free, and at least one: critical requests come in groups, and with fewer free pods
+/// some of them meet in one batch step.
+const KEPT_FREE: usize = 3;
+const OF_PODS: usize = 8;
 /// Longest time after which a client is told to come again, in seconds: a queue may empty sooner than it seems.
 const LONGEST_WAIT: f32 = 60.0;
 
 /// If the pool has no room for a request that may be shed: the seconds after which it may have.
 pub fn saturated(candidates: &[Candidate], bound: Micros) -> Option<u32> {
     let bound = bound.as_seconds();
-    let wait =
-        |candidate: &Candidate| candidate.terms.queue_ahead / candidate.terms.tokens_per_second.max(1.0);
+    let wait = |candidate: &Candidate| candidate.waits;
     let ready = || candidates.iter().filter(|candidate| candidate.rank == Rank::Ready);
     let free = ready().filter(|candidate| wait(candidate) <= bound).count();
-    // One is taken by the request itself, and one stays free.
-    let needed = ready().count().min(2);
+    // One is taken by the request itself.
+    let needed = ready().count().min(1 + (ready().count() * KEPT_FREE / OF_PODS).max(1));
     if free >= needed {
         return None;
     }
@@ -39,11 +42,12 @@ mod tests {
 
     /// Pods of 1,000 tokens a second, with so many tokens before a request.
     fn pool(queues: &[f32]) -> Vec<Candidate> {
-        let candidate = |(slot, &queue_ahead): (usize, &f32)| Candidate {
+        let candidate = |(slot, &tokens): (usize, &f32)| Candidate {
             slot: Slot(slot as u16),
             rank: Rank::Ready,
             matched: 0.0,
-            terms: CostTerms { queue_ahead, tokens_per_second: 1000.0, ..CostTerms::default() },
+            waits: tokens / 1000.0,
+            terms: CostTerms::default(),
         };
         queues.iter().enumerate().map(candidate).collect()
     }
@@ -68,7 +72,7 @@ mod tests {
         let mut pods = pool(&[0.0, 0.0]);
         pods[0].rank = Rank::CoolingDown;
         assert_eq!(saturated(&pods, BOUND), None, "one ready pod is all there is");
-        pods[1].terms.queue_ahead = 2000.0;
+        pods[1].waits = 2.0;
         assert_eq!(saturated(&pods, BOUND), Some(2));
         assert_eq!(saturated(&[], BOUND), None, "that is for others to say");
     }

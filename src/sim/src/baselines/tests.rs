@@ -38,7 +38,15 @@ fn prompt(parts: &[(u64, u32)]) -> Prompt {
 impl Prompt {
     fn ask(&self, id: u64) -> RouteRequest<'_> {
         let (spans, blocks) = (&self.spans[..], &self.blocks[..]);
-        RouteRequest { id, worker: 0, spans, blocks, block_size: 16, prompt_tokens: self.tokens }
+        RouteRequest {
+            id,
+            worker: 0,
+            spans,
+            blocks,
+            block_size: 16,
+            prompt_tokens: self.tokens,
+            sheddable: false,
+        }
     }
 
     /// Puts it onto a pod: it runs there, or waits.

@@ -37,6 +37,7 @@ impl Fleet<'_> {
             arrived: self.now,
             prompt_tokens: client.prompt_tokens,
             output_tokens: turn.output_tokens,
+            sheddable: self.setup.workload.sessions[session].sheddable,
             ..RequestRecord::default()
         });
         self.clients[session] = Some(client);
@@ -78,9 +79,15 @@ impl Fleet<'_> {
             blocks: &client.blocks[..(client.prompt_tokens / self.block_size) as usize],
             block_size: self.block_size,
             prompt_tokens: client.prompt_tokens,
+            sheddable: self.setup.workload.sessions[session].sheddable,
         };
         let world = World { now: self.now, pods: &self.pods };
         let picks = self.policies[gateway].choose(&world, &ask);
+        if picks.is_empty() && self.policies[gateway].has_shed(request as u64) {
+            self.requests[request].open = false;
+            self.run.refused += 1;
+            return self.over(session);
+        }
         self.requests[request].picks = picks;
         self.go(request, NETWORK_SECONDS);
     }

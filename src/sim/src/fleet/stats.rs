@@ -22,6 +22,8 @@ pub struct RequestRecord {
     pub cached_tokens: u32,
     /// Tokens of the answer.
     pub output_tokens: u32,
+    /// Whether it may be shed when the pool is saturated.
+    pub sheddable: bool,
 }
 
 impl RequestRecord {

@@ -93,7 +93,11 @@ fn conversations_stay_where_they_are_warm() {
 /// One request at `starts`, 1,000 tokens of a prompt of its own and 200 of answer.
 fn single(name: u64, starts: f64) -> Session {
     let adds = vec![Span { name, tokens: 1000, role: Role::User }];
-    Session { starts, turns: vec![Turn { think: 0.0, adds, output_tokens: 200, answer: name + 1000 }] }
+    Session {
+        starts,
+        turns: vec![Turn { think: 0.0, adds, output_tokens: 200, answer: name + 1000 }],
+        sheddable: false,
+    }
 }
 
 #[test]
@@ -212,4 +216,51 @@ fn a_stream_that_waits_for_its_first_token_goes_on_where_gateways_hold_headers()
             assert_eq!(answered, if lost { 1 } else { 2 }, "{policy} at {at}");
         }
     }
+}
+
+/// Requests that may be shed, at so many times what the fleet can do, and a few that may not; or these alone.
+fn overload_of_others(times: f64) -> Workload {
+    const SECONDS: f64 = 120.0;
+    // A prompt takes some 900 tokens of prefill, of 5,500 a second; answers take as much again of a pod.
+    let capacity = 8.0 * 5_500.0 / 900.0 / 2.0;
+    let mut dice = workload::Dice::new(11, 1);
+    let mut sessions = Vec::new();
+    for (rate, sheddable) in [(0.1 * capacity, false), (times * capacity, true)] {
+        let mut now = 0.0;
+        while rate > 0.0 && now < SECONDS {
+            now += dice.wait(1.0 / rate);
+            let prompt = Span { name: dice.name(), tokens: dice.between(600, 1_200), role: Role::User };
+            let turn = Turn {
+                think: 0.0,
+                adds: vec![prompt],
+                output_tokens: dice.between(40, 160),
+                answer: dice.name(),
+            };
+            sessions.push(Session { starts: now, turns: vec![turn], sheddable });
+        }
+    }
+    sessions.sort_by(|a, b| a.starts.total_cmp(&b.starts));
+    Workload { sessions, ..Workload::default() }
+}
+
+#[test]
+fn the_critical_see_little_of_an_overload_of_what_may_be_shed() {
+    let p99 = |run: &FleetRun| {
+        let mut ttft: Vec<f64> =
+            run.records.iter().filter(|r| !r.sheddable).map(|r| r.ttft().unwrap()).collect();
+        ttft.sort_by(f64::total_cmp);
+        ttft[ttft.len() * 99 / 100]
+    };
+    let idle = simulate("warmpath", &overload_of_others(0.0), 8, 1);
+    let busy = simulate("warmpath", &overload_of_others(3.0), 8, 1);
+    let served = busy.records.iter().filter(|r| r.sheddable && r.finished.is_some()).count();
+    let all = busy.records.iter().filter(|r| r.sheddable).count();
+    println!(
+        "p99 of the critical {:.3} s alone, {:.3} s under three times the capacity; {served} of {all} others served",
+        p99(&idle),
+        p99(&busy)
+    );
+    assert!(p99(&busy) <= 1.2 * p99(&idle));
+    assert_eq!(busy.records.iter().filter(|r| !r.sheddable && r.finished.is_none()).count(), 0);
+    assert_eq!(served + busy.refused, all);
 }

@@ -12,7 +12,8 @@ use warmpath::config::Config;
 use warmpath::decide::cost::CostConstants;
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Part, Prompt, Request};
-use warmpath::router::{End, RouteBy, Router, Ticket};
+use warmpath::router::{Demand, End, NoPod, RouteBy, Router, Ticket};
+use warmpath::settings::models::Criticality;
 use warmpath::shared::store::{Contended, Keys, Map};
 use warmpath::{MILLISECOND, Micros};
 
@@ -76,6 +77,8 @@ pub struct Warmpath {
     listed: Vec<bool>,
     reports_cached: bool,
     texts: Texts,
+    /// The request that was shed last.
+    shed: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -146,6 +149,7 @@ impl Warmpath {
             listed,
             reports_cached: options.reports_cached,
             texts: Texts::default(),
+            shed: None,
         })
     }
 
@@ -196,14 +200,25 @@ impl Policy for Warmpath {
         let reading = request(ask.spans, &texts).into();
         let Some(worker) = self.routers.get_mut(ask.worker) else { return Vec::new() };
         worker.refresh(self.generation, &self.map);
-        let decision = worker.router.decide(RouteBy::Prompt(&reading), &mut self.map, micros(world.now));
-        let Ok(decision) = decision else {
-            return self.fallback.choose(world, ask);
+        let criticality = if ask.sheddable { Criticality::Sheddable } else { Criticality::default() };
+        let demand = Demand { criticality, ..Demand::default() };
+        let by = RouteBy::Prompt(&reading);
+        let decision = match worker.router.decide_for(demand, by, &mut self.map, micros(world.now)) {
+            Ok(decision) => decision,
+            Err(NoPod::Saturated { .. }) => {
+                self.shed = Some(ask.id);
+                return Vec::new();
+            }
+            Err(_) => return self.fallback.choose(world, ask),
         };
         let picks = decision.picks;
         self.tickets
             .insert(ask.id, Open { worker: ask.worker, ticket: decision.ticket, picks, refused: false });
         picks.iter().filter_map(|slot| self.number(ask.worker, slot)).collect()
+    }
+
+    fn has_shed(&self, id: u64) -> bool {
+        self.shed == Some(id)
     }
 
     fn on_moved(&mut self, world: &World<'_>, id: u64, to: usize) {

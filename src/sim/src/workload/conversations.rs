@@ -41,7 +41,7 @@ fn conversation(dice: &mut Dice, starts: f64, system: u64, history: u32, rounds:
             }
         })
         .collect();
-    Session { starts, turns }
+    Session { starts, turns, sheddable: false }
 }
 
 pub(super) fn agents(traffic: &Traffic, dice: &mut Dice) -> Workload {
@@ -70,7 +70,7 @@ pub(super) fn agents(traffic: &Traffic, dice: &mut Dice) -> Workload {
                 }
             })
             .collect();
-        sessions.push(Session { starts: now, turns });
+        sessions.push(Session { starts: now, turns, sheddable: false });
     }
     Workload { sessions, ..Workload::default() }
 }
