@@ -424,9 +424,16 @@ fn functions_of(module: &[u8]) -> (BTreeSet<String>, BTreeSet<String>) {
 fn calls_in_source() -> BTreeSet<String> {
     // The one call that is not made through the SDK.
     let mut calls = BTreeSet::from(["proxy_set_property".to_owned()]);
-    for file in std::fs::read_dir(repository().join("src/wasm/src")).unwrap() {
-        let path = file.unwrap().path();
-        let text = std::fs::read_to_string(&path).unwrap();
+    let mut folders = vec![repository().join("src/wasm/src")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    for path in files.iter().filter(|path| path.extension().is_some_and(|end| end == "rs")) {
+        let text = std::fs::read_to_string(path).unwrap();
         for (at, _) in text.match_indices("hostcalls::") {
             let name: String =
                 text[at + 11..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
