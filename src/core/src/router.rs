@@ -232,6 +232,25 @@ impl Router {
         Ok(())
     }
 
+    /// The last of the `attempts` pods that were asked says that it takes no more requests at the moment, and the others before it
+    /// will have said so, too: nothing is held against them. Before [`failed_over`](Self::failed_over).
+    ///
+    /// # Errors
+    /// [`Contended`]: nothing has changed.
+    pub fn refused_as_full(
+        &mut self,
+        ticket: &Ticket,
+        attempts: usize,
+        shared: &mut impl SharedData,
+        now: Micros,
+    ) -> Result<(), Contended> {
+        let table = self.steps.replica.table();
+        self.change(shared, |ledger| {
+            ledger.grow(table.pods.len());
+            ticket.refused_as_full(ledger, table, attempts, now);
+        })
+    }
+
     /// The first `attempts` pods of the decision failed, and none answers.
     ///
     /// # Errors

@@ -232,7 +232,7 @@ impl Callbacks for Filter {
             let said = sent.read(size, end_of_stream);
             let verdict = match sent.verdict {
                 Some(verdict) => verdict,
-                None => match worker.judge(sent) {
+                None => match worker.judge(sent, size) {
                     Verdict::Declined(how) => Verdict::Declined(how.with_body(&host::response_body(0, size))),
                     verdict => verdict,
                 },
@@ -281,7 +281,7 @@ impl Callbacks for Filter {
     fn on_http_response_trailers(&mut self, _count: usize) -> Action {
         self.with_sent(|worker, sent| {
             if sent.verdict.is_none() {
-                sent.verdict = Some(worker.judge(sent));
+                sent.verdict = Some(worker.judge(sent, 0));
             }
         });
         self.close();

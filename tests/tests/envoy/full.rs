@@ -79,6 +79,22 @@ async fn a_refusal_with_status_503_moves_on_and_cools_no_pod_down() {
 }
 
 #[tokio::test]
+async fn without_the_answer_filter_a_503_that_says_full_cools_no_pod_down() {
+    let pods = TestPod::several(PODS).await;
+    let envoy = Envoy::of(&pods).switch("--no-answer-filter").start().await;
+    envoy.sees_ready(PODS).await;
+    for round in 0..5 {
+        pods.iter().for_each(|pod| pod.answer_all(refusal));
+        assert_eq!(request(round, false).send(envoy.routed).await.status, 503);
+        pods.iter().for_each(|pod| pod.answer_all(|| Answer::Completion));
+        assert_eq!(request(100 + round, false).send(envoy.routed).await.status, 200);
+    }
+    let unrouted = envoy.stats("warmpath_unrouted_total").await;
+    assert!(unrouted.values().all(|&count| count == 0), "{unrouted:?}");
+    envoy.accounts_for_nothing().await;
+}
+
+#[tokio::test]
 async fn a_full_pod_is_not_asked_again_before_its_next_page() {
     let pods = TestPod::several(PODS).await;
     // Between two scrapes is time for all requests of this test.

@@ -265,6 +265,14 @@ impl Ticket {
         }
     }
 
+    /// All pods that were asked, `attempts` of them, take no more requests at the moment, as the last one says.
+    pub fn refused_as_full(&self, ledger: &mut Ledger, table: &PodTable, attempts: usize, now: Micros) {
+        for pod in self.picks.iter().take(attempts).flatten().copied() {
+            claim(ledger, table, pod);
+            ledger.change(pod, |account| account.health.refused_as_full(now));
+        }
+    }
+
     /// The pod that the request is booked on has failed it.
     pub fn fail_own_pod(&self, ledger: &mut Ledger, now: Micros) {
         ledger.change(self.pod, |account| account.fail(self.failure(now)));

@@ -74,6 +74,14 @@ pub fn error_body(events: &[u8]) -> Option<&[u8]> {
     events.split(|&byte| matches!(byte, b'\n' | b'\r')).rev().filter_map(data).find(|data| object(data))
 }
 
+/// Whether a whole answer with status 503 says that the pod takes no more requests at the moment, and not that it is broken.
+pub fn says_full(body: &[u8]) -> bool {
+    let object = body.trim_ascii_start().starts_with(b"{");
+    object
+        && memchr::memmem::find(body, b"\"error\"").is_some()
+        && ErrorEvent::of(body).kind == ErrorKind::Full
+}
+
 /// Finds a status; that of a number counts more than that of a word.
 fn read(json: &[u8], status: &mut Option<u16>, goes_deeper: bool) {
     let mut by_word = None;
@@ -125,4 +133,23 @@ fn word(json: &[u8]) -> Option<u16> {
         .iter()
         .find(|(part, _)| memchr::memmem::find(&word, part).is_some())
         .map(|&(_, status)| status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_pod_is_told_from_a_broken_one() {
+        let busy = include_bytes!("../../../../tests/fixtures/cases/B20/answer-503.json");
+        assert!(says_full(busy));
+        for broken in [
+            &b"draining"[..],
+            b"",
+            b"{\"error\":{\"message\":\"engine dead\",\"code\":500}}",
+            b"{\"code\":503}",
+        ] {
+            assert!(!says_full(broken), "{}", broken.escape_ascii());
+        }
+    }
 }

@@ -140,9 +140,11 @@ impl PodTable {
         self.live().find(|(_, pod)| pod.address.as_bytes() == address)
     }
 
-    /// How many pods could serve a request of the pod at `address` in its place.
+    /// How many pods could serve a request of the pod at `address` in its place. One that has left the table may be of any cluster.
     pub fn others(&self, address: &[u8]) -> usize {
-        let Some((_, pod)) = self.at(address) else { return 0 };
+        let Some((_, pod)) = self.at(address) else {
+            return self.live().filter(|(_, other)| other.state != PodState::Asleep).count();
+        };
         let serves =
             |other: &Pod| other.state != PodState::Asleep && other.candidate_of.meets(pod.candidate_of);
         self.live().filter(|(_, other)| other.id != pod.id && serves(other)).count()
@@ -330,7 +332,7 @@ mod tests {
         let table = PodTable { pods, ..PodTable::default() };
         assert_eq!(
             [b"10.0.0.1:80", b"10.0.0.3:80", b"10.0.0.4:80", b"10.0.0.9:80"].map(|a| table.others(a)),
-            [1, 2, 0, 0]
+            [1, 2, 0, 3]
         );
     }
 

@@ -1,6 +1,7 @@
 //! What a worker does with an answer: judges it, and books what it says of the pods.
 
 use proxy_wasm::types::Bytes;
+use warmpath::answer::error_event::says_full;
 use warmpath::answer::verdict::{
     BrokenBy, FailedPods, Judgement, StreamEnd, Verdict, is_plainly_served, judge, judge_end, unanswered,
 };
@@ -25,8 +26,8 @@ impl Worker {
         count_contended(started, self.metrics.contended_start);
     }
 
-    /// Judges an answer that has begun, and books what it says of the pods.
-    pub fn judge(&mut self, sent: &mut Sent) -> Verdict {
+    /// Judges an answer that has begun, `size` bytes of it, and books what it says of the pods.
+    pub fn judge(&mut self, sent: &mut Sent, size: usize) -> Verdict {
         // Only an answer to the prompt reports its tokens, and a whole one reports them at once: then Envoy need not be
         // asked.
         let reports = sent.usage().is_some();
@@ -36,6 +37,11 @@ impl Worker {
             return Verdict::Served;
         }
         let Judgement { verdict, failed_over, failed } = judge(code, attempts, &code_details());
+        // The answer filter has told of full pods, where there is one.
+        if failed == FailedPods::Answering && says_full(&host::response_body(0, size)) {
+            let told = self.router.refused_as_full(&sent.ticket, attempts, &mut Host, host::now());
+            count_contended(told, self.metrics.contended_failure);
+        }
         if failed_over > 0 {
             let answers = host::property(&["upstream", "address"]).and_then(|address| self.slot_of(&address));
             self.metrics.failovers.count();
@@ -70,7 +76,7 @@ impl Worker {
         let details = code_details();
         match judge_end(sent.verdict, &details) {
             StreamEnd::Settled => {}
-            StreamEnd::Answered => sent.verdict = Some(self.judge(sent)),
+            StreamEnd::Answered => sent.verdict = Some(self.judge(sent, 0)),
             StreamEnd::BrokenOff => {
                 self.metrics.broken_by_pod.count();
                 self.book_failed(sent, FailedPods::Answering);

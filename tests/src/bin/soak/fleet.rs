@@ -90,13 +90,20 @@ impl Fleet {
     async fn begin(&mut self) {
         let pod = self.random.within(0, self.pods.len() as u64) as usize;
         let count = self.random.within(1, 20);
-        let (name, trouble, fault) = match self.random.within(0, 9) {
+        let (name, trouble, fault) = match self.random.within(0, 13) {
             0 | 1 => ("killed", Trouble::Killed, None),
             2 => ("paused", Trouble::Paused, None),
             3 => ("503", Trouble::Simulated, Some(json!({"fail": count, "status": 503}))),
             4 => ("reset", Trouble::Simulated, Some(json!({"reset": count}))),
             5 => ("cut", Trouble::Simulated, Some(json!({"cut": count, "cut_after": count % 5}))),
             6 => ("slow", Trouble::Simulated, Some(json!({"slow_down": 6}))),
+            9 => {
+                let status = self.random.of(&[401, 404, 429, 502]);
+                ("refuses", Trouble::Simulated, Some(json!({"fail": count, "status": status})))
+            }
+            10 => ("error events", Trouble::Simulated, Some(json!({"error_event": count, "status": 503}))),
+            11 => ("no tokens", Trouble::Simulated, Some(json!({"done_only": count}))),
+            12 => ("keep-alives", Trouble::Simulated, Some(json!({"slow_down": 6, "keep_alive_ms": 100}))),
             7 => ("no metrics", Trouble::Simulated, Some(json!({"refuse_metrics": true}))),
             _ => ("restarted", Trouble::Simulated, Some(json!({"restart": true}))),
         };
