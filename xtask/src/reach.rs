@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
-use wasmparser::{ElementItems, ExternalKind, FunctionBody, Operator, Parser, Payload, TypeRef};
+use wasmparser::{
+    ElementItems, ExternalKind, FunctionBody, KnownCustom, Name, NameSectionReader, Operator, Parser,
+    Payload, TypeRef,
+};
 
 /// The functions of a module, by their index.
 pub struct Functions<'a> {
@@ -51,10 +54,31 @@ impl<'a> Functions<'a> {
                     }
                 }
                 Payload::CodeSectionEntry(body) => functions.bodies.push(body),
+                // The last section.
+                Payload::CustomSection(section) => {
+                    if let KnownCustom::Name(names) = section.as_known() {
+                        functions.leave_out_defaults(names)?;
+                    }
+                }
                 _ => {}
             }
         }
         Ok(functions)
+    }
+
+    /// A function that is only pointed to cannot be called if the SDK never calls it through a pointer.
+    fn leave_out_defaults(&mut self, names: NameSectionReader<'_>) -> Result<()> {
+        for name in names {
+            if let Name::Function(names) = name? {
+                for naming in names {
+                    let naming = naming?;
+                    if is_default(naming.name) {
+                        self.taken.remove(&naming.index);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn take_elements(&mut self, items: ElementItems<'_>) -> Result<()> {
@@ -92,6 +116,23 @@ impl<'a> Functions<'a> {
     }
 }
 
+/// Whether a function is one of the hundred that the SDK's traits offer to their implementers: each makes a host call. All that the
+/// SDK itself calls on an implementer, through a table of pointers, has names that begin otherwise.
+fn is_default(symbol: &str) -> bool {
+    const CALLED: [&str; 3] = ["on_", "create_", "get_type"];
+    let identifier = |rest: &str| {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (length, rest) = rest.split_at(digits);
+        rest.split_at_checked(length.parse().ok()?).map(|(name, rest)| (name.to_owned(), rest.to_owned()))
+    };
+    let method = symbol
+        .split_once("10proxy_wasm6traits")
+        .and_then(|(_, rest)| identifier(rest))
+        .filter(|(of, _)| of.ends_with("Context"))
+        .and_then(|(_, rest)| identifier(&rest));
+    method.is_some_and(|(method, _)| !CALLED.iter().any(|start| method.starts_with(start)))
+}
+
 /// Collects the functions that code calls or takes a reference to.
 fn take_references(operators: wasmparser::OperatorsReader<'_>, into: &mut BTreeSet<u32>) -> Result<()> {
     for operator in operators {
@@ -103,4 +144,25 @@ fn take_references(operators: wasmparser::OperatorsReader<'_>, into: &mut BTreeS
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_sdk_offers_is_told_from_what_it_calls() {
+        for (symbol, offered) in [
+            ("_ZN10proxy_wasm6traits7Context12get_property17h0123456789abcdefE", true),
+            ("_ZN10proxy_wasm6traits11HttpContext24get_http_request_headers17h0123456789abcdefE", true),
+            ("_ZN10proxy_wasm6traits11HttpContext23on_http_request_headers17h0123456789abcdefE", false),
+            ("_ZN10proxy_wasm6traits11RootContext19create_http_context17h0123456789abcdefE", false),
+            ("_ZN10proxy_wasm6traits11RootContext8get_type17h0123456789abcdefE", false),
+            ("_ZN10proxy_wasm9hostcalls3log17h0123456789abcdefE", false),
+            ("_ZN8warmpath6router6Router6decide17h0123456789abcdefE", false),
+            ("dlmalloc", false),
+        ] {
+            assert_eq!(is_default(symbol), offered, "{symbol}");
+        }
+    }
 }

@@ -28,11 +28,14 @@ pub fn kept(list: &str) -> Result<BTreeSet<&str>> {
     Ok(names)
 }
 
+/// Custom sections that only tools read: the names of functions, by which [`Functions`] knows some, and who compiled them.
+const FOR_TOOLS: [&str; 3] = ["name", "producers", "target_features"];
+
 /// The body of a function that is never called: no locals, `unreachable`, `end`.
 const EMPTY_BODY: [u8; 3] = [0, 0, 0x0b];
 
 /// The module with no exports but `callbacks` and those that every module needs. Functions that nothing can call any more
-/// are empty; all other sections are as they are.
+/// are empty, and sections for tools are gone; all others are as they are.
 pub fn ship(module: &[u8], callbacks: &BTreeSet<&str>) -> Result<Vec<u8>> {
     let mut shipped = wasm_encoder::Module::new();
     let mut missing: BTreeSet<&str> = BASE.into_iter().chain(callbacks.iter().copied()).collect();
@@ -58,6 +61,7 @@ pub fn ship(module: &[u8], callbacks: &BTreeSet<&str>) -> Result<Vec<u8>> {
                 section.raw(if reachable { body.as_bytes() } else { &EMPTY_BODY });
             }
             shipped.section(&section);
+        } else if matches!(&payload, Payload::CustomSection(section) if FOR_TOOLS.contains(&section.name())) {
         } else if let Some((id, range)) = payload.as_section() {
             let range = usize::try_from(range.start)?..usize::try_from(range.end)?;
             let data = module.get(range).context("a section goes beyond the end of the module")?;
