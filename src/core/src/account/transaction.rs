@@ -34,16 +34,43 @@ impl LedgerStore {
         shared: &mut S,
         mut change: impl FnMut(&mut Ledger, &S) -> Result<T, E>,
     ) -> Result<(Ledger, T), E> {
-        let (ledger, result) = compare_and_swap(shared, &self.keys.ledger, |bytes, shared| {
+        let mut result = Err(E::from(Contended));
+        let ledger = self.run(shared, &mut |ledger, shared| {
+            result = change(ledger, shared);
+            if result.is_ok() { Ok(()) } else { Err(Stopped) }
+        });
+        match (ledger, result) {
+            (Ok(ledger), Ok(result)) => Ok((ledger, result)),
+            (Err(Stopped), Err(error)) => Err(error),
+            (_, _) => Err(E::from(Contended)),
+        }
+    }
+
+    /// The transaction, whatever it changes: one function for all of them, for it is a large one.
+    fn run<S: SharedData>(
+        &self,
+        shared: &mut S,
+        change: &mut dyn FnMut(&mut Ledger, &S) -> Result<(), Stopped>,
+    ) -> Result<Ledger, Stopped> {
+        let (ledger, ()) = compare_and_swap(shared, &self.keys.ledger, |bytes, shared| {
             let mut ledger = bytes.and_then(|bytes| Ledger::decode(bytes).ok()).unwrap_or_default();
-            let result = change(&mut ledger, shared)?;
-            Ok::<_, E>((ledger, result))
+            change(&mut ledger, shared)?;
+            Ok::<_, Stopped>((ledger, ()))
         })?;
         for segment in ledger.sealed() {
             // Unconditional, so it cannot be refused: only the worker whose write closed the segment has its number.
             let _ = shared.set(&self.keys.segment(segment.number), &seal(segment), None);
         }
-        Ok((ledger, result))
+        Ok(ledger)
+    }
+}
+
+/// A transaction has ended without a write: the change did not want one, or other workers wrote first at every try.
+struct Stopped;
+
+impl From<Contended> for Stopped {
+    fn from(_: Contended) -> Self {
+        Stopped
     }
 }
 
