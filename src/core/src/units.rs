@@ -1,9 +1,11 @@
 //! Units that every room counts in, as types, so that a time is never taken for another number.
 
+mod decimal;
 mod random;
 
 use std::ops::{Add, Div, Mul, Sub};
 
+pub use decimal::decimal;
 pub use random::Random;
 
 /// Microseconds: a point on a clock that never runs backwards, or a span of time.

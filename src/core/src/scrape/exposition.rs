@@ -1,5 +1,7 @@
 //! The text format of Prometheus, as a pod writes it. Only lines of wanted metrics are parsed.
 
+use crate::units::decimal;
+
 /// A sample: one line of a page.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample<'a> {
@@ -65,8 +67,7 @@ fn sample<'a>(line: &'a [u8], name: &'a [u8]) -> Option<Sample<'a>> {
     };
     // A timestamp may follow the value.
     let value = rest.trim_ascii().split(|b| b.is_ascii_whitespace()).next()?;
-    let value = std::str::from_utf8(value).ok()?.parse().ok()?;
-    Some(Sample { name, labels, value })
+    Some(Sample { name, labels, value: decimal(value)? })
 }
 
 /// Where the labels end: a brace inside quotes does not.

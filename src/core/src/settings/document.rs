@@ -4,6 +4,7 @@
 
 use crate::request::json::{JsonError, JsonResult, Kind, Scanner};
 use crate::settings::object::SettingError;
+use crate::units::decimal;
 
 /// A value of a document.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,7 +122,7 @@ fn number(json: &[u8]) -> Option<Value> {
         return Some(Value::Whole(whole));
     }
     // Python's writer prints numbers that are none of JSON's.
-    json.parse().ok().filter(|number: &f64| number.is_finite()).map(Value::Number)
+    decimal(json.as_bytes()).filter(|number| number.is_finite()).map(Value::Number)
 }
 
 #[cfg(test)]
