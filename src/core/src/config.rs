@@ -69,6 +69,16 @@ pub struct Config {
     pub index: IndexBounds,
 }
 
+/// A value that no log line shows, whoever prints what holds it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
 /// How load is collected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scrape {
@@ -79,7 +89,7 @@ pub struct Scrape {
     /// The port of the metrics page, where it is another one than that of the pod's address.
     pub port: Option<u16>,
     /// What a page that is not for everybody asks for in the header `authorization`.
-    pub authorization: Option<String>,
+    pub authorization: Option<Secret>,
     /// Time between two scrapes of a pod while there is traffic.
     pub interval: Micros,
     /// Time between two scrapes of a pod without traffic.
@@ -199,10 +209,10 @@ fn scrape(document: &mut Object<'_>) -> Result<Scrape, SettingError> {
     if !path.starts_with('/') {
         return scrape.refuse("path", format!("is {path:?}; start it with '/'"));
     }
-    let authorization = scrape.text("authorization")?.map(str::to_owned);
+    let authorization = scrape.text("authorization")?.map(|value| Secret(value.to_owned()));
     if authorization
         .as_ref()
-        .is_some_and(|value| value.is_empty() || !value.bytes().all(|b| (b' '..=b'~').contains(&b)))
+        .is_some_and(|Secret(value)| value.is_empty() || !value.bytes().all(|b| (b' '..=b'~').contains(&b)))
     {
         return scrape.refuse("authorization", "is no value of a header; write it as \"Bearer TOKEN\"");
     }
@@ -294,7 +304,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!((config.scrape.port, config.index.pod_tokens), (Some(9090), Some(2_000_000)));
-        assert_eq!(config.scrape.authorization.as_deref(), Some("Bearer abc"));
+        assert_eq!(config.scrape.authorization, Some(Secret("Bearer abc".into())));
+        assert!(!format!("{config:?}").contains("Bearer"));
         assert!(
             error(r#"{"scrape":{"authorization":"a\nb"}}"#).contains("`scrape.authorization` is no value")
         );

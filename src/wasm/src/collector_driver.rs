@@ -87,7 +87,7 @@ impl CollectorDriver {
             };
             let scrape = &self.config.scrape;
             let address = scrape.port.map_or_else(|| due.address.clone(), |port| at_port(&due.address, port));
-            let authorization = scrape.authorization.as_deref().map(|value| ("authorization", value));
+            let authorization = scrape.authorization.as_ref().map(|value| ("authorization", &*value.0));
             match host::fetch(through, &address, &scrape.path, authorization, timeout) {
                 Some(call) => {
                     self.under_way.made(call, (due, now));

@@ -174,7 +174,10 @@ pub fn verdicts(
                 Some((_, first)) if first != key => Verdict {
                     accepted: false,
                     reason: "ModelNameInUse",
-                    message: format!("modelName {:?} is taken by the older InferenceModel {} at the same pool", model.name, first.name),
+                    message: format!(
+                        "modelName {:?} is taken by the older InferenceModel {} at the same pool",
+                        model.name, first.name
+                    ),
                 },
                 _ if !exists(&pool) => Verdict {
                     accepted: false,
@@ -184,7 +187,7 @@ pub fn verdicts(
                 _ => Verdict {
                     accepted: true,
                     reason: "Accepted",
-                    message: "read and sent to the gateways of the pool; this version of Warmpath's module routes the model by its own name and does not yet rewrite names, split weights or shed by criticality".into(),
+                    message: "read and sent to the gateways of the pool".into(),
                 },
             },
         };
@@ -201,13 +204,15 @@ pub fn objective_verdicts(
     let verdict = |(key, object): (&ObjectKey, &Json)| {
         let verdict = match read_objective(key, object) {
             Err(message) => Verdict { accepted: false, reason: "Invalid", message },
-            Ok((pool, _)) if !exists(&pool) => {
-                Verdict { accepted: false, reason: "PoolNotFound", message: format!("there is no InferencePool {pool}") }
-            }
+            Ok((pool, _)) if !exists(&pool) => Verdict {
+                accepted: false,
+                reason: "PoolNotFound",
+                message: format!("there is no InferencePool {pool}"),
+            },
             Ok(_) => Verdict {
                 accepted: true,
                 reason: "Accepted",
-                message: "read and sent to the gateways of the pool; this version of Warmpath's module does not yet shed by priority".into(),
+                message: "read and sent to the gateways of the pool".into(),
             },
         };
         (key.clone(), verdict)
