@@ -210,10 +210,9 @@ fn scrape(document: &mut Object<'_>) -> Result<Scrape, SettingError> {
         return scrape.refuse("path", format!("is {path:?}; start it with '/'"));
     }
     let authorization = scrape.text("authorization")?.map(|value| Secret(value.to_owned()));
-    if authorization
-        .as_ref()
-        .is_some_and(|Secret(value)| value.is_empty() || !value.bytes().all(|b| (b' '..=b'~').contains(&b)))
-    {
+    // A text is spelled as in JSON, so a backslash stands for what no token has: a quote, a line's end, a backslash.
+    let of_header = |b: u8| (b' '..=b'~').contains(&b) && b != b'\\';
+    if authorization.as_ref().is_some_and(|Secret(value)| value.is_empty() || !value.bytes().all(of_header)) {
         return scrape.refuse("authorization", "is no value of a header; write it as \"Bearer TOKEN\"");
     }
     let interval = milliseconds(&mut scrape, "interval_ms", 100, 10, 60_000)?;
