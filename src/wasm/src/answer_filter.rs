@@ -16,6 +16,7 @@ use warmpath::answer::verdict::Decline;
 use crate::answer_role::AnswerRole;
 use crate::callbacks::Callbacks;
 use crate::host;
+use crate::receipt;
 
 /// Bytes of an answer that are held at most: far more than events before the first token take, unless they repeat a long
 /// request, and less than the smallest buffer of a connection (32 KiB at an Envoy Gateway), beyond which Envoy itself would
@@ -104,9 +105,14 @@ impl AnswerFilter {
         self.decline(status);
     }
 
-    /// Has another pod asked, if it may serve what this one answers with this status.
+    /// Has another pod asked, if it may serve what this one answers with this status: a model or a key is a matter of the pod. A
+    /// path that is not inference is unknown to all of them, and the client must get that answer, not the failure of a pod that
+    /// is asked after it.
     fn decline(&self, status: u16) {
-        let declines = status == BAD_GATEWAY || Decline::of_status(u64::from(status)).is_some();
+        // Envoy no longer shows the request's headers here, so the router's own record tells.
+        let is_inference = || host::property(&[receipt::MATCHED]).is_some();
+        let declines =
+            status == BAD_GATEWAY || Decline::of_status(u64::from(status)).is_some() && is_inference();
         if declines && self.role.asks_another() {
             host::set_response_header(ASK_ANOTHER, Some(b"1"));
         }

@@ -10,8 +10,8 @@ use crate::host;
 
 /// Why the request went to its pod.
 const REASON: &str = "warmpath.reason";
-/// Prompt tokens that the pod was believed to hold, and all of them: `2351/2415`.
-const MATCHED: &str = "warmpath.matched";
+/// Prompt tokens that the pod was believed to hold, and all of them: `2351/2415`. Only a request with a prompt has it.
+pub const MATCHED: &str = "warmpath.matched";
 /// Milliseconds from the whole request to its first token.
 const FIRST_TOKEN: &str = "warmpath.ttft_ms";
 /// Prompt tokens, as the answer reports them.

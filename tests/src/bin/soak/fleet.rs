@@ -14,6 +14,8 @@ pub struct Fleet {
     pods: Vec<SimPod>,
     listed: Vec<usize>,
     clients: usize,
+    /// Whether what pods answer has faults, too.
+    answers: bool,
     random: Random,
     trouble: Option<(usize, Trouble, Instant)>,
     /// The faults that may break streams off, in order of time.
@@ -46,7 +48,7 @@ enum Trouble {
 }
 
 impl Fleet {
-    pub fn new(pods: Vec<SimPod>, envoy: Envoy, clients: usize, seed: u64) -> Fleet {
+    pub fn new(pods: Vec<SimPod>, envoy: Envoy, clients: usize, seed: u64, answers: bool) -> Fleet {
         let now = Instant::now();
         Fleet {
             envoy,
@@ -54,6 +56,7 @@ impl Fleet {
             listed: (0..pods.len()).collect(),
             pods,
             clients,
+            answers,
             random: Random::new(seed ^ 0xF1EE7),
             trouble: None,
             cuts: Vec::new(),
@@ -90,7 +93,7 @@ impl Fleet {
     async fn begin(&mut self) {
         let pod = self.random.within(0, self.pods.len() as u64) as usize;
         let count = self.random.within(1, 20);
-        let (name, trouble, fault) = match self.random.within(0, 13) {
+        let (name, trouble, fault) = match self.random.within(0, if self.answers { 13 } else { 9 }) {
             0 | 1 => ("killed", Trouble::Killed, None),
             2 => ("paused", Trouble::Paused, None),
             3 => ("503", Trouble::Simulated, Some(json!({"fail": count, "status": 503}))),

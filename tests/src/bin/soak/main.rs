@@ -51,6 +51,9 @@ struct Options {
     /// Clients, each with one request at a time
     #[arg(long, default_value_t = 24)]
     clients: usize,
+    /// Inflict faults in what pods answer, too: refusals, error events, streams without a token, keep-alives
+    #[arg(long)]
+    answers: bool,
     /// Print the summary as JSON, and the lines before it to standard error
     #[arg(long)]
     json: bool,
@@ -99,7 +102,7 @@ async fn run(options: Options) -> ExitCode {
     );
     let clients = Arc::new(Clients::new(envoy.routed));
     let traffic = clients.start(options.clients, options.seed);
-    let mut fleet = Fleet::new(pods, envoy, options.clients, options.seed);
+    let mut fleet = Fleet::new(pods, envoy, options.clients, options.seed, options.answers);
     let mut report = Report::default();
     let (mut sampled, mut said) = (start, start);
     while start.elapsed() < length {
