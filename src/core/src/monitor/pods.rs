@@ -1,15 +1,24 @@
 //! The part of a metrics page that tells of single pods. It is written from the present table, so a pod that is gone leaves no
 //! series behind.
 
-use crate::Micros;
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
 use crate::monitor::page::Page;
 use crate::monitor::pod_status::PodStatus;
 use crate::shared::pod_table::{Pod, PodTable};
+use crate::{Micros, Slot};
+
+/// What is known of a pod.
+struct Known<'a> {
+    pod: &'a Pod,
+    account: PodAccount,
+    /// Tokens of prompts that it is believed to hold.
+    held: u32,
+    now: Micros,
+}
 
 /// One family: its name, its kind, its text for `HELP`, and the number of a pod.
-struct Family(&'static str, &'static str, &'static str, fn(&Pod, &PodAccount, Micros) -> Number);
+struct Family(&'static str, &'static str, &'static str, fn(&Known<'_>) -> Number);
 
 /// The number of a pod.
 enum Number {
@@ -20,137 +29,137 @@ enum Number {
 }
 
 /// The families with one sample per pod.
-const FAMILIES: [Family; 15] = [
+const FAMILIES: [Family; 16] = [
     Family(
         "warmpath_pod_requests_total",
         "counter",
         "Requests that were sent to the pod, by its present process.",
-        |_, account, _| Number::Whole(account.opened.into()),
+        |of| Number::Whole(of.account.opened.into()),
     ),
     Family(
         "warmpath_pod_failed_total",
         "counter",
         "Requests that the pod failed without a whole answer: it refused, reset, broke off or answered 503. Another pod answers them, if their answer had not begun.",
-        |_, account, _| Number::Whole(account.failed.into()),
+        |of| Number::Whole(of.account.failed.into()),
     ),
     Family(
         "warmpath_pod_errors_total",
         "counter",
         "Requests that the pod answered with an error of its own: status 500, 502 or 504, or a stream without a token.",
-        |_, account, _| Number::Whole(account.erred.into()),
+        |of| Number::Whole(of.account.erred.into()),
     ),
     Family(
         "warmpath_pod_first_tokens_total",
         "counter",
         "Streams whose first token has come from the pod, by its present process.",
-        |_, account, _| Number::Whole(account.first_tokens.into()),
+        |of| Number::Whole(of.account.first_tokens.into()),
     ),
     Family(
         "warmpath_pod_first_token_seconds_total",
         "counter",
         "Time that clients waited for those first tokens, all together.",
-        |_, account, _| Number::Millionths(u64::from(account.first_token_ms) * 1000),
+        |of| Number::Millionths(u64::from(of.account.first_token_ms) * 1000),
     ),
     Family(
         "warmpath_pod_in_flight",
         "gauge",
         "Requests of this Envoy that the pod has and that have not ended.",
-        |_, account, _| Number::Whole(account.in_flight.into()),
+        |of| Number::Whole(of.account.in_flight.into()),
     ),
     Family(
         "warmpath_pod_waiting",
         "gauge",
         "Requests of this Envoy that wait on the pod for their first token.",
-        |_, account, _| Number::Whole(account.waiting.into()),
+        |of| Number::Whole(of.account.waiting.into()),
     ),
     Family(
         "warmpath_pod_outstanding_tokens",
         "gauge",
         "Prompt tokens of the waiting requests that the pod has still to compute, as estimated.",
-        |_, account, _| Number::Whole(account.outstanding.into()),
+        |of| Number::Whole(of.account.outstanding.into()),
     ),
     Family(
         "warmpath_pod_prefill_tokens_per_second",
         "gauge",
         "Speed at which the pod computes prompts, as learned from its first tokens; 0 until it is known.",
-        |_, account, _| Number::Whole(account.rate as u64),
+        |of| Number::Whole(of.account.rate as u64),
     ),
     Family(
         "warmpath_pod_engine_running",
         "gauge",
         "Requests in the pod's batch, from all gateways, as its metrics page says.",
-        |pod, _, _| Number::Whole(pod.running as u64),
+        |of| Number::Whole(of.pod.running as u64),
     ),
     Family(
         "warmpath_pod_engine_waiting",
         "gauge",
         "Requests in the pod's queue, from all gateways, as its metrics page says.",
-        |pod, _, _| Number::Whole(pod.waiting as u64),
+        |of| Number::Whole(of.pod.waiting as u64),
     ),
     Family(
         "warmpath_pod_kv_usage_ratio",
         "gauge",
         "Share of the pod's KV cache that running requests use, 0 to 1, as its metrics page says.",
-        |pod, _, _| Number::Millionths((pod.kv_usage * 1e6) as u64),
+        |of| Number::Millionths((of.pod.kv_usage * 1e6) as u64),
     ),
     Family(
         "warmpath_pod_kv_capacity_tokens",
         "gauge",
         "Tokens that fit into the pod's KV cache; 0 when it caches no prefixes.",
-        |pod, _, _| Number::Whole(pod.capacity),
+        |of| Number::Whole(of.pod.capacity),
     ),
     Family(
         "warmpath_pod_page_age_seconds",
         "gauge",
         "Time since the pod's metrics page was last read.",
-        |pod, _, now| match pod.scraped_at {
+        |of| match of.pod.scraped_at {
             Micros::ZERO => Number::None,
-            at => Number::Millionths(now.since(at).0),
+            at => Number::Millionths(of.now.since(at).0),
         },
     ),
     Family(
         "warmpath_pod_probes",
         "gauge",
         "Requests under way that find out whether the pod serves again after a failure.",
-        |_, account, _| Number::Whole(account.health.probes.into()),
+        |of| Number::Whole(of.account.health.probes.into()),
+    ),
+    Family(
+        "warmpath_pod_held_tokens",
+        "gauge",
+        "Tokens of prompts that the pod is believed to hold in its KV cache.",
+        |of| Number::Whole(of.held.into()),
     ),
 ];
 
-/// Why a pod cools down, as a label.
-const COOL_DOWNS: [(&str, PodStatus); 2] =
-    [("errors", PodStatus::Erring), ("failures", PodStatus::CoolingDown)];
+/// Why a pod cools down, as a label, and whether that is for errors of its own.
+const COOL_DOWNS: [(&str, bool); 2] = [("errors", true), ("failures", false)];
 
 /// Writes what is known of each pod. `held` has the tokens of prompts that each pod is believed to hold, by slot.
 pub fn write(page: &mut Page, pool: &str, table: &PodTable, ledger: &Ledger, held: &[u32], now: Micros) {
-    let pods: Vec<(&Pod, PodAccount, u32)> = table
-        .live()
-        .map(|(slot, pod)| {
-            let held = held.get(usize::from(slot)).copied().unwrap_or(0);
-            (pod, PodAccount::of(pod, ledger.account(slot)), held)
-        })
-        .collect();
+    let known = |(slot, pod): (Slot, _)| Known {
+        pod,
+        account: PodAccount::of(pod, ledger.account(slot)),
+        held: held.get(usize::from(slot)).copied().unwrap_or(0),
+        now,
+    };
+    let pods: Vec<Known<'_>> = table.live().map(known).collect();
     if pods.is_empty() {
         return;
     }
     for Family(name, kind, help, number) in &FAMILIES {
         page.family(name, kind, help);
-        for (pod, account, _) in &pods {
-            let labels = [("pod", pod.address.as_str()), ("pool", pool)];
-            match number(pod, account, now) {
+        for of in &pods {
+            let labels = [("pod", of.pod.address.as_str()), ("pool", pool)];
+            match number(of) {
                 Number::Whole(value) => page.sample(name, &labels, value),
                 Number::Millionths(value) => page.sample_in_millionths(name, &labels, value),
                 Number::None => {}
             }
         }
     }
-    const HELD: &str = "warmpath_pod_held_tokens";
-    page.family(HELD, "gauge", "Tokens of prompts that the pod is believed to hold in its KV cache.");
-    for (pod, _, held) in &pods {
-        page.sample(HELD, &[("pod", &pod.address), ("pool", pool)], u64::from(*held));
-    }
     const STATUS: &str = "warmpath_pod_status";
     page.family(STATUS, "gauge", "1 for what the pod is: asleep, hanging, loading (never ready so far), erring, cooling_down, probing, unreachable (was ready, and its port does not answer), full, unreadable or ready; 0 for the others.");
-    for (pod, account, _) in &pods {
+    for Known { pod, account, .. } in &pods {
         let now_is = PodStatus::of(pod, account, now);
         for status in PodStatus::ALL {
             let labels = [("pod", &*pod.address), ("status", status.as_str()), ("pool", pool)];
@@ -163,16 +172,12 @@ pub fn write(page: &mut Page, pool: &str, table: &PodTable, ledger: &Ledger, hel
         "gauge",
         "1 while the pod is left alone: after errors of its own, or after failures without an answer.",
     );
-    for (pod, account, _) in &pods {
+    for Known { pod, account, .. } in &pods {
         let cools = account.health.cooling_down(now, pod.recovered_at);
-        for (reason, status) in COOL_DOWNS {
-            let erring = account.health.errors > 0;
-            let holds = cools && erring == (status == PodStatus::Erring);
-            page.sample(
-                COOLING,
-                &[("pod", &pod.address), ("reason", reason), ("pool", pool)],
-                u64::from(holds),
-            );
+        let errs = account.health.errors > 0;
+        for (reason, by_errors) in COOL_DOWNS {
+            let labels = [("pod", &*pod.address), ("reason", reason), ("pool", pool)];
+            page.sample(COOLING, &labels, u64::from(cools && errs == by_errors));
         }
     }
 }
@@ -180,9 +185,9 @@ pub fn write(page: &mut Page, pool: &str, table: &PodTable, ledger: &Ledger, hel
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SECOND;
     use crate::account::pod_health::Observed;
     use crate::shared::pod_table::PodState;
-    use crate::{SECOND, Slot};
 
     fn pod(id: u32, address: &str) -> Pod {
         Pod {
@@ -234,7 +239,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        let each = FAMILIES.len() + 1 + PodStatus::ALL.len() + COOL_DOWNS.len();
+        let each = FAMILIES.len() + PodStatus::ALL.len() + COOL_DOWNS.len();
         assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 2 * each);
     }
 
