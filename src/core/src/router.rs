@@ -244,11 +244,7 @@ impl Router {
         shared: &mut impl SharedData,
         now: Micros,
     ) -> Result<(), Contended> {
-        let table = self.steps.replica.table();
-        self.change(shared, |ledger| {
-            ledger.grow(table.pods.len());
-            ticket.refused_as_full(ledger, table, attempts, now);
-        })
+        self.change_any(shared, |ledger, table| ticket.refused_as_full(ledger, table, attempts, now))
     }
 
     /// The first `attempts` pods of the decision failed, and none answers.
@@ -262,11 +258,7 @@ impl Router {
         shared: &mut impl SharedData,
         now: Micros,
     ) -> Result<(), Contended> {
-        let table = self.steps.replica.table();
-        self.change(shared, |ledger| {
-            ledger.grow(table.pods.len());
-            ticket.fail(ledger, table, attempts, None, now);
-        })
+        self.change_any(shared, |ledger, table| ticket.fail(ledger, table, attempts, None, now))
     }
 
     /// The pod that the request is booked on failed it: said 503, or broke its answer off.
@@ -302,6 +294,19 @@ impl Router {
             steps.replica.learn_bytes_per_token(bytes_per_token);
         }
         Ok(())
+    }
+
+    /// Changes the ledger, once it has an account of every pod in the table.
+    fn change_any(
+        &self,
+        shared: &mut impl SharedData,
+        with: impl Fn(&mut Ledger, &PodTable),
+    ) -> Result<(), Contended> {
+        let table = self.table();
+        self.change(shared, |ledger| {
+            ledger.grow(table.pods.len());
+            with(ledger, table);
+        })
     }
 
     fn change(&self, shared: &mut impl SharedData, with: impl Fn(&mut Ledger)) -> Result<(), Contended> {

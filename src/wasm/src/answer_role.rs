@@ -59,6 +59,7 @@ impl AnswerRole {
             }
         }
     }
+
     /// The pod of the present attempt has refused it in a way that another pod may not. Returns whether another one is to be asked,
     /// and tells the routers if so: they learn from its answer who is at fault.
     pub fn asks_another(&self) -> bool {
