@@ -34,6 +34,11 @@ impl Strategy {
         ("DEFAULT", Strategy::LoadOnly),
     ];
 
+    /// The strategy of that name.
+    pub fn parse(name: &str) -> Option<Strategy> {
+        Strategy::WORDS.iter().find(|(word, _)| *word == name).map(|&(_, strategy)| strategy)
+    }
+
     /// Its name in a document.
     pub fn name(self) -> &'static str {
         match self {

@@ -9,40 +9,12 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
+pub use warmpath::settings::Strategy;
 
 /// The annotation of the reference.
 pub const STRATEGY: &str = "inference.networking.x-k8s.io/routing-strategy";
 const FAIL_OPEN: &str = "warmpath.dev/fail-open";
 const MAX_BODY: &str = "warmpath.dev/max-body-bytes";
-
-/// How pods are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Strategy {
-    /// By load alone.
-    LoadOnly,
-    /// By load and by the prefix that each pod holds.
-    #[default]
-    PrefixCache,
-}
-
-impl Strategy {
-    /// The name that the module knows.
-    pub fn name(self) -> &'static str {
-        match self {
-            Strategy::LoadOnly => "LOAD_ONLY",
-            Strategy::PrefixCache => "PREFIX_CACHE",
-        }
-    }
-
-    /// The strategy of that name; `DEFAULT` is the reference's word for load alone.
-    pub fn parse(name: &str) -> Option<Self> {
-        match name {
-            "DEFAULT" | "LOAD_ONLY" => Some(Strategy::LoadOnly),
-            "PREFIX_CACHE" => Some(Strategy::PrefixCache),
-            _ => None,
-        }
-    }
-}
 
 /// The settings of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
