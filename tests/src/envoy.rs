@@ -67,6 +67,17 @@ impl EnvoyBuilder {
         self
     }
 
+    /// Gives the plugin configuration these settings, an object, besides its own.
+    pub fn settings(self, settings: &Value) -> Self {
+        let Value::Object(settings) = settings else { panic!("{settings} is no object") };
+        let more: String = settings.iter().map(|(key, value)| format!("\"{key}\": {value}, ")).collect();
+        self.edit(move |text| {
+            let with = text.replace("\"fail_open\": true,", &format!("\"fail_open\": true, {more}"));
+            assert_ne!(with, text);
+            with
+        })
+    }
+
     /// Keeps the listeners in a file, so that [`Envoy::reload`] can change them. A replaced listener has
     /// `drain` seconds for its connections; 600 in production.
     pub fn reloadable(mut self, drain: u32) -> Self {

@@ -5,23 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use warmpath_tests::{Answer, Envoy, EnvoyBuilder, Random, Request, TestPod};
+use warmpath_tests::{Answer, Envoy, Random, Request, TestPod};
 
 /// Time until the first token of every answer.
 const FIRST: Duration = Duration::from_millis(500);
 
 fn slow() -> Answer {
     Answer::Tokens { first: FIRST, each: Duration::from_millis(2), tokens: 3, cut: None }
-}
-
-fn with_settings(pods: &[TestPod], settings: &Value) -> EnvoyBuilder {
-    let Value::Object(settings) = settings else { panic!("{settings}") };
-    let more: String = settings.iter().map(|(key, value)| format!("\"{key}\": {value}, ")).collect();
-    Envoy::of(pods).edit(move |text| {
-        let with = text.replace("\"fail_open\": true,", &format!("\"fail_open\": true, {more}"));
-        assert_ne!(with, text);
-        with
-    })
 }
 
 fn classes() -> Value {
@@ -54,7 +44,7 @@ async fn the_critical_find_a_free_pod_while_what_may_be_shed_overloads_the_pool(
     const CRITICAL: u64 = 12;
     let pods = TestPod::several(4).await;
     pods.iter().for_each(|pod| pod.answer_all(slow));
-    let envoy = with_settings(&pods, &classes()).concurrency(4).log_level("warn").start().await;
+    let envoy = Envoy::of(&pods).settings(&classes()).concurrency(4).log_level("warn").start().await;
     envoy.sees_ready(4).await;
     learned(&envoy, &pods).await;
 
@@ -123,7 +113,7 @@ async fn the_critical_find_a_free_pod_while_what_may_be_shed_overloads_the_pool(
 #[tokio::test(flavor = "multi_thread")]
 async fn old_numbers_shed_nothing_and_only_sheddable_requests_are_shed() {
     let pods = TestPod::several(2).await;
-    let envoy = with_settings(&pods, &classes()).start().await;
+    let envoy = Envoy::of(&pods).settings(&classes()).start().await;
     envoy.sees_ready(2).await;
     // Pods that say nothing any more, whatever they said last.
     pods.iter().for_each(|pod| pod.set_metrics_status(500));
@@ -155,7 +145,7 @@ async fn old_numbers_shed_nothing_and_only_sheddable_requests_are_shed() {
 #[tokio::test]
 async fn vllm_gets_a_priority_where_the_client_names_none() {
     let pods = TestPod::several(1).await;
-    let envoy = with_settings(&pods, &classes()).start().await;
+    let envoy = Envoy::of(&pods).settings(&classes()).start().await;
     envoy.sees_ready(1).await;
     let post = |body: Value| Request::post("/v1/chat/completions", &body);
     let chat = |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "hello"}]});

@@ -3,18 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use warmpath_tests::{Answer, Envoy, EnvoyBuilder, Random, Request, Stream, TestPod};
-
-/// An Envoy whose plugin configuration has these settings besides its own.
-fn with_settings(pods: &[TestPod], settings: &Value) -> EnvoyBuilder {
-    let Value::Object(settings) = settings else { panic!("{settings}") };
-    let more: String = settings.iter().map(|(key, value)| format!("\"{key}\": {value}, ")).collect();
-    Envoy::of(pods).edit(move |text| {
-        let with = text.replace("\"fail_open\": true,", &format!("\"fail_open\": true, {more}"));
-        assert_ne!(with, text);
-        with
-    })
-}
+use warmpath_tests::{Answer, Envoy, Random, Request, Stream, TestPod};
 
 fn rollout() -> Value {
     json!({
@@ -45,7 +34,7 @@ fn bodies(pods: &[TestPod]) -> Vec<String> {
 #[tokio::test]
 async fn the_name_alone_is_another_in_the_body_and_its_length_is_right() {
     let pods = TestPod::several(1).await;
-    let envoy = with_settings(&pods, &rollout()).start().await;
+    let envoy = Envoy::of(&pods).settings(&rollout()).start().await;
     envoy.sees_ready(1).await;
     let long = Random::text(7, 3000);
     for (body, expected) in [
@@ -102,8 +91,8 @@ async fn a_conversation_keeps_its_target_in_every_gateway_and_finds_its_pod() {
     const CONVERSATIONS: u64 = 60;
     let pods = TestPod::several(4).await;
     let gateways = [
-        with_settings(&pods, &rollout()).concurrency(2).start().await,
-        with_settings(&pods, &rollout()).start().await,
+        Envoy::of(&pods).settings(&rollout()).concurrency(2).start().await,
+        Envoy::of(&pods).settings(&rollout()).start().await,
     ];
     for gateway in &gateways {
         gateway.sees_ready(4).await;
@@ -139,7 +128,7 @@ async fn a_conversation_keeps_its_target_in_every_gateway_and_finds_its_pod() {
 #[tokio::test]
 async fn unknown_and_reserved_names_are_refused_and_the_list_has_the_others() {
     let pods = TestPod::several(1).await;
-    let envoy = with_settings(&pods, &rollout()).start().await;
+    let envoy = Envoy::of(&pods).settings(&rollout()).start().await;
     envoy.sees_ready(1).await;
     for (model, reason, says) in [
         ("gpt-x", "unknown_model", "The model `gpt-x` does not exist."),
@@ -169,8 +158,10 @@ async fn unknown_and_reserved_names_are_refused_and_the_list_has_the_others() {
 #[tokio::test]
 async fn names_that_the_settings_do_not_know_pass_by_default() {
     let pods = TestPod::several(1).await;
-    let envoy =
-        with_settings(&pods, &json!({"models": [{"name": "a", "targets": [{"name": "b"}]}]})).start().await;
+    let envoy = Envoy::of(&pods)
+        .settings(&json!({"models": [{"name": "a", "targets": [{"name": "b"}]}]}))
+        .start()
+        .await;
     envoy.sees_ready(1).await;
     for (asked, sent) in [("c", "c"), ("a", "b"), ("b", "b")] {
         assert_eq!(chat(asked, &[user("hello")]).send(envoy.routed).await.status, 200);
@@ -196,7 +187,7 @@ fn completion() -> Answer {
 #[tokio::test]
 async fn answers_have_the_name_that_the_client_asked_for() {
     let pods = TestPod::several(1).await;
-    let envoy = with_settings(&pods, &rollout()).switch("--restore-model-names").start().await;
+    let envoy = Envoy::of(&pods).settings(&rollout()).switch("--restore-model-names").start().await;
     envoy.sees_ready(1).await;
     pods[0].answer_next(completion());
     let reply = chat("alias", &[user("hello")]).send(envoy.routed).await.json();
@@ -234,7 +225,7 @@ async fn answers_have_the_name_that_the_client_asked_for() {
 #[tokio::test]
 async fn without_the_callback_names_stay_and_the_log_says_so() {
     let pods = TestPod::several(1).await;
-    let envoy = with_settings(&pods, &rollout()).start().await;
+    let envoy = Envoy::of(&pods).settings(&rollout()).start().await;
     envoy.sees_ready(1).await;
     for _ in 0..2 {
         pods[0].answer_next(completion());
