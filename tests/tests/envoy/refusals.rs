@@ -165,6 +165,22 @@ async fn a_prompt_that_no_pod_serves_costs_no_pod_its_place() {
 }
 
 #[tokio::test]
+async fn what_a_pod_says_of_a_path_that_is_not_inference_reaches_the_client() {
+    const NOT_FOUND: &str = r#"{"detail":"Not Found"}"#;
+    let mut pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    pods.iter().for_each(|pod| pod.answer_all(|| json_answer(404, NOT_FOUND)));
+    // Were it asked after the others, the client would see its failure instead of their answer.
+    pods[2].kill().await;
+    for n in 0..30 {
+        let reply = Request::get(&format!("/unknown/{n}")).send(envoy.routed).await;
+        assert_eq!((reply.status.as_u16(), reply.text()), (404, NOT_FOUND.to_owned()));
+    }
+    let attempts: usize = pods[..2].iter().map(TestPod::begun).sum();
+    assert_eq!(attempts, 30);
+}
+
+#[tokio::test]
 async fn requests_that_all_pods_refuse_are_not_sent_three_times_for_long() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
