@@ -63,17 +63,18 @@ async fn a_refusal_with_status_503_moves_on_and_cools_no_pod_down() {
     let full = count(&envoy, "early_errors_total.reason=full;").await;
     assert!(full > 0, "no request met a full pod");
     assert_eq!(count(&envoy, "failovers_total").await, full);
-    // Nobody cools down: each gets its share of requests that go round, at once.
+    // Nobody cools down: each gets its share of requests that go round, at once. Pods that are equal are drawn at random:
+    // fewer than 8 of 90 happen once in thirty million runs.
     for n in 0..12 {
         pods[n % PODS].answer_next(refusal());
     }
     let before: Vec<usize> = pods.iter().map(|pod| pod.received().len()).collect();
-    for _ in 0..30 {
+    for _ in 0..90 {
         pods.iter().for_each(TestPod::forget_answers);
         assert_eq!(Request::get("/v1/models").send(envoy.routed).await.status, 200);
     }
     for (pod, before) in pods.iter().zip(before) {
-        assert!(pod.received().len() > before + 4, "{} is left alone", pod.address());
+        assert!(pod.received().len() >= before + 8, "{} is left alone", pod.address());
     }
     envoy.accounts_for_nothing().await;
 }
