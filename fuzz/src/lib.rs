@@ -36,7 +36,7 @@ use warmpath::shared::lease;
 use warmpath::shared::membership::{PodList, announce, announced};
 use warmpath::shared::pod_table::{MAX_PODS, PodKey, PodTable};
 use warmpath::shared::store::{Keys, Map, SharedData};
-use warmpath::{Micros, SECOND, Slot};
+use warmpath::{Bytes, Micros, SECOND, Slot, Tokens};
 
 /// A fuzz target: panics when a property does not hold for these bytes.
 pub type Target = fn(&[u8]);
@@ -121,7 +121,7 @@ pub fn body(bytes: &[u8]) {
         (chain.hashes(), chain.bytes(), chain.head()),
         (by_bytes.hashes(), by_bytes.bytes(), by_bytes.head())
     );
-    assert_eq!(chain.hashes().len(), blocks_in(whole.len() as u64));
+    assert_eq!(chain.hashes().len(), blocks_in(Bytes(whole.len() as u64)));
     // A prefix of a prompt has a prefix of its chain.
     let half = chain_of(&request, &mut |chain| chain.push(&whole[..whole.len() / 2]));
     assert!(chain.hashes().starts_with(half.hashes()));
@@ -135,11 +135,13 @@ pub fn body(bytes: &[u8]) {
         // The second time the body is in the parse cache.
         let reading = router.read(api, body).unwrap();
         let mut decision = router.decide(RouteBy::Prompt(&reading), &mut shared, NOW).unwrap();
-        assert_eq!(decision.bytes, whole.len() as u64);
+        assert_eq!(decision.bytes, Bytes(whole.len() as u64));
         assert!(decision.matched_bytes <= decision.bytes);
         router.start(&mut decision.ticket, &mut shared, NOW + Micros(1000)).unwrap();
-        let usage =
-            Some(Usage { prompt_tokens: u32::from(first) * 1000, cached_tokens: Some(u32::from(first)) });
+        let usage = Some(Usage {
+            prompt_tokens: u32::from(first) * Tokens(1000),
+            cached_tokens: Some(Tokens(u32::from(first))),
+        });
         router.close(decision.ticket, End::Answered { usage, at: NOW + Micros(2000) }, &mut shared).unwrap();
     }
     let ledger = ledger_in(&config, &shared);
@@ -322,17 +324,17 @@ pub fn shared(bytes: &[u8]) {
         for slot in Slot::all().take(4) {
             let id = ledger.account(slot).id;
             ledger.change(PodKey { slot, id }, |account| {
-                account.open(u32::MAX, NOW);
-                account.start(5, Observed { sent_at: Micros(7), at: Micros(9) });
+                account.open(Tokens(u32::MAX), NOW);
+                account.start(Tokens(5), Observed { sent_at: Micros(7), at: Micros(9) });
                 account.health.failed(Observed { sent_at: NOW, at: NOW });
-                account.close(Some(7));
+                account.close(Some(Tokens(7)));
                 account.reconcile(3, 2);
             });
         }
         ledger.count_routed();
-        ledger.learn_mean_work(9);
+        ledger.learn_mean_work(Tokens(9));
         assert!(ledger.mean_work().is_finite());
-        ledger.learn_bytes_per_token(ModelId(3), 4000, 1000);
+        ledger.learn_bytes_per_token(ModelId(3), Bytes(4000), Tokens(1000));
         assert!(ledger.bytes_per_token(ModelId(3)) > 0.0);
         ledger.append(&LogRecord {
             writer: 1,

@@ -11,7 +11,7 @@ use warmpath::request::prompt::canonical;
 use warmpath::router::{End, RouteBy, Router, Ticket};
 use warmpath::shared::pod_table::{Pod, PodState, PodTable};
 use warmpath::shared::store::{Keys, Map, SharedData};
-use warmpath::{Micros, Slot};
+use warmpath::{Bytes, Micros, Slot, Tokens};
 
 /// Sizes of bodies in bytes.
 pub const BODIES: [usize; 4] = [2 << 10, 32 << 10, 256 << 10, 1 << 20];
@@ -130,7 +130,7 @@ impl Known {
     }
 
     /// The next conversation, from its bytes to the chain of its prompt.
-    pub fn read(&mut self) -> u64 {
+    pub fn read(&mut self) -> Bytes {
         self.next += 1;
         self.body[self.at..self.at + 8].copy_from_slice(format!("{:08}", self.next % 100_000_000).as_bytes());
         let reading = self.parse_cache.read(Api::Chat, &self.body).expect("a chat");
@@ -158,7 +158,7 @@ pub fn answer(name: &str) -> &'static [u8] {
 }
 
 /// Reads an answer as it passes.
-pub fn scan(answer: &[u8]) -> Option<u32> {
+pub fn scan(answer: &[u8]) -> Option<Tokens> {
     let mut scanner = UsageScanner::default();
     scanner.feed(answer);
     scanner.usage().map(|usage| usage.prompt_tokens)
@@ -228,7 +228,7 @@ impl Worker {
     /// From the answer, which is here at once, to the end.
     pub fn close(&mut self, ticket: Ticket) {
         let tokens = (self.bodies[self.next].len() / 4) as u32;
-        let usage = Some(Usage { prompt_tokens: tokens, cached_tokens: Some(tokens) });
+        let usage = Some(Usage { prompt_tokens: Tokens(tokens), cached_tokens: Some(Tokens(tokens)) });
         self.router
             .close(ticket, End::Answered { usage, at: self.now + Micros(60) }, &mut self.map)
             .expect("nobody else writes");

@@ -12,7 +12,7 @@ use warmpath::prefix::index::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
 use warmpath::shared::pod_table::{PodKey, PodTable};
-use warmpath::{Micros, Slot};
+use warmpath::{Micros, Slot, Tokens};
 
 use cases::{BODIES, Full, Known, PODS, Worker};
 
@@ -124,7 +124,7 @@ fn ledger_decode_change_encode(bencher: Bencher, pods: usize) {
     let bytes = ledger.as_ref().to_vec();
     bencher.with_inputs(|| bytes.clone()).bench_local_values(|bytes| {
         let mut ledger = Ledger::decode(bytes).expect("a ledger");
-        ledger.change(PodKey { slot: Slot(1), id: 0 }, |account| _ = account.open(100, Micros(1)));
+        ledger.change(PodKey { slot: Slot(1), id: 0 }, |account| _ = account.open(Tokens(100), Micros(1)));
         black_box(ledger.as_ref().len());
         ledger
     });

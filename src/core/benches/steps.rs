@@ -12,7 +12,7 @@ use warmpath::prefix::index::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
 use warmpath::shared::pod_table::{PodKey, PodTable};
-use warmpath::{Micros, Slot};
+use warmpath::{Micros, Slot, Tokens};
 
 use cases::{BODIES, Full, Known, PODS, Worker};
 
@@ -71,7 +71,8 @@ fn main() {
         let bytes = ledger.as_ref().to_vec();
         step(&format!("ledger/{pods}-pods"), || {
             let mut ledger = Ledger::decode(bytes.clone()).expect("a ledger");
-            ledger.change(PodKey { slot: Slot(1), id: 0 }, |account| _ = account.open(100, Micros(1)));
+            ledger
+                .change(PodKey { slot: Slot(1), id: 0 }, |account| _ = account.open(Tokens(100), Micros(1)));
             ledger
         });
         let table = cases::table(pods);

@@ -20,7 +20,7 @@ use crate::settings::PoolSettings;
 use crate::shared::codec::CodecError;
 use crate::shared::pod_table::PodTable;
 use crate::shared::store::{Contended, Keys, SharedData};
-use crate::{Micros, Slot};
+use crate::{Bytes, Micros, Slot, Tokens};
 use steps::Steps;
 pub use steps::{DecisionStep, Demand, NoPod, RouteBy};
 
@@ -58,13 +58,13 @@ pub struct Decision {
     /// The pods, best first.
     pub picks: Picks,
     /// Canonical bytes of the prompt.
-    pub bytes: u64,
+    pub bytes: Bytes,
     /// Canonical bytes of it that the best pod is believed to hold.
-    pub matched_bytes: u64,
+    pub matched_bytes: Bytes,
     /// Tokens of the prompt, as estimated; 0 without one.
-    pub tokens: u32,
+    pub tokens: Tokens,
     /// Tokens of it that the best pod is believed to hold.
-    pub matched_tokens: u32,
+    pub matched_tokens: Tokens,
     /// Why it goes to the best pod.
     pub reason: Reason,
     /// The pod that holds most of the prompt, where the request leaves it for another one.
@@ -76,7 +76,7 @@ pub struct Decision {
 impl Decision {
     /// Share of the prompt that the best pod is believed to hold, 0 to 1.
     pub fn match_ratio(&self) -> f64 {
-        self.matched_bytes as f64 / self.bytes.max(1) as f64
+        self.matched_bytes.0 as f64 / self.bytes.0.max(1) as f64
     }
 }
 

@@ -1,10 +1,12 @@
-//! Units that every room counts in, as types, so that a time is never taken for another number.
+//! Units that every room counts in, as types, so that none is taken for another.
 
+mod amounts;
 mod decimal;
 mod random;
 
 use std::ops::{Add, Div, Mul, Sub};
 
+pub use amounts::{Bytes, Tokens};
 pub use decimal::decimal;
 pub use random::Random;
 

@@ -8,7 +8,7 @@ use warmpath::decide::pick::Candidate;
 use warmpath::decide::reason::Reason;
 use warmpath::router::{Decision, NoPod};
 use warmpath::shared::pod_table::PodTable;
-use warmpath::{Micros, Slot};
+use warmpath::{Bytes, Micros, Slot};
 
 use crate::host;
 use crate::log_batch::{LogBatch, REPEAT_AFTER};
@@ -83,7 +83,7 @@ impl DecisionLog {
                 address(decision.ticket.slot()),
                 address(left.slot),
                 Decimal(left.matched, 0),
-                decision.tokens,
+                decision.tokens.0,
             );
         });
     }
@@ -97,7 +97,7 @@ impl DecisionLog {
         let request = host::request_header("x-request-id").unwrap_or_default();
         // Without a prompt the rule counts one token of work, which is nobody's.
         let tokens = match candidates.first() {
-            Some(candidate) if decision.bytes > 0 => candidate.terms.uncached + candidate.matched,
+            Some(candidate) if decision.bytes > Bytes::NONE => candidate.terms.uncached + candidate.matched,
             _ => 0.0,
         };
         let mut line = format!(

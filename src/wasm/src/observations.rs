@@ -1,12 +1,12 @@
 //! What a worker has observed of its requests, by model: kept in the VM, and added to Envoy's metrics at the tick. So a request
 //! pays for none of these metrics with a call of the host.
 
-use warmpath::Micros;
 use warmpath::answer::usage::Usage;
 use warmpath::decide::reason::Reason;
 use warmpath::monitor::histogram::Histogram;
 use warmpath::monitor::models::{Models, OTHER};
 use warmpath::router::Decision;
+use warmpath::{Micros, Tokens};
 
 use crate::decision_log::PREFIX_HIT;
 use crate::host::{Host, Metric};
@@ -168,8 +168,8 @@ pub struct Observations {
 pub struct Seen {
     model: ModelSeen,
     kind: FirstTokenKind,
-    tokens: u32,
-    matched_tokens: u32,
+    tokens: Tokens,
+    matched_tokens: Tokens,
     /// How long its first token took, once it has come.
     pub first_token: Option<Micros>,
 }
@@ -245,12 +245,12 @@ impl Observations {
         {
             of_kind.observe(took.0);
         }
-        series.prompt.observe(seen.tokens.into());
-        series.matched.observe(seen.matched_tokens.into());
+        series.prompt.observe(seen.tokens.0.into());
+        series.matched.observe(seen.matched_tokens.0.into());
         if let Some(Usage { prompt_tokens, cached_tokens: Some(cached) }) = usage {
             let believed = seen.matched_tokens.min(prompt_tokens);
             for (since, tokens) in series.reported_since.iter_mut().zip([prompt_tokens, cached, believed]) {
-                *since += u64::from(tokens);
+                *since += u64::from(tokens.0);
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use warmpath::Micros;
 use warmpath::answer::usage::Usage;
 use warmpath::router::Decision;
+use warmpath::{Micros, Tokens};
 
 use crate::host;
 
@@ -22,7 +22,7 @@ const CACHED: &str = "warmpath.cached_tokens";
 /// The request is decided.
 pub fn decided(decision: &Decision) {
     host::set_property(REASON, decision.reason.as_str().as_bytes());
-    if decision.tokens > 0 {
+    if decision.tokens > Tokens::NONE {
         share(MATCHED, decision.matched_tokens, decision.tokens);
     }
 }
@@ -42,14 +42,14 @@ pub fn answered(usage: Option<Usage>) {
     }
 }
 
-fn number(name: &str, value: u32) {
+fn number(name: &str, value: Tokens) {
     let mut text = String::new();
-    let _ = write!(text, "{value}");
+    let _ = write!(text, "{}", value.0);
     host::set_property(name, text.as_bytes());
 }
 
-fn share(name: &str, part: u32, whole: u32) {
+fn share(name: &str, part: Tokens, whole: Tokens) {
     let mut text = String::new();
-    let _ = write!(text, "{part}/{whole}");
+    let _ = write!(text, "{}/{}", part.0, whole.0);
     host::set_property(name, text.as_bytes());
 }

@@ -5,14 +5,14 @@ use crate::account::ledger::{Ledger, MODELS, ModelId};
 use crate::account::pod_account::PodAccount;
 use crate::answer::usage::Usage;
 use crate::request::blocks::{blocks_in, bytes_of};
-use crate::{DEFAULT_BYTES_PER_TOKEN, MILLISECOND, Micros};
+use crate::{Bytes, DEFAULT_BYTES_PER_TOKEN, MILLISECOND, Micros, Tokens};
 
 /// Prompt tokens per second before anything is learned: a 7B model on an A10. Only ratios between pods, and between a
 /// pod and the constants in seconds, depend on it.
 pub const DEFAULT_RATE: f32 = 5_500.0;
 
 /// Work below which a first-token time tells more of the batch step than of the rate.
-const MIN_SAMPLE_TOKENS: u32 = 1_000;
+const MIN_SAMPLE_TOKENS: Tokens = Tokens(1_000);
 /// Two first tokens closer than this came from the same batch step.
 const MIN_SAMPLE_TIME: Micros = Micros(5 * MILLISECOND.0);
 /// Largest step towards a new sample, as a share of the rate, once there are many samples.
@@ -20,13 +20,13 @@ const RATE_GAIN: f32 = 0.05;
 /// Rates outside are errors of measurement, in prompt tokens per second.
 const PLAUSIBLE_RATES: std::ops::RangeInclusive<f32> = 50.0..=5_000_000.0;
 /// Tokens of the prompt that vLLM may compute again although it holds them: its last block, and Warmpath's last block.
-const SLACK_TOKENS: u32 = 32;
+const SLACK_TOKENS: Tokens = Tokens(32);
 /// A match that is off by less than this part of it is no error. The answer's ratio of bytes to tokens is that of the whole
 /// prompt, and plain words have more bytes per token than the code or the numbers after them. With a smaller tolerance, such
 /// prompts make a pod look as if it had lost all that it held, and conversations are sent elsewhere.
 const MISS_TOLERANCE: u64 = 3;
 /// Shorter prompts teach no bytes per token: they are mostly the template.
-const MIN_RATIO_TOKENS: u32 = 16;
+const MIN_RATIO_TOKENS: Tokens = Tokens(16);
 /// Bytes per token outside belong to an embedding, an image or an error.
 const PLAUSIBLE_RATIOS: std::ops::RangeInclusive<f32> = 0.25..=32.0;
 /// Weight of an answer in a model's mean of bytes per token.
@@ -39,8 +39,8 @@ const MEAN_WORK_PROMPTS: u64 = 100;
 ///
 /// A match that was not there makes a pod look slow, prompts that are computed together make it look fast. The rate is
 /// therefore the median of the samples, approached in small steps.
-pub fn learn_rate(account: &mut PodAccount, tokens: u32, elapsed: Micros) {
-    let sample = tokens as f32 / elapsed.as_seconds();
+pub fn learn_rate(account: &mut PodAccount, tokens: Tokens, elapsed: Micros) {
+    let sample = tokens.as_f32() / elapsed.as_seconds();
     if tokens < MIN_SAMPLE_TOKENS || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE_RATES.contains(&sample) {
         return;
     }
@@ -57,23 +57,23 @@ pub fn learn_rate(account: &mut PodAccount, tokens: u32, elapsed: Micros) {
 /// Whether the pod held clearly less of a prompt than the `matched` leading blocks that were believed.
 ///
 /// `bytes` is the length of the prompt in canonical bytes; the answer's own token count turns tokens into bytes.
-pub fn missed(usage: &Usage, bytes: u64, matched: usize) -> bool {
+pub fn missed(usage: &Usage, bytes: Bytes, matched: usize) -> bool {
     let Some(cached) = usage.cached_tokens else { return false };
-    let tokens = u64::from(usage.prompt_tokens);
+    let tokens = u64::from(usage.prompt_tokens.0);
     if tokens == 0 || matched == 0 {
         return false;
     }
-    let held = blocks_in(bytes * u64::from(cached.saturating_add(SLACK_TOKENS)) / tokens);
-    let missing = bytes_of(matched).saturating_sub(bytes_of(held));
-    missing > bytes_of(matched) / MISS_TOLERANCE
+    let held = blocks_in(Bytes(bytes.0 * u64::from((cached + SLACK_TOKENS).0) / tokens));
+    let missing = bytes_of(matched) - bytes_of(held);
+    missing.0 > bytes_of(matched).0 / MISS_TOLERANCE
 }
 
 impl Ledger {
     /// Learns the mean work of a prompt, which stands for the work of requests that another gateway sent.
-    pub fn learn_mean_work(&mut self, tokens: u32) {
+    pub fn learn_mean_work(&mut self, tokens: Tokens) {
         let prompts = self.prompts().wrapping_add(1);
         let weight = 1.0 / (prompts.min(MEAN_WORK_PROMPTS) as f32);
-        let mean = self.mean_work() * (1.0 - weight) + tokens as f32 * weight;
+        let mean = self.mean_work() * (1.0 - weight) + tokens.as_f32() * weight;
         self.set_mean_work(prompts, mean);
     }
 
@@ -85,8 +85,8 @@ impl Ledger {
     }
 
     /// Learns from an answer that a prompt of `bytes` canonical bytes had `tokens` tokens.
-    pub fn learn_bytes_per_token(&mut self, model: ModelId, bytes: u64, tokens: u32) {
-        let ratio = bytes as f32 / tokens.max(1) as f32;
+    pub fn learn_bytes_per_token(&mut self, model: ModelId, bytes: Bytes, tokens: Tokens) {
+        let ratio = bytes.as_f32() / tokens.max(Tokens(1)).as_f32();
         if tokens < MIN_RATIO_TOKENS || !PLAUSIBLE_RATIOS.contains(&ratio) {
             return;
         }
@@ -108,42 +108,46 @@ mod tests {
     #[test]
     fn a_rate_is_the_median_of_its_samples() {
         let mut account = PodAccount::default();
-        learn_rate(&mut account, 2_000, SECOND);
+        learn_rate(&mut account, Tokens(2_000), SECOND);
         assert_eq!(account.rate, 2_000.0);
-        learn_rate(&mut account, 10, SECOND);
-        learn_rate(&mut account, 2_000, Micros::ZERO);
+        learn_rate(&mut account, Tokens(10), SECOND);
+        learn_rate(&mut account, Tokens(2_000), Micros::ZERO);
         assert_eq!((account.rate, account.samples), (2_000.0, 1));
         for n in 0..400 {
             // One in four is far off, either way.
             let tokens = [9_000, 9_000, 90_000, 9_000, 9_000, 1_000, 9_000, 9_000][n % 8];
-            learn_rate(&mut account, tokens, SECOND);
+            learn_rate(&mut account, Tokens(tokens), SECOND);
         }
         assert!((account.rate - 9_000.0).abs() < 500.0, "{}", account.rate);
     }
 
     #[test]
     fn only_a_clear_miss_counts() {
-        let usage = |cached| Usage { prompt_tokens: 1000, cached_tokens: cached };
-        assert!(!missed(&usage(None), 4096, 64));
-        assert!(!missed(&usage(Some(990)), 4096, 64));
-        assert!(!missed(&usage(Some(900)), 4096, 64));
-        assert!(missed(&usage(Some(0)), 4096, 64));
-        assert!(missed(&usage(Some(500)), 4096, 64));
+        let reported = |prompt: u32, cached: Option<u32>| Usage {
+            prompt_tokens: Tokens(prompt),
+            cached_tokens: cached.map(Tokens),
+        };
+        let usage = |cached| reported(1000, cached);
+        assert!(!missed(&usage(None), Bytes(4096), 64));
+        assert!(!missed(&usage(Some(990)), Bytes(4096), 64));
+        assert!(!missed(&usage(Some(900)), Bytes(4096), 64));
+        assert!(missed(&usage(Some(0)), Bytes(4096), 64));
+        assert!(missed(&usage(Some(500)), Bytes(4096), 64));
         // A prefix of 900 bytes and 200 tokens, in a prompt of 3.6 bytes per token.
-        let uneven = Usage { prompt_tokens: 2_500, cached_tokens: Some(192) };
-        assert!(!missed(&uneven, 9_000, blocks_in(900)));
-        assert!(!missed(&usage(Some(500)), 4096, 20), "more than believed is no error");
-        assert!(!missed(&Usage { prompt_tokens: 0, cached_tokens: Some(0) }, 4096, 64));
+        let uneven = reported(2_500, Some(192));
+        assert!(!missed(&uneven, Bytes(9_000), blocks_in(Bytes(900))));
+        assert!(!missed(&usage(Some(500)), Bytes(4096), 20), "more than believed is no error");
+        assert!(!missed(&reported(0, Some(0)), Bytes(4096), 64));
     }
 
     #[test]
     fn mean_work_is_the_plain_mean_at_first_and_follows_later() {
         let mut ledger = Ledger::default();
         for tokens in [100, 200, 600] {
-            ledger.learn_mean_work(tokens);
+            ledger.learn_mean_work(Tokens(tokens));
         }
         assert!((ledger.mean_work() - 300.0).abs() < 0.01);
-        (0..1000).for_each(|_| ledger.learn_mean_work(50));
+        (0..1000).for_each(|_| ledger.learn_mean_work(Tokens(50)));
         assert!((ledger.mean_work() - 50.0).abs() < 1.0, "{}", ledger.mean_work());
     }
 
@@ -152,14 +156,14 @@ mod tests {
         let [one, two] = [1, 2].map(ModelId);
         let mut ledger = Ledger::default();
         assert_eq!(ledger.bytes_per_token(one), 4.0);
-        ledger.learn_bytes_per_token(one, 3000, 1000);
-        ledger.learn_bytes_per_token(two, 1500, 1000);
+        ledger.learn_bytes_per_token(one, Bytes(3000), Tokens(1000));
+        ledger.learn_bytes_per_token(two, Bytes(1500), Tokens(1000));
         assert_eq!((ledger.bytes_per_token(one), ledger.bytes_per_token(two)), (3.0, 1.5));
-        ledger.learn_bytes_per_token(one, 10, 15);
-        ledger.learn_bytes_per_token(one, 1_000_000, 100);
+        ledger.learn_bytes_per_token(one, Bytes(10), Tokens(15));
+        ledger.learn_bytes_per_token(one, Bytes(1_000_000), Tokens(100));
         assert_eq!(ledger.bytes_per_token(one), 3.0);
         for model in 0..100 {
-            ledger.learn_bytes_per_token(ModelId(model), 2000, 1000);
+            ledger.learn_bytes_per_token(ModelId(model), Bytes(2000), Tokens(1000));
         }
         assert_eq!(ledger.bytes_per_token(ModelId(99)), 2.0);
     }
@@ -168,9 +172,9 @@ mod tests {
     fn the_least_recently_learned_model_makes_room() {
         let mut ledger = Ledger::default();
         for model in 0..MODELS as u32 + 4 {
-            ledger.learn_bytes_per_token(ModelId(model), 2000, 1000);
+            ledger.learn_bytes_per_token(ModelId(model), Bytes(2000), Tokens(1000));
             // One that is always in use, whatever else comes.
-            ledger.learn_bytes_per_token(ModelId(1000), 3000, 1000);
+            ledger.learn_bytes_per_token(ModelId(1000), Bytes(3000), Tokens(1000));
         }
         let kept: Vec<bool> = (0..20).map(|model| ledger.bytes_per_token(ModelId(model)) == 2.0).collect();
         assert_eq!(kept, [vec![false; 5], vec![true; 15]].concat());

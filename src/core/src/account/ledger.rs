@@ -12,7 +12,7 @@ use crate::account::refusals::{self, Refusal};
 use crate::prefix::log::{LogRecord, OpenSegment, SEGMENT_BYTES, SealedSegment};
 use crate::shared::codec::{CodecError, Field};
 use crate::shared::pod_table::PodKey;
-use crate::{Micros, Slot};
+use crate::{Micros, Slot, Tokens};
 
 /// Marks a ledger, and the version of its format.
 const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL9");
@@ -186,7 +186,7 @@ impl Ledger {
         for account in self.accounts() {
             totals.in_flight += u64::from(account.in_flight);
             totals.waiting += u64::from(account.waiting);
-            totals.outstanding += u64::from(account.outstanding);
+            totals.outstanding += u64::from(account.outstanding.0);
         }
         totals
     }
@@ -301,7 +301,7 @@ fn encode_account(of: &PodAccount, bytes: &mut [u8; account::SIZE]) {
     account::ID.put(bytes, of.id);
     account::IN_FLIGHT.put(bytes, of.in_flight);
     account::WAITING.put(bytes, of.waiting);
-    account::OUTSTANDING.put(bytes, of.outstanding);
+    account::OUTSTANDING.put(bytes, of.outstanding.0);
     account::RATE.put(bytes, of.rate);
     account::SAMPLES.put(bytes, of.samples);
     account::FAILURES.put(bytes, of.health.failures);
@@ -316,7 +316,7 @@ fn encode_account(of: &PodAccount, bytes: &mut [u8; account::SIZE]) {
     account::FAILED.put(bytes, of.failed);
     account::ERRED.put(bytes, of.erred);
     account::TALLY_SINCE.put(bytes, of.cache.since.0);
-    account::TALLY_TOKENS.put(bytes, of.cache.tokens);
+    account::TALLY_TOKENS.put(bytes, of.cache.tokens.0);
     account::TALLY_ANSWERS.put(bytes, of.cache.answers);
     account::FIRST_TOKENS.put(bytes, of.first_tokens);
     account::FIRST_TOKEN_MS.put(bytes, of.first_token_ms);
@@ -327,7 +327,7 @@ fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
         id: account::ID.get(bytes),
         in_flight: account::IN_FLIGHT.get(bytes),
         waiting: account::WAITING.get(bytes),
-        outstanding: account::OUTSTANDING.get(bytes),
+        outstanding: Tokens(account::OUTSTANDING.get(bytes)),
         rate: account::RATE.amount(bytes)?,
         samples: account::SAMPLES.get(bytes),
         opened: account::OPENED.get(bytes),
@@ -338,7 +338,7 @@ fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
         since: Micros(account::SINCE.get(bytes)),
         cache: CacheTally {
             since: Micros(account::TALLY_SINCE.get(bytes)),
-            tokens: account::TALLY_TOKENS.get(bytes),
+            tokens: Tokens(account::TALLY_TOKENS.get(bytes)),
             answers: account::TALLY_ANSWERS.get(bytes),
         },
         health: PodHealth {
@@ -356,7 +356,7 @@ fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MILLISECOND;
+    use crate::{Bytes, MILLISECOND};
     use proptest::prelude::*;
 
     fn accounts() -> impl Strategy<Value = PodAccount> {
@@ -382,7 +382,7 @@ mod tests {
                 id,
                 in_flight,
                 waiting,
-                outstanding,
+                outstanding: Tokens(outstanding),
                 rate,
                 samples,
                 opened,
@@ -391,7 +391,7 @@ mod tests {
                 first_tokens,
                 first_token_ms,
                 since: Micros(since),
-                cache: CacheTally { since: Micros(since), tokens, answers },
+                cache: CacheTally { since: Micros(since), tokens: Tokens(tokens), answers },
                 health: PodHealth {
                     failures,
                     errors,
@@ -436,12 +436,12 @@ mod tests {
             }
             if let Ok(mut ledger) = Ledger::decode(bytes) {
                 for slot in 0..6 {
-                    ledger.change(PodKey { slot: Slot(slot), id: 0 }, |account| _ = account.open(5, MILLISECOND));
+                    ledger.change(PodKey { slot: Slot(slot), id: 0 }, |account| _ = account.open(Tokens(5), MILLISECOND));
                     ledger.account(Slot(slot));
                 }
                 ledger.count_routed();
-                ledger.learn_mean_work(3);
-                ledger.learn_bytes_per_token(ModelId(1), 400, 100);
+                ledger.learn_mean_work(Tokens(3));
+                ledger.learn_bytes_per_token(ModelId(1), Bytes(400), Tokens(100));
                 ledger.append(&record(&[0; 8]));
             }
         }
@@ -495,7 +495,7 @@ mod tests {
         ledger.append(&record(&[7; 400]));
         let before = ledger.clone();
         ledger.set_account(Slot(0), &PodAccount::new(3));
-        ledger.change(PodKey { slot: Slot(0), id: 0 }, |account| _ = account.open(1, MILLISECOND));
+        ledger.change(PodKey { slot: Slot(0), id: 0 }, |account| _ = account.open(Tokens(1), MILLISECOND));
         assert_eq!(ledger, before);
     }
 

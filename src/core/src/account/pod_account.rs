@@ -2,10 +2,10 @@
 //!
 //! Counts stop at zero: a close that comes twice or too late can make a pod look idle for a moment, never negative.
 
-use crate::Micros;
 use crate::account::cache_tally::CacheTally;
 use crate::account::pod_health::{Observed, PodHealth};
 use crate::shared::pod_table::Pod;
+use crate::{Micros, Tokens};
 
 /// The account of one pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -17,7 +17,7 @@ pub struct PodAccount {
     /// Those of them that wait for the first byte of their answer's body.
     pub waiting: u32,
     /// Prompt tokens that the waiting requests have still to be computed.
-    pub outstanding: u32,
+    pub outstanding: Tokens,
     /// Learned prefill rate in prompt tokens per second; 0 when nothing is learned.
     pub rate: f32,
     /// First-token times that the rate was learned from.
@@ -60,29 +60,29 @@ impl PodAccount {
     }
 
     /// A request with `tokens` prompt tokens to compute is sent; returns whether it probes a pod that has failed.
-    pub fn open(&mut self, tokens: u32, now: Micros) -> bool {
+    pub fn open(&mut self, tokens: Tokens, now: Micros) -> bool {
         if self.waiting == 0 {
             self.since = now;
         }
         self.in_flight = self.in_flight.saturating_add(1);
         self.waiting = self.waiting.saturating_add(1);
-        self.outstanding = self.outstanding.saturating_add(tokens);
+        self.outstanding = self.outstanding + tokens;
         self.opened = self.opened.wrapping_add(1);
         self.health.request_sent(now)
     }
 
     /// The first byte of an answer's body has come to a request with `tokens` prompt tokens: its prompt is computed, and the
     /// pod serves.
-    pub fn start(&mut self, tokens: u32, first_byte: Observed) {
+    pub fn start(&mut self, tokens: Tokens, first_byte: Observed) {
         self.since = first_byte.at;
         self.leave(1, tokens);
         self.health.answered(first_byte.sent_at);
     }
 
     /// A request has ended; `unstarted` are its prompt tokens, if its answer never began.
-    pub fn close(&mut self, unstarted: Option<u32>) {
+    pub fn close(&mut self, unstarted: Option<Tokens>) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.leave(u32::from(unstarted.is_some()), unstarted.unwrap_or(0));
+        self.leave(u32::from(unstarted.is_some()), unstarted.unwrap_or_default());
     }
 
     /// The pod has failed a request.
@@ -99,30 +99,30 @@ impl PodAccount {
 
     /// Takes leaked requests out of the counts, `waiting` of them from those that wait, each with the mean work.
     pub fn reconcile(&mut self, leaked: u32, waiting: u32) {
-        let mean = self.outstanding.checked_div(self.waiting).unwrap_or(0);
+        let mean = self.outstanding / self.waiting;
         let waiting = waiting.min(leaked).min(self.waiting);
         self.in_flight = self.in_flight.saturating_sub(leaked);
-        self.leave(waiting, mean.saturating_mul(waiting));
+        self.leave(waiting, waiting * mean);
     }
 
     /// Prompt tokens that are still to be computed at `now`, at `rate` tokens per second: the booked tokens minus the progress
     /// since the last first token, `elapsed * rate - lag`. The progress counts for one request of mean work at most, since a
     /// pod that waits for KV memory makes none.
-    pub fn remaining(&self, rate: f32, now: Micros, lag: f32) -> f32 {
-        let booked = self.outstanding as f32;
+    pub fn remaining(&self, rate: f32, now: Micros, lag: Tokens) -> f32 {
+        let booked = self.outstanding.as_f32();
         let elapsed = now.since(self.since).as_seconds();
-        booked - (rate * elapsed - lag).max(0.0).min(booked / self.waiting.max(1) as f32)
+        booked - (rate * elapsed - lag.as_f32()).max(0.0).min(booked / self.waiting.max(1) as f32)
     }
 
     /// So many requests wait no longer, with `tokens` prompt tokens together. Waiting requests are in flight, so a count that
     /// a trapped worker left behind is gone at the latest when the pod is idle.
-    fn leave(&mut self, requests: u32, tokens: u32) {
-        let mean = self.outstanding.checked_div(self.waiting).unwrap_or(0);
+    fn leave(&mut self, requests: u32, tokens: Tokens) {
+        let mean = self.outstanding / self.waiting;
         let left = self.waiting.saturating_sub(requests);
         let lost = left.saturating_sub(self.in_flight);
         self.waiting = left - lost;
-        let tokens = tokens.saturating_add(mean.saturating_mul(lost));
-        self.outstanding = if self.waiting == 0 { 0 } else { self.outstanding.saturating_sub(tokens) };
+        let rest = self.outstanding - (tokens + lost * mean);
+        self.outstanding = if self.waiting == 0 { Tokens::NONE } else { rest };
     }
 }
 
@@ -134,28 +134,28 @@ mod tests {
     const START: Observed = Observed { sent_at: Micros::ZERO, at: Micros::ZERO };
 
     fn counts(account: &PodAccount) -> (u32, u32, u32) {
-        (account.in_flight, account.waiting, account.outstanding)
+        (account.in_flight, account.waiting, account.outstanding.0)
     }
 
     #[test]
     fn a_request_leaves_nothing_behind() {
         let mut account = PodAccount::new(1);
-        let _ = account.open(100, Micros::ZERO);
-        let _ = account.open(50, Micros::ZERO);
+        let _ = account.open(Tokens(100), Micros::ZERO);
+        let _ = account.open(Tokens(50), Micros::ZERO);
         assert_eq!(counts(&account), (2, 2, 150));
-        account.start(100, START);
+        account.start(Tokens(100), START);
         assert_eq!(counts(&account), (2, 1, 50));
         account.close(None);
-        account.close(Some(50));
+        account.close(Some(Tokens(50)));
         assert_eq!(account, PodAccount { opened: 2, ..PodAccount::new(1) });
-        account.close(Some(50));
+        account.close(Some(Tokens(50)));
         assert_eq!(account, PodAccount { opened: 2, ..PodAccount::new(1) }, "never negative");
     }
 
     #[test]
     fn an_idle_pod_has_no_waiting_requests() {
         let mut account = PodAccount::new(1);
-        (0..3).for_each(|_| _ = account.open(100, Micros::ZERO));
+        (0..3).for_each(|_| _ = account.open(Tokens(100), Micros::ZERO));
         // Their starts were never written.
         account.close(None);
         assert_eq!(counts(&account), (2, 2, 200));
@@ -167,8 +167,8 @@ mod tests {
     #[test]
     fn leaks_are_taken_from_the_waiting_requests_as_far_as_they_wait() {
         let mut account = PodAccount::new(1);
-        (0..10).for_each(|_| _ = account.open(100, Micros::ZERO));
-        (0..6).for_each(|_| account.start(100, START));
+        (0..10).for_each(|_| _ = account.open(Tokens(100), Micros::ZERO));
+        (0..6).for_each(|_| account.start(Tokens(100), START));
         account.reconcile(3, 2);
         assert_eq!(counts(&account), (7, 2, 200));
         account.reconcile(9, 0);
@@ -178,11 +178,11 @@ mod tests {
     #[test]
     fn progress_counts_for_one_request_of_mean_work_at_most() {
         let mut account = PodAccount::new(1);
-        let _ = account.open(1000, Micros::ZERO);
-        let _ = account.open(3000, Micros::ZERO);
-        assert_eq!(account.remaining(1000.0, SECOND, 150.0), 4000.0 - 850.0);
-        assert_eq!(account.remaining(1000.0, SECOND / 10, 150.0), 4000.0, "within the lag");
-        assert_eq!(account.remaining(1000.0, 60 * SECOND, 150.0), 2000.0);
+        let _ = account.open(Tokens(1000), Micros::ZERO);
+        let _ = account.open(Tokens(3000), Micros::ZERO);
+        assert_eq!(account.remaining(1000.0, SECOND, Tokens(150)), 4000.0 - 850.0);
+        assert_eq!(account.remaining(1000.0, SECOND / 10, Tokens(150)), 4000.0, "within the lag");
+        assert_eq!(account.remaining(1000.0, 60 * SECOND, Tokens(150)), 2000.0);
     }
 
     #[test]

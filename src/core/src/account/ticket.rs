@@ -12,7 +12,7 @@ use crate::answer::verdict::Decline;
 use crate::prefix::index::UseStamp;
 use crate::request::blocks::bytes_of;
 use crate::shared::pod_table::{PodKey, PodTable};
-use crate::{Micros, Slot};
+use crate::{Bytes, Micros, Slot, Tokens};
 
 /// Pods that a decision names: the best one and two runners-up, one per destination header.
 pub const PICKS: usize = 3;
@@ -26,7 +26,7 @@ pub struct Ticket {
     /// The pods of the decision, best first.
     picks: [Option<PodKey>; PICKS],
     /// Prompt tokens that the pod has to compute, as booked.
-    tokens: u32,
+    tokens: Tokens,
     /// When it was sent to that pod, as far as that is known: after a failover, when the other pod's answer began.
     sent_at: Micros,
     /// When it was sent to the first pod.
@@ -49,7 +49,7 @@ pub struct PromptTrace {
     /// What the request may be refused for, besides its prompt.
     pub kind: Cause,
     /// Canonical bytes.
-    pub bytes: u64,
+    pub bytes: Bytes,
     /// The chain of block hashes, to correct the index or to book the prompt on another pod.
     pub hashes: Box<[u32]>,
     /// Whether the answer teaches bytes per token: not for token ids, or for shapes that are not known.
@@ -62,7 +62,7 @@ pub struct Booking {
     /// The pods of the decision, best first: the request is booked on the first one.
     pub picks: [Option<PodKey>; PICKS],
     /// Prompt tokens that it has to compute.
-    pub tokens: u32,
+    pub tokens: Tokens,
     /// Leading blocks of the prompt that it is believed to hold.
     pub matched: u16,
     /// `None` for a request without a prompt.
@@ -163,7 +163,7 @@ impl Ticket {
     }
 
     /// Prompt tokens that the pod has to compute, as booked.
-    pub fn tokens(&self) -> u32 {
+    pub fn tokens(&self) -> Tokens {
         self.tokens
     }
 
@@ -207,8 +207,8 @@ impl Ticket {
     fn note_served(&self, ledger: &mut Ledger, now: Micros) {
         if self.belief.matched > 0 && self.was_computed() {
             let bytes_per_token = ledger.bytes_per_token(self.prompt.model);
-            let tokens = bytes_of(usize::from(self.belief.matched)) as f32 / bytes_per_token;
-            ledger.change(self.pod, |account| account.cache.add(tokens as u32, self.sent_at));
+            let tokens = bytes_of(usize::from(self.belief.matched)).as_f32() / bytes_per_token;
+            ledger.change(self.pod, |account| account.cache.add(Tokens::estimated(tokens), self.sent_at));
         }
         ledger.note_served(self.causes(), self.pod, self.observed(now));
         for pod in self.declined_by(ledger).into_iter().flatten() {
@@ -285,7 +285,7 @@ impl Ticket {
     }
 
     /// Takes the request out of its pod's account; `unstarted` as in [`PodAccount::close`].
-    fn leave(&self, ledger: &mut Ledger, unstarted: Option<u32>) {
+    fn leave(&self, ledger: &mut Ledger, unstarted: Option<Tokens>) {
         ledger.change(self.pod, |account| {
             account.close(unstarted);
             if self.probes {
@@ -407,7 +407,7 @@ pub struct Opened {
 }
 
 /// Books a request on a pod.
-fn open(ledger: &mut Ledger, table: &PodTable, pod: PodKey, tokens: u32, now: Micros) -> Opened {
+fn open(ledger: &mut Ledger, table: &PodTable, pod: PodKey, tokens: Tokens, now: Micros) -> Opened {
     claim(ledger, table, pod);
     let mut opened = Opened::default();
     ledger.change(pod, |account| {
@@ -445,19 +445,19 @@ mod tests {
     fn book(ledger: &mut Ledger, hashes: &[u32]) -> Ticket {
         ledger.grow(2);
         let prompt =
-            PromptTrace { bytes: 4096, hashes: hashes.into(), teaches_ratio: true, ..PromptTrace::default() };
+            PromptTrace { bytes: Bytes(4096), hashes: hashes.into(), teaches_ratio: true, ..PromptTrace::default() };
         let picks = [Some(POD), Some(PodKey { slot: Slot(1), id: 6 }), None];
         Ticket::book(
             ledger,
             &table(),
-            Booking { picks, tokens: 1000, matched: 64, prompt: Some(prompt) },
+            Booking { picks, tokens: Tokens(1000), matched: 64, prompt: Some(prompt) },
             SECOND,
         )
     }
 
     fn counts(ledger: &Ledger, slot: Slot) -> (u32, u32, u32) {
         let account = ledger.account(slot);
-        (account.in_flight, account.waiting, account.outstanding)
+        (account.in_flight, account.waiting, account.outstanding.0)
     }
 
     #[test]
@@ -496,7 +496,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.grow(2);
         let picks = [Some(POD), None, None];
-        let by_load = Booking { picks, tokens: 1, matched: 0, prompt: None };
+        let by_load = Booking { picks, tokens: Tokens(1), matched: 0, prompt: None };
         let ticket = Ticket::book(&mut ledger, &table(), by_load, SECOND);
         assert_eq!((ledger.routed(), ledger.prompts(), ledger.mean_work()), (1, 0, 0.0));
         assert_eq!(ticket.repair(End::Aborted), None);
@@ -566,7 +566,7 @@ mod tests {
     fn a_miss_proves_an_eviction_unless_the_blocks_may_still_have_been_queued() {
         let mut ledger = Ledger::default();
         let mut ticket = book(&mut ledger, &[1, 2]);
-        let miss = Usage { prompt_tokens: 1000, cached_tokens: Some(0) };
+        let miss = Usage { prompt_tokens: Tokens(1000), cached_tokens: Some(Tokens(0)) };
         let end = End::Answered { usage: Some(miss), at: SECOND };
         let belief = |previous, ahead| Belief { matched: 64, ahead, used: UseStamp { at: 9, previous } };
         for (belief, repair) in [
@@ -587,7 +587,7 @@ mod tests {
         let ticket = Ticket::book(
             &mut ledger,
             &table(),
-            Booking { picks, tokens: 9, matched: 0, prompt: None },
+            Booking { picks, tokens: Tokens(9), matched: 0, prompt: None },
             SECOND,
         );
         assert_eq!(ledger.account(Slot(0)), PodAccount::default());

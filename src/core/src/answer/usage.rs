@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use memchr::memmem::{self, Finder};
 
+use crate::Tokens;
 use crate::request::json::{JsonError, JsonResult, Kind, Scanner, natural};
 
 /// The key to look for.
@@ -22,9 +23,9 @@ const LONGEST: usize = 4096;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tokens of the prompt; 0 when not reported.
-    pub prompt_tokens: u32,
+    pub prompt_tokens: Tokens,
     /// Tokens of it that were in the cache; `None` when not reported.
-    pub cached_tokens: Option<u32>,
+    pub cached_tokens: Option<Tokens>,
 }
 
 /// Finds [`Usage`] in an answer that comes in chunks.
@@ -141,10 +142,10 @@ impl UsageScanner {
         let before = self.usage.unwrap_or_default();
         let cached_tokens = raw.cached_tokens.or(raw.cache_read_input_tokens).or(before.cached_tokens);
         let mut prompt_tokens = raw.prompt_tokens.unwrap_or(before.prompt_tokens);
-        if raw.cache_read_input_tokens.is_some_and(|cached| cached > 0) {
+        if raw.cache_read_input_tokens.is_some_and(|cached| cached > Tokens::NONE) {
             // Servers of the Messages API differ in whether `input_tokens` counts the tokens read from the
             // cache, so the length of the prompt is not known.
-            prompt_tokens = 0;
+            prompt_tokens = Tokens::NONE;
         }
         self.usage = Some(Usage { prompt_tokens, cached_tokens });
     }
@@ -159,10 +160,10 @@ fn braces(bytes: &[u8]) -> impl Iterator<Item = (usize, i32)> {
 #[derive(Default)]
 struct RawUsage {
     /// `prompt_tokens`, or `input_tokens`.
-    prompt_tokens: Option<u32>,
+    prompt_tokens: Option<Tokens>,
     /// `cached_tokens` of `prompt_tokens_details`, or of `input_tokens_details`.
-    cached_tokens: Option<u32>,
-    cache_read_input_tokens: Option<u32>,
+    cached_tokens: Option<Tokens>,
+    cache_read_input_tokens: Option<Tokens>,
 }
 
 impl RawUsage {
@@ -187,12 +188,12 @@ impl RawUsage {
 }
 
 /// Reads a number of tokens; `null` is none, and anything else makes the report one that is not understood.
-fn count(scanner: &mut Scanner<'_>, place: &mut Option<u32>) -> JsonResult<()> {
+fn count(scanner: &mut Scanner<'_>, place: &mut Option<Tokens>) -> JsonResult<()> {
     let at = scanner.at();
     match scanner.skip()? {
         b"null" => Ok(()),
         digits => {
-            *place = Some(natural(digits).ok_or(JsonError::Syntax { at })?);
+            *place = Some(Tokens(natural(digits).ok_or(JsonError::Syntax { at })?));
             Ok(())
         }
     }
@@ -209,8 +210,8 @@ mod tests {
         scanner.usage()
     }
 
-    const fn usage(prompt_tokens: u32, cached_tokens: Option<u32>) -> Option<Usage> {
-        Some(Usage { prompt_tokens, cached_tokens })
+    fn usage(prompt: u32, cached: Option<u32>) -> Option<Usage> {
+        Some(Usage { prompt_tokens: Tokens(prompt), cached_tokens: cached.map(Tokens) })
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Tokens;
 use crate::account::ledger::Ledger;
 use crate::account::pod_health::Observed;
 use crate::discovery::Member;
@@ -104,8 +105,8 @@ fn what_the_ledger_counts_is_not_foreign() {
     let mut ledger = Ledger::default();
     ledger.grow(2);
     let mut entry = PodAccount::new(collector.table().pods[0].id);
-    (0..4).for_each(|_| _ = entry.open(10, Micros::ZERO));
-    entry.start(10, Observed { sent_at: Micros::ZERO, at: Micros::ZERO });
+    (0..4).for_each(|_| _ = entry.open(Tokens(10), Micros::ZERO));
+    entry.start(Tokens(10), Observed { sent_at: Micros::ZERO, at: Micros::ZERO });
     ledger.set_account(Slot(0), &entry);
     shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     for n in 0..2 {
@@ -123,7 +124,7 @@ fn leaked_requests_are_taken_out_when_scrapes_contradict_long_enough() {
     let mut ledger = Ledger::default();
     ledger.grow(2);
     let mut entry = PodAccount::new(collector.table().pods[0].id);
-    (0..5).for_each(|_| _ = entry.open(100, Micros::ZERO));
+    (0..5).for_each(|_| _ = entry.open(Tokens(100), Micros::ZERO));
     ledger.set_account(Slot(0), &entry);
     shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
     let entry = |shared: &Map| {
@@ -137,7 +138,7 @@ fn leaked_requests_are_taken_out_when_scrapes_contradict_long_enough() {
     }
     round(&mut collector, &mut shared, &page(2, 0, 1.0), now);
     let healed = entry(&shared);
-    assert_eq!((healed.in_flight, healed.waiting, healed.outstanding), (2, 2, 200));
+    assert_eq!((healed.in_flight, healed.waiting, healed.outstanding.0), (2, 2, 200));
     for n in 1..20 {
         round(&mut collector, &mut shared, &page(2, 0, 1.0), now + n * 2 * SECOND);
     }
@@ -209,15 +210,15 @@ fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
     let id = collector.table().pods[0].id;
     let mut entry = PodAccount::new(id);
     // 200 requests a second, 20 of them at any time between Envoy and the pod, 50 in the pod; and 5 leaked ones.
-    (0..75).for_each(|_| _ = entry.open(100, Micros::ZERO));
+    (0..75).for_each(|_| _ = entry.open(Tokens(100), Micros::ZERO));
     let mut ledger = Ledger::default();
     ledger.grow(2);
     let mut healed = 0;
     for tick in 0..400 {
         let now = tick * SECOND / 10;
         for _ in 0..20 {
-            entry.open(100, now);
-            entry.start(100, Observed { sent_at: now, at: now });
+            entry.open(Tokens(100), now);
+            entry.start(Tokens(100), Observed { sent_at: now, at: now });
             entry.close(None);
         }
         ledger.set_account(Slot(0), &entry);
@@ -243,8 +244,8 @@ fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
 fn leaked_requests_take_what_they_wait_for_with_them() {
     let (mut collector, mut shared) = start();
     let mut entry = PodAccount::new(collector.table().pods[0].id);
-    (0..9).for_each(|_| _ = entry.open(100, Micros::ZERO));
-    (0..6).for_each(|_| entry.start(100, Observed { sent_at: Micros::ZERO, at: Micros::ZERO }));
+    (0..9).for_each(|_| _ = entry.open(Tokens(100), Micros::ZERO));
+    (0..6).for_each(|_| entry.start(Tokens(100), Observed { sent_at: Micros::ZERO, at: Micros::ZERO }));
     let mut ledger = Ledger::default();
     ledger.grow(2);
     ledger.set_account(Slot(0), &entry);
@@ -254,7 +255,7 @@ fn leaked_requests_take_what_they_wait_for_with_them() {
         round(&mut collector, &mut shared, &page(6, 0, 1.0), tick * 2 * SECOND);
     }
     let entry = Ledger::decode(shared.get("warmpath/default/ledger").unwrap().0).unwrap().account(Slot(0));
-    assert_eq!((entry.in_flight, entry.waiting, entry.outstanding), (6, 0, 0));
+    assert_eq!((entry.in_flight, entry.waiting, entry.outstanding.0), (6, 0, 0));
 }
 
 /// A collector for the pods of a cluster with these hosts, each with a page of its own: the start of its process.

@@ -10,7 +10,7 @@ use crate::prefix::index::{PopularBlocks, PrefixIndex, PrefixMatch};
 use crate::request::blocks::bytes_of;
 use crate::shared::clusters::ClusterSet;
 use crate::shared::pod_table::{Pod, PodKey, PodState, PodTable};
-use crate::{Micros, Slot};
+use crate::{Bytes, Micros, Slot, Tokens};
 
 /// Age at which scraped load begins to count less.
 const FRESH: Micros = Micros::from_seconds(2);
@@ -52,7 +52,7 @@ impl<'a> Pool<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct PromptView {
     /// Canonical bytes; 0 without a prompt.
-    pub bytes: u64,
+    pub bytes: Bytes,
     /// Tokens, as estimated.
     pub tokens: f32,
     /// What a pod may refuse it for.
@@ -75,7 +75,7 @@ pub fn score_all(
     refusing.extend(ledger.refusing(prompt.causes, now));
     accounts.clear();
     accounts.extend(pool.pods().map(|(slot, pod)| (slot, PodAccount::of(pod, ledger.account(slot)))));
-    let pods = accounts.len().max(1) as f32;
+    let pods = accounts.len().max(1);
     let mean_rate = mean_rate(accounts);
     let (mut waiting, mut in_flight) = (0.0, 0.0);
     for ((_, account), (_, pod)) in accounts.iter().zip(pool.pods()) {
@@ -83,10 +83,11 @@ pub fn score_all(
         in_flight += account.in_flight as f32;
     }
     let request =
-        RequestView { tokens: prompt.tokens, backlog: waiting / pods, mean_work: ledger.mean_work() };
+        RequestView { tokens: prompt.tokens, backlog: waiting / pods as f32, mean_work: ledger.mean_work() };
     let PopularBlocks { popular, in_use } = index.popular_blocks(found, pods, in_flight);
-    let tokens_per_byte = prompt.tokens / prompt.bytes.max(1) as f32;
-    let in_tokens = |blocks: usize| bytes_of(blocks) as f32 * tokens_per_byte;
+    let tokens_per_byte = prompt.tokens / prompt.bytes.max(Bytes(1)).as_f32();
+    let in_tokens = |blocks: usize| bytes_of(blocks).as_f32() * tokens_per_byte;
+    let lag = Tokens::estimated(constants.first_token_lag_tokens);
     list.clear();
     for (&(slot, ref account), (_, pod)) in accounts.iter().zip(pool.pods()) {
         let fresh = freshness(pod, now);
@@ -94,7 +95,7 @@ pub fn score_all(
         let blocks = usize::from(found.blocks(slot));
         let matched = in_tokens(blocks);
         let tokens_per_second = rate_of(account, mean_rate);
-        let outstanding = account.remaining(tokens_per_second, now, constants.first_token_lag_tokens);
+        let outstanding = account.remaining(tokens_per_second, now, lag);
         let view = PodView {
             matched,
             outstanding,
@@ -116,7 +117,7 @@ pub fn score_all(
         let terms = cost(&view, &request, constants);
         let refuses = refusing.contains(&PodKey { slot, id: pod.id });
         let rank = rank(account, pod, refuses, now);
-        let waits = account.outstanding as f32 + view.foreign_waiting * request.mean_work;
+        let waits = account.outstanding.as_f32() + view.foreign_waiting * request.mean_work;
         let waits = waits / tokens_per_second.max(1.0);
         list.push(Candidate { slot, rank, matched, waits, terms });
     }
@@ -152,7 +153,7 @@ pub fn shortest_queue(table: &PodTable, ledger: &Ledger, now: Micros) -> Micros 
     let queues = accounts.iter().zip(table.live()).map(|((_, account), (_, pod))| {
         let rate = rate_of(account, mean_rate);
         let foreign = pod.foreign_waiting * freshness(pod, now) * ledger.mean_work();
-        (account.remaining(rate, now, 0.0) + foreign) / rate.max(1.0)
+        (account.remaining(rate, now, Tokens::NONE) + foreign) / rate.max(1.0)
     });
     let seconds = queues.min_by(f32::total_cmp).unwrap_or(0.0);
     Micros((seconds * 1e6) as u64)
@@ -215,7 +216,7 @@ mod tests {
             ledger.set_account(Slot(slot as u16), account);
         }
         let pool = Pool { table: &table, ledger: &ledger, index: &index, among: ClusterSet::nth(0) };
-        let prompt = PromptView { bytes: 4000, tokens: 1000.0, causes: Causes::default() };
+        let prompt = PromptView { bytes: Bytes(4000), tokens: 1000.0, causes: Causes::default() };
         let mut candidates = Candidates::default();
         score_all(&pool, prompt, &PrefixMatch::default(), &CostConstants::default(), now, &mut candidates);
         candidates.list().to_vec()
@@ -273,10 +274,10 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.grow(2);
         let mut account = PodAccount { rate: 1000.0, samples: 9, ..PodAccount::new(1) };
-        (0..3).for_each(|_| _ = account.open(2000, Micros::ZERO));
+        (0..3).for_each(|_| _ = account.open(Tokens(2000), Micros::ZERO));
         ledger.set_account(Slot(0), &account);
         ledger.set_account(Slot(1), &PodAccount { id: 2, ..account });
-        ledger.learn_mean_work(500);
+        ledger.learn_mean_work(Tokens(500));
         let pods = vec![pod(1), Pod { id: 2, first_id: 2, foreign_waiting: 4.0, ..pod(1) }];
         let mut table = PodTable { pods, ..PodTable::default() };
         assert_eq!(shortest_queue(&table, &ledger, Micros::ZERO), 6 * SECOND);
@@ -289,7 +290,7 @@ mod tests {
     #[test]
     fn the_account_of_a_pod_that_is_gone_does_not_count() {
         let mut busy = PodAccount::new(1);
-        (0..9).for_each(|_| _ = busy.open(1000, Micros::ZERO));
+        (0..9).for_each(|_| _ = busy.open(Tokens(1000), Micros::ZERO));
         busy.health.failed(Observed { sent_at: Micros::ZERO, at: Micros::ZERO });
         let candidates = scored(vec![pod(1), pod(7)], &[busy, PodAccount { id: 2, ..busy }], Micros::ZERO);
         assert_eq!((candidates[0].rank, candidates[1].rank), (Rank::CoolingDown, Rank::Ready));

@@ -84,7 +84,7 @@ fn write_pod(json: &mut JsonText, pod: &Pod, account: &PodAccount, held: u32, no
     for (key, number) in [
         ("in_flight", account.in_flight.into()),
         ("waiting", account.waiting.into()),
-        ("outstanding", account.outstanding.into()),
+        ("outstanding", account.outstanding.0.into()),
         ("rate", account.rate as u64),
         ("queue", pod.waiting as u64),
         ("kv", (pod.kv_usage * 1e6) as u64),

@@ -42,7 +42,7 @@ pub fn describe(
     let mut json = JsonText::default();
     json.open('{');
     for (key, number) in
-        [("at", now.0), ("tokens", decision.tokens.into()), ("matched", decision.matched_tokens.into())]
+        [("at", now.0), ("tokens", decision.tokens.0.into()), ("matched", decision.matched_tokens.0.into())]
     {
         json.key(key);
         json.number(number);

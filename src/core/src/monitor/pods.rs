@@ -76,7 +76,7 @@ const FAMILIES: [Family; 16] = [
         "warmpath_pod_outstanding_tokens",
         "gauge",
         "Prompt tokens of the waiting requests that the pod has still to compute, as estimated.",
-        |of| Number::Whole(of.account.outstanding.into()),
+        |of| Number::Whole(of.account.outstanding.0.into()),
     ),
     Family(
         "warmpath_pod_prefill_tokens_per_second",
@@ -185,9 +185,9 @@ pub fn write(page: &mut Page, pool: &str, table: &PodTable, ledger: &Ledger, hel
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SECOND;
     use crate::account::pod_health::Observed;
     use crate::shared::pod_table::PodState;
+    use crate::{SECOND, Tokens};
 
     fn pod(id: u32, address: &str) -> Pod {
         Pod {
@@ -216,7 +216,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.grow(3);
         let mut account = PodAccount::new(1);
-        let _ = account.open(100, SECOND);
+        let _ = account.open(Tokens(100), SECOND);
         account.fail(Observed { sent_at: 3 * SECOND, at: 3 * SECOND });
         ledger.set_account(Slot(0), &account);
         // The account of a pod that was in the slot before.

@@ -24,10 +24,10 @@ pub(super) fn popular_blocks(
     holdings: &Holdings,
     clock: u32,
     path: &Path,
-    pods: f32,
+    pods: usize,
     in_flight: f32,
 ) -> PopularBlocks {
-    let (mut blocks, mut depth) = (PopularBlocks::default(), 0);
+    let (mut blocks, mut depth, pods) = (PopularBlocks::default(), 0, pods as f32);
     for &(id, common) in path {
         let Some(node) = tree.get(id) else { break };
         let share = node.popularity.share_at(clock);

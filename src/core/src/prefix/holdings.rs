@@ -3,9 +3,9 @@
 //! A pod's share of a node is a holding. All holdings of a node stand in one list, and all holdings of a pod
 //! in another, from the most to the least recently used.
 
-use crate::Slot;
 use crate::prefix::slab::{NONE, Slab};
 use crate::request::blocks::bytes_of;
+use crate::{Bytes, Slot};
 
 /// A pod's share of a node: its first `blocks` blocks.
 #[derive(Debug)]
@@ -43,12 +43,12 @@ impl Default for Holding {
 
 impl Holding {
     /// Canonical bytes that it stands for.
-    pub fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> Bytes {
         self.bytes_of_first(self.blocks)
     }
 
     /// Canonical bytes of its first `blocks` blocks.
-    pub fn bytes_of_first(&self, blocks: u16) -> u64 {
+    pub fn bytes_of_first(&self, blocks: u16) -> Bytes {
         let before = usize::from(self.depth);
         bytes_of(before + usize::from(blocks)) - bytes_of(before)
     }
@@ -60,9 +60,9 @@ pub(super) struct PodHoldings {
     newest: u32,
     oldest: u32,
     /// Canonical bytes of all its holdings.
-    pub bytes: u64,
+    pub bytes: Bytes,
     /// Canonical bytes that the pod can hold.
-    pub capacity: u64,
+    pub capacity: Bytes,
     /// Prompts of this pod. All replicas count the same prompts in the order of the log, so that the time
     /// between two uses is the same number in each.
     pub clock: u32,
@@ -70,7 +70,7 @@ pub(super) struct PodHoldings {
 
 impl Default for PodHoldings {
     fn default() -> Self {
-        PodHoldings { newest: NONE, oldest: NONE, bytes: 0, capacity: u64::MAX, clock: 0 }
+        PodHoldings { newest: NONE, oldest: NONE, bytes: Bytes::NONE, capacity: Bytes(u64::MAX), clock: 0 }
     }
 }
 
@@ -81,8 +81,8 @@ impl PodHoldings {
     }
 
     /// Bytes over the capacity.
-    pub fn excess(&self) -> u64 {
-        self.bytes.saturating_sub(self.capacity)
+    pub fn excess(&self) -> Bytes {
+        self.bytes - self.capacity
     }
 }
 
@@ -175,7 +175,8 @@ impl Holdings {
             let held = holding.bytes();
             holding.blocks = holding.blocks.max(blocks);
             let grown = holding.bytes() - held;
-            self.pod_mut(slot).bytes += grown;
+            let pod = self.pod_mut(slot);
+            pod.bytes = pod.bytes + grown;
         }
         previous
     }
@@ -225,7 +226,8 @@ impl Holdings {
         holding.blocks = holding.blocks.min(keep);
         let freed = before - holding.bytes();
         let slot = holding.slot;
-        self.pod_mut(slot).bytes -= freed;
+        let pod = self.pod_mut(slot);
+        pod.bytes = pod.bytes - freed;
     }
 
     /// Takes an empty holding out of its pod's list and out of its node's, which begins with `first`.
@@ -252,7 +254,7 @@ impl Holdings {
     pub fn clear(&mut self) {
         self.all = Slab::default();
         for pod in &mut self.pods {
-            (pod.newest, pod.oldest, pod.bytes) = (NONE, NONE, 0);
+            (pod.newest, pod.oldest, pod.bytes) = (NONE, NONE, Bytes::NONE);
         }
     }
 
@@ -314,11 +316,11 @@ impl Holdings {
     pub fn check(&self) -> usize {
         let mut listed = 0;
         for pod in &self.pods {
-            let (mut at, mut newer, mut bytes) = (pod.newest, NONE, 0);
+            let (mut at, mut newer, mut bytes) = (pod.newest, NONE, Bytes::NONE);
             while at != NONE {
                 let holding = self.all.get(at).unwrap();
                 assert_eq!(holding.newer, newer);
-                bytes += holding.bytes();
+                bytes = bytes + holding.bytes();
                 listed += 1;
                 (newer, at) = (at, holding.older);
             }

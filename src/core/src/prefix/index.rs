@@ -5,13 +5,13 @@
 //! least recently used prompt goes first. A pod holds no more than its KV cache, and a pod that restarts
 //! holds nothing.
 
-use crate::Slot;
 pub use crate::prefix::copies::PopularBlocks;
 use crate::prefix::copies::popular_blocks;
 use crate::prefix::holdings::{Holdings, UsedAt};
 use crate::prefix::popularity::Popularity;
 use crate::prefix::slab::NONE;
 use crate::prefix::tree::{Path, ROOT, Tree, common};
+use crate::{Bytes, Slot};
 
 /// How large a [`PrefixIndex`] may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl PrefixIndex {
 
     /// Leading blocks of a chain that was looked up which many prompts share, among `pods` pods with
     /// `in_flight` requests in all.
-    pub fn popular_blocks(&self, found: &PrefixMatch, pods: f32, in_flight: f32) -> PopularBlocks {
+    pub fn popular_blocks(&self, found: &PrefixMatch, pods: usize, in_flight: f32) -> PopularBlocks {
         popular_blocks(&self.tree, &self.holdings, self.clock, &found.path, pods, in_flight)
     }
 
@@ -184,19 +184,19 @@ impl PrefixIndex {
     }
 
     /// Sets how many canonical bytes the pod in `slot` can hold.
-    pub fn set_capacity(&mut self, slot: Slot, bytes: u64) {
+    pub fn set_capacity(&mut self, slot: Slot, bytes: Bytes) {
         self.holdings.pod_mut(slot).capacity = bytes;
         self.fit(slot);
     }
 
     /// Share of its capacity that the pod in `slot` is believed to use, 0 to 1.
     pub fn fill(&self, slot: Slot) -> f32 {
-        self.holdings.pod(slot).map_or(0.0, |pod| (pod.bytes as f64 / pod.capacity.max(1) as f64) as f32)
+        self.holdings.pod(slot).map_or(0.0, |pod| (pod.bytes.0 as f64 / pod.capacity.0.max(1) as f64) as f32)
     }
 
     /// Canonical bytes that the pod in `slot` is believed to hold.
-    pub fn held(&self, slot: Slot) -> u64 {
-        self.holdings.pod(slot).map_or(0, |pod| pod.bytes)
+    pub fn held(&self, slot: Slot) -> Bytes {
+        self.holdings.pod(slot).map_or(Bytes::NONE, |pod| pod.bytes)
     }
 
     /// Shares of nodes that pods hold, over all pods.
@@ -303,9 +303,9 @@ impl PrefixIndex {
     }
 
     /// Takes at least `bytes` from the tail of a holding, or all of it.
-    fn give_up(&mut self, id: u32, bytes: u64) {
+    fn give_up(&mut self, id: u32, bytes: Bytes) {
         let Some(holding) = self.holdings.get(id) else { return };
-        let left = holding.bytes().saturating_sub(bytes);
+        let left = holding.bytes() - bytes;
         let mut keep = holding.blocks;
         while keep > 0 && holding.bytes_of_first(keep) > left {
             keep -= 1;
@@ -316,7 +316,7 @@ impl PrefixIndex {
     /// Lets go of whatever exceeds the pod's capacity, then of whatever exceeds the limits of the index.
     fn fit(&mut self, slot: Slot) {
         while let Some(pod) = self.holdings.pod(slot)
-            && pod.excess() > 0
+            && pod.excess() > Bytes::NONE
             && let Some(oldest) = pod.oldest()
         {
             self.give_up(oldest, pod.excess());

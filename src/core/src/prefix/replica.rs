@@ -1,13 +1,12 @@
 //! One worker's replica of what all workers know of the pods: the table as last fetched, and the prefix index as far as the
 //! log was read.
 
-use crate::DEFAULT_BYTES_PER_TOKEN;
-use crate::Slot;
 use crate::prefix::index::{IndexLimits, PrefixIndex, PrefixMatch, UseStamp};
 use crate::prefix::log::{Correction, LogRecord, OpenSegment, hashes_of, unseal};
 use crate::shared::codec::{CodecError, Reader};
 use crate::shared::pod_table::{Pod, PodKey, PodTable};
 use crate::shared::store::{Keys, NEVER_WRITTEN, SharedData};
+use crate::{Bytes, DEFAULT_BYTES_PER_TOKEN, Slot};
 
 /// Weight of an answer in the mean of bytes per token.
 const RATIO_GAIN: f32 = 0.1;
@@ -144,9 +143,9 @@ impl PrefixReplica {
     }
 
     /// Canonical bytes that a pod is believed to hold at most; none where it caches no prefixes.
-    fn capacity_in_bytes(&self, pod: &Pod) -> u64 {
+    fn capacity_in_bytes(&self, pod: &Pod) -> Bytes {
         let tokens = if pod.capacity > 0 { pod.capacity.max(self.pod_tokens) } else { 0 };
-        (tokens as f64 * f64::from(self.bytes_per_token * self.believed_capacity)) as u64
+        Bytes((tokens as f64 * f64::from(self.bytes_per_token * self.believed_capacity)) as u64)
     }
 
     // --- the log, as others wrote it ---

@@ -6,6 +6,7 @@
 //! seed is made of the model and the salt. The chain carries 64 bits from block to block; 32 of them are
 //! kept, which tell the children of one node of the index apart and halve its size.
 
+use crate::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Smallest block, in bytes: about the 16 tokens of a vLLM block.
@@ -37,16 +38,16 @@ const fn boundaries() -> [u32; MAX_BLOCKS] {
 }
 
 /// Bytes in the first `blocks` blocks of any prompt.
-pub fn bytes_of(blocks: usize) -> u64 {
+pub fn bytes_of(blocks: usize) -> Bytes {
     match blocks.checked_sub(1) {
-        None => 0,
-        Some(last) => u64::from(*BOUNDARIES.get(last).unwrap_or(&u32::MAX)),
+        None => Bytes::NONE,
+        Some(last) => Bytes(u64::from(*BOUNDARIES.get(last).unwrap_or(&u32::MAX))),
     }
 }
 
 /// Whole blocks in the first `bytes` bytes of any prompt.
-pub fn blocks_in(bytes: u64) -> usize {
-    BOUNDARIES.partition_point(|&end| u64::from(end) <= bytes)
+pub fn blocks_in(bytes: Bytes) -> usize {
+    BOUNDARIES.partition_point(|&end| u64::from(end) <= bytes.0)
 }
 
 /// A hash of any bytes.
@@ -145,8 +146,8 @@ impl Chain {
     }
 
     /// Length of the whole prompt in canonical bytes.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    pub fn bytes(&self) -> Bytes {
+        Bytes(self.bytes)
     }
 
     /// Names the start of the prompt (512 bytes of it): gateways that share nothing agree on it.
@@ -157,7 +158,7 @@ impl Chain {
     /// Size in bytes of the block that is open; `None` past the last.
     fn block_size(&self) -> Option<usize> {
         let end = *BOUNDARIES.get(self.hashes.len())?;
-        Some((u64::from(end) - bytes_of(self.hashes.len())) as usize)
+        Some((u64::from(end) - bytes_of(self.hashes.len()).0) as usize)
     }
 
     fn close_block(&mut self, block: &[u8]) {
@@ -212,17 +213,17 @@ mod tests {
 
     #[test]
     fn counts_are_those_of_the_design() {
-        assert_eq!(blocks_in(2048), 32);
-        assert_eq!(blocks_in(128 * 1024), 184);
-        assert_eq!(bytes_of(0), 0);
-        assert_eq!(bytes_of(1), 64);
+        assert_eq!(blocks_in(Bytes(2048)), 32);
+        assert_eq!(blocks_in(Bytes(128 * 1024)), 184);
+        assert_eq!(bytes_of(0), Bytes::NONE);
+        assert_eq!(bytes_of(1), Bytes(64));
         for blocks in 1..MAX_BLOCKS {
             assert_eq!(blocks_in(bytes_of(blocks)), blocks);
-            assert_eq!(blocks_in(bytes_of(blocks) - 1), blocks - 1);
+            assert_eq!(blocks_in(bytes_of(blocks) - Bytes(1)), blocks - 1);
         }
-        assert!(bytes_of(MAX_BLOCKS) > 32 << 20, "a 32 MiB body fits");
+        assert!(bytes_of(MAX_BLOCKS) > Bytes(32 << 20), "a 32 MiB body fits");
         let worst = (64..MAX_BLOCKS)
-            .map(|b| (bytes_of(b + 1) - bytes_of(b)) as f64 / bytes_of(b) as f64)
+            .map(|b| (bytes_of(b + 1) - bytes_of(b)).0 as f64 / bytes_of(b).0 as f64)
             .fold(0.0, f64::max);
         assert!(worst < 0.0325, "{worst}");
     }
@@ -261,7 +262,7 @@ mod tests {
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|w| &text[w[0]..w[1]]).collect();
             let chain = chain(&pieces);
             prop_assert_eq!(chain.hashes(), naive(&text));
-            prop_assert_eq!(chain.bytes(), text.len() as u64);
+            prop_assert_eq!(chain.bytes(), Bytes(text.len() as u64));
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::settings::{PoolSettings, Strategy};
 use crate::shared::clusters::ClusterSet;
 use crate::shared::pod_table::PodKey;
 use crate::shared::store::{Contended, Keys, SharedData};
-use crate::{DEFAULT_BYTES_PER_TOKEN, Micros, Slot};
+use crate::{Bytes, DEFAULT_BYTES_PER_TOKEN, Micros, Slot, Tokens};
 
 /// Sealed log segments that one decision may apply; the rest waits for the next decision.
 const SEGMENTS_PER_DECISION: usize = 128;
@@ -211,7 +211,7 @@ impl Steps {
         let pool = Pool { table, ledger, index: self.replica.index(), among };
         let bytes = self.chain.bytes();
         let causes = Causes { kind: kind_of(by), prompt: Cause::prompt(self.chain.hashes()) };
-        let prompt = PromptView { bytes, tokens: bytes as f32 / bytes_per_token(by, ledger), causes };
+        let prompt = PromptView { bytes, tokens: bytes.as_f32() / bytes_per_token(by, ledger), causes };
         let plain = matches!(by, RouteBy::Plain(_));
         let nothing = PrefixMatch::default();
         let found = if plain { &nothing } else { &self.found };
@@ -231,7 +231,7 @@ impl Steps {
         // Where no prefix counts, requests go round among equal pods, and not in step with those of other workers.
         self.decisions = self.decisions.wrapping_add(1);
         let head = match self.strategy {
-            Strategy::PrefixCache if bytes > 0 && !plain => self.chain.head(),
+            Strategy::PrefixCache if bytes > Bytes::NONE && !plain => self.chain.head(),
             _ => mix(self.decisions ^ u64::from(self.replica.writer()) << 32),
         };
         let picks = pick(candidates, self.constants.tie_band, head, |slot| {
@@ -260,7 +260,9 @@ impl Steps {
         let best = picks.best().unwrap_or_default();
         let booking = Booking {
             picks: self.keys_of(picks),
-            tokens: self.candidates.get(best).map_or(0, |candidate| candidate.terms.uncached as u32),
+            tokens: Tokens::estimated(
+                self.candidates.get(best).map_or(0.0, |candidate| candidate.terms.uncached),
+            ),
             matched: self.found.blocks(best),
             prompt: match by {
                 RouteBy::Load => None,
@@ -341,7 +343,7 @@ impl Steps {
     // --- what the last decision left ---
 
     /// Canonical bytes of the prompt.
-    pub fn prompt_bytes(&self) -> u64 {
+    pub fn prompt_bytes(&self) -> Bytes {
         self.chain.bytes()
     }
 
@@ -356,12 +358,13 @@ impl Steps {
 
     /// Tokens of the prompt, as estimated, and those of them that the pod in the slot `chosen` is believed to hold; nothing
     /// without a prompt, for the rule counts one token of work then, which is nobody's.
-    pub fn prompt_tokens(&self, chosen: Slot) -> (u32, u32) {
+    pub fn prompt_tokens(&self, chosen: Slot) -> (Tokens, Tokens) {
         match self.candidates.get(chosen) {
-            Some(candidate) if self.chain.bytes() > 0 => {
-                ((candidate.terms.uncached + candidate.matched) as u32, candidate.matched as u32)
+            Some(candidate) if self.chain.bytes() > Bytes::NONE => {
+                let matched = candidate.matched;
+                (Tokens::estimated(candidate.terms.uncached + matched), Tokens::estimated(matched))
             }
-            _ => (0, 0),
+            _ => (Tokens::NONE, Tokens::NONE),
         }
     }
 

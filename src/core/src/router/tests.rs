@@ -11,7 +11,7 @@ use crate::decide::pick::Rank;
 use crate::request::blocks::mix;
 use crate::request::parse;
 use crate::shared::store::{Conflict, Map};
-use crate::{MILLISECOND, Random, SECOND};
+use crate::{Bytes, MILLISECOND, Random, SECOND, Tokens};
 use proptest::prelude::{ProptestConfig, Strategy, prop, prop_assert_eq, prop_oneof, proptest};
 
 fn config(pods: usize, more: &str) -> Config {
@@ -61,7 +61,7 @@ impl Gateway {
         let router = &mut self.workers[worker];
         router.follow(&self.shared, 64);
         let blocks = with_request(text, |request| router.matched_blocks(request));
-        blocks.into_iter().map(|blocks| bytes_of(usize::from(blocks))).collect()
+        blocks.into_iter().map(|blocks| bytes_of(usize::from(blocks)).0).collect()
     }
 
     /// Scrapes every pod: `page` gives each one's metrics.
@@ -144,10 +144,10 @@ fn default_looks_at_load_alone() {
     let mut gateway = Gateway::new(&config(3, r#","strategy":"DEFAULT""#), 1);
     let prompt = text(1, 4000);
     let first = gateway.decide(0, &prompt, Micros::ZERO);
-    assert_eq!(first.matched_bytes, 0);
+    assert_eq!(first.matched_bytes, Bytes::NONE);
     let second = gateway.decide(0, &prompt, Micros::ZERO);
     assert_ne!(first.ticket.slot(), second.ticket.slot());
-    assert_eq!((second.matched_bytes, second.bytes), (0, 4007));
+    assert_eq!((second.matched_bytes.0, second.bytes.0), (0, 4007));
 }
 
 #[test]
@@ -181,14 +181,14 @@ fn a_restarted_pod_holds_nothing_and_owes_nothing() {
     let first = gateway.decide(0, &prompt, SECOND);
     let slot = first.ticket.slot();
     gateway.scrape(|s| page(0, 0, if s == slot { 200.0 } else { 100.0 }), 3 * SECOND);
-    assert_eq!(gateway.decide(1, &prompt, 3 * SECOND).matched_bytes, 0);
-    assert_eq!(gateway.decide(0, &text(9, 10), 3 * SECOND).matched_bytes, 0);
+    assert_eq!(gateway.decide(1, &prompt, 3 * SECOND).matched_bytes, Bytes::NONE);
+    assert_eq!(gateway.decide(0, &text(9, 10), 3 * SECOND).matched_bytes, Bytes::NONE);
     let before = gateway.accounts();
     gateway.close(0, first.ticket, End::Aborted);
     assert_eq!(gateway.accounts(), before, "its old account is void");
 }
 
-const MISS: Option<Usage> = Some(Usage { prompt_tokens: 2000, cached_tokens: Some(0) });
+const MISS: Option<Usage> = Some(Usage { prompt_tokens: Tokens(2000), cached_tokens: Some(Tokens(0)) });
 
 #[test]
 fn a_miss_shows_that_all_that_is_older_went_too_but_not_the_prompt_itself() {
@@ -309,11 +309,11 @@ fn capacity_in_bytes_follows_what_the_model_taught() {
             let decision = gateway.decide(0, &text(n, 9_000), 2 * SECOND);
             gateway.answer(0, decision.ticket, usage, 2 * SECOND);
         }
-        gateway.workers[0].index().held(Slot(0))
+        gateway.workers[0].index().held(Slot(0)).0
     };
     let plain = held(&mut gateway, None);
     assert!((250_000..=275_251).contains(&plain), "{plain}");
-    let dense = held(&mut gateway, Some(Usage { prompt_tokens: 4_500, cached_tokens: None }));
+    let dense = held(&mut gateway, Some(Usage { prompt_tokens: Tokens(4_500), cached_tokens: None }));
     assert!((125_000..=152_000).contains(&dense), "{dense}");
 }
 
@@ -321,10 +321,10 @@ fn capacity_in_bytes_follows_what_the_model_taught() {
 fn tokens_are_counted_by_what_the_model_taught() {
     let mut gateway = Gateway::new(&config(1, ""), 1);
     let first = gateway.decide(0, &text(1, 4000), Micros::ZERO);
-    assert_eq!(gateway.accounts()[0].outstanding, 1001);
-    gateway.answer(0, first.ticket, Some(Usage { prompt_tokens: 2003, cached_tokens: None }), Micros::ZERO);
+    assert_eq!(gateway.accounts()[0].outstanding, Tokens(1001));
+    gateway.answer(0, first.ticket, Some(Usage { prompt_tokens: Tokens(2003), cached_tokens: None }), Micros::ZERO);
     let second = gateway.decide(0, &text(2, 4000), Micros::ZERO);
-    assert_eq!(gateway.accounts()[0].outstanding, 2003);
+    assert_eq!(gateway.accounts()[0].outstanding, Tokens(2003));
     gateway.answer(0, second.ticket, None, Micros::ZERO);
 }
 
@@ -450,7 +450,7 @@ fn every_pod_that_was_tried_has_failed_and_a_stranger_heals_nobody() {
     for slot in picks.iter() {
         let entry = accounts[usize::from(slot)];
         assert_eq!(
-            (entry.health.failures, entry.in_flight, entry.waiting, entry.outstanding),
+            (entry.health.failures, entry.in_flight, entry.waiting, entry.outstanding.0),
             (1, 0, 0, 0),
             "{slot:?}"
         );
@@ -663,7 +663,7 @@ fn a_start_that_loses_every_race_is_taken_out_at_the_end() {
     assert_eq!((lost, ticket.started()), (Err(Contended), false));
     gateway.close(0, ticket, End::Aborted);
     let account = gateway.accounts()[0];
-    assert_eq!((account.in_flight, account.waiting, account.outstanding), (0, 0, 0));
+    assert_eq!((account.in_flight, account.waiting, account.outstanding.0), (0, 0, 0));
 }
 
 #[test]
@@ -860,7 +860,7 @@ impl World {
             }
             Step::Close { nth, end } => {
                 if let Some((_, ticket)) = take(*nth) {
-                    let usage = Usage { prompt_tokens: 200, cached_tokens: Some(20) };
+                    let usage = Usage { prompt_tokens: Tokens(200), cached_tokens: Some(Tokens(20)) };
                     let end = match end {
                         0 => End::Aborted,
                         1 => End::UpstreamError { at: self.now },
@@ -880,7 +880,7 @@ impl World {
         Slot::all()
             .take(PODS)
             .map(entry)
-            .map(|entry| (entry.in_flight, entry.waiting, entry.outstanding))
+            .map(|entry| (entry.in_flight, entry.waiting, entry.outstanding.0))
             .collect()
     }
 
@@ -892,7 +892,7 @@ impl World {
             *in_flight += 1;
             if !ticket.started() {
                 *waiting += 1;
-                *work += ticket.tokens();
+                *work += ticket.tokens().0;
             }
         }
         counts
@@ -951,7 +951,7 @@ proptest! {
         let ledger = Ledger::decode(world.map.borrow().get("warmpath/default/ledger").unwrap_or_default().0).unwrap_or_default();
         for slot in 0..ledger.slots() {
             let entry = ledger.account(Slot(slot as u16));
-            prop_assert_eq!((entry.in_flight, entry.waiting, entry.outstanding), (0, 0, 0));
+            prop_assert_eq!((entry.in_flight, entry.waiting, entry.outstanding.0), (0, 0, 0));
         }
     }
 }
@@ -1037,8 +1037,8 @@ fn a_sample_of_plain_routing_goes_by_load_and_is_known_to_lie_there() {
         gateway.workers[0].decide(RouteBy::Plain(request), &mut gateway.shared, 4 * MILLISECOND).unwrap()
     });
     assert_ne!(plain.ticket.slot(), home);
-    assert_eq!((plain.reason, plain.left, plain.matched_tokens), (Reason::Plain, None, 0));
-    assert!(plain.tokens > 900 && plain.ticket.tokens() > 900, "it is booked with all that the pod computes");
+    assert_eq!((plain.reason, plain.left, plain.matched_tokens.0), (Reason::Plain, None, 0));
+    assert!(plain.tokens.0 > 900 && plain.ticket.tokens().0 > 900, "it is booked with all that the pod computes");
     let held = gateway.held(0, &prompt);
     assert!(held.iter().all(|&bytes| bytes > 3000), "both pods hold it now: {held:?}");
 }

@@ -66,7 +66,7 @@ impl CacheCheck {
 impl Begun {
     fn see(&mut self, load: &PodLoad, tally: CacheTally, now: Micros) -> Finding {
         let believed = std::mem::replace(&mut self.believed, tally);
-        let tokens = f64::from(believed.tokens);
+        let tokens = f64::from(believed.tokens.0);
         // A page without the counters, or that does not have the requests yet.
         let has_them = load.cache_queries - self.queries >= tokens / 2.0;
         if believed.answers < MIN_ANSWERS || !has_them {
@@ -84,6 +84,7 @@ impl Begun {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Tokens;
 
     /// A pod that answers prompts of 5,000 tokens, of which 4,000 are believed to be cached.
     struct Pod {
@@ -108,7 +109,7 @@ mod tests {
         fn answer(&mut self, hits: f64) {
             self.load.cache_queries += 5000.0;
             self.load.cache_hits += hits;
-            self.tally.add(4000, self.now);
+            self.tally.add(Tokens(4000), self.now);
         }
 
         fn page(&mut self) -> Finding {
@@ -165,7 +166,7 @@ mod tests {
     fn a_page_without_the_counters_shows_nothing() {
         let mut pod = Pod::new();
         for _ in 0..10 {
-            pod.tally.add(4000, pod.now);
+            pod.tally.add(Tokens(4000), pod.now);
             assert_eq!(pod.pages(1), []);
         }
     }

@@ -116,7 +116,7 @@ impl Standstill {
         } else if self.hangs_since.is_none() && account.in_flight > 0 {
             self.ours_waited = self.ours_waited + passed;
             let rate = if account.samples > 0 { account.rate } else { DEFAULT_RATE };
-            let prefill = PREFILL_PATIENCE * account.outstanding as f32 / rate.max(1.0);
+            let prefill = PREFILL_PATIENCE * account.outstanding.as_f32() / rate.max(1.0);
             if self.ours_waited >= STANDSTILL + Micros((prefill * SECOND.0 as f32) as u64) {
                 self.hangs_since = Some(now);
             }
@@ -147,6 +147,7 @@ fn restarted(before: &Seen, load: &PodLoad, failed: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Tokens;
 
     const TICK: Micros = Micros(SECOND.0 / 10);
 
@@ -155,7 +156,13 @@ mod tests {
     }
 
     fn account(in_flight: u32, opened: u32, outstanding: u32) -> PodAccount {
-        PodAccount { in_flight, opened, outstanding, waiting: in_flight, ..PodAccount::new(1) }
+        PodAccount {
+            in_flight,
+            opened,
+            outstanding: Tokens(outstanding),
+            waiting: in_flight,
+            ..PodAccount::new(1)
+        }
     }
 
     /// Shows the same page every tenth of a second, up to and without `until`; returns when the engine first counts as hanging.

@@ -15,7 +15,7 @@ use warmpath::request::body::{Part, Prompt, Request};
 use warmpath::router::{Demand, End, NoPod, RouteBy, Router, Ticket};
 use warmpath::settings::models::Criticality;
 use warmpath::shared::store::{Contended, Keys, Map};
-use warmpath::{MILLISECOND, Micros};
+use warmpath::{MILLISECOND, Micros, Tokens};
 
 use super::text::Texts;
 use crate::baselines::LeastRequest;
@@ -265,8 +265,8 @@ impl Policy for Warmpath {
         let now = micros(world.now);
         let end = match outcome {
             RequestEnd::Answered(answer) => {
-                let cached_tokens = self.reports_cached.then_some(answer.cached_tokens);
-                let usage = Usage { prompt_tokens: answer.prompt_tokens, cached_tokens };
+                let cached_tokens = self.reports_cached.then_some(Tokens(answer.cached_tokens));
+                let usage = Usage { prompt_tokens: Tokens(answer.prompt_tokens), cached_tokens };
                 End::Answered { usage: Some(usage), at: now }
             }
             RequestEnd::Broken | RequestEnd::Refused => End::Aborted,

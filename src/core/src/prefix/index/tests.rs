@@ -1,5 +1,7 @@
 //! The index against its naive twin: for each pod a list of whole prompts, the latest first.
 
+use std::ops::Add;
+
 use super::*;
 use crate::prefix::holdings::Holding;
 use crate::request::blocks::bytes_of;
@@ -19,7 +21,7 @@ fn found(index: &PrefixIndex, pods: usize, chain: &[u32]) -> PrefixMatch {
 
 /// Popular blocks among eight pods.
 fn popular(index: &PrefixIndex, chain: &[u32]) -> usize {
-    index.popular_blocks(&found(index, 8, chain), 8.0, 0.0).popular
+    index.popular_blocks(&found(index, 8, chain), 8, 0.0).popular
 }
 
 /// Too simple to be wrong: every block of every prompt by its whole prefix, with the time of its last use.
@@ -28,7 +30,7 @@ struct Naive {
     /// Pod -> (prefix, used, pod clock).
     pods: Vec<Vec<(Vec<u32>, u64, u32)>>,
     clocks: Vec<u32>,
-    capacity: Vec<u64>,
+    capacity: Vec<Bytes>,
     clock: u64,
 }
 
@@ -37,7 +39,7 @@ impl Naive {
         Naive {
             pods: vec![Vec::new(); pods],
             clocks: vec![0; pods],
-            capacity: vec![u64::MAX; pods],
+            capacity: vec![Bytes(u64::MAX); pods],
             clock: 0,
         }
     }
@@ -56,8 +58,9 @@ impl Naive {
         UseStamp { at: self.clocks[slot], previous }
     }
 
-    fn bytes(&self, slot: usize) -> u64 {
-        self.pods[slot].iter().map(|(p, ..)| bytes_of(p.len()) - bytes_of(p.len() - 1)).sum()
+    fn bytes(&self, slot: usize) -> Bytes {
+        let blocks = self.pods[slot].iter().map(|(p, ..)| bytes_of(p.len()) - bytes_of(p.len() - 1));
+        blocks.fold(Bytes::NONE, Bytes::add)
     }
 
     fn fit(&mut self, slot: usize) {
@@ -273,7 +276,7 @@ fn what_is_trimmed_twice_is_dropped_once() {
     index.trim(Slot(0), &[1, 2], 0, one.at);
     index.trim(Slot(0), &[1, 3], 0, two.at);
     check(&index);
-    assert_eq!((index.holdings(), index.held(Slot(0)), index.tree.hashes()), (0, 0, 0));
+    assert_eq!((index.holdings(), index.held(Slot(0)), index.tree.hashes()), (0, Bytes::NONE, 0));
     index.insert(Slot(1), &[5, 6]);
     index.insert(Slot(0), &[5, 7]);
     check(&index);

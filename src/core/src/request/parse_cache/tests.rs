@@ -23,7 +23,7 @@ fn follow(parse_cache: &mut ParseCache, reading: &ParsedRequest<'_>) -> Read {
     chain.push(&[b'x'; 100]);
     parse_cache.chain(reading, &mut chain, Chain::push);
     Read {
-        chain: (chain.hashes().to_vec(), chain.bytes(), chain.head()),
+        chain: (chain.hashes().to_vec(), chain.bytes().0, chain.head()),
         model: request.model.to_vec(),
         salt: request.cache_salt.as_deref().map(<[u8]>::to_vec),
         stream: request.stream,
@@ -247,7 +247,7 @@ fn what_was_only_counted_is_not_taken_for_hashed() {
         let reading = parse_cache.read(Api::Chat, body.as_bytes()).unwrap();
         let mut chain = Chain::default();
         parse_cache.chain(&reading, &mut chain, add);
-        (chain.hashes().len(), chain.bytes())
+        (chain.hashes().len(), chain.bytes().0)
     };
     let bytes_of = |body: &str| naive(Api::Chat, body.as_bytes()).unwrap().chain.1;
     parse_cache.set_settings(&settings(r#"{"strategy": "LOAD_ONLY"}"#));
