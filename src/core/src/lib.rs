@@ -21,7 +21,7 @@
 //!
 //! | to change | open |
 //! | --- | --- |
-//! | which metric of vLLM's page is read, or a new name for it | `scrape/vllm.rs` |
+//! | which metric of vLLM's page is read, or a new name for it | `scrape/vllm/ranks.rs` |
 //! | a term of the cost, or its constant | `decide/cost.rs` |
 //! | who is a candidate, and in which order of rank | `decide/candidates.rs`, `decide/pick.rs` |
 //! | how long a pod is left alone, and when it is probed | `account/pod_health.rs` |
