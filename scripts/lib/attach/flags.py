@@ -166,6 +166,12 @@ def parse(description):
         "module (default routers)",
     )
     add(
+        "--pages",
+        action="store_true",
+        help="two pages in each of Envoy's pods: Warmpath's metrics of each pod and model for Prometheus (port 9902, /metrics), and "
+        "the console (port 9903, for `kubectl port-forward`). From the module as a file, as with --collector singleton",
+    )
+    add(
         "--answer-filter",
         action="store_true",
         help="hold the headers of a stream until its first token, so that a pod that fails before it costs the client nothing. "

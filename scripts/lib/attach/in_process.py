@@ -1,5 +1,6 @@
-"""What of Warmpath runs in Envoy's process besides the filter, both from the module as a file in Envoy's pods: the collector as
-a singleton (`--collector singleton`), and the filter of answers (`--answer-filter`)."""
+"""What of Warmpath runs in Envoy's process besides the filter, all of it from the module as a file in Envoy's pods: the collector
+as a singleton (`--collector singleton`), the pages that show what it knows (`--pages`), and the filter of answers
+(`--answer-filter`)."""
 
 import json
 
@@ -8,6 +9,11 @@ FILE = f"{FOLDER}/warmpath.wasm"
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 STRING = "type.googleapis.com/google.protobuf.StringValue"
+MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+WASM = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm"
+# Each page by its role: where it listens. Prometheus asks from another pod; the console is for `kubectl port-forward`.
+PAGES = {"monitor": ("0.0.0.0", 9902), "console": ("127.0.0.1", 9903)}
 
 
 def vm_id(options):
@@ -31,10 +37,15 @@ def plugin(options, settings, role):
     }
 
 
+def needs_file(options):
+    """Whether Envoy's pods need the module as a file."""
+    return options.collector == "singleton" or options.pages
+
+
 def how_to_mount(options):
     """The comment with the command for the ConfigMap."""
     return f"""\
-# The module as a file in Envoy's pods, for the collector. Make the ConfigMap in the namespace of these pods before you apply
+# The module as a file in Envoy's pods. Make the ConfigMap in the namespace of these pods before you apply
 # this; a new module needs the command again, and new pods:
 #   kubectl create configmap {options.name}-module --namespace envoy-gateway-system --from-file=warmpath.wasm=target/warmpath.wasm \\
 #     --dry-run=client --output yaml | kubectl apply --server-side --filename -
@@ -65,6 +76,31 @@ def singleton(options, settings):
     return "\n".join(["      bootstrap_extensions:", *[f"        {line}" for line in shown]]) + "\n"
 
 
+def pages(options, settings):
+    """Lines of Envoy's bootstrap with a listener for each page. The filter answers itself, and nothing else is there."""
+    nothing = {"name": "all", "domains": ["*"], "routes": []}
+    listeners = []
+    for role, (address, port) in PAGES.items():
+        config = plugin(options, settings, role) | {"failure_policy": "FAIL_RELOAD"}
+        # One VM for all that only shows.
+        config["vm_config"]["configuration"] = {"@type": STRING, "value": f"pages {options.sha256}"}
+        manager = {
+            "@type": MANAGER,
+            "stat_prefix": f"warmpath-{role}",
+            "request_headers_timeout": "10s",
+            "http_filters": [
+                {"name": "envoy.filters.http.wasm", "typed_config": {"@type": WASM, "config": config}},
+                {"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}},
+            ],
+            "route_config": {"name": f"warmpath-{role}", "virtual_hosts": [nothing]},
+        }
+        network = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+        place = {"socket_address": {"address": address, "port_value": port}}
+        listeners.append({"name": f"warmpath-{role}", "address": place, "filter_chains": [{"filters": [network]}]})
+    shown = json.dumps(listeners, indent=2).splitlines()
+    return "\n".join(["      static_resources:", "        listeners:", *[f"          {line}" for line in shown]]) + "\n"
+
+
 def clusters(options, facts):
     """Envoy's names of the clusters that the routes send to, one for each rule. Without a cluster to ask, a route has one."""
     rules = {route["metadata"]["name"]: len(route["spec"].get("rules", [])) for route in facts.routes}
@@ -74,12 +110,11 @@ def clusters(options, facts):
 
 def answer_patches(options, facts, settings, head):
     """The EnvoyPatchPolicy that puts the filter of answers into each cluster; `head` prints its beginning."""
-    wasm = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm"
     codec = "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
     config = plugin(options, settings, "answer")
     config |= {"failure_policy": "FAIL_RELOAD", "allow_on_headers_stop_iteration": True}
     filters = [
-        {"name": "envoy.filters.http.wasm", "typed_config": {"@type": wasm, "config": config}},
+        {"name": "envoy.filters.http.wasm", "typed_config": {"@type": WASM, "config": config}},
         {"name": "envoy.filters.http.upstream_codec", "typed_config": {"@type": codec}},
     ]
     # Envoy Gateway gives a cluster no such options, as long as its backends speak HTTP/1.1 in the clear.

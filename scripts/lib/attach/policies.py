@@ -244,10 +244,13 @@ def tags():
 
 def proxy(options, facts):
     lines = "\n".join(f"          {line}" for line in tags())
-    how, mounts, singleton = "", "", ""
-    if options.collector == "singleton":
+    how, mounts, more = "", "", ""
+    if in_process.needs_file(options):
         how, mounts = in_process.how_to_mount(options), in_process.mounts(options)
-        singleton = in_process.singleton(options, settings(options))
+    if options.collector == "singleton":
+        more += in_process.singleton(options, settings(options))
+    if options.pages:
+        more += in_process.pages(options, settings(options))
     return f"""\
 # Settings of the Envoy process. {use_proxy(options, facts)}
 {how}apiVersion: gateway.envoyproxy.io/v1alpha1
@@ -265,7 +268,7 @@ spec:
       stats_config:
         stats_tags:
 {lines}
-{singleton}"""
+{more}"""
 
 
 def use_proxy(options, facts):

@@ -68,7 +68,7 @@ pub fn all() -> Vec<Case> {
             a_client_names_no_pod,
             whole_bodies_reach_the_pod,
             a_pod_that_is_dead_or_full_costs_nothing,
-            a_singleton_collects_and_a_broken_stream_is_answered_by_another_pod;
+            a_singleton_collects_pages_show_it_and_a_broken_stream_is_answered_by_another_pod;
         conversation on Policies:
             the_second_round_goes_to_the_pod_of_the_first,
             twenty_conversations_stay_where_they_are,

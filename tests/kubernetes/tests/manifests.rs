@@ -54,7 +54,7 @@ fn the_patches_come_first() {
 #[test]
 fn every_flag_reaches_the_policies() {
     let image = "--module-image=registry.example.com/warmpath:0.2";
-    let cases: [(&[&str], &[&str], &str); 22] = [
+    let cases: [(&[&str], &[&str], &str); 25] = [
         (&["--gateway"], &["--gateway=front"], "kind: Gateway, name: front }"),
         (&["--gateway"], &["--gateway=front"], "name: default/front/llm-gw\n"),
         (&["--listener"], &["--listener=web"], "name: default/qwen-inference-gateway/web\n"),
@@ -75,6 +75,9 @@ fn every_flag_reaches_the_policies() {
         (&[], &["--merged-class=shared"], "kind: GatewayClass, name: shared }"),
         (&[], &["--collector=singleton"], r#""root_id": "collector""#),
         (&[], &["--collector=singleton"], "mountPath: /warmpath"),
+        (&[], &["--pages"], r#""root_id": "monitor""#),
+        (&[], &["--pages"], r#""port_value": 9903"#),
+        (&[], &["--pages"], "mountPath: /warmpath"),
         (&[], &["--collector=singleton", "--answer-filter"], "name: httproute/default/qwen-backend/rule/0\n"),
         (&[], &["--collector=singleton", "--answer-filter"], r#""root_id": "answer""#),
     ];

@@ -1,10 +1,13 @@
 //! The attach as it is printed and applied.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 use warmpath_tests::{Answer, Request, Stream, until};
 
 use crate::api::{DEPLOYMENT, ENVOY_PROXY};
 use crate::objects::envoy_proxy;
+use crate::sandbox::address;
 use crate::world::{OF_EG, World, at, plain, routed};
 
 pub async fn the_printed_policies_are_accepted_and_the_check_says_so(world: &mut World) {
@@ -72,9 +75,11 @@ pub async fn a_pod_that_is_dead_or_full_costs_nothing(world: &mut World) {
     }
 }
 
-pub async fn a_singleton_collects_and_a_broken_stream_is_answered_by_another_pod(world: &mut World) {
+pub async fn a_singleton_collects_pages_show_it_and_a_broken_stream_is_answered_by_another_pod(
+    world: &mut World,
+) {
     world.spoilt();
-    let printed = world.print(&world.module, &["--collector=singleton"]);
+    let printed = world.print(&world.module, &["--collector=singleton", "--pages"]);
     assert_eq!(printed.code, 0, "{}", printed.err);
     // Envoy would refuse the clusters as long as it has no file.
     let both = ["--collector=singleton", "--answer-filter"];
@@ -119,6 +124,24 @@ pub async fn a_singleton_collects_and_a_broken_stream_is_answered_by_another_pod
     let there = ["--gateway=eg", "--listener=routed", "--route=routed", "--check"];
     let checked = world.manifests(&[&there[..], &both[..]].concat());
     assert_eq!(checked.code, 0, "{}", checked.out);
+    // What the roles that show things know, which is what the routers share: for Prometheus, and on loopback for a person.
+    let [metrics, console] = [(address::ENVOY, 9902), ("127.0.0.1", 9903)];
+    let of_pod = format!("warmpath_pod_requests_total{{pod=\"{home}\",pool=\"default\"}}");
+    let page = page(metrics, "/metrics").await;
+    assert!(page.lines().any(|line| line.starts_with(&of_pod) && !line.ends_with(" 0")), "{page}");
+    assert!(self::page(console, "/console.json").await.contains(&home), "the console does not show {home}");
+    assert_eq!(Request::get("/stats").send(to(metrics)).await.status, 404);
+}
+
+fn to((host, port): (&str, u16)) -> SocketAddr {
+    SocketAddr::new(host.parse().unwrap(), port)
+}
+
+/// A page of one of Warmpath's own listeners.
+async fn page(at: (&str, u16), path: &str) -> String {
+    let reply = Request::get(path).send(to(at)).await;
+    assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    reply.text().to_owned()
 }
 
 /// A long beginning of its own.
