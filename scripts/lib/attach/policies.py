@@ -125,7 +125,9 @@ def operations(options, buffered):
         "  name: warmpath",
         "  typed_config:",
         f'    "@type": {strip}',
-        "    mutations: [{ remove_on_match: { key_matcher: { prefix: x-warmpath- } } }]",
+        "    mutations:",
+        "      - remove_on_match: { key_matcher: { prefix: x-warmpath- } }",
+        "      - remove: x-data-parallel-rank",
     )
     if buffered:
         size = options.max_body_mib * 1024 * 1024

@@ -15,6 +15,8 @@ pub use wire::WireError;
 
 /// The request header in which the module names pods, `ip:port,ip:port`, for `override_host`.
 pub const DESTINATION_HEADER: &str = "x-warmpath-destination";
+/// The header by which vLLM is told which of its engines computes a request.
+pub const ENGINE_HEADER: &str = "x-data-parallel-rank";
 
 /// The name of the filter in a listener, of its configuration on a route, and of our key in `filter_metadata`.
 pub const FILTER: &str = "warmpath";

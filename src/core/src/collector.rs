@@ -3,6 +3,8 @@
 //! It runs once per Envoy: in the bootstrap singleton, or in a router's root context that took the lease when the singleton
 //! is dead. It also reconciles the ledger, because it alone sees how many requests the pods report.
 
+mod engines;
+
 use crate::account::cache_tally::CacheTally;
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
@@ -67,6 +69,8 @@ struct PodHistory {
     pages: PageHistory,
     leaks: LeakDetector,
     cache: CacheCheck,
+    /// Requests that the server has refused because its queue was full, as the last page counts them.
+    rejections: Option<f64>,
     /// A process of which it is not known whether it is the pod's.
     doubt: Option<Doubt>,
 }
@@ -140,7 +144,7 @@ impl Collector {
             contended: 0,
             table,
         };
-        for (slot, _) in collector.table.live() {
+        for (slot, _) in collector.table.addresses() {
             collector.schedule.add(slot, now);
         }
         if let Some(pods) = &config.pods {
@@ -162,31 +166,28 @@ impl Collector {
             if self.table.live().any(|(_, pod)| pod.address == *address) {
                 continue;
             }
-            let id = next_id(&mut self.table.last_id);
-            let pod = Pod {
-                id,
-                first_id: id,
-                address: address.clone(),
-                capacity: DEFAULT_CAPACITY,
-                ..Pod::default()
-            };
-            let slot = match self.table.pods.iter().position(|pod| pod.id == 0) {
-                Some(empty) => empty,
-                None => {
-                    self.table.pods.push(Pod::default());
-                    self.histories.push(PodHistory::default());
-                    self.table.pods.len() - 1
-                }
-            };
-            if let (Some(place), Some(history)) =
-                (self.table.pods.get_mut(slot), self.histories.get_mut(slot))
-            {
-                *place = pod;
-                *history = PodHistory::default();
-            }
-            self.schedule.add(Slot(slot as u16), now);
-            self.changed = true;
+            let slot = self.add(Pod { address: address.clone(), ..Pod::default() });
+            self.schedule.add(slot, now);
         }
+    }
+
+    /// Puts a new pod into an empty slot.
+    fn add(&mut self, pod: Pod) -> Slot {
+        let id = next_id(&mut self.table.last_id);
+        let slot = match self.table.pods.iter().position(|pod| pod.id == 0) {
+            Some(empty) => empty,
+            None => {
+                self.table.pods.push(Pod::default());
+                self.histories.push(PodHistory::default());
+                self.table.pods.len() - 1
+            }
+        };
+        if let (Some(place), Some(history)) = (self.table.pods.get_mut(slot), self.histories.get_mut(slot)) {
+            *place = Pod { id, first_id: id, capacity: DEFAULT_CAPACITY, ..pod };
+            *history = PodHistory::default();
+        }
+        self.changed = true;
+        Slot(slot as u16)
     }
 
     /// Makes what discovery has found the pods of the pool.
@@ -206,7 +207,7 @@ impl Collector {
             |name: &str| self.table.clusters.iter().any(|known| known.name == name && known.steered);
         if members.clusters.iter().any(|cluster| cluster.steered && !was_steered(&cluster.name)) {
             // Now they can be scraped.
-            self.table.live().for_each(|(slot, _)| self.schedule.hasten(slot, now));
+            self.table.addresses().for_each(|(slot, _)| self.schedule.hasten(slot, now));
         }
         self.changed |= self.table.clusters != members.clusters;
         self.table.clusters.clone_from(&members.clusters);
@@ -236,18 +237,25 @@ impl Collector {
 
     /// A page has come for the scrape `due`.
     pub fn take(&mut self, due: &DueScrape, page: &[u8], shared: &mut impl SharedData, now: Micros) {
-        match vllm::load(page) {
-            Ok(load) if self.is_of_another(due, &load, now) => self.misrouted += 1,
-            Ok(load) => {
-                let own = self.store.read(shared).map(|ledger| ledger.account(due.slot));
-                if let Some(leak) = self.take_load(due, &load, own, now) {
-                    self.reconcile(due, leak, shared);
-                }
-                if let Some(own) = own {
-                    self.check_cache(due, &load, &own, shared, now);
-                }
+        let Ok(page) = vllm::Page::parse(page) else {
+            return self.fail(due, ScrapeFailure::Unreadable);
+        };
+        let whole = page.total();
+        if self.is_of_another(due, &whole, now) {
+            self.misrouted += 1;
+            return;
+        }
+        let ledger = self.store.read(shared);
+        for (pod, engine) in self.engines_of(due, page.ranks.len()) {
+            let load = engine.map_or(whole, |engine| page.of_engine(engine));
+            let own = ledger.as_ref().map(|ledger| ledger.account(pod.slot));
+            if let Some(leak) = self.take_load(pod, &load, own, now) {
+                self.reconcile(pod, leak, shared);
             }
-            Err(vllm::NotVllm) => self.fail(due, ScrapeFailure::Unreadable),
+            if let Some(own) = own {
+                self.check_cache(pod, &load, &own, shared, now);
+            }
+            self.check_rejections(pod, &load, shared, now);
         }
     }
 
@@ -289,25 +297,29 @@ impl Collector {
 
     /// No page has come for the scrape `due`.
     pub fn fail(&mut self, due: &DueScrape, failure: ScrapeFailure) {
-        let Some(pod) = self.table.pods.get_mut(usize::from(due.slot)).filter(|pod| pod.id == due.id) else {
-            return;
-        };
         let state = match failure {
             ScrapeFailure::Unreachable => PodState::Unreachable,
             ScrapeFailure::Unreadable => PodState::Unreadable,
         };
-        self.changed |= pod.state != state;
-        pod.state = state;
-        if failure == ScrapeFailure::Unreachable
-            && let Some(history) = self.histories.get_mut(usize::from(due.slot))
-        {
-            history.pages.failed();
+        for (key, _) in self.engines_as_known(due) {
+            let slot = usize::from(key.slot);
+            let (Some(pod), Some(history)) = (self.table.pods.get_mut(slot), self.histories.get_mut(slot))
+            else {
+                continue;
+            };
+            self.changed |= pod.state != state;
+            pod.state = state;
+            if failure == ScrapeFailure::Unreachable {
+                history.pages.failed();
+            }
         }
     }
 
     /// The page of the scrape `due`, which is taken in, came `took` after it was asked for.
     pub fn note_page(&mut self, due: &DueScrape, took: Micros) {
-        let changed = self.histories.get(usize::from(due.slot)).map_or(0.0, |history| history.changed);
+        let pods = self.engines_as_known(due).into_iter().map(|(pod, _)| usize::from(pod.slot));
+        let changed: f32 =
+            pods.filter_map(|slot| self.histories.get(slot)).map(|history| history.changed).sum();
         self.schedule.note_page(due.slot, took, changed >= FAST_CHANGE);
     }
 
@@ -367,14 +379,14 @@ impl Collector {
     /// Takes in a load; returns the requests that the ledger counts and that do not exist, once that has lasted.
     fn take_load(
         &mut self,
-        due: &DueScrape,
+        key: PodKey,
         load: &vllm::PodLoad,
         own: Option<PodAccount>,
         now: Micros,
     ) -> Option<Leak> {
-        let slot = usize::from(due.slot);
+        let slot = usize::from(key.slot);
         let (pod, history) = (self.table.pods.get_mut(slot)?, self.histories.get_mut(slot)?);
-        if pod.id != due.id {
+        if pod.id != key.id {
             return None;
         }
         let own = own.filter(|account| account.id == pod.id);
@@ -427,17 +439,17 @@ impl Collector {
     /// wrong. A tally that could not be written begins with the next page.
     fn check_cache(
         &mut self,
-        due: &DueScrape,
+        key: PodKey,
         load: &vllm::PodLoad,
         own: &PodAccount,
         shared: &mut impl SharedData,
         now: Micros,
     ) {
-        let slot = usize::from(due.slot);
+        let slot = usize::from(key.slot);
         let (Some(pod), Some(history)) = (self.table.pods.get_mut(slot), self.histories.get_mut(slot)) else {
             return;
         };
-        if pod.id != due.id || own.id != due.id {
+        if pod.id != key.id || own.id != key.id {
             return;
         }
         let finding = history.cache.see(load, own.cache, now);
@@ -446,17 +458,35 @@ impl Collector {
             self.emptied += 1;
         }
         if finding != Finding::Undecided {
-            let pod = PodKey { slot: due.slot, id: due.id };
             let begun = self.store.transact(shared, |ledger, _| {
-                ledger.change(pod, |account| account.cache = CacheTally::from(now));
+                ledger.change(key, |account| account.cache = CacheTally::from(now));
                 Ok::<_, Contended>(())
             });
             self.contended += u64::from(begun.is_err());
         }
     }
 
-    fn reconcile(&mut self, due: &DueScrape, leak: Leak, shared: &mut impl SharedData) {
-        let pod = PodKey { slot: due.slot, id: due.id };
+    /// A server that has refused requests since its last page because its queue was full has not failed. Where nothing reads the
+    /// answers of each attempt, the routers took such a refusal for a failure if another pod served the request.
+    fn check_rejections(
+        &mut self,
+        pod: PodKey,
+        load: &vllm::PodLoad,
+        shared: &mut impl SharedData,
+        now: Micros,
+    ) {
+        let Some(history) = self.histories.get_mut(usize::from(pod.slot)) else { return };
+        let before = history.rejections.replace(load.rejections);
+        if before.is_some_and(|before| load.rejections > before) {
+            let noted = self.store.transact(shared, |ledger, _| {
+                ledger.change(pod, |account| account.health.refused_as_full(now));
+                Ok::<_, Contended>(())
+            });
+            self.contended += u64::from(noted.is_err());
+        }
+    }
+
+    fn reconcile(&mut self, pod: PodKey, leak: Leak, shared: &mut impl SharedData) {
         let reconciled = self.store.transact(shared, |ledger, _| {
             ledger.change(pod, |account| account.reconcile(leak.requests, leak.waiting));
             Ok::<_, Contended>(())

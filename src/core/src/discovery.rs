@@ -93,7 +93,7 @@ impl Discovery {
             name: cluster.name.clone(),
             steered: cluster.steered.then_some(true),
             hosts: table
-                .live()
+                .addresses()
                 .filter(|(_, pod)| {
                     table.cluster(cluster.name.as_bytes()).is_some_and(|set| pod.candidate_of.meets(set))
                 })
@@ -102,7 +102,7 @@ impl Discovery {
         });
         let clusters: Vec<KnownCluster> = clusters.collect();
         let lingering = table
-            .live()
+            .addresses()
             .filter(|(_, pod)| pod.candidate_of == ClusterSet::NONE)
             .map(|(_, pod)| (pod.address.clone(), now))
             .collect();

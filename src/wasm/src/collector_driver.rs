@@ -188,7 +188,7 @@ impl CollectorDriver {
     }
 
     fn publish(&mut self, now: Micros) {
-        self.changes.print(self.collector.table().live().count(), &self.config.scrape.path);
+        self.changes.print(self.collector.table().addresses().count(), &self.config.scrape.path);
         if let Some(generation) = self.collector.publish(&mut Host, now) {
             self.metrics.pod_table_generation.set(generation);
             let ledger = self.collector.ledger(&Host);
@@ -198,10 +198,10 @@ impl CollectorDriver {
             self.metrics.outstanding_tokens.set(in_flight.outstanding);
             let table = self.collector.table();
             left_alone_log::print(&self.left_alone.see(table, &ledger), table.live().count());
-            self.metrics.pods.set(table.live().count() as u64);
+            self.metrics.pods.set(table.addresses().count() as u64);
             // One that drains, loads its model or has left its cluster is not ready to serve, whatever its page says.
             let ready = table
-                .live()
+                .addresses()
                 .filter(|(_, pod)| pod.state == PodState::Ready && pod.candidate_of != ClusterSet::NONE);
             self.metrics.ready_pods.set(ready.count() as u64);
         }

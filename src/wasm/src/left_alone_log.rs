@@ -27,13 +27,9 @@ pub fn print(changes: &[Change], pods: usize) {
         let of_kind: Vec<&Change> = changes.iter().filter(|change| change.why == why).collect();
         match of_kind.as_slice() {
             [first, ..] if of_kind.len() > LINES => {
-                log::warn!(
-                    "warmpath: {} of {pods} pods {many}; the first is {}",
-                    of_kind.len(),
-                    first.address
-                );
+                log::warn!("warmpath: {} of {pods} pods {many}; the first is {}", of_kind.len(), first.pod);
             }
-            several => several.iter().for_each(|change| log::warn!("warmpath: pod {} {one}", change.address)),
+            several => several.iter().for_each(|change| log::warn!("warmpath: pod {} {one}", change.pod)),
         }
     }
 }

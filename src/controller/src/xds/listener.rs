@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::wire::{Message, WireError};
-use super::{DESTINATION_HEADER, FILTER, build, canon};
+use super::{DESTINATION_HEADER, ENGINE_HEADER, FILTER, build, canon};
 
 // envoy.config.listener.v3.Listener
 const NAME: u32 = 1;
@@ -151,12 +151,14 @@ fn named_others(message: &Message<'_>, number: u32, name: &str) -> Result<Vec<Ve
     Ok(others)
 }
 
-/// Takes what a client sends as `x-warmpath-*` away before any filter: clients do not choose pods.
+/// Takes what a client sends as these headers away before any filter: clients choose neither pods nor engines of them.
 fn early_removal() -> Vec<u8> {
-    let mut by_name = Message::new();
-    by_name.set_bytes(1, DESTINATION_HEADER.as_bytes()); // remove
     let mut config = Message::new();
-    config.push(1, by_name.encode());
+    for name in [DESTINATION_HEADER, ENGINE_HEADER] {
+        let mut by_name = Message::new();
+        by_name.set_bytes(1, name.as_bytes()); // remove
+        config.push(1, by_name.encode());
+    }
     build::extension(
         EARLY,
         "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",

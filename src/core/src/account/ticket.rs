@@ -171,7 +171,8 @@ impl Ticket {
         self.note_served(ledger, now);
     }
 
-    /// The first `attempts` pods of the decision have failed, but for `except`, which answers after all.
+    /// The first `attempts` pods of the decision have failed, but for `except`, which answers after all. With an engine fail the
+    /// others at its address: one server answers for them.
     pub fn fail(
         &self,
         ledger: &mut Ledger,
@@ -182,14 +183,19 @@ impl Ticket {
     ) {
         let tried = self.picks.iter().take(attempts).flatten().copied();
         for pod in tried.filter(|&pod| Some(pod) != except) {
-            claim(ledger, table, pod);
-            ledger.change(pod, |account| account.fail(self.failure(now)));
+            for engine in table.engines_with(pod) {
+                claim(ledger, table, engine);
+                ledger.change(engine, |account| match engine == pod {
+                    true => account.fail(self.failure(now)),
+                    false => account.health.failed(self.failure(now)),
+                });
+            }
         }
     }
 
     /// All pods that were asked, `attempts` of them, take no more requests at the moment, as the last one says.
     pub fn refused_as_full(&self, ledger: &mut Ledger, table: &PodTable, attempts: usize, now: Micros) {
-        for pod in self.picks.iter().take(attempts).flatten().copied() {
+        for pod in self.picks.iter().take(attempts).flatten().flat_map(|&pod| table.engines_with(pod)) {
             claim(ledger, table, pod);
             ledger.change(pod, |account| account.health.refused_as_full(now));
         }

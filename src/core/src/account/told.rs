@@ -4,10 +4,10 @@ use crate::account::ledger::Ledger;
 use crate::account::pod_health::PodHealth;
 use crate::account::ticket::claim;
 use crate::account::transaction::LedgerStore;
-use crate::shared::pod_table::PodTable;
+use crate::shared::pod_table::{PodKey, PodTable};
 use crate::shared::store::{Contended, SharedData};
 
-/// Notes in the ledger what the pod at `address` has said: that it takes no more requests ([`PodHealth::refused_as_full`]), or
+/// Notes in the ledger what the pod at `address` has said, for all engines there: that it takes no more requests ([`PodHealth::refused_as_full`]), or
 /// that another one is asked ([`PodHealth::declined`]). Returns the ledger as written; a pod that is not in the table changes
 /// nothing in it.
 ///
@@ -20,9 +20,9 @@ pub fn note(
     shared: &mut impl SharedData,
     with: impl Fn(&mut PodHealth),
 ) -> Result<Ledger, Contended> {
-    let key = table.at(address).and_then(|(slot, _)| table.key(slot));
     let (ledger, ()) = store.transact(shared, |ledger, _| {
-        if let Some(key) = key {
+        for (slot, pod) in table.at(address) {
+            let key = PodKey { slot, id: pod.id };
             ledger.grow(table.pods.len());
             claim(ledger, table, key);
             ledger.change(key, |account| with(&mut account.health));

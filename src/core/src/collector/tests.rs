@@ -366,3 +366,78 @@ fn a_pod_that_gets_no_requests_is_scraped_once_a_second_and_at_once_when_it_gets
     pods.collector.set_members(&members, 10 * SECOND);
     assert_eq!(pods.collector.due(&pods.shared, 10 * SECOND).len(), 1);
 }
+
+const ONE: &[u8] = br#"{"pods":["10.0.0.1:8000"]}"#;
+const TWO_ENGINES: &[u8] =
+    include_bytes!("../../../../tests/fixtures/vllm-0.32-modes/data-parallel-2-loaded.txt");
+
+/// The pods of the table: place, identity, engine, capacity.
+fn places(collector: &Collector) -> Vec<(u32, Option<u16>, u64)> {
+    collector.table().live().map(|(_, pod)| (pod.id, pod.engine, pod.capacity)).collect()
+}
+
+#[test]
+fn each_engine_of_a_pod_is_a_place_of_its_own_and_the_pod_is_scraped_once() {
+    let mut shared = Map::default();
+    let mut collector = Collector::new(&Config::parse(ONE).unwrap(), &shared, 7, Micros::ZERO);
+    assert_eq!(round(&mut collector, &mut shared, TWO_ENGINES, Micros::ZERO), 1);
+    assert_eq!(places(&collector), [(1, Some(0), 131_072), (2, Some(1), 131_072)]);
+    let running: Vec<f32> = collector.table().live().map(|(_, pod)| pod.running).collect();
+    let page = vllm::Page::parse(TWO_ENGINES).unwrap();
+    assert_eq!(running, [page.of_engine(0).running, page.of_engine(1).running]);
+    assert_eq!(round(&mut collector, &mut shared, TWO_ENGINES, 2 * SECOND), 1, "one page tells of both");
+
+    // The next collector goes on with both, and a failed scrape concerns both.
+    collector.publish(&mut shared, 2 * SECOND);
+    let mut next = Collector::new(&Config::parse(ONE).unwrap(), &shared, 8, 3 * SECOND);
+    assert_eq!(places(&next), places(&collector));
+    let due = next.due(&shared, 3 * SECOND);
+    assert_eq!(due.len(), 1);
+    next.fail(&due[0], ScrapeFailure::Unreachable);
+    next.done(&due[0], None, 3 * SECOND);
+    assert!(next.table().live().all(|(_, pod)| pod.state == PodState::Unreachable));
+
+    // It starts anew with one engine.
+    assert_eq!(round(&mut next, &mut shared, &page_of_one(), 6 * SECOND), 1);
+    assert_eq!(next.table().live().map(|(_, pod)| pod.engine).collect::<Vec<_>>(), [None]);
+    next.set_pods(&[], 7 * SECOND);
+    assert_eq!(next.table().live().count(), 0);
+}
+
+fn page_of_one() -> Vec<u8> {
+    page(0, 0, 100.0)
+}
+
+#[test]
+fn engines_join_and_leave_with_their_pod() {
+    let (mut collector, mut shared) = start();
+    round(&mut collector, &mut shared, TWO_ENGINES, Micros::ZERO);
+    assert_eq!(collector.table().live().count(), 4);
+    collector.set_pods(&["10.0.0.2:8000".into()], SECOND);
+    let left: Vec<_> = collector.table().live().map(|(_, pod)| pod.name().into_owned()).collect();
+    assert_eq!(left, ["10.0.0.2:8000/0", "10.0.0.2:8000/1"]);
+}
+
+#[test]
+fn a_server_that_says_its_queue_was_full_has_not_failed() {
+    let (mut collector, mut shared) = start();
+    let page = |rejections: u32| {
+        format!("vllm:num_requests_running 1\nvllm:admission_rejections_total{{reason=\"max_num_queued_reqs\"}} {rejections}\n")
+            .into_bytes()
+    };
+    round(&mut collector, &mut shared, &page(3), Micros::ZERO);
+    let mut ledger = Ledger::default();
+    ledger.grow(2);
+    for (slot, pod) in collector.table().live() {
+        let mut account = PodAccount::new(pod.id);
+        account.fail(Observed { sent_at: SECOND, at: SECOND });
+        ledger.set_account(slot, &account);
+    }
+    shared.set("warmpath/default/ledger", ledger.as_ref(), None).unwrap();
+    let due = collector.due(&shared, 2 * SECOND);
+    collector.take(&due[0], &page(3), &mut shared, 2 * SECOND);
+    collector.take(&due[1], &page(4), &mut shared, 2 * SECOND);
+    let ledger = collector.ledger(&shared);
+    let failures: Vec<u16> = due.iter().map(|due| ledger.account(due.slot).health.failures).collect();
+    assert_eq!(failures, [1, 0], "the first has refused nobody since its last page");
+}

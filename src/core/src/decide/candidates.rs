@@ -119,7 +119,7 @@ pub fn score_all(
         let rank = rank(account, pod, refuses, now);
         let waits = account.outstanding.as_f32() + view.foreign_waiting * request.mean_work;
         let waits = waits / tokens_per_second.max(1.0);
-        list.push(Candidate { slot, rank, matched, waits, terms });
+        list.push(Candidate { slot, engine: pod.engine, rank, matched, waits, terms });
     }
 }
 

@@ -31,6 +31,8 @@ pub enum Rank {
 pub struct Candidate {
     /// The pod.
     pub slot: Slot,
+    /// The place of its engine, where it has several.
+    pub engine: Option<u16>,
     /// Its rank; a better one wins whatever the cost.
     pub rank: Rank,
     /// Prompt tokens that it is believed to hold.
@@ -68,6 +70,9 @@ impl Picks {
 /// Chooses by rank, then by cost. Pods whose cost is within `tie_band` of the request's work of the best are tied; the
 /// rendezvous hash of the prompt's `head` and the pod's address decides between them, so that gateways which share nothing
 /// agree. Runners-up follow by rank and cost alone. A pod that is asleep is never chosen.
+///
+/// Where pods have several engines, all choices have the same place among those of their address: one header names it for every
+/// attempt.
 pub fn pick<'a>(
     candidates: &[Candidate],
     tie_band: f32,
@@ -79,12 +84,12 @@ pub fn pick<'a>(
     let band = least.terms.seconds + tie_band * least.terms.uncached / least.terms.tokens_per_second.max(1.0);
     let best = awake()
         .filter(|candidate| candidate.rank == least.rank && candidate.terms.seconds <= band)
-        .max_by_key(|candidate| rendezvous(head, address(candidate.slot)))
-        .map(|candidate| candidate.slot);
-    let mut picks = [best, None, None];
+        .max_by_key(|candidate| rendezvous(head, address(candidate.slot), candidate.engine));
+    let engine = best.and_then(|candidate| candidate.engine);
+    let mut picks = [best.map(|candidate| candidate.slot), None, None];
     for nth in 1..PICKS {
         let next = awake()
-            .filter(|candidate| !picks.contains(&Some(candidate.slot)))
+            .filter(|candidate| candidate.engine == engine && !picks.contains(&Some(candidate.slot)))
             .min_by(|a, b| order(a, b))
             .map(|candidate| candidate.slot);
         if let Some(place) = picks.get_mut(nth) {
@@ -96,8 +101,8 @@ pub fn pick<'a>(
 
 /// The rank of a pod for a prompt, the same on every gateway: the highest wins. Rendezvous hashing (Thaler and
 /// Ravishankar, 1998).
-fn rendezvous(head: u64, address: &[u8]) -> u64 {
-    xxh3_64_with_seed(address, head)
+fn rendezvous(head: u64, address: &[u8], engine: Option<u16>) -> u64 {
+    xxh3_64_with_seed(address, head.wrapping_add(engine.unwrap_or(0).into()))
 }
 
 fn order(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
@@ -111,6 +116,7 @@ mod tests {
     fn candidate(slot: Slot, rank: Rank, seconds: f32) -> Candidate {
         Candidate {
             slot,
+            engine: None,
             rank,
             matched: 0.0,
             waits: 0.0,
@@ -121,6 +127,21 @@ mod tests {
     fn picks(candidates: &[Candidate], head: u64) -> Vec<u16> {
         const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
         pick(candidates, 0.05, head, |slot| NAMES[usize::from(slot)]).iter().map(|slot| slot.0).collect()
+    }
+
+    #[test]
+    fn runners_up_have_the_engine_of_the_best() {
+        let at = |slot, engine, seconds| Candidate { engine, ..candidate(Slot(slot), Rank::Ready, seconds) };
+        let pool = [
+            at(0, Some(0), 0.3),
+            at(1, Some(1), 0.1),
+            at(2, Some(0), 0.2),
+            at(3, Some(1), 9.0),
+            at(4, None, 0.2),
+        ];
+        let picks = |pool: &[Candidate]| pick(pool, 0.0, 7, |_| b"a:1").iter().collect::<Vec<_>>();
+        assert_eq!(picks(&pool), [Slot(1), Slot(3)]);
+        assert_eq!(picks(&pool[2..]), [Slot(4)], "equal, and the last one wins the tie of one address");
     }
 
     #[test]

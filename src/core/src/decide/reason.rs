@@ -70,7 +70,7 @@ mod tests {
     fn candidate(slot: u16, matched: f32) -> Candidate {
         let uncached = 1000.0 - matched;
         let terms = CostTerms { uncached, attributable: uncached, ..CostTerms::default() };
-        Candidate { slot: Slot(slot), rank: Rank::Ready, matched, waits: 0.0, terms }
+        Candidate { slot: Slot(slot), engine: None, rank: Rank::Ready, matched, waits: 0.0, terms }
     }
 
     #[test]

@@ -44,6 +44,7 @@ mod tests {
     fn pool(queues: &[f32]) -> Vec<Candidate> {
         let candidate = |(slot, &tokens): (usize, &f32)| Candidate {
             slot: Slot(slot as u16),
+            engine: None,
             rank: Rank::Ready,
             matched: 0.0,
             waits: tokens / 1000.0,

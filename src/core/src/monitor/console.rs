@@ -78,7 +78,7 @@ pub fn write(pool: &str, version: &str, shown: Shown<'_>, totals: Totals, now: M
 fn write_pod(json: &mut JsonText, pod: &Pod, account: &PodAccount, held: u32, now: Micros) {
     json.open('{');
     json.key("pod");
-    json.text(pod.address.as_bytes());
+    json.text(pod.name().as_bytes());
     json.key("status");
     json.text(PodStatus::of(pod, account, now).as_str().as_bytes());
     for (key, number) in [

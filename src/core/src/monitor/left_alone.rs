@@ -17,13 +17,13 @@ pub enum Why {
 /// A pod that begins to be left alone, or is back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Its address.
-    pub address: String,
+    /// Its name.
+    pub pod: String,
     /// Why it is left alone; `None` when it is back.
     pub why: Option<Why>,
 }
 
-/// The pods that are left alone, as last seen: by slot the pod's address, and why.
+/// The pods that are left alone, as last seen: by slot the pod's name, and why.
 #[derive(Clone, Debug, Default)]
 pub struct LeftAlone(Vec<(String, Option<Why>)>);
 
@@ -32,19 +32,19 @@ impl LeftAlone {
     pub fn see(&mut self, table: &PodTable, ledger: &Ledger) -> Vec<Change> {
         let mut changes = Vec::new();
         self.0.resize_with(table.pods.len(), Default::default);
-        for ((slot, pod), (address, before)) in table.all().zip(&mut self.0) {
+        for ((slot, pod), (name, before)) in table.all().zip(&mut self.0) {
             let health = PodAccount::of(pod, ledger.account(slot)).health;
             let now = match health.failures {
                 0 => None,
                 _ if health.errors > 0 => Some(Why::Errors),
                 _ => Some(Why::Failures),
             };
-            if *address != pod.address {
-                address.clone_from(&pod.address);
+            if *name != pod.name() {
+                *name = pod.name().into_owned();
                 *before = None;
             }
             if now.is_some() != before.is_some() && pod.id != 0 {
-                changes.push(Change { address: address.clone(), why: now });
+                changes.push(Change { pod: name.clone(), why: now });
             }
             *before = now;
         }
@@ -87,13 +87,13 @@ mod tests {
         let mut left_alone = LeftAlone::default();
         assert_eq!(left_alone.see(&table, &ledger(&[well, sick])), []);
         sick.fail(NOW);
-        let begins = Change { address: "b:1".into(), why: Some(Why::Failures) };
+        let begins = Change { pod: "b:1".into(), why: Some(Why::Failures) };
         assert_eq!(left_alone.see(&table, &ledger(&[well, sick])), [begins]);
         sick.fail(Observed { sent_at: 5 * SECOND, at: 5 * SECOND });
         sick.err(Observed { sent_at: 9 * SECOND, at: 9 * SECOND });
         assert_eq!(left_alone.see(&table, &ledger(&[well, sick])), [], "it goes on");
         sick.health.answered(10 * SECOND);
-        let ends = Change { address: "b:1".into(), why: None };
+        let ends = Change { pod: "b:1".into(), why: None };
         assert_eq!(left_alone.see(&table, &ledger(&[well, sick])), [ends]);
     }
 
@@ -103,7 +103,7 @@ mod tests {
         let mut sick = PodAccount::new(1);
         (0..3).for_each(|_| sick.err(NOW));
         let changes = left_alone.see(&table(&[(1, "a:1")]), &ledger(&[sick]));
-        assert_eq!(changes, [Change { address: "a:1".into(), why: Some(Why::Errors) }]);
+        assert_eq!(changes, [Change { pod: "a:1".into(), why: Some(Why::Errors) }]);
         assert_eq!(left_alone.see(&table(&[(3, "c:1")]), &ledger(&[sick])), []);
         assert_eq!(left_alone.see(&table(&[(0, "")]), &ledger(&[sick])), []);
         assert_eq!(left_alone.see(&PodTable::default(), &Ledger::default()), []);

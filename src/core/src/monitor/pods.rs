@@ -1,6 +1,8 @@
 //! The part of a metrics page that tells of single pods. It is written from the present table, so a pod that is gone leaves no
 //! series behind.
 
+use std::borrow::Cow;
+
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
 use crate::monitor::page::Page;
@@ -11,6 +13,7 @@ use crate::{Micros, Slot};
 /// What is known of a pod.
 struct Known<'a> {
     pod: &'a Pod,
+    name: Cow<'a, str>,
     account: PodAccount,
     /// Tokens of prompts that it is believed to hold.
     held: u32,
@@ -138,6 +141,7 @@ const COOL_DOWNS: [(&str, bool); 2] = [("errors", true), ("failures", false)];
 pub fn write(page: &mut Page, pool: &str, table: &PodTable, ledger: &Ledger, held: &[u32], now: Micros) {
     let known = |(slot, pod): (Slot, _)| Known {
         pod,
+        name: Pod::name(pod),
         account: PodAccount::of(pod, ledger.account(slot)),
         held: held.get(usize::from(slot)).copied().unwrap_or(0),
         now,
@@ -149,7 +153,7 @@ pub fn write(page: &mut Page, pool: &str, table: &PodTable, ledger: &Ledger, hel
     for Family(name, kind, help, number) in &FAMILIES {
         page.family(name, kind, help);
         for of in &pods {
-            let labels = [("pod", of.pod.address.as_str()), ("pool", pool)];
+            let labels = [("pod", &*of.name), ("pool", pool)];
             match number(of) {
                 Number::Whole(value) => page.sample(name, &labels, value),
                 Number::Millionths(value) => page.sample_in_millionths(name, &labels, value),
@@ -159,10 +163,10 @@ pub fn write(page: &mut Page, pool: &str, table: &PodTable, ledger: &Ledger, hel
     }
     const STATUS: &str = "warmpath_pod_status";
     page.family(STATUS, "gauge", "1 for what the pod is: asleep, hanging, loading (never ready so far), erring, cooling_down, probing, unreachable (was ready, and its port does not answer), full, unreadable or ready; 0 for the others.");
-    for Known { pod, account, .. } in &pods {
+    for Known { pod, name, account, .. } in &pods {
         let now_is = PodStatus::of(pod, account, now);
         for status in PodStatus::ALL {
-            let labels = [("pod", &*pod.address), ("status", status.as_str()), ("pool", pool)];
+            let labels = [("pod", &**name), ("status", status.as_str()), ("pool", pool)];
             page.sample(STATUS, &labels, u64::from(status == now_is));
         }
     }
@@ -172,11 +176,11 @@ pub fn write(page: &mut Page, pool: &str, table: &PodTable, ledger: &Ledger, hel
         "gauge",
         "1 while the pod is left alone: after errors of its own, or after failures without an answer.",
     );
-    for Known { pod, account, .. } in &pods {
+    for Known { pod, name, account, .. } in &pods {
         let cools = account.health.cooling_down(now, pod.recovered_at);
         let errs = account.health.errors > 0;
         for (reason, by_errors) in COOL_DOWNS {
-            let labels = [("pod", &*pod.address), ("reason", reason), ("pool", pool)];
+            let labels = [("pod", &**name), ("reason", reason), ("pool", pool)];
             page.sample(COOLING, &labels, u64::from(cools && errs == by_errors));
         }
     }

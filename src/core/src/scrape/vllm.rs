@@ -21,7 +21,7 @@ pub struct Page {
     pub rejections: f64,
 }
 
-/// What a page says of a pod as a whole.
+/// What a page says of a pod as a whole, or of one of its engines.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PodLoad {
     /// Requests in the running batches.
@@ -91,14 +91,23 @@ impl Page {
 
     /// All engines added up.
     pub fn total(&self) -> PodLoad {
-        let engines = self.ranks.len().max(1) as f32;
+        self.sum_of(&self.ranks)
+    }
+
+    /// The load of the engine at this place in the order of their numbers; nothing for one that the page does not have.
+    pub fn of_engine(&self, place: u16) -> PodLoad {
+        self.sum_of(self.ranks.get(usize::from(place)).map_or(&[], std::slice::from_ref))
+    }
+
+    fn sum_of(&self, ranks: &[RankLoad]) -> PodLoad {
+        let engines = ranks.len().max(1) as f32;
         let start = PodLoad {
             started: self.started,
             rejections: self.rejections,
             asleep: true,
             ..PodLoad::default()
         };
-        self.ranks.iter().fold(start, |sum, rank| PodLoad {
+        ranks.iter().fold(start, |sum, rank| PodLoad {
             running: sum.running + rank.running,
             waiting: sum.waiting + rank.waiting,
             kv_usage: sum.kv_usage + rank.kv_usage / engines,

@@ -1,13 +1,18 @@
 //! The table of a pool: its pods and their load, as the collector last saw them. It is one versioned value in shared data; a
 //! router keeps its copy until the generation moves.
 
+use std::borrow::Cow;
+
 use crate::shared::clusters::{Cluster, ClusterSet};
 use crate::shared::codec::{CodecError, Reader};
 use crate::shared::wanted;
 use crate::{Micros, Slot};
 
 /// Marks a table, and the version of its format.
-const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT5");
+const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT6");
+
+/// An engine number that stands for none.
+const NO_ENGINE: u16 = u16::MAX;
 
 /// Most pods in a pool. Every decision copies the ledger, which has an account per pod, so a larger fleet needs several
 /// pools.
@@ -55,7 +60,7 @@ impl PodState {
     }
 }
 
-/// One pod.
+/// One pod, or one engine of a pod that runs several (data parallelism): each has a cache and a queue of its own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
     /// Identity: a new one for another address in this slot, and after a restart. 0 is an empty slot.
@@ -64,6 +69,8 @@ pub struct Pod {
     pub first_id: u32,
     /// `ip:port`, IPv6 in brackets.
     pub address: String,
+    /// The place of the engine among those at this address, from 0 (its data-parallel rank); `None` where there is one.
+    pub engine: Option<u16>,
     /// The clusters that may send to it.
     pub candidate_of: ClusterSet,
     /// The last scrape.
@@ -88,6 +95,21 @@ pub struct Pod {
     pub foreign_waiting: f32,
     /// Tokens its KV cache can hold; 0 when it caches no prefixes.
     pub capacity: u64,
+}
+
+impl Pod {
+    /// Its name for people: the address, and the engine where there are several, as in `10.0.0.1:8000/1`.
+    pub fn name(&self) -> Cow<'_, str> {
+        match self.engine {
+            None => Cow::Borrowed(&self.address),
+            Some(engine) => Cow::Owned(format!("{}/{engine}", self.address)),
+        }
+    }
+
+    /// Whether it stands for its address: of several engines there, the first one does.
+    pub fn is_first(&self) -> bool {
+        matches!(self.engine, None | Some(0))
+    }
 }
 
 /// One pod among all that a slot has had. A pod that restarts has another identity.
@@ -135,19 +157,34 @@ impl PodTable {
         self.pods.get(usize::from(slot)).filter(|pod| pod.id != 0)
     }
 
-    /// The pod at an address, with its slot.
-    pub fn at(&self, address: &[u8]) -> Option<(Slot, &Pod)> {
-        self.live().find(|(_, pod)| pod.address.as_bytes() == address)
+    /// The engines at an address, with their slots: one, unless the pod runs several.
+    pub fn at(&self, address: &[u8]) -> impl Iterator<Item = (Slot, &Pod)> {
+        self.live().filter(move |(_, pod)| pod.address.as_bytes() == address)
     }
 
-    /// How many pods could serve a request of the pod at `address` in its place. One that has left the table may be of any cluster.
+    /// The pod with this key, and the other engines at its address.
+    pub fn engines_with(&self, key: PodKey) -> impl Iterator<Item = PodKey> {
+        let several = self.get(key).filter(|pod| pod.engine.is_some());
+        let there = several.into_iter().flat_map(|pod| self.at(pod.address.as_bytes()));
+        let others = there.map(|(slot, pod)| PodKey { slot, id: pod.id }).filter(move |&other| other != key);
+        std::iter::once(key).chain(others)
+    }
+
+    /// The pods by address: of several engines at one address the first.
+    pub fn addresses(&self) -> impl Iterator<Item = (Slot, &Pod)> {
+        self.live().filter(|(_, pod)| pod.is_first())
+    }
+
+    /// How many pods at other addresses could serve a request of the pod at `address` in its place. One that has left the table may
+    /// be of any cluster.
     pub fn others(&self, address: &[u8]) -> usize {
-        let Some((_, pod)) = self.at(address) else {
-            return self.live().filter(|(_, other)| other.state != PodState::Asleep).count();
+        let of = self.at(address).next().map(|(_, pod)| pod.candidate_of);
+        let serves = |other: &Pod| {
+            other.state != PodState::Asleep
+                && other.address.as_bytes() != address
+                && of.is_none_or(|clusters| other.candidate_of.meets(clusters))
         };
-        let serves =
-            |other: &Pod| other.state != PodState::Asleep && other.candidate_of.meets(pod.candidate_of);
-        self.live().filter(|(_, other)| other.id != pod.id && serves(other)).count()
+        self.addresses().filter(|(_, other)| serves(other)).count()
     }
 
     /// The key of the pod in a slot, if one is there.
@@ -178,6 +215,7 @@ impl PodTable {
             out.extend_from_slice(&pod.first_id.to_le_bytes());
             out.push(pod.address.len() as u8);
             out.extend_from_slice(pod.address.as_bytes());
+            out.extend_from_slice(&pod.engine.unwrap_or(NO_ENGINE).to_le_bytes());
             out.extend_from_slice(&pod.candidate_of.0.to_le_bytes());
             out.push(pod.state.encode());
             out.extend_from_slice(&pod.started.to_le_bytes());
@@ -237,6 +275,7 @@ fn decode_pod(from: &mut Reader<'_>) -> Result<Pod, CodecError> {
         id,
         first_id,
         address,
+        engine: Some(from.u16()?).filter(|&engine| engine != NO_ENGINE),
         candidate_of: ClusterSet(u128::from(from.u64()?) | u128::from(from.u64()?) << 64),
         state: PodState::decode(from.u8()?)?,
         started: from.u64()?,
@@ -263,6 +302,7 @@ mod tests {
             "[0-9.:]{0,40}",
             0..PodState::ALL.len(),
             any::<([u64; 4], u128)>(),
+            proptest::option::of(0..NO_ENGINE),
             prop::array::uniform5(0.0f32..1e6),
         )
             .prop_map(
@@ -271,11 +311,13 @@ mod tests {
                     address,
                     state,
                     ([started, scraped_at, recovered_at, capacity], candidate_of),
+                    engine,
                     [running, waiting, kv_usage, foreign_running, foreign_waiting],
                 )| Pod {
                     id,
                     first_id,
                     address,
+                    engine,
                     candidate_of: ClusterSet(candidate_of),
                     state: PodState::ALL[state],
                     started,
@@ -334,6 +376,22 @@ mod tests {
             [b"10.0.0.1:80", b"10.0.0.3:80", b"10.0.0.4:80", b"10.0.0.9:80"].map(|a| table.others(a)),
             [1, 2, 0, 3]
         );
+    }
+
+    #[test]
+    fn engines_at_one_address_are_told_apart_and_are_one_pod_to_others() {
+        let pod = |id, address: &str, engine| Pod { id, address: address.into(), engine, ..Pod::default() };
+        let pods = vec![pod(1, "a:1", Some(0)), pod(2, "b:1", None), pod(3, "a:1", Some(1))];
+        let table = PodTable { pods, ..PodTable::default() };
+        let ids = |pods: Vec<(Slot, &Pod)>| pods.iter().map(|(_, pod)| pod.id).collect::<Vec<_>>();
+        assert_eq!(ids(table.at(b"a:1").collect()), [1, 3]);
+        assert_eq!(ids(table.addresses().collect()), [1, 2]);
+        let with = |slot, id| table.engines_with(PodKey { slot: Slot(slot), id }).map(|key| key.id);
+        assert_eq!(with(2, 3).collect::<Vec<_>>(), [3, 1]);
+        assert_eq!(with(1, 2).collect::<Vec<_>>(), [2]);
+        let names: Vec<_> = table.live().map(|(_, pod)| pod.name()).collect();
+        assert_eq!(names, ["a:1/0", "b:1", "a:1/1"]);
+        assert_eq!([b"a:1", b"b:1", b"c:1"].map(|address| table.others(address)), [1, 1, 2]);
     }
 
     #[test]

@@ -43,7 +43,9 @@ impl Worker {
             count_contended(told, self.metrics.contended_failure);
         }
         if failed_over > 0 {
-            let answers = host::property(&["upstream", "address"]).and_then(|address| self.slot_of(&address));
+            let engine = self.router.table().pod(sent.ticket.slot()).and_then(|pod| pod.engine);
+            let answers =
+                host::property(&["upstream", "address"]).and_then(|address| self.slot_of(&address, engine));
             self.metrics.failovers.count();
             let moved =
                 self.router.failed_over(&mut sent.ticket, failed_over, answers, &mut Host, host::now());
@@ -125,8 +127,10 @@ impl Worker {
         count_contended(closed, self.metrics.contended_close);
     }
 
-    fn slot_of(&self, address: &[u8]) -> Option<Slot> {
-        self.router.table().at(address).map(|(slot, _)| slot)
+    /// The slot of the pod at `address`, of several engines there that of `engine`.
+    fn slot_of(&self, address: &[u8], engine: Option<u16>) -> Option<Slot> {
+        let mut there = self.router.table().at(address);
+        there.find(|(_, pod)| engine.is_none() || pod.engine == engine).map(|(slot, _)| slot)
     }
 }
 

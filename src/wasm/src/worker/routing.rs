@@ -1,5 +1,7 @@
 //! What a worker does with a request: has it routed, names the pods to Envoy, logs and counts the decision.
 
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::sync::Arc;
 
 use warmpath::Micros;
@@ -13,7 +15,7 @@ use warmpath::settings::Strategy;
 use warmpath::settings::backends::draw;
 use warmpath::settings::models::Criticality;
 use warmpath::shared::clusters::ClusterSet;
-use warmpath::shared::pod_table::PodKey;
+use warmpath::shared::pod_table::{Pod, PodKey};
 use warmpath::shared::responses;
 
 use super::Worker;
@@ -26,6 +28,8 @@ use crate::receipt;
 /// The headers that the clusters read, attempt by attempt.
 const DESTINATIONS: [&str; 3] =
     ["x-warmpath-destination-0", "x-warmpath-destination-1", "x-warmpath-destination-2"];
+/// The header by which vLLM is told which of its engines computes a request.
+const ENGINE: &str = "x-data-parallel-rank";
 /// The headers by which a request names its objective.
 const OBJECTIVES: [&str; 2] = ["x-gateway-inference-objective", "x-llm-d-inference-objective"];
 
@@ -199,8 +203,15 @@ impl Worker {
         (self.settings.models.listed && asks()).then(|| self.settings.models.list())
     }
 
-    /// Sets or removes every destination header, so that none is left from the client.
+    /// Sets or removes every destination header, so that none is left from the client. One header names the engine for all attempts;
+    /// Envoy has removed that of the client.
     fn name_pods(&self, picks: Picks) {
+        let best = picks.best().and_then(|slot| self.router.table().pod(slot));
+        if let Some(engine) = best.and_then(|pod| pod.engine) {
+            let mut text = String::new();
+            let _ = write!(text, "{engine}");
+            host::set_request_header(ENGINE, Some(text.as_bytes()));
+        }
         if self.destination == Destination::List {
             let mut list = Vec::new();
             for pod in picks.iter().filter_map(|slot| self.router.table().pod(slot)) {
@@ -245,8 +256,8 @@ impl Worker {
         let ratio = decision.match_ratio();
         if ratio > PREFIX_HIT {
             self.metrics.prefix_hits.count();
-            let pod = self.router.table().pod(decision.ticket.slot()).map_or("-", |pod| &pod.address);
-            self.log.prefix_hit(ratio, pod, now);
+            let pod = self.router.table().pod(decision.ticket.slot()).map_or(Cow::Borrowed("-"), Pod::name);
+            self.log.prefix_hit(ratio, &pod, now);
         }
         let left = |slot| self.router.candidates().iter().find(|candidate| candidate.slot == slot);
         if let Some(left) = decision.left.and_then(left) {

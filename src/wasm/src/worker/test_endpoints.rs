@@ -37,7 +37,7 @@ fn named<'t>(header: &[u8], table: &'t PodTable, among: ClusterSet) -> Vec<&'t P
         let host = address.rsplitn(2, |&byte| byte == b':').nth(1).unwrap_or(address);
         named.iter().any(|&name| name == address || name == host)
     };
-    let candidates = table.live().map(|(_, pod)| pod).filter(|pod| pod.candidate_of.meets(among));
+    let candidates = table.addresses().map(|(_, pod)| pod).filter(|pod| pod.candidate_of.meets(among));
     candidates.filter(|pod| is_named(pod)).collect()
 }
 

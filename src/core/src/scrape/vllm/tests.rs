@@ -80,6 +80,9 @@ fn engines_are_kept_apart() {
     let seen: Vec<_> = two.ranks.iter().map(|r| (r.rank, r.cache_queries, r.cache_hits)).collect();
     assert_eq!(seen, [(0, 6375.0, 1152.0), (1, 6430.0, 1152.0)]);
     assert_eq!((two.total().cache_queries, two.total().cache_hits), (12_805.0, 2304.0));
+    let second = two.of_engine(1);
+    assert_eq!((second.capacity, second.cache_queries, second.cache_hits), (Some(131_072), 6430.0, 1152.0));
+    assert_eq!(two.of_engine(2), PodLoad { asleep: true, ..PodLoad::default() });
 }
 
 #[test]
