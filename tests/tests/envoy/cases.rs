@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use warmpath_tests::{Answer, Envoy, Load, Request, Stream, TestPod, raw, repository, until};
 
+use crate::discovery::{Endpoints, attached};
+
 /// An input of a case.
 fn input(name: &str) -> Vec<u8> {
     let path = repository().join("tests/fixtures/cases").join(name);
@@ -264,18 +266,18 @@ async fn a_conversation_leaves_an_engine_that_hangs_within_four_tries() {
 /// Gives the first two of the pods six prompts each: those of the first have only `said` as an answer, and those of the second
 /// have a token. Then new prompts must go to the second.
 async fn waiting_prompts_repel(
+    envoy: &Envoy,
+    pods: &[TestPod],
     path: &str,
     prompt: impl Fn(usize) -> Value,
     said: &'static str,
     token: &'static str,
 ) {
-    let pods = TestPod::several(2).await;
-    let envoy = Envoy::ready(&pods).await;
     let mut held = Vec::new();
     for (full, other) in [(0, 1), (1, 0)] {
         pods[other].set_load(busy(2000));
         pods[full].set_load(Load::default());
-        believes(&envoy, &pods).await;
+        believes(envoy, pods).await;
         for n in 0..6 {
             let (stream, answer) = Stream::new();
             pods[full].answer_next(answer);
@@ -291,10 +293,10 @@ async fn waiting_prompts_repel(
         }
     }
     pods.iter().for_each(|pod| pod.set_load(Load::default()));
-    believes(&envoy, &pods).await;
+    believes(envoy, pods).await;
     for n in 0..12 {
         assert_eq!(
-            chosen(&envoy, &pods, chat(&format!("{n}. new"), 4)).await,
+            chosen(envoy, pods, chat(&format!("{n}. new"), 4)).await,
             1,
             "prompts wait on the other pod"
         );
@@ -315,7 +317,9 @@ async fn a_response_that_is_created_has_no_first_token_yet() {
         body["instructions"] = format!("{n}. {}", body["instructions"].as_str().unwrap()).into();
         body
     };
-    waiting_prompts_repel("/v1/responses", prompt, CREATED, DELTA).await;
+    let pods = TestPod::several(2).await;
+    let envoy = Envoy::ready(&pods).await;
+    waiting_prompts_repel(&envoy, &pods, "/v1/responses", prompt, CREATED, DELTA).await;
 }
 
 /// B02, its second half.
@@ -364,7 +368,7 @@ async fn a_pod_that_answers_responses_is_not_taken_for_a_faster_one() {
     assert!(share.iter().all(|&count| count >= 8), "one is taken for faster: {share:?}");
 }
 
-/// B18.
+/// B18, with both ways to name pods: by headers with the answer filter, and in a list without it.
 #[tokio::test]
 async fn a_keep_alive_is_no_first_token() {
     let said = String::from_utf8(input("B18/answer.sse")).unwrap();
@@ -375,7 +379,20 @@ async fn a_keep_alive_is_no_first_token() {
         json!({"model": "/model/qwen", "stream": true, "messages": [{"role": "user", "content": words}]})
     };
     for said in [comments.leak(), "event: ping\ndata: {\"type\": \"ping\"}\n\n"] {
-        waiting_prompts_repel("/v1/chat/completions", prompt, said, TOKEN).await;
+        let pods = TestPod::several(2).await;
+        let envoy = Envoy::ready(&pods).await;
+        waiting_prompts_repel(&envoy, &pods, "/v1/chat/completions", prompt, said, TOKEN).await;
+
+        let pods = TestPod::several(2).await;
+        let endpoints = Endpoints::of(&[(&pods[0], "HEALTHY"), (&pods[1], "HEALTHY")]);
+        let envoy = attached(&pods, &endpoints, true).await;
+        let known = "the pods are discovered once requests go to their cluster";
+        until(known, async || {
+            assert_eq!(Request::get("/v1/models").send(envoy.routed).await.status, 200);
+            (pods.iter().all(|pod| pod.scrapes() > 2)).then_some(())
+        })
+        .await;
+        waiting_prompts_repel(&envoy, &pods, "/v1/chat/completions", prompt, said, TOKEN).await;
     }
 }
 

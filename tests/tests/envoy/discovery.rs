@@ -12,10 +12,11 @@ use warmpath_tests::{Envoy, Request, TestPod, target, until};
 const CLUSTER: &str = "httproute/default/chat/rule/0";
 
 /// The endpoints of the route's cluster, in a file that Envoy follows.
-struct Endpoints(TempDir);
+pub struct Endpoints(TempDir);
 
 impl Endpoints {
-    fn of(hosts: &[(&TestPod, &str)]) -> Self {
+    /// Each pod with its health.
+    pub fn of(hosts: &[(&TestPod, &str)]) -> Self {
         let endpoints = Self(tempfile::tempdir().unwrap());
         endpoints.set(hosts);
         endpoints
@@ -117,7 +118,7 @@ fn configuration(endpoints: &Path, stop_iteration: bool) -> String {
 }
 
 /// An Envoy for these endpoints.
-async fn attached(pods: &[TestPod], endpoints: &Endpoints, stop_iteration: bool) -> Envoy {
+pub async fn attached(pods: &[TestPod], endpoints: &Endpoints, stop_iteration: bool) -> Envoy {
     let text = configuration(&endpoints.file(), stop_iteration);
     Envoy::of(pods).concurrency(2).log_level("info").edit(move |_| text).start().await
 }
