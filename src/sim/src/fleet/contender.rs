@@ -19,7 +19,7 @@ pub struct Contender {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Ours { strategy: &'static str, constants: CostConstants },
+    Ours { strategy: &'static str, tuning: Tuning },
     Baseline(&'static baselines::Baseline),
 }
 
@@ -42,7 +42,7 @@ impl Contender {
     pub fn parse(names: &[String], sweeps: &[Sweep]) -> anyhow::Result<Vec<Contender>> {
         let ours = |name: &str, strategy| Contender {
             name: name.to_owned(),
-            kind: Kind::Ours { strategy, constants: CostConstants::default() },
+            kind: Kind::Ours { strategy, tuning: Tuning::default() },
         };
         let mut all = vec![ours("warmpath", "PREFIX_CACHE")];
         all.extend(
@@ -67,10 +67,10 @@ impl Contender {
             }
         }
         for sweep in sweeps {
-            for &(constants, value) in &sweep.values {
+            for &(tuning, value) in &sweep.values {
                 contenders.push(Contender {
                     name: format!("{}={value}", sweep.name),
-                    kind: Kind::Ours { strategy: "PREFIX_CACHE", constants },
+                    kind: Kind::Ours { strategy: "PREFIX_CACHE", tuning },
                 });
             }
         }
@@ -92,9 +92,9 @@ impl Contender {
     ) -> anyhow::Result<Box<dyn Policy + 'a>> {
         Ok(match &self.kind {
             Kind::Baseline(baseline) => baseline.make(&Place { pods, workers, seed, gateway }),
-            Kind::Ours { strategy, constants } => {
-                let constants = *constants;
-                let options = WarmpathOptions { strategy, workers, share, reports_cached, constants };
+            Kind::Ours { strategy, tuning } => {
+                let tuning = *tuning;
+                let options = WarmpathOptions { strategy, workers, share, reports_cached, tuning };
                 let seed = seed.wrapping_add(gateway as u64);
                 match share {
                     Share::None => Box::new(Unshared::new(&options, pods, seed)?),
@@ -105,11 +105,26 @@ impl Contender {
     }
 }
 
+/// What a sweep may change of ours.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Constants of the cost.
+    pub constants: CostConstants,
+    /// Milliseconds between two scrapes of a pod; also without traffic, if that is longer.
+    pub scrape_ms: f32,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning { constants: CostConstants::default(), scrape_ms: 100.0 }
+    }
+}
+
 /// Other values of one of our constants.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     name: String,
-    values: Vec<(CostConstants, f32)>,
+    values: Vec<(Tuning, f32)>,
 }
 
 impl FromStr for Sweep {
@@ -118,7 +133,7 @@ impl FromStr for Sweep {
     fn from_str(text: &str) -> Result<Sweep, String> {
         // All but the last are the same in every run.
         let (fixed, swept) = text.rsplit_once('/').unwrap_or(("", text));
-        let mut base = CostConstants::default();
+        let mut base = Tuning::default();
         for part in fixed.split('/').filter(|part| !part.is_empty()) {
             let (name, value) =
                 part.split_once('=').ok_or("write it as backlog_weight=2/own_work_weight=0,0.5")?;
@@ -128,9 +143,9 @@ impl FromStr for Sweep {
         let values = values
             .split(',')
             .map(|value| {
-                let mut constants = base;
-                let value = set(&mut constants, name, value)?;
-                Ok((constants, value))
+                let mut tuning = base;
+                let value = set(&mut tuning, name, value)?;
+                Ok((tuning, value))
             })
             .collect::<Result<_, String>>()?;
         let name = text.rsplit_once('=').map_or(name, |(names, _)| names);
@@ -139,38 +154,39 @@ impl FromStr for Sweep {
 }
 
 /// A constant's name and its place.
-type Constant = (&'static str, fn(&mut CostConstants) -> &mut f32);
+type Constant = (&'static str, fn(&mut Tuning) -> &mut f32);
 
-/// All constants of the cost.
-const CONSTANTS: [Constant; 13] = [
-    ("own_work_weight", |c| &mut c.own_work_weight),
-    ("backlog_weight", |c| &mut c.backlog_weight),
-    ("local_queue_share", |c| &mut c.local_queue_share),
-    ("per_inflight_tokens", |c| &mut c.per_inflight_tokens),
-    ("eviction_weight", |c| &mut c.eviction_weight),
-    ("kv_occupancy_tokens", |c| &mut c.kv_occupancy_tokens),
-    ("no_room_tokens", |c| &mut c.no_room_tokens),
-    ("kv_wait_tokens", |c| &mut c.kv_wait_tokens),
-    ("popular_discount", |c| &mut c.popular_discount),
-    ("expected_answer_tokens", |c| &mut c.expected_answer_tokens),
-    ("first_token_lag_tokens", |c| &mut c.first_token_lag_tokens),
-    ("believed_capacity", |c| &mut c.believed_capacity),
-    ("tie_band", |c| &mut c.tie_band),
+/// All constants of the cost, and the interval of the scrapes.
+const CONSTANTS: [Constant; 14] = [
+    ("own_work_weight", |t| &mut t.constants.own_work_weight),
+    ("backlog_weight", |t| &mut t.constants.backlog_weight),
+    ("local_queue_share", |t| &mut t.constants.local_queue_share),
+    ("per_inflight_tokens", |t| &mut t.constants.per_inflight_tokens),
+    ("eviction_weight", |t| &mut t.constants.eviction_weight),
+    ("kv_occupancy_tokens", |t| &mut t.constants.kv_occupancy_tokens),
+    ("no_room_tokens", |t| &mut t.constants.no_room_tokens),
+    ("kv_wait_tokens", |t| &mut t.constants.kv_wait_tokens),
+    ("popular_discount", |t| &mut t.constants.popular_discount),
+    ("expected_answer_tokens", |t| &mut t.constants.expected_answer_tokens),
+    ("first_token_lag_tokens", |t| &mut t.constants.first_token_lag_tokens),
+    ("believed_capacity", |t| &mut t.constants.believed_capacity),
+    ("tie_band", |t| &mut t.constants.tie_band),
+    ("scrape_ms", |t| &mut t.scrape_ms),
 ];
 
 impl Sweep {
     /// Every constant and its value.
     pub fn constants() -> impl Iterator<Item = (&'static str, f32)> {
-        CONSTANTS.iter().map(|(name, place)| (*name, *place(&mut CostConstants::default())))
+        CONSTANTS.iter().map(|(name, place)| (*name, *place(&mut Tuning::default())))
     }
 }
 
-fn set(constants: &mut CostConstants, name: &str, value: &str) -> Result<f32, String> {
+fn set(tuning: &mut Tuning, name: &str, value: &str) -> Result<f32, String> {
     let Some((_, place)) = CONSTANTS.iter().find(|(known, _)| *known == name) else {
         let names: Vec<&str> = CONSTANTS.iter().map(|(name, _)| *name).collect();
         return Err(format!("{name:?} is no constant; use one of {}", names.join(", ")));
     };
-    let place = place(constants);
+    let place = place(tuning);
     *place = value.parse().map_err(|_| format!("{value:?} is no number"))?;
     Ok(*place)
 }

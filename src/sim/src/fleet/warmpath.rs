@@ -9,7 +9,6 @@ use warmpath::account::transaction::LedgerStore;
 use warmpath::answer::usage::Usage;
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
 use warmpath::config::Config;
-use warmpath::decide::cost::CostConstants;
 use warmpath::decide::pick::Picks;
 use warmpath::request::body::{Part, Prompt, Request};
 use warmpath::router::{Demand, End, NoPod, RouteBy, Router, Ticket};
@@ -17,6 +16,7 @@ use warmpath::settings::models::Criticality;
 use warmpath::shared::store::{Contended, Keys, Map};
 use warmpath::{MILLISECOND, Micros, Tokens};
 
+use super::contender::Tuning;
 use super::text::Texts;
 use crate::baselines::LeastRequest;
 use crate::policy::{FleetPod, Policy, RequestEnd, RouteRequest, World};
@@ -53,8 +53,8 @@ pub struct WarmpathOptions {
     pub share: Share,
     /// Whether answers report `cached_tokens`, which vLLM does only when told to.
     pub reports_cached: bool,
-    /// Constants of the cost.
-    pub constants: CostConstants,
+    /// Constants of the cost, and the interval of the scrapes.
+    pub tuning: Tuning,
 }
 
 /// One gateway with our module.
@@ -120,7 +120,7 @@ impl Warmpath {
         seed: u64,
     ) -> Result<Warmpath, warmpath::settings::object::SettingError> {
         let listed: Vec<bool> = pods.iter().map(|pod| pod.listed).collect();
-        let config = config(options.strategy, &listed)?;
+        let config = config(options, &listed)?;
         let mut map = Map::default();
         let mut collector = Collector::new(&config, &map, seed, Micros::ZERO);
         let generation = collector.publish(&mut map, Micros::ZERO).unwrap_or(0);
@@ -128,7 +128,7 @@ impl Warmpath {
             .map(|n| Worker {
                 // A worker passes over the records of its own number.
                 router: Router::new(&config, if options.share == Share::Ledger { 1 } else { n as u32 + 1 })
-                    .with_constants(options.constants),
+                    .with_constants(options.tuning.constants),
                 generation: 0,
             })
             .collect();
@@ -369,9 +369,14 @@ fn addresses(listed: &[bool]) -> impl Iterator<Item = String> {
     listed.iter().enumerate().filter(|(_, listed)| **listed).map(|(number, _)| address(number))
 }
 
-fn config(strategy: &str, listed: &[bool]) -> Result<Config, warmpath::settings::object::SettingError> {
+fn config(
+    options: &WarmpathOptions,
+    listed: &[bool],
+) -> Result<Config, warmpath::settings::object::SettingError> {
     let pods: Vec<String> = addresses(listed).collect();
-    let json = serde_json::json!({ "pods": pods, "strategy": strategy });
+    let interval = options.tuning.scrape_ms as u64;
+    let scrape = serde_json::json!({ "interval_ms": interval, "idle_interval_ms": interval.max(1000) });
+    let json = serde_json::json!({ "pods": pods, "strategy": options.strategy, "scrape": scrape });
     Config::parse(json.to_string().as_bytes())
 }
 
