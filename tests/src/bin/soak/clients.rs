@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -25,6 +25,8 @@ const ROUNDS: u64 = 8;
 pub struct Clients {
     to: SocketAddr,
     stop: AtomicBool,
+    /// Requests so far.
+    sent: AtomicU64,
     counts: Mutex<Counts>,
 }
 
@@ -44,8 +46,17 @@ pub struct Counts {
     pub refused: u64,
     /// No byte of an answer.
     pub lost: u64,
-    /// The first few torn, refused and lost requests, in words.
-    pub complaints: Vec<String>,
+    /// The first few torn, refused and lost requests.
+    pub complaints: Vec<Complaint>,
+}
+
+/// A request that was torn, refused or lost.
+#[derive(Clone, Debug)]
+pub struct Complaint {
+    /// Its `x-request-id`.
+    pub request: String,
+    /// What the client has seen, in words.
+    pub seen: String,
 }
 
 /// One action of a client.
@@ -61,7 +72,7 @@ struct Act {
 
 impl Clients {
     pub fn new(to: SocketAddr) -> Clients {
-        Clients { to, stop: AtomicBool::new(false), counts: Mutex::default() }
+        Clients { to, stop: AtomicBool::new(false), sent: AtomicU64::default(), counts: Mutex::default() }
     }
 
     pub fn start(self: &Arc<Clients>, clients: usize, seed: u64) -> JoinSet<()> {
@@ -92,6 +103,8 @@ impl Clients {
 
     async fn perform(&self, act: Act) {
         let Act { name, request, expected, ends, leaves } = act;
+        let id = format!("soak-{}", self.sent.fetch_add(1, Ordering::Relaxed));
+        let request = request.header("x-request-id", &id);
         let work = async {
             let opened = match request.try_open(self.to).await {
                 Ok(opened) => opened,
@@ -110,7 +123,7 @@ impl Clients {
             },
         };
         let mut counts = self.counts.lock().unwrap();
-        let complaint = match outcome {
+        let seen = match outcome {
             Outcome::Answered => {
                 *counts.answered.entry(name).or_default() += 1;
                 return;
@@ -137,7 +150,7 @@ impl Clients {
             }
         };
         if counts.complaints.len() < 20 {
-            counts.complaints.push(complaint);
+            counts.complaints.push(Complaint { request: id, seen });
         }
     }
 }
