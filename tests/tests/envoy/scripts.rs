@@ -330,6 +330,8 @@ fn wrong_flags_of_developers_scripts_are_named() {
         ("scripts/fuzz", &["bodies"], "there are: body"),
         ("scripts/check", &["formatting"], "there are: format"),
         ("scripts/test", &["--package", "core"], "--package"),
+        ("scripts/real-vllm", &["streaming"], "there are: streamed-chat"),
+        ("scripts/real-vllm", &["streamed-chat", "--gain", "2"], "--gain"),
     ] {
         let finished = command(script, arguments, &[]);
         assert_eq!(finished.code, 2, "{script} {arguments:?}: {}", finished.err);
