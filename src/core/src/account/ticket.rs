@@ -212,7 +212,7 @@ impl Ticket {
         to.map_or_else(Opened::default, |pod| open(ledger, table, pod, self.tokens, now))
     }
 
-    /// Takes the request out of its pod's account; `unstarted` as in [`PodAccount::close`].
+    /// Takes the request out of its pod's account; `unstarted` are its prompt tokens, if its answer never began.
     fn leave(&self, ledger: &mut Ledger, unstarted: Option<Tokens>) {
         ledger.change(self.pod, |account| {
             account.close(unstarted);
