@@ -21,6 +21,7 @@ def alike(count, flags=(), environment=None):
     return tuple((flags, environment or {}) for _ in range(count))
 
 
+PLAIN = Mode("plain", "two alike, as most people run them", alike(2))
 ALL = [
     *("--enable-prompt-embeds", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
     *("--enable-lora", "--max-loras", 2, "--lora-modules", "a={adapter_a}"),
@@ -73,7 +74,8 @@ class Check:
 
     @property
     def about(self):
-        return " ".join(self.run.__doc__.split())
+        cases = f" ({', '.join(self.cases)})" if self.cases else ""
+        return " ".join(self.run.__doc__.split()) + cases
 
 
 def check(mode, *cases):

@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 
 from ..client import ask_pod
-from ..common import Failure
+from ..common import Failure, say
 from ..processes import Process, wait_for
 
 # What all servers answer to: a server has one model, and this one has two names.
 MODEL, OTHER_NAME = "/model/qwen", "qwen-also"
 # A server imports for 40 s on an idle machine, and takes several times as long beside others.
 START_SECONDS = 1800
+TELL_SECONDS = 30
 LONGEST_PROMPT = 16384
 FLAGS = [
     *("--load-format", "dummy", "--dtype", "bfloat16", "--enforce-eager", "--max-model-len", LONGEST_PROMPT),
@@ -56,7 +57,18 @@ class Pod(Process):
         return ask_pod(self.address, "/health")[0] == 200
 
     def ready(self):
-        wait_for(f"{self.name} to answer", self.answers, START_SECONDS)
+        """Waits until it answers, and tells now and then how far it is."""
+        told = time.monotonic()
+
+        def up():
+            nonlocal told
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                last = (self.said().strip().splitlines() or ["it has said nothing yet"])[-1]
+                say(f"{self.name} is starting: {last[:160]}")
+            return self.answers()
+
+        wait_for(f"{self.name} to answer", up, START_SECONDS)
         return self
 
     def page(self):

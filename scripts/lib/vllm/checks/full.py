@@ -91,7 +91,7 @@ def keep_alives(world):
             f"first byte after {answer.first:.1f} s, first event after {answer.event:.1f} s: no comment came first"
         )
     line = envoy.chosen(answer)
-    if abs(int(line["ttft_ms"]) / 1000 - answer.event) > 0.5:
+    if abs(float(line["ttft_ms"]) / 1000 - answer.event) > 0.5:
         raise Failure(
             f"first event after {answer.event:.2f} s, and Warmpath takes {line['ttft_ms']} ms for the first token"
         )
