@@ -284,7 +284,7 @@ fn every_mark_of_a_shared_value_is_in_architecture_md() {
     let page = read("docs/architecture.md");
     let mut marks = 0;
     for folder in
-        ["src/core/src/shared", "src/core/src/account", "src/core/src/prefix", "src/core/src/monitor"]
+        ["src/core/src/shared", "src/core/src/account/ledger", "src/core/src/prefix", "src/core/src/monitor"]
     {
         for (file, source) in files(folder, ".rs") {
             for line in source.lines().filter(|line| line.contains("_MARK: ")) {

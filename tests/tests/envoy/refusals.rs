@@ -1,5 +1,7 @@
 //! A pod that fails fast attracts nobody, and costs no client anything that another pod can serve (B11).
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -207,4 +209,50 @@ async fn without_the_answer_filter_a_pod_that_refuses_gets_no_more_than_its_shar
         println!("{status}: {refused} of {REQUESTS} were refused");
         assert!((1..=REQUESTS / 3).contains(&refused), "{status}: {refused} of {REQUESTS} were refused");
     }
+}
+
+/// A list of pods changes while one of them refuses: it leaves, it comes back, and others leave while requests are on their way to
+/// them.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_meets_a_refusal_while_the_list_of_pods_changes() {
+    const CHANGES: usize = 40;
+    let pods = TestPod::several(4).await;
+    pods[0].answer_by(|_| json_answer(429, r#"{"error":{"message":"slow down","code":429}}"#));
+    let mut envoy = Envoy::of(&pods).concurrency(2).log_level("warn").reloadable(20).start().await;
+    envoy.sees_ready(4).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let mut clients = JoinSet::new();
+    for client in 0..8 {
+        let (to, done) = (envoy.routed, Arc::clone(&done));
+        clients.spawn(async move {
+            let mut refused = Vec::new();
+            let mut sent = 0;
+            while !done.load(Ordering::Relaxed) {
+                // Each request is of a kind of its own, so that what is known of earlier ones keeps none away.
+                let model: &'static str = format!("model-{client}-{sent}").leak();
+                let reply = question(model, client * 100_000 + sent, sent % 2 == 0).send(to).await;
+                if reply.status != 200 {
+                    refused.push(format!("{}: {}", reply.status, reply.text()));
+                }
+                sent += 1;
+            }
+            (sent, refused)
+        });
+    }
+    for change in 0..CHANGES {
+        // The one that refuses is there in every other list.
+        let gone = [1 + change % 3, if change % 2 == 0 { 0 } else { 1 + change % 3 }];
+        let list: Vec<String> =
+            (0..4).filter(|pod| !gone.contains(pod)).map(|pod| pods[pod].address()).collect();
+        envoy.reload(|now| (now["pods"], now["revision"]) = (json!(list), json!(change + 1))).await;
+    }
+    done.store(true, Ordering::Relaxed);
+    let (mut sent, mut refused) = (0, Vec::new());
+    for (of_client, complaints) in clients.join_all().await {
+        sent += of_client;
+        refused.extend(complaints);
+    }
+    println!("{sent} requests, {} met the pod that refuses", pods[0].begun());
+    assert!(pods[0].begun() > 20, "too few requests met the pod that refuses");
+    assert!(refused.is_empty(), "{} of {sent} were refused: {refused:?}", refused.len());
 }
