@@ -1,4 +1,5 @@
-//! Makes the gRPC service of Envoy Gateway's extension server. Its messages are ours: Envoy's resources stay bytes.
+//! Makes the gRPC service of Envoy Gateway's extension server. Its messages are ours: Envoy's resources stay
+//! bytes.
 
 use tonic_build::manual::{Builder, Method, Service};
 

@@ -59,8 +59,8 @@ impl EnvoyBuilder {
         self
     }
 
-    /// Changes the configuration's text before Envoy reads it, after the edits before. `edit` should assert that it changed
-    /// something.
+    /// Changes the configuration's text before Envoy reads it, after the edits before. `edit` should assert
+    /// that it changed something.
     pub fn edit(mut self, edit: impl FnOnce(String) -> String + 'static) -> Self {
         let before = std::mem::replace(&mut self.edit, Box::new(|configuration| configuration));
         self.edit = Box::new(move |configuration| edit(before(configuration)));
@@ -357,8 +357,9 @@ impl Drop for Envoy {
     }
 }
 
-/// Whether a retry passes over a place of the ranking that names no pod, and so comes to the fallback. Envoy does since 1.40;
-/// older ones answer 503 there. A request for which no pod is named at all has the fallback on every version.
+/// Whether a retry passes over a place of the ranking that names no pod, and so comes to the fallback. Envoy
+/// does since 1.40; older ones answer 503 there. A request for which no pod is named at all has the fallback
+/// on every version.
 pub fn falls_back() -> bool {
     let version = version();
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
@@ -375,7 +376,8 @@ fn binary() -> &'static PathBuf {
     })
 }
 
-/// Its version, which decides the form of the configuration. Envoy prints `... version: COMMIT/VERSION/STATE/TYPE/TLS`.
+/// Its version, which decides the form of the configuration. Envoy prints `... version:
+/// COMMIT/VERSION/STATE/TYPE/TLS`.
 fn version() -> String {
     let said = Command::new(binary()).arg("--version").output().unwrap();
     let said = String::from_utf8_lossy(&said.stdout).into_owned();

@@ -1,7 +1,8 @@
 //! Modules that do next to nothing, with the callbacks of another module.
 //!
-//! An Envoy with one costs more than an Envoy without by the price of calling into the virtual machine, callback by
-//! callback; with headers to set, by the price of any module that waits for the body and names pods.
+//! An Envoy with one costs more than an Envoy without by the price of calling into the virtual machine,
+//! callback by callback; with headers to set, by the price of any module that waits for the body and names
+//! pods.
 
 use std::fmt::Write as _;
 
@@ -23,8 +24,8 @@ const HOST_BYTES: usize = 65536;
 /// A callback: its name, and the types of its parameters and results.
 type Callback = (String, FuncType);
 
-/// A module that exports the callbacks of `module` and does nothing; or, with headers, holds each request until its body is
-/// whole, and then sets header N of request R to the address of pod R + N.
+/// A module that exports the callbacks of `module` and does nothing; or, with headers, holds each request
+/// until its body is whole, and then sets header N of request R to the address of pod R + N.
 pub fn imitate(module: &[u8], headers: &[String], pods: &[String]) -> Result<Vec<u8>> {
     let callbacks = callbacks(module)?;
     ensure!(!callbacks.is_empty(), "the module exports no callback of Proxy-Wasm");
@@ -64,8 +65,8 @@ fn body(name: &str, signature: &FuncType, set_headers: &str) -> String {
     format!("i32.const {}", u8::from(YES.contains(&name)))
 }
 
-/// Code that sets each header of the requests (map 0). A table has, per row, the address and the length of a pod's text; it
-/// begins again after the last pod, so that row R % pods + N is always there.
+/// Code that sets each header of the requests (map 0). A table has, per row, the address and the length of a
+/// pod's text; it begins again after the last pod, so that row R % pods + N is always there.
 fn set_headers(headers: &[String], pods: &[String], data: &mut Texts) -> String {
     let places: Vec<_> = pods.iter().map(|pod| (data.put(pod.as_bytes()), pod.len())).collect();
     data.align();

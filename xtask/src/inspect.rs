@@ -6,8 +6,8 @@ use wasmparser::{Parser, Payload, TypeRef};
 /// The module travels in container layers and config maps, and is compiled once per start.
 const LARGEST_KIB: usize = 600;
 
-/// What Envoy's host implements of WASI preview 1. An import beyond these, and beyond those of Proxy-Wasm, loads nowhere; its
-/// first sign is usually a dependency that asks for files, threads or sockets.
+/// What Envoy's host implements of WASI preview 1. An import beyond these, and beyond those of Proxy-Wasm,
+/// loads nowhere; its first sign is usually a dependency that asks for files, threads or sockets.
 const WASI: [&str; 14] = [
     "args_get",
     "args_sizes_get",

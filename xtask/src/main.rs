@@ -41,7 +41,8 @@ enum Command {
     },
     /// Writes a module with the callbacks of another that does nothing, or only names pods
     ///
-    /// An Envoy with it, compared with one without, shows what any module would cost in the place of the other.
+    /// An Envoy with it, compared with one without, shows what any module would cost in the place of the
+    /// other.
     #[command(
         after_help = "example:\n  cargo xtask imitate target/warmpath.wasm target/nothing.wasm\n  cargo xtask imitate target/warmpath.wasm target/naming.wasm --headers x-a,x-b --pods 10.0.0.1:80,10.0.0.2:80"
     )]
@@ -90,7 +91,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Written aside and renamed: an Envoy that starts meanwhile reads the old module or the new one, never half of one.
+/// Written aside and renamed: an Envoy that starts meanwhile reads the old module or the new one, never half
+/// of one.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let aside = path.with_extension(format!("{}.new", std::process::id()));
     std::fs::write(&aside, bytes).with_context(|| format!("cannot write {}", aside.display()))?;

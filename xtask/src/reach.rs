@@ -14,7 +14,8 @@ pub struct Functions<'a> {
     imported: u32,
     /// The module's own functions.
     bodies: Vec<FunctionBody<'a>>,
-    /// Functions that are called without a call in the code: the start function, and those in tables and globals.
+    /// Functions that are called without a call in the code: the start function, and those in tables and
+    /// globals.
     taken: BTreeSet<u32>,
     /// Exported functions by name.
     exported: Vec<(&'a str, u32)>,
@@ -97,8 +98,8 @@ impl<'a> Functions<'a> {
         Ok(())
     }
 
-    /// The module's own functions in order, each with whether it can be called when only the exports that `kept` accepts are
-    /// left.
+    /// The module's own functions in order, each with whether it can be called when only the exports that
+    /// `kept` accepts are left.
     pub fn reachable(&self, kept: impl Fn(&str) -> bool) -> Result<Vec<(&FunctionBody<'a>, bool)>> {
         let exported = self.exported.iter().filter(|(name, _)| kept(name)).map(|&(_, index)| index);
         let mut open: Vec<u32> = self.taken.iter().copied().chain(exported).collect();
@@ -116,8 +117,9 @@ impl<'a> Functions<'a> {
     }
 }
 
-/// Whether a function is one of the hundred that the SDK's traits offer to their implementers: each makes a host call. All that the
-/// SDK itself calls on an implementer, through a table of pointers, has names that begin otherwise.
+/// Whether a function is one of the hundred that the SDK's traits offer to their implementers: each makes a
+/// host call. All that the SDK itself calls on an implementer, through a table of pointers, has names that
+/// begin otherwise.
 fn is_default(symbol: &str) -> bool {
     const CALLED: [&str; 3] = ["on_", "create_", "get_type"];
     let identifier = |rest: &str| {

@@ -28,14 +28,15 @@ pub fn kept(list: &str) -> Result<BTreeSet<&str>> {
     Ok(names)
 }
 
-/// Custom sections that only tools read: the names of functions, by which [`Functions`] knows some, and who compiled them.
+/// Custom sections that only tools read: the names of functions, by which [`Functions`] knows some, and who
+/// compiled them.
 const FOR_TOOLS: [&str; 3] = ["name", "producers", "target_features"];
 
 /// The body of a function that is never called: no locals, `unreachable`, `end`.
 const EMPTY_BODY: [u8; 3] = [0, 0, 0x0b];
 
-/// The module with no exports but `callbacks` and those that every module needs. Functions that nothing can call any more
-/// are empty, and sections for tools are gone; all others are as they are.
+/// The module with no exports but `callbacks` and those that every module needs. Functions that nothing can
+/// call any more are empty, and sections for tools are gone; all others are as they are.
 pub fn ship(module: &[u8], callbacks: &BTreeSet<&str>) -> Result<Vec<u8>> {
     let mut shipped = wasm_encoder::Module::new();
     let mut missing: BTreeSet<&str> = BASE.into_iter().chain(callbacks.iter().copied()).collect();

@@ -1,5 +1,5 @@
-//! Certificates for the hooks: an authority whose key nobody keeps, one certificate for the controller and one for Envoy Gateway.
-//! Whoever has neither cannot ask.
+//! Certificates for the hooks: an authority whose key nobody keeps, one certificate for the controller and
+//! one for Envoy Gateway. Whoever has neither cannot ask.
 
 use anyhow::Context as _;
 use k8s_openapi::ByteString;

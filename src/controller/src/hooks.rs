@@ -1,7 +1,8 @@
 //! Envoy Gateway's extension server: asked about each resource of a translation, answers from memory.
 //!
-//! A translation asks about a route first, then about the endpoints of its clusters and the clusters themselves, then about the
-//! listeners. What is not known is an error and never an empty answer: an empty list of endpoints would be delivered.
+//! A translation asks about a route first, then about the endpoints of its clusters and the clusters
+//! themselves, then about the listeners. What is not known is an error and never an empty answer: an empty
+//! list of endpoints would be delivered.
 
 mod cluster;
 mod endpoints;

@@ -1,7 +1,8 @@
 //! What Kubernetes says, and what follows from it: no clock, no network, no Kubernetes client.
 //!
-//! [`facts`] are the objects as they are, reduced to what counts. [`World`] is what follows from all of them at one moment; the
-//! hooks answer from it, and the writers write the difference between it and what is there.
+//! [`facts`] are the objects as they are, reduced to what counts. [`World`] is what follows from all of them
+//! at one moment; the hooks answer from it, and the writers write the difference between it and what is
+//! there.
 
 pub mod binding;
 pub mod condition;

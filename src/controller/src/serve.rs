@@ -1,7 +1,7 @@
 //! The page of metrics and the probes.
 //!
-//! `/livez` is 503 where a hook hangs: Envoy Gateway would wait for it for ever, so the process is to be started anew.
-//! `/readyz` is 503 before the caches are full.
+//! `/livez` is 503 where a hook hangs: Envoy Gateway would wait for it for ever, so the process is to be
+//! started anew. `/readyz` is 503 before the caches are full.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,8 +1,8 @@
 //! TLS for the hooks, and who may ask them: Envoy Gateway alone, by its certificate.
 //!
-//! By OpenSSL, and not by rustls as the connections to the API server: Envoy Gateway's gRPC client names the server `HOST:PORT`
-//! (SNI), which is no host name. rustls refuses such a client; OpenSSL leaves to its user what a name means. See
-//! `docs/adr/controller-tls.md`.
+//! By OpenSSL, and not by rustls as the connections to the API server: Envoy Gateway's gRPC client names the
+//! server `HOST:PORT` (SNI), which is no host name. rustls refuses such a client; OpenSSL leaves to its user
+//! what a name means. See `docs/adr/controller-tls.md`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,8 +38,8 @@ pub struct Files {
 }
 
 impl Files {
-    /// Reads the files into an acceptor. They are read for each connection, of which Envoy Gateway makes one, so that a new
-    /// certificate needs no restart.
+    /// Reads the files into an acceptor. They are read for each connection, of which Envoy Gateway makes one,
+    /// so that a new certificate needs no restart.
     ///
     /// # Errors
     /// A file that cannot be read, or a key that is not the certificate's.
@@ -60,7 +60,8 @@ impl Files {
     }
 }
 
-/// The connections of clients that have shown who they are. One that has not is told so by TLS, and the log names its address.
+/// The connections of clients that have shown who they are. One that has not is told so by TLS, and the log
+/// names its address.
 pub fn incoming(listener: TcpListener, files: Files) -> impl Stream<Item = io::Result<Connection>> {
     let (accepted, mut connections) = mpsc::channel(16);
     tokio::spawn(async move {

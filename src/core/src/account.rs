@@ -1,4 +1,5 @@
-//! The requests in flight on each pod and its health, as all workers of one Envoy see them; and what answers teach.
+//! The requests in flight on each pod and its health, as all workers of one Envoy see them; and what answers
+//! teach.
 
 pub mod cache_tally;
 pub mod learning;

@@ -1,4 +1,5 @@
-//! Which pod holds which block of a prompt: the index, the log by which workers keep theirs equal, and one worker's replica.
+//! Which pod holds which block of a prompt: the index, the log by which workers keep theirs equal, and one
+//! worker's replica.
 
 mod copies;
 mod holdings;

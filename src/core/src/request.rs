@@ -1,4 +1,5 @@
-//! From the bytes of a request to what was asked: the model, the parts of the prompt, and the hashes of its blocks.
+//! From the bytes of a request to what was asked: the model, the parts of the prompt, and the hashes of its
+//! blocks.
 
 pub mod blocks;
 pub mod body;

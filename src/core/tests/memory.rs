@@ -20,7 +20,8 @@ static MOST: AtomicUsize = AtomicUsize::new(0);
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-// Growing in place is left to the default, which takes the new before it gives back the old: so does WebAssembly's allocator.
+// Growing in place is left to the default, which takes the new before it gives back the old: so does
+// WebAssembly's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let taken = TAKEN.fetch_add(layout.size() + EACH, Relaxed) + layout.size() + EACH;
@@ -45,7 +46,8 @@ fn the_index_takes_what_it_says_and_never_more_than_its_limit() {
     let before = TAKEN.load(Relaxed);
     let taken = || TAKEN.load(Relaxed) - before;
     let mut index = PrefixIndex::new(limits);
-    // Conversations on eight pods, three times as many as there is room for; then prompts of one block; then restarts.
+    // Conversations on eight pods, three times as many as there is room for; then prompts of one block; then
+    // restarts.
     for n in 0..60_000 {
         index.insert(Slot((n % 8) as u16), &chain(n / 3, n % 3));
     }

@@ -39,7 +39,8 @@ pub enum Command {
     Fleet(Box<fleet::FleetArgs>),
 }
 
-/// The whole program: reads the command line, does it, and says in one line on standard error why it could not.
+/// The whole program: reads the command line, does it, and says in one line on standard error why it could
+/// not.
 ///
 /// Exit codes: 0 when it was done, 1 when it failed, 2 when the flags cannot be what was meant.
 pub fn main() -> ExitCode {

@@ -67,7 +67,8 @@ pub struct LoadOptions {
     /// Ask for streamed answers
     #[arg(long)]
     pub stream: bool,
-    /// Report the CPU time that this process takes during the run, threads included; may be given several times
+    /// Report the CPU time that this process takes during the run, threads included; may be given several
+    /// times
     #[arg(long, value_name = "PID")]
     pub cpu_of: Vec<u32>,
     /// Print the summary as one line of JSON

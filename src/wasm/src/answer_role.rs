@@ -15,10 +15,11 @@ use warmpath::{Micros, SECOND};
 use crate::host::{self, Host};
 use crate::metrics::AnswerMetrics;
 
-/// Longest time after which a client is told to come again, in seconds: a queue may empty sooner than it seems.
+/// Longest time after which a client is told to come again, in seconds: a queue may empty sooner than it
+/// seems.
 const LONGEST_WAIT: u64 = 60;
-/// Requests that all pods may refuse in turn, beyond one per second, before the first refusal of a request is believed: a client
-/// with a wrong key must not make three requests of each of its own.
+/// Requests that all pods may refuse in turn, beyond one per second, before the first refusal of a request is
+/// believed: a client with a wrong key must not make three requests of each of its own.
 const MOST_IN_VAIN: u64 = 20;
 
 /// What the answer filters of a VM share. They read the pod table anew when a pod refuses, for that is rare.
@@ -26,7 +27,8 @@ const MOST_IN_VAIN: u64 = 20;
 pub struct AnswerRole {
     keys: Keys,
     store: LedgerStore,
-    /// When the last of the requests would have been sent that all pods refused, had they come one per second.
+    /// When the last of the requests would have been sent that all pods refused, had they come one per
+    /// second.
     in_vain: Cell<Micros>,
     /// What they count.
     pub metrics: AnswerMetrics,
@@ -44,8 +46,9 @@ impl AnswerRole {
         }
     }
 
-    /// The pod of the present attempt has refused it, because it takes no more at the moment: tells the routers. Returns the
-    /// seconds after which the client may come again, should all pods refuse: those that the shortest queue takes.
+    /// The pod of the present attempt has refused it, because it takes no more at the moment: tells the
+    /// routers. Returns the seconds after which the client may come again, should all pods refuse: those that
+    /// the shortest queue takes.
     pub fn pod_is_full(&self) -> u64 {
         let (now, table, address) = (host::now(), self.table(), pod());
         match told::note(&self.store, &table, &address, &mut Host, |pod| pod.refused_as_full(now)) {
@@ -60,8 +63,8 @@ impl AnswerRole {
         }
     }
 
-    /// The pod of the present attempt has refused it in a way that another pod may not. Returns whether another one is to be asked,
-    /// and tells the routers if so: they learn from its answer who is at fault.
+    /// The pod of the present attempt has refused it in a way that another pod may not. Returns whether
+    /// another one is to be asked, and tells the routers if so: they learn from its answer who is at fault.
     pub fn asks_another(&self) -> bool {
         if is_scrape() {
             return false;

@@ -1,6 +1,7 @@
 //! Calls through Envoy whose answers have not come yet.
 
-/// What is to be done with the answer of each call. A list: there are few at a time, and one more map would make the module larger.
+/// What is to be done with the answer of each call. A list: there are few at a time, and one more map would
+/// make the module larger.
 #[derive(Debug)]
 pub struct Calls<T>(Vec<(u32, T)>);
 

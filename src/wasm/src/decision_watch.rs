@@ -1,4 +1,5 @@
-//! Keeps decisions for the console while somebody looks at it. While nobody does, a request pays a look at a flag.
+//! Keeps decisions for the console while somebody looks at it. While nobody does, a request pays a look at a
+//! flag.
 
 use warmpath::Micros;
 use warmpath::monitor::decisions;
@@ -14,8 +15,8 @@ pub struct DecisionWatch {
 }
 
 impl DecisionWatch {
-    /// Keeps the decision that `describe` tells, if somebody looks. Of many between two ticks the first ones are kept: a busy
-    /// gateway makes more than a page can show.
+    /// Keeps the decision that `describe` tells, if somebody looks. Of many between two ticks the first ones
+    /// are kept: a busy gateway makes more than a page can show.
     pub fn see(&mut self, describe: impl FnOnce() -> String) {
         if self.watched && self.lines.len() < decisions::KEPT {
             self.lines.push(describe());

@@ -1,5 +1,5 @@
-//! Discovery at work, on both sides of shared data: a router notes the clusters that its requests go to; whoever collects asks
-//! Envoy's admin interface for their hosts.
+//! Discovery at work, on both sides of shared data: a router notes the clusters that its requests go to;
+//! whoever collects asks Envoy's admin interface for their hosts.
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use crate::log_batch::REPEAT_AFTER;
 const LONGEST_PAGE: usize = 4 << 20;
 /// How long Envoy may take for a page.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a cluster may go on with its former settings: Envoy waits for the endpoints of a cluster whose settings have
-/// changed, 15 seconds by default.
+/// How long a cluster may go on with its former settings: Envoy waits for the endpoints of a cluster whose
+/// settings have changed, 15 seconds by default.
 const SETTLES_IN: Micros = Micros::from_seconds(20);
 /// Time between two looks when there is something new to ask.
 const SOON: Micros = Micros::from_millis(100);
@@ -157,7 +157,8 @@ impl DiscoveryDriver {
         self.discovery.cluster_of(address)
     }
 
-    /// Says once that a cluster does not send where it is told, if that lasts longer than a change of its settings.
+    /// Says once that a cluster does not send where it is told, if that lasts longer than a change of its
+    /// settings.
     fn log_unsteered(&mut self, now: Micros) {
         let Some(name) = self.discovery.unsteered().next() else {
             self.unsteered_since = None;

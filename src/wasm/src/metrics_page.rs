@@ -1,5 +1,6 @@
-//! The module's own metrics page, in Prometheus' text format, with what Envoy's lacks: `HELP`, histograms in seconds, and series of
-//! single pods that end with their pod. It is written when it is asked for, so it costs nothing otherwise.
+//! The module's own metrics page, in Prometheus' text format, with what Envoy's lacks: `HELP`, histograms in
+//! seconds, and series of single pods that end with their pod. It is written when it is asked for, so it
+//! costs nothing otherwise.
 
 use warmpath::account::transaction::LedgerStore;
 use warmpath::config::Config;
@@ -150,8 +151,8 @@ fn histogram(page: &mut Page, family: HistogramFamily, series: &Series, labels: 
     let (counts, sum) = series.read();
     let name = format!("warmpath_{}", family.name);
     let bounds = family.buckets.bounds.iter().map(|&(_, text)| text).chain(["+Inf"]);
-    // A worker adds to the counters one by one, so that a page may be written in between; a bucket is never below the one
-    // before.
+    // A worker adds to the counters one by one, so that a page may be written in between; a bucket is never
+    // below the one before.
     let mut no_less = 0;
     for (bound, count) in bounds.zip(counts) {
         no_less = count.max(no_less);

@@ -1,5 +1,6 @@
-//! The roles that show things: they answer requests for the metrics page or the console themselves, whatever route they are on.
-//! They stand in a VM of their own, so that a page can neither take the router's memory nor end it.
+//! The roles that show things: they answer requests for the metrics page or the console themselves, whatever
+//! route they are on. They stand in a VM of their own, so that a page can neither take the router's memory
+//! nor end it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -63,8 +64,8 @@ impl MonitorRole {
     }
 }
 
-/// Whether a page was asked for by an address of this machine. A web page from elsewhere whose name was made to lead here cannot
-/// read the console.
+/// Whether a page was asked for by an address of this machine. A web page from elsewhere whose name was made
+/// to lead here cannot read the console.
 fn is_local(authority: &[u8]) -> bool {
     [&b"127.0.0.1"[..], b"localhost", b"[::1]"].iter().any(|name| {
         authority.strip_prefix(*name).is_some_and(|rest| rest.is_empty() || rest.starts_with(b":"))

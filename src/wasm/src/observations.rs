@@ -1,5 +1,5 @@
-//! What a worker has observed of its requests, by model: kept in the VM, and added to Envoy's metrics at the tick. So a request
-//! pays for none of these metrics with a call of the host.
+//! What a worker has observed of its requests, by model: kept in the VM, and added to Envoy's metrics at the
+//! tick. So a request pays for none of these metrics with a call of the host.
 
 use warmpath::answer::usage::Usage;
 use warmpath::decide::reason::Reason;

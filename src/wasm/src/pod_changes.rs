@@ -1,5 +1,5 @@
-//! The log lines of pods whose scrapes begin or cease to bring a load: one line per change, and one for all when many pods
-//! change at once, as when a whole fleet starts.
+//! The log lines of pods whose scrapes begin or cease to bring a load: one line per change, and one for all
+//! when many pods change at once, as when a whole fleet starts.
 
 use log::Level;
 use warmpath::shared::pod_table::PodState;
@@ -20,8 +20,8 @@ struct Change {
 }
 
 impl PodChanges {
-    /// The pod at `address` was in one state and is in another; `why` tells what its scrape brought, if anything is wrong
-    /// with it. Nothing is added where the states are equal.
+    /// The pod at `address` was in one state and is in another; `why` tells what its scrape brought, if
+    /// anything is wrong with it. Nothing is added where the states are equal.
     pub fn add(&mut self, address: &str, before: PodState, after: PodState, why: &str) {
         if before != after {
             self.0.push(Change { address: address.to_owned(), before, after, why: why.to_owned() });

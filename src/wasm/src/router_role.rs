@@ -17,14 +17,15 @@ use crate::worker::{SharedWorker, Worker};
 
 /// How often a router checks whether the collector lives, and applies what other workers wrote to the log.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Log segments that a router applies before its first request: all of the ring, at its default length. That takes a
-/// fraction of a second, while a prompt that is sent to a pod which does not hold it costs seconds. The rest of a longer ring is
-/// applied tick by tick.
+/// Log segments that a router applies before its first request: all of the ring, at its default length. That
+/// takes a fraction of a second, while a prompt that is sent to a pod which does not hold it costs seconds.
+/// The rest of a longer ring is applied tick by tick.
 const SEGMENTS_AT_START: usize = 8192;
 /// Log segments that a router applies per tick.
 const SEGMENTS_PER_TICK: usize = 512;
-/// The same for a router that has routed nothing: a worker that waits for its first client keeps up with a few hundred prompts
-/// per second, and Envoy's main thread, which has a VM but never a client, has other work.
+/// The same for a router that has routed nothing: a worker that waits for its first client keeps up with a
+/// few hundred prompts per second, and Envoy's main thread, which has a VM but never a client, has other
+/// work.
 const SEGMENTS_PER_IDLE_TICK: usize = 64;
 
 /// The router of one VM.
@@ -42,9 +43,11 @@ pub struct RouterRole {
 }
 
 impl RouterRole {
-    /// Starts to route with `config`; `seed` is a random number, `root` is Envoy's number of the root context.
+    /// Starts to route with `config`; `seed` is a random number, `root` is Envoy's number of the root
+    /// context.
     pub fn start(config: Config, root: u32, seed: u64, now: Micros) -> RouterRole {
-        // By it a worker knows its own records in the log, and its own lease: two VMs may start in the same microsecond.
+        // By it a worker knows its own records in the log, and its own lease: two VMs may start in the same
+        // microsecond.
         let holder = Holder { id: seed as u32, since: now };
         let keys = Keys::of(&config.pool, config.index.log_segments);
         announce_pods(&config, &keys);

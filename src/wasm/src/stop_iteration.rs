@@ -1,9 +1,9 @@
-//! The watchdog for a filter without `allow_on_headers_stop_iteration`: Envoy then holds a request whose headers are paused, and
-//! never shows its body, so that it would wait for ever.
+//! The watchdog for a filter without `allow_on_headers_stop_iteration`: Envoy then holds a request whose
+//! headers are paused, and never shows its body, so that it would wait for ever.
 //!
-//! Until the first body has come, held requests are remembered. At a tick, one that has received bytes of a body without a
-//! callback shows that the flag is missing. All are let go, and no request is held from then on: until the plugin is configured
-//! anew, requests with a body go unrouted.
+//! Until the first body has come, held requests are remembered. At a tick, one that has received bytes of a
+//! body without a callback shows that the flag is missing. All are let go, and no request is held from then
+//! on: until the plugin is configured anew, requests with a body go unrouted.
 
 use std::cell::{Cell, RefCell};
 
@@ -50,7 +50,8 @@ impl StopIteration {
         StopIteration { flag: Cell::new(Flag::Unproven), held: RefCell::default(), metrics, said }
     }
 
-    /// Whether the request of this stream, which is in its headers callback, may be held until its body is whole.
+    /// Whether the request of this stream, which is in its headers callback, may be held until its body is
+    /// whole.
     pub fn hold(&self, stream: u32) -> bool {
         match self.flag.get() {
             Flag::Works => {}
@@ -79,7 +80,8 @@ impl StopIteration {
         }
     }
 
-    /// Lets held requests go, if one of them shows that the flag is missing. `root` is the context that ticks.
+    /// Lets held requests go, if one of them shows that the flag is missing. `root` is the context that
+    /// ticks.
     pub fn tick(&self, root: u32) {
         let hangs = |held: &Held| {
             host::in_stream(held.stream, root, host::request_size).is_some_and(|size| size > held.size)

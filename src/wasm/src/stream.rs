@@ -1,7 +1,7 @@
 //! The context of a stream as the SDK calls it, whatever the role.
 //!
-//! The SDK's traits have a hundred methods with a default, and the module gets all of them for each type that implements the
-//! traits. So one type does, and the filters implement [`Callbacks`].
+//! The SDK's traits have a hundred methods with a default, and the module gets all of them for each type that
+//! implements the traits. So one type does, and the filters implement [`Callbacks`].
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;

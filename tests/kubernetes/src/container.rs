@@ -1,4 +1,5 @@
-//! What a kubelet makes of a container before it starts it: environment and arguments filled in, volumes as folders.
+//! What a kubelet makes of a container before it starts it: environment and arguments filled in, volumes as
+//! folders.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,8 +36,8 @@ impl Identity<'_> {
     }
 }
 
-/// A command that runs `program` as the container: its environment, its arguments, its volumes in a mount namespace of its own.
-/// `pod` is the pod's spec.
+/// A command that runs `program` as the container: its environment, its arguments, its volumes in a mount
+/// namespace of its own. `pod` is the pod's spec.
 pub async fn command(
     ground: &Ground,
     identity: &Identity<'_>,
@@ -70,7 +71,8 @@ pub async fn secret_files(cluster: &Cluster, folder: &Path, namespace: &str, nam
     folder
 }
 
-/// The volumes of a container as folders, with the path of each: Secrets, ConfigMaps, and tokens of the ServiceAccount.
+/// The volumes of a container as folders, with the path of each: Secrets, ConfigMaps, and tokens of the
+/// ServiceAccount.
 async fn volumes(
     ground: &Ground,
     identity: &Identity<'_>,
@@ -122,7 +124,8 @@ async fn config_files(ground: &Ground, identity: &Identity<'_>, volume: &Value, 
     folder
 }
 
-/// Writes a token as the kubelet would get it: it belongs to the Pod, without which Envoy Gateway does not know whose it is.
+/// Writes a token as the kubelet would get it: it belongs to the Pod, without which Envoy Gateway does not
+/// know whose it is.
 async fn token_file(ground: &Ground, identity: &Identity<'_>, token: &Value, account: &str) -> PathBuf {
     let folder = identity.folder(ground).join("token");
     std::fs::create_dir_all(&folder).unwrap();

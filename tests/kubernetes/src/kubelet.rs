@@ -1,9 +1,9 @@
-//! The part of a node that the conformance suite needs: pods are processes of this machine, each pod in a network namespace of its
-//! own, at an address of its own.
+//! The part of a node that the conformance suite needs: pods are processes of this machine, each pod in a
+//! network namespace of its own, at an address of its own.
 //!
-//! Deployments, ReplicaSets and EndpointSlices come from a real kube-controller-manager. A container runs where there is a program
-//! for its image; the others (Envoy's shutdown manager, and the suite's endpoint pickers, whom nobody asks) start nothing and
-//! count as ready.
+//! Deployments, ReplicaSets and EndpointSlices come from a real kube-controller-manager. A container runs
+//! where there is a program for its image; the others (Envoy's shutdown manager, and the suite's endpoint
+//! pickers, whom nobody asks) start nothing and count as ready.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

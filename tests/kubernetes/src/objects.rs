@@ -1,5 +1,5 @@
-//! The objects that every case begins with: a Gateway `eg` with the listeners `plain` (8080) and `routed` (8081), a route each,
-//! and a Service `vllm` whose endpoints the test writes.
+//! The objects that every case begins with: a Gateway `eg` with the listeners `plain` (8080) and `routed`
+//! (8081), a route each, and a Service `vllm` whose endpoints the test writes.
 
 use serde_json::{Value, json};
 use warmpath_tests::repository;

@@ -1,4 +1,5 @@
-//! What kube-proxy does, in this process: whoever connects to the address of a Service is connected to a ready endpoint of it.
+//! What kube-proxy does, in this process: whoever connects to the address of a Service is connected to a
+//! ready endpoint of it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

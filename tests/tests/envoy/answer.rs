@@ -1,5 +1,5 @@
-//! The answer filter: a stream whose pod dies or fails before the first token is answered by another pod, or by the
-//! status of its error. The client sees one whole stream, or one error.
+//! The answer filter: a stream whose pod dies or fails before the first token is answered by another pod, or
+//! by the status of its error. The client sees one whole stream, or one error.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use warmpath_tests::{Answer, Envoy, Protocol, Reply, Request, Stream, TestPod, u
 /// A first token of each API, and the rest of a stream.
 const TOKEN: &str = "data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Yes\"}}]}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
-/// The first chunk of a chat, which vLLM sends with the first token, and others before they have computed anything.
+/// The first chunk of a chat, which vLLM sends with the first token, and others before they have computed
+/// anything.
 const ROLE: &str = "data: {\"id\":\"1\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
 /// What vLLM 0.32 says when its queue is full.
 const FULL: &str = "data: {\"error\": {\"message\": \"The engine is currently busy and cannot accept new requests. Please try again later or on a different instance.\", \"type\": \"Service Unavailable\", \"param\": null, \"code\": 503}}\n\ndata: [DONE]\n\n";

@@ -101,7 +101,8 @@ async fn a_body_that_no_vllm_takes_gets_an_openai_error_and_reaches_no_pod() {
     assert!(envoy.stats("vm_reload").await.values().all(|&count| count == 0));
 }
 
-/// Bodies that Python's reader takes, and vLLM serves, though they are not what the standard of JSON or OpenAI's API says.
+/// Bodies that Python's reader takes, and vLLM serves, though they are not what the standard of JSON or
+/// OpenAI's API says.
 #[tokio::test]
 async fn a_body_that_vllm_takes_reaches_a_pod_as_it_is() {
     let pods = TestPod::several(1).await;

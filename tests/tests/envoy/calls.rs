@@ -3,8 +3,8 @@
 
 use warmpath_tests::{Envoy, Request, TestPod, until};
 
-/// Calls that depend on time: a router looks at most once per interval for what others may have changed, so requests that follow
-/// each other slowly have them and fast ones do not.
+/// Calls that depend on time: a router looks at most once per interval for what others may have changed, so
+/// requests that follow each other slowly have them and fast ones do not.
 const AT_TIMES: [&str; 2] = ["proxy_get_metric", "proxy_get_log_level"];
 
 /// Entries into the VM and host calls of each request in Envoy's log, in order.
@@ -31,8 +31,8 @@ fn account(log: &str) -> Vec<(usize, usize)> {
     requests
 }
 
-/// The account of the request with the fewest calls. Others have more: a line of the log that is written now and then, a segment
-/// that is sealed, another worker that wrote first.
+/// The account of the request with the fewest calls. Others have more: a line of the log that is written now
+/// and then, a segment that is sealed, another worker that wrote first.
 fn least(requests: &[(usize, usize)]) -> (usize, usize) {
     requests.iter().copied().min_by_key(|&(_, calls)| calls).unwrap_or_default()
 }

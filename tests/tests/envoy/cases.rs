@@ -1,7 +1,7 @@
 //! Failures that users of vLLM and of gateways have reported, with the inputs of `tests/fixtures/cases`.
 //!
-//! Cases that are tested elsewhere: B06, B07, B09 and half a surrogate pair of B31 in `bodies`, B11 in `refusals`, B17, B32 and
-//! B33 in `answer`, killed pods of B31 in `faults_under_load`.
+//! Cases that are tested elsewhere: B06, B07, B09 and half a surrogate pair of B31 in `bodies`, B11 in
+//! `refusals`, B17, B32 and B33 in `answer`, killed pods of B31 in `faults_under_load`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,8 +69,8 @@ fn answer_of_7500_tokens() -> Answer {
     Answer::Whole(200, vec![("content-type", "application/json".to_owned())], body.to_string().into())
 }
 
-/// The same after the time that an engine needs for it. Pods that answer at once would have learned rates that differ by
-/// chance, and by more than any load.
+/// The same after the time that an engine needs for it. Pods that answer at once would have learned rates
+/// that differ by chance, and by more than any load.
 fn computed_answer() -> Answer {
     Answer::After(Duration::from_millis(80), Box::new(answer_of_7500_tokens()))
 }
@@ -263,8 +263,8 @@ async fn a_conversation_leaves_an_engine_that_hangs_within_four_tries() {
     assert!(tries > 1, "the pod was not asked, so this test proves nothing");
 }
 
-/// Gives the first two of the pods six prompts each: those of the first have only `said` as an answer, and those of the second
-/// have a token. Then new prompts must go to the second.
+/// Gives the first two of the pods six prompts each: those of the first have only `said` as an answer, and
+/// those of the second have a token. Then new prompts must go to the second.
 async fn waiting_prompts_repel(
     envoy: &Envoy,
     pods: &[TestPod],

@@ -1,5 +1,5 @@
-//! The console: who may read it, what it shows, and that nothing is kept for it while nobody looks. What it looks like is tried in a
-//! browser by `scripts/console --check`.
+//! The console: who may read it, what it shows, and that nothing is kept for it while nobody looks. What it
+//! looks like is tried in a browser by `scripts/console --check`.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,5 @@
-//! Criticality: when all pods are busy, requests that may be shed are refused, and those that may not find a free pod.
+//! Criticality: when all pods are busy, requests that may be shed are refused, and those that may not find a
+//! free pod.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! Pods with several engines behind one address (data parallelism, B27): each engine is a place of its own, and the request says
-//! which one it is for.
+//! Pods with several engines behind one address (data parallelism, B27): each engine is a place of its own,
+//! and the request says which one it is for.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -153,7 +153,8 @@ fn cached(reply: &Reply) -> f64 {
     cached / usage["prompt_tokens"].as_f64().unwrap()
 }
 
-/// On pods that play vLLM: the second round of each conversation finds the cache of the first, though all go at once.
+/// On pods that play vLLM: the second round of each conversation finds the cache of the first, though all go
+/// at once.
 #[tokio::test]
 async fn conversations_find_the_cache_of_their_engine() {
     const CONVERSATIONS: usize = 16;

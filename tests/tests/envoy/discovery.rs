@@ -1,5 +1,5 @@
-//! Pods from Envoy's own clusters, with the names and the form that Envoy Gateway gives them: no list of pods, no collector, one
-//! destination header.
+//! Pods from Envoy's own clusters, with the names and the form that Envoy Gateway gives them: no list of
+//! pods, no collector, one destination header.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -67,7 +67,8 @@ fn listener(name: &str, filters: &[Value]) -> Value {
     }]}]})
 }
 
-/// What Envoy Gateway makes of a route with the policies, or of one without `allow_on_headers_stop_iteration`.
+/// What Envoy Gateway makes of a route with the policies, or of one without
+/// `allow_on_headers_stop_iteration`.
 fn configuration(endpoints: &Path, stop_iteration: bool) -> String {
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let settings = json!({

@@ -1,5 +1,5 @@
-//! Another filter in Warmpath's chain that streams bodies through a server of its own (`ext_proc`, full duplex), as gateways have
-//! them for guardrails: bodies arrive as they were sent (B29).
+//! Another filter in Warmpath's chain that streams bodies through a server of its own (`ext_proc`, full
+//! duplex), as gateways have them for guardrails: bodies arrive as they were sent (B29).
 
 mod processor;
 

@@ -276,7 +276,8 @@ fn without_guard(configuration: String, guard: &str) -> String {
 
 #[tokio::test]
 async fn without_a_pod_table_and_without_skipping_the_fallback_answers() {
-    // Envoy may take back that a composite cluster skips a cluster without hosts. The fallback does not depend on it.
+    // Envoy may take back that a composite cluster skips a cluster without hosts. The fallback does not
+    // depend on it.
     let pods = TestPod::several(2).await;
     let guard = "composite_cluster_skip_clusters_without_hosts";
     let envoy =

@@ -124,7 +124,8 @@ async fn a_process_that_is_killed_loses_no_request_and_serves_again() {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Begins conversations until the pod answers one. A pod with an empty cache gets none that is warm elsewhere.
+/// Begins conversations until the pod answers one. A pod with an empty cache gets none that is warm
+/// elsewhere.
 async fn gets_a_new_conversation(envoy: &Envoy, pod: &str) {
     let mut nth = 0;
     until("the pod answered a new conversation", async || {

@@ -1,5 +1,5 @@
-//! Full is not broken: a pod that takes no more requests at the moment is passed over until its next page, and nothing is
-//! held against it.
+//! Full is not broken: a pod that takes no more requests at the moment is passed over until its next page,
+//! and nothing is held against it.
 
 use std::time::{Duration, Instant};
 
@@ -63,8 +63,8 @@ async fn a_refusal_with_status_503_moves_on_and_cools_no_pod_down() {
     let full = count(&envoy, "early_errors_total.reason=full;").await;
     assert!(full > 0, "no request met a full pod");
     assert_eq!(count(&envoy, "failovers_total").await, full);
-    // Nobody cools down: each gets its share of requests that go round, at once. Pods that are equal are drawn at random:
-    // fewer than 8 of 90 happen once in thirty million runs.
+    // Nobody cools down: each gets its share of requests that go round, at once. Pods that are equal are
+    // drawn at random: fewer than 8 of 90 happen once in thirty million runs.
     for n in 0..12 {
         pods[n % PODS].answer_next(refusal());
     }

@@ -1,4 +1,5 @@
-//! InferenceModel: another name for the pod, drawn by weight, refused names, the list of models, and the name in answers.
+//! InferenceModel: another name for the pod, drawn by weight, refused names, the list of models, and the name
+//! in answers.
 
 use std::collections::BTreeMap;
 

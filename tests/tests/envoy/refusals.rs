@@ -10,8 +10,8 @@ use warmpath_tests::{Answer, Envoy, Received, Reply, Request, TestPod, repositor
 
 const CLIENTS: usize = 4;
 const REQUESTS: usize = 60;
-/// Requests that a pod may get to see whether it still refuses: one after 1, 2, 4 and 8 seconds, and those that were under way
-/// with each.
+/// Requests that a pod may get to see whether it still refuses: one after 1, 2, 4 and 8 seconds, and those
+/// that were under way with each.
 const PROBES: usize = 12;
 
 fn json_answer(status: u16, body: impl Into<bytes::Bytes>) -> Answer {

@@ -296,8 +296,8 @@ fn a_rust_that_cannot_build_the_module_is_told_why() {
     assert!(refused.err.contains("rustup could not add the target"), "{}", refused.err);
 }
 
-/// A port that nobody listens on, and that nobody else is given before the script listens there: below those that the kernel
-/// gives to whoever asks for any, and in a part of them that is this process's own.
+/// A port that nobody listens on, and that nobody else is given before the script listens there: below those
+/// that the kernel gives to whoever asks for any, and in a part of them that is this process's own.
 fn free_port() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const PART: u16 = 16;

@@ -27,8 +27,8 @@ async fn each_role_logs_its_start_once_however_many_vms_envoy_configures() {
     assert_eq!(lines(&envoy, "router", "3 pods, PREFIX_CACHE"), 1);
 }
 
-/// The names in the table of src/wasm/src/metrics.rs: kind, name, and the help text behind it. Those of histograms and of single
-/// models are not among them: they are defined when they are needed.
+/// The names in the table of src/wasm/src/metrics.rs: kind, name, and the help text behind it. Those of
+/// histograms and of single models are not among them: they are defined when they are needed.
 fn table() -> BTreeSet<(String, String)> {
     let source = std::fs::read_to_string(repository().join("src/wasm/src/metrics.rs")).unwrap();
     let rows = source.lines().filter_map(|line| {

@@ -1,4 +1,5 @@
-//! What the hooks remember from one question to the next: which cluster is which pools, and what Envoy Gateway got of them.
+//! What the hooks remember from one question to the next: which cluster is which pools, and what Envoy
+//! Gateway got of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -45,7 +46,8 @@ impl Memory {
         });
     }
 
-    /// The pools of a rule: as the last translation named them, else by our copy of the route. `None` where it has none.
+    /// The pools of a rule: as the last translation named them, else by our copy of the route. `None` where
+    /// it has none.
     pub fn bound(&self, rule: &ClusterName, world: &World) -> Option<Bound> {
         let named = self.with(|inner| inner.bound.get(rule).cloned());
         named.or_else(|| {
@@ -75,7 +77,8 @@ impl Memory {
         );
     }
 
-    /// The pools of which Envoy Gateway has something else than the world says, each named once: a revision has to be raised.
+    /// The pools of which Envoy Gateway has something else than the world says, each named once: a revision
+    /// has to be raised.
     pub fn behind(&self, world: &World) -> BTreeSet<PoolKey> {
         self.with(|inner| {
             let current = |pool: &PoolKey| world.pools.get(pool).map(|state| &state.digest);

@@ -1,5 +1,5 @@
-//! The messages of `proto/extension/service.proto` of Envoy Gateway 1.9. Envoy's resource in each is bytes here: on the wire a
-//! message and bytes are the same.
+//! The messages of `proto/extension/service.proto` of Envoy Gateway 1.9. Envoy's resource in each is bytes
+//! here: on the wire a message and bytes are the same.
 
 /// A resource that Envoy Gateway shows beside Envoy's: an object of Kubernetes as JSON.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -39,7 +39,8 @@ pub struct EndpointsRequest {
     pub assignment: Vec<u8>,
 }
 
-/// `PostClusterModifyRequest`. Its context names the pools of the whole rule, also for the cluster of a Service beside them.
+/// `PostClusterModifyRequest`. Its context names the pools of the whole rule, also for the cluster of a
+/// Service beside them.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct ClusterRequest {
     /// `envoy.config.cluster.v3.Cluster`

@@ -26,10 +26,12 @@ pub use generated::envoy_gateway_extension_client::EnvoyGatewayExtensionClient;
 use generated::envoy_gateway_extension_server::EnvoyGatewayExtension;
 pub use generated::envoy_gateway_extension_server::EnvoyGatewayExtensionServer;
 
-/// How long a call may take, all in all. Envoy Gateway has no time-out of its own: one hung call stops the delivery of everything.
+/// How long a call may take, all in all. Envoy Gateway has no time-out of its own: one hung call stops the
+/// delivery of everything.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
-/// How long a call waits for caches that are behind. Envoy Gateway asks again, four times in all, when it is told to.
+/// How long a call waits for caches that are behind. Envoy Gateway asks again, four times in all, when it is
+/// told to.
 const WAIT: Duration = Duration::from_millis(700);
 
 /// The largest message, bytes. A listener carries the module.
@@ -79,8 +81,8 @@ impl Hooks {
             .max_encoding_message_size(MESSAGE_LIMIT)
     }
 
-    /// Answers within the deadline. `answer` is tried on the world as it is, and again on each later one while the caches are
-    /// behind and there is time.
+    /// Answers within the deadline. `answer` is tried on the world as it is, and again on each later one
+    /// while the caches are behind and there is time.
     async fn call(
         &self,
         hook: Hook,

@@ -203,7 +203,8 @@ async fn bytes_that_are_no_message_are_refused() {
     assert_eq!(status.code(), Code::InvalidArgument);
 }
 
-/// With the certificates that `certgen` makes: Envoy Gateway is answered, and nobody else. It names the server with its port.
+/// With the certificates that `certgen` makes: Envoy Gateway is answered, and nobody else. It names the
+/// server with its port.
 #[tokio::test]
 async fn only_a_client_with_envoy_gateways_certificate_is_answered() {
     use openssl::pkey::PKey;

@@ -32,7 +32,8 @@ pub enum Change {
 const RETRY: Duration = Duration::from_secs(1);
 /// Between two looks for a kind whose CRD is not installed.
 const ABSENT: Duration = Duration::from_secs(4);
-/// A watch ends after this many seconds and goes on from where it was: one that died in silence costs no longer.
+/// A watch ends after this many seconds and goes on from where it was: one that died in silence costs no
+/// longer.
 const WATCH_SECONDS: u32 = 60;
 
 /// Watches a kind until nobody listens.

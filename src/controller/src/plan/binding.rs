@@ -1,7 +1,8 @@
 //! Which backend of a rule is which pool, as one translation of Envoy Gateway's has it.
 //!
-//! Envoy Gateway names the pools of a route in the order of the rule, and asks for the endpoints of its clusters afterwards,
-//! without naming pools. What it said first binds what it asks next: our own copy of the route may be older or newer.
+//! Envoy Gateway names the pools of a route in the order of the rule, and asks for the endpoints of its
+//! clusters afterwards, without naming pools. What it said first binds what it asks next: our own copy of the
+//! route may be older or newer.
 
 use thiserror::Error;
 
@@ -25,8 +26,8 @@ pub enum Binding {
 pub struct Disagreement;
 
 impl Binding {
-    /// Binds the pools that Envoy Gateway named to the backends of a rule. `weighted`: the rule has a cluster for each backend,
-    /// so the index counts. `rule` is our copy.
+    /// Binds the pools that Envoy Gateway named to the backends of a rule. `weighted`: the rule has a cluster
+    /// for each backend, so the index counts. `rule` is our copy.
     ///
     /// # Errors
     /// Where the index counts and our copy has other pools.
@@ -39,7 +40,8 @@ impl Binding {
         }
         let mut named = pools.iter().peekable();
         let backends = rule.map(|rule| rule.backends.as_slice()).unwrap_or_default();
-        // Envoy Gateway leaves out a pool of weight 0, one that is not there, and one that it may not refer to.
+        // Envoy Gateway leaves out a pool of weight 0, one that is not there, and one that it may not refer
+        // to.
         let bound = backends.iter().map(|backend| match &backend.pool {
             Some(pool) if backend.weight > 0 => named.next_if_eq(&pool).cloned(),
             _ => None,
@@ -48,8 +50,8 @@ impl Binding {
         if named.peek().is_some() { Err(Disagreement) } else { Ok(Binding::ByBackend(bound)) }
     }
 
-    /// Binds by our copy of the rule alone: for a question about a cluster whose route was not asked about before, as when
-    /// another replica was asked about it. `None` where the rule has no pool.
+    /// Binds by our copy of the rule alone: for a question about a cluster whose route was not asked about
+    /// before, as when another replica was asked about it. `None` where the rule has no pool.
     pub fn by_copy(rule: &Rule) -> Option<Binding> {
         let bound: Vec<_> = rule.backends.iter().map(|b| b.pool.clone().filter(|_| b.weight > 0)).collect();
         bound.iter().any(Option::is_some).then_some(Binding::ByBackend(bound))

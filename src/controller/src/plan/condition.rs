@@ -15,8 +15,8 @@ pub struct Condition {
     pub message: String,
 }
 
-/// The conditions for a status: those of `wanted`, with the time of the last change kept where the status is as before, and
-/// after them those in `existing` that are not ours. `now`: RFC 3339, UTC.
+/// The conditions for a status: those of `wanted`, with the time of the last change kept where the status is
+/// as before, and after them those in `existing` that are not ours. `now`: RFC 3339, UTC.
 pub fn merge(existing: &Json, wanted: &[Condition], generation: i64, now: &str) -> Vec<Json> {
     let existing = existing.as_array().map(Vec::as_slice).unwrap_or_default();
     let of_kind = |kind: &str| existing.iter().find(|c| c.get("type").and_then(Json::as_str) == Some(kind));
@@ -44,7 +44,8 @@ pub struct News {
     pub message: String,
 }
 
-/// What is new from `before` to `after`: each condition that is wrong now in a way it was not, or right again.
+/// What is new from `before` to `after`: each condition that is wrong now in a way it was not, or right
+/// again.
 pub fn news(before: &Json, after: &[Json]) -> Vec<News> {
     let before = before.as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |condition: &Json, key: &str| {

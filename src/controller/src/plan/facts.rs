@@ -1,4 +1,5 @@
-//! The objects of Kubernetes, reduced to what counts here: read once, so that what follows cannot meet a wrong value.
+//! The objects of Kubernetes, reduced to what counts here: read once, so that what follows cannot meet a
+//! wrong value.
 
 mod gateway;
 mod pod;

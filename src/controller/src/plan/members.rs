@@ -18,10 +18,11 @@ pub struct Member {
     pub ready: bool,
 }
 
-/// The pods of the pool's namespace that its selector selects, in the order of their names, one for each address.
+/// The pods of the pool's namespace that its selector selects, in the order of their names, one for each
+/// address.
 ///
-/// Two pods may claim one address for a moment, when it is given anew before the old pod's object is gone: the ready one has
-/// it, else the younger.
+/// Two pods may claim one address for a moment, when it is given anew before the old pod's object is gone:
+/// the ready one has it, else the younger.
 pub fn members(namespace: &str, pool: &Pool, pods: &BTreeMap<ObjectKey, PodFact>) -> Vec<Member> {
     let mut by_address: BTreeMap<IpAddr, (&str, &PodFact)> = BTreeMap::new();
     let first = ObjectKey::new(namespace, "");

@@ -112,8 +112,8 @@ struct RawPoolRef {
 }
 
 impl RawPoolRef {
-    /// The pool, in the namespace of the object that refers to it. Without a group it is one of the experimental group: the
-    /// default of the API of InferenceModel.
+    /// The pool, in the namespace of the object that refers to it. Without a group it is one of the
+    /// experimental group: the default of the API of InferenceModel.
     fn pool(&self, namespace: &str, default: PoolGroup) -> Result<PoolKey, String> {
         if self.kind.as_deref().is_some_and(|kind| kind != "InferencePool") {
             return Err(format!("spec.poolRef.kind: {:?} is not InferencePool", self.kind));
@@ -220,7 +220,8 @@ pub fn objective_verdicts(
     objectives.iter().map(verdict).collect()
 }
 
-/// The older is the smaller; RFC 3339 in UTC sorts as text. Names break ties, so that every replica decides alike.
+/// The older is the smaller; RFC 3339 in UTC sorts as text. Names break ties, so that every replica decides
+/// alike.
 type Age = (String, String);
 
 fn in_namespace<'a>(

@@ -76,8 +76,8 @@ impl fmt::Display for PoolKey {
     }
 }
 
-/// The name of a cluster of Envoy Gateway's: `httproute/NAMESPACE/NAME/rule/I` is the rule's own, `.../backend/J` that of one
-/// backend.
+/// The name of a cluster of Envoy Gateway's: `httproute/NAMESPACE/NAME/rule/I` is the rule's own,
+/// `.../backend/J` that of one backend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterName {
     /// The HTTPRoute.
@@ -89,7 +89,8 @@ pub struct ClusterName {
 }
 
 impl ClusterName {
-    /// Reads a cluster's name, or a locality's region, which is made the same way. `None` where it is neither.
+    /// Reads a cluster's name, or a locality's region, which is made the same way. `None` where it is
+    /// neither.
     pub fn parse(name: &str) -> Option<Self> {
         let mut parts = name.split('/');
         if parts.next()? != "httproute" {
@@ -108,7 +109,8 @@ impl ClusterName {
         parts.next().is_none().then_some(ClusterName { route, rule, backend })
     }
 
-    /// The cluster of the rule that a route is made of, by the route's name: `httproute/NAMESPACE/NAME/rule/I/match/...`.
+    /// The cluster of the rule that a route is made of, by the route's name:
+    /// `httproute/NAMESPACE/NAME/rule/I/match/...`.
     pub fn of_route(name: &str) -> Option<Self> {
         let mut ends = name.match_indices('/').map(|(at, _)| at);
         ClusterName::parse(ends.nth(4).and_then(|end| name.get(..end)).unwrap_or(name))

@@ -34,8 +34,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What the annotations say. For an annotation with a value that is none, `good` stands, the last good one, and the second
-    /// result has a sentence that names the annotation and the fix.
+    /// What the annotations say. For an annotation with a value that is none, `good` stands, the last good
+    /// one, and the second result has a sentence that names the annotation and the fix.
     pub fn read(annotations: &BTreeMap<String, String>, good: Settings) -> (Settings, Vec<String>) {
         let default = Settings::default();
         let mut problems = Vec::new();
@@ -71,7 +71,8 @@ impl Settings {
     }
 }
 
-/// Sets `place` to what the value says, or to the default where there is none; `false` where the value says nothing.
+/// Sets `place` to what the value says, or to the default where there is none; `false` where the value says
+/// nothing.
 fn set<T>(place: &mut T, value: Option<&str>, default: T, read: impl Fn(&str) -> Option<T>) -> bool {
     match value.map(read) {
         None => *place = default,

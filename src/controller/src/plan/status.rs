@@ -17,7 +17,8 @@ pub const SERVING: &str = "warmpath.dev/Serving";
 const SETTINGS: &str = "warmpath.dev/SettingsValid";
 const ROUTES: &str = "warmpath.dev/RoutesComplete";
 
-/// What is known of the wiring to Envoy Gateway: `None` while it is too early to say, a sentence where something lacks.
+/// What is known of the wiring to Envoy Gateway: `None` while it is too early to say, a sentence where
+/// something lacks.
 pub type Wiring = Option<Result<(), String>>;
 
 /// A status to be written.
@@ -29,7 +30,8 @@ pub struct NewStatus {
     pub news: Vec<News>,
 }
 
-/// The status that the pool shall have, `None` where it has it. `envoy_gateway`: the controller name of its GatewayClasses.
+/// The status that the pool shall have, `None` where it has it. `envoy_gateway`: the controller name of its
+/// GatewayClasses.
 pub fn pool_status(
     key: &PoolKey,
     pool: &Pool,
@@ -76,7 +78,8 @@ pub fn pool_status(
         .then(|| NewStatus { status: json!({field: entries}), news: told.into_iter().collect() })
 }
 
-/// The Gateways of Envoy Gateway's that routes to the pool attach to, and whether one of these routes is accepted there.
+/// The Gateways of Envoy Gateway's that routes to the pool attach to, and whether one of these routes is
+/// accepted there.
 fn parents(key: &PoolKey, facts: &Facts, envoy_gateway: &str) -> BTreeMap<ObjectKey, bool> {
     let mut parents = BTreeMap::new();
     for (route_key, route) in &facts.routes {

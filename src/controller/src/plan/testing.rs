@@ -1,4 +1,5 @@
-//! A small cluster for the tests of this folder: one pool of two pods, one route to it, one Gateway of two listeners.
+//! A small cluster for the tests of this folder: one pool of two pods, one route to it, one Gateway of two
+//! listeners.
 
 use std::net::IpAddr;
 

@@ -116,8 +116,8 @@ impl PoolState {
 }
 
 impl World {
-    /// What follows from the facts. `before` is the world until now: an annotation with a value that is none leaves what was
-    /// in force there.
+    /// What follows from the facts. `before` is the world until now: an annotation with a value that is none
+    /// leaves what was in force there.
     pub fn of(facts: &Facts, before: &World, good: impl Fn(&PoolKey) -> Option<Settings>) -> World {
         let state = |(key, pool): (&PoolKey, &Result<Pool, String>)| {
             let known = before.pools.get(key).map(|state| state.settings);
@@ -145,13 +145,15 @@ impl World {
         self.pools.get(pool).is_some_and(|state| state.generation >= generation)
     }
 
-    /// Whether a listener with that port inside the pod has a route to a pool. Envoy Gateway adds 10,000 to ports below 1,024.
+    /// Whether a listener with that port inside the pod has a route to a pool. Envoy Gateway adds 10,000 to
+    /// ports below 1,024.
     pub fn routed_port(&self, port: u16) -> bool {
         self.ports.contains(&port)
             || port.checked_sub(10_000).is_some_and(|outside| outside < 1024 && self.ports.contains(&outside))
     }
 
-    /// What the module reads as property `xds.route_metadata` under our key: see `docs/adr/controller-and-module.md`.
+    /// What the module reads as property `xds.route_metadata` under our key: see
+    /// `docs/adr/controller-and-module.md`.
     pub fn route_metadata(&self, cluster: &ClusterName, binding: &Binding) -> Map<String, Json> {
         let mut object = Map::new();
         object.insert("cluster".into(), json!(cluster.to_string()));

@@ -1,8 +1,8 @@
 //! One order for the maps inside an access log's configuration.
 //!
-//! Envoy Gateway marshals its JSON access log anew in each translation, and the keys come in another order each time. Envoy
-//! sees no change, but the bytes differ, so the whole listener is sent again, with the module that stands in it. With its keys
-//! in order the listener stays the same bytes and is not sent.
+//! Envoy Gateway marshals its JSON access log anew in each translation, and the keys come in another order
+//! each time. Envoy sees no change, but the bytes differ, so the whole listener is sent again, with the
+//! module that stands in it. With its keys in order the listener stays the same bytes and is not sent.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! A pool's cluster: the pod that the module named first, the protocol that the pool speaks, room for many requests.
+//! A pool's cluster: the pod that the module named first, the protocol that the pool speaks, room for many
+//! requests.
 
 use super::listener::Module;
 use super::wire::{Message, WireError};
@@ -17,8 +18,8 @@ const USE_DOWNSTREAM: u32 = 4;
 const AUTO: u32 = 5;
 const HTTP_FILTERS: u32 = 6;
 
-/// Requests, connections and waiting requests of one cluster. Envoy's own 1,024 is less than a pool of engines takes, and
-/// above it Envoy answers 503 by itself; the pods say when they are full.
+/// Requests, connections and waiting requests of one cluster. Envoy's own 1,024 is less than a pool of
+/// engines takes, and above it Envoy answers 503 by itself; the pods say when they are full.
 const ROOM: u64 = 1 << 20;
 
 /// The name of the cluster.
@@ -29,9 +30,9 @@ pub fn name(cluster: &[u8]) -> Result<String, WireError> {
     Ok(Message::parse(cluster)?.text(NAME)?.to_owned())
 }
 
-/// The cluster with `override_host` before the policy that it has, so that a request without the header, or one that names
-/// nobody of this cluster, goes by the user's policy. `h2c`: the pods speak HTTP/2 without TLS. `answer`: the module that reads
-/// the answers of each attempt, in the cluster's own filter chain.
+/// The cluster with `override_host` before the policy that it has, so that a request without the header, or
+/// one that names nobody of this cluster, goes by the user's policy. `h2c`: the pods speak HTTP/2 without
+/// TLS. `answer`: the module that reads the answers of each attempt, in the cluster's own filter chain.
 ///
 /// # Errors
 /// Where the bytes are no cluster.

@@ -1,6 +1,7 @@
 //! A pool's cluster: its pods, by locality.
 //!
-//! Envoy Gateway makes one locality for each backend of a rule, named by its region, and leaves that of a pool empty.
+//! Envoy Gateway makes one locality for each backend of a rule, named by its region, and leaves that of a
+//! pool empty.
 
 use std::net::IpAddr;
 
@@ -28,8 +29,8 @@ pub struct Place {
     pub address: IpAddr,
     /// The port that the engine listens on.
     pub port: u16,
-    /// Whether new requests may go there. `false` is DRAINING: running streams end whole, and Envoy leaves it out of the sum by
-    /// which it would panic; UNHEALTHY would count.
+    /// Whether new requests may go there. `false` is DRAINING: running streams end whole, and Envoy leaves it
+    /// out of the sum by which it would panic; UNHEALTHY would count.
     pub ready: bool,
 }
 
@@ -38,7 +39,8 @@ pub struct Place {
 pub struct Fill<'a> {
     /// The places, in order.
     pub places: &'a [Place],
-    /// Stands in the locality's metadata. A cluster that changed waits for its next endpoints: a new revision is one.
+    /// Stands in the locality's metadata. A cluster that changed waits for its next endpoints: a new revision
+    /// is one.
     pub revision: u64,
 }
 
@@ -63,8 +65,9 @@ pub fn regions(assignment: &[u8]) -> Result<Vec<(String, bool)>, WireError> {
     each.collect()
 }
 
-/// The assignment with the localities filled for which `fill` has something, by region. An assignment without localities, as
-/// Envoy Gateway makes it for zone-aware routing, gets one, whose region is the cluster's name.
+/// The assignment with the localities filled for which `fill` has something, by region. An assignment without
+/// localities, as Envoy Gateway makes it for zone-aware routing, gets one, whose region is the cluster's
+/// name.
 ///
 /// # Errors
 /// Where the bytes are no load assignment.

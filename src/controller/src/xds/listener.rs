@@ -52,7 +52,8 @@ impl Module {
         let mut local = Message::new();
         local.set_bytes(1, inline.encode());
         let mut vm = Message::new();
-        // One vm_id, so that all roles share data; a configuration of its own for each role and version, so a VM of its own.
+        // One vm_id, so that all roles share data; a configuration of its own for each role and version, so a
+        // VM of its own.
         vm.set_bytes(1, &b"warmpath"[..])
             .set_bytes(2, &b"envoy.wasm.runtime.v8"[..])
             .set_bytes(3, local.encode());
@@ -95,8 +96,9 @@ pub fn identity(listener: &[u8]) -> Result<Identity, WireError> {
     Ok(Identity { name: listener.text(NAME)?.to_owned(), port: u16::try_from(port).ok().filter(|p| *p != 0) })
 }
 
-/// The listener with its access logs in one order and, where `module` is there, the module as the last filter before the router
-/// and the removal of client-sent destination headers before any filter. Every filter chain gets both.
+/// The listener with its access logs in one order and, where `module` is there, the module as the last filter
+/// before the router and the removal of client-sent destination headers before any filter. Every filter chain
+/// gets both.
 ///
 /// # Errors
 /// Where the bytes are no listener.
@@ -151,7 +153,8 @@ fn named_others(message: &Message<'_>, number: u32, name: &str) -> Result<Vec<Ve
     Ok(others)
 }
 
-/// Takes what a client sends as these headers away before any filter: clients choose neither pods nor engines of them.
+/// Takes what a client sends as these headers away before any filter: clients choose neither pods nor engines
+/// of them.
 fn early_removal() -> Vec<u8> {
     let mut config = Message::new();
     for name in [DESTINATION_HEADER, ENGINE_HEADER] {
@@ -180,7 +183,8 @@ mod tests {
         message.encode()
     }
 
-    /// A listener with an HTTP chain and a default chain, as Envoy Gateway makes it, and fields that this program does not know.
+    /// A listener with an HTTP chain and a default chain, as Envoy Gateway makes it, and fields that this
+    /// program does not know.
     fn listener() -> Vec<u8> {
         let mut manager = Message::new();
         manager

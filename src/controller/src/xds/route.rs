@@ -1,4 +1,5 @@
-//! A route whose backend is a pool: the filter enabled, what the module must know in its metadata, retries, limits.
+//! A route whose backend is a pool: the filter enabled, what the module must know in its metadata, retries,
+//! limits.
 
 use serde_json::{Map, Value as Json};
 
@@ -51,8 +52,8 @@ pub struct Attachment<'a> {
     pub metadata: &'a Map<String, Json>,
     /// The largest body of a request, bytes.
     pub max_body: u64,
-    /// Clusters of pools with their weights. A weighted list of Envoy Gateway's leaves them out, since to its knowledge they
-    /// have no endpoints; the pools' share would be lost.
+    /// Clusters of pools with their weights. A weighted list of Envoy Gateway's leaves them out, since to its
+    /// knowledge they have no endpoints; the pools' share would be lost.
     pub clusters: &'a [(String, u32)],
     /// Whether answers name the pod that served them, as the conformance tests ask.
     pub name_pods: bool,

@@ -1,7 +1,7 @@
 //! Protocol buffers without a schema: a message is a list of fields, in the order of their bytes.
 //!
-//! A codec pair: [`Message::parse`] and [`Message::encode`]. Fields that nobody touches keep their order and their bytes. The
-//! format is described at <https://protobuf.dev/programming-guides/encoding/>.
+//! A codec pair: [`Message::parse`] and [`Message::encode`]. Fields that nobody touches keep their order and
+//! their bytes. The format is described at <https://protobuf.dev/programming-guides/encoding/>.
 
 use std::borrow::Cow;
 
@@ -108,7 +108,8 @@ impl<'a> Message<'a> {
         self.fields.iter().any(|(n, _)| *n == number)
     }
 
-    /// A message in a singular field, `None` where it is absent. Two of them are one, joined: so the format defines it.
+    /// A message in a singular field, `None` where it is absent. Two of them are one, joined: so the format
+    /// defines it.
     ///
     /// # Errors
     /// Where the field is a number.
@@ -160,7 +161,8 @@ impl<'a> Message<'a> {
         self.set(number, Value::Bytes(bytes.into()))
     }
 
-    /// Sets a singular number, where it stood or at the end. 0 is set too, for wrappers such as `UInt32Value`.
+    /// Sets a singular number, where it stood or at the end. 0 is set too, for wrappers such as
+    /// `UInt32Value`.
     pub fn set_varint(&mut self, number: u32, value: u64) -> &mut Self {
         self.set(number, Value::Varint(value))
     }

@@ -1,15 +1,17 @@
-//! What a pod was believed to hold of the prompts that it has answered: the collector compares it with what the pod's cache says
-//! that it gave.
+//! What a pod was believed to hold of the prompts that it has answered: the collector compares it with what
+//! the pod's cache says that it gave.
 
 use crate::{Micros, Tokens};
 
-/// Shorter matches do not count: a pod may look for whole blocks of its own, and those of a hybrid model have hundreds of tokens.
+/// Shorter matches do not count: a pod may look for whole blocks of its own, and those of a hybrid model have
+/// hundreds of tokens.
 const MIN_TOKENS: Tokens = Tokens(1024);
 
 /// Tokens that were believed to be cached, since a time that the collector has set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheTally {
-    /// Only requests that were sent since then count, as the pod has looked up each of them since then; 0 when nobody compares.
+    /// Only requests that were sent since then count, as the pod has looked up each of them since then; 0
+    /// when nobody compares.
     pub since: Micros,
     /// Tokens of their prompts that the pod was believed to hold.
     pub tokens: Tokens,
@@ -23,7 +25,8 @@ impl CacheTally {
         CacheTally { since: now, ..CacheTally::default() }
     }
 
-    /// The pod has answered a request that was sent at `sent_at`, and was believed to hold `tokens` of its prompt.
+    /// The pod has answered a request that was sent at `sent_at`, and was believed to hold `tokens` of its
+    /// prompt.
     pub fn add(&mut self, tokens: Tokens, sent_at: Micros) {
         if tokens >= MIN_TOKENS && self.since > Micros::ZERO && sent_at >= self.since {
             self.tokens = self.tokens + tokens;

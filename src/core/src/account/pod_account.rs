@@ -1,6 +1,7 @@
 //! What all workers of one Envoy know of one pod: its requests in flight, its learned rate and its health.
 //!
-//! Counts stop at zero: a close that comes twice or too late can make a pod look idle for a moment, never negative.
+//! Counts stop at zero: a close that comes twice or too late can make a pod look idle for a moment, never
+//! negative.
 
 use crate::account::cache_tally::CacheTally;
 use crate::account::pod_health::{Observed, PodHealth};
@@ -24,8 +25,8 @@ pub struct PodAccount {
     pub samples: u32,
     /// Requests that were ever sent to the pod. It wraps; only differences count.
     pub opened: u32,
-    /// Requests that it has failed, so that another pod answered them or none: refused, reset, broken off, or answered 503. It
-    /// wraps.
+    /// Requests that it has failed, so that another pod answered them or none: refused, reset, broken off, or
+    /// answered 503. It wraps.
     pub failed: u32,
     /// Requests that it has answered with an error of its own. It wraps.
     pub erred: u32,
@@ -33,7 +34,8 @@ pub struct PodAccount {
     pub first_tokens: u32,
     /// Milliseconds that clients waited for them, all together. It wraps.
     pub first_token_ms: u32,
-    /// When the pod began its oldest waiting request: its latest first token, or the arrival that ended idleness.
+    /// When the pod began its oldest waiting request: its latest first token, or the arrival that ended
+    /// idleness.
     pub since: Micros,
     /// What it was believed to hold of the prompts that it has answered.
     pub cache: CacheTally,
@@ -47,8 +49,9 @@ impl PodAccount {
         PodAccount { id, ..PodAccount::default() }
     }
 
-    /// The account of `pod`, given the one that stands in its slot: that one, if it is the pod's own. The requests of
-    /// another pod in the slot died with that pod. Only its rate is kept, and only when both are processes of one machine.
+    /// The account of `pod`, given the one that stands in its slot: that one, if it is the pod's own. The
+    /// requests of another pod in the slot died with that pod. Only its rate is kept, and only when both are
+    /// processes of one machine.
     pub fn of(pod: &Pod, in_slot: PodAccount) -> PodAccount {
         if in_slot.id == pod.id {
             in_slot
@@ -59,7 +62,8 @@ impl PodAccount {
         }
     }
 
-    /// A request with `tokens` prompt tokens to compute is sent; returns whether it probes a pod that has failed.
+    /// A request with `tokens` prompt tokens to compute is sent; returns whether it probes a pod that has
+    /// failed.
     pub fn open(&mut self, tokens: Tokens, now: Micros) -> bool {
         if self.waiting == 0 {
             self.since = now;
@@ -71,8 +75,8 @@ impl PodAccount {
         self.health.request_sent(now)
     }
 
-    /// The first byte of an answer's body has come to a request with `tokens` prompt tokens: its prompt is computed, and the
-    /// pod serves.
+    /// The first byte of an answer's body has come to a request with `tokens` prompt tokens: its prompt is
+    /// computed, and the pod serves.
     pub fn start(&mut self, tokens: Tokens, first_byte: Observed) {
         self.since = first_byte.at;
         self.leave(1, tokens);
@@ -97,7 +101,8 @@ impl PodAccount {
         self.health.upstream_error(error);
     }
 
-    /// Takes leaked requests out of the counts, `waiting` of them from those that wait, each with the mean work.
+    /// Takes leaked requests out of the counts, `waiting` of them from those that wait, each with the mean
+    /// work.
     pub fn reconcile(&mut self, leaked: u32, waiting: u32) {
         let mean = self.outstanding / self.waiting;
         let waiting = waiting.min(leaked).min(self.waiting);
@@ -105,17 +110,17 @@ impl PodAccount {
         self.leave(waiting, waiting * mean);
     }
 
-    /// Prompt tokens that are still to be computed at `now`, at `rate` tokens per second: the booked tokens minus the progress
-    /// since the last first token, `elapsed * rate - lag`. The progress counts for one request of mean work at most, since a
-    /// pod that waits for KV memory makes none.
+    /// Prompt tokens that are still to be computed at `now`, at `rate` tokens per second: the booked tokens
+    /// minus the progress since the last first token, `elapsed * rate - lag`. The progress counts for one
+    /// request of mean work at most, since a pod that waits for KV memory makes none.
     pub fn remaining(&self, rate: f32, now: Micros, lag: Tokens) -> f32 {
         let booked = self.outstanding.as_f32();
         let elapsed = now.since(self.since).as_seconds();
         booked - (rate * elapsed - lag.as_f32()).max(0.0).min(booked / self.waiting.max(1) as f32)
     }
 
-    /// So many requests wait no longer, with `tokens` prompt tokens together. Waiting requests are in flight, so a count that
-    /// a trapped worker left behind is gone at the latest when the pod is idle.
+    /// So many requests wait no longer, with `tokens` prompt tokens together. Waiting requests are in flight,
+    /// so a count that a trapped worker left behind is gone at the latest when the pod is idle.
     fn leave(&mut self, requests: u32, tokens: Tokens) {
         let mean = self.outstanding / self.waiting;
         let left = self.waiting.saturating_sub(requests);

@@ -1,10 +1,11 @@
 //! Whether a pod is sent to: how failures are counted, and how long a pod is left alone after them.
 //!
-//! A failure starts a cool-down in which no worker sends to the pod. Each further failure doubles it. After it, one request
-//! probes the pod while the others still keep off. An answer to a request that was sent after the last failure ends it all.
+//! A failure starts a cool-down in which no worker sends to the pod. Each further failure doubles it. After
+//! it, one request probes the pod while the others still keep off. An answer to a request that was sent after
+//! the last failure ends it all.
 //!
-//! A pod that takes no more requests at the moment and says so is not failing: it is believed to be busier until its next page
-//! tells how busy it is, and nothing is held against it.
+//! A pod that takes no more requests at the moment and says so is not failing: it is believed to be busier
+//! until its next page tells how busy it is, and nothing is held against it.
 
 use crate::{Micros, SECOND};
 
@@ -16,8 +17,8 @@ const LONGEST_COOL_DOWN: Micros = Micros::from_seconds(30);
 const MOST_DOUBLINGS: u32 = 10;
 /// How long a refusal counts when no page follows it.
 const FULL_WITHOUT_PAGE: Micros = SECOND;
-/// Errors in a row, with no good answer between them, that are a failure of the pod. One or two may be caused by their
-/// requests.
+/// Errors in a row, with no good answer between them, that are a failure of the pod. One or two may be caused
+/// by their requests.
 const ERRORS_THAT_FAIL: u16 = 3;
 
 /// An event of a request: when the request was sent, and when the event happened.
@@ -34,7 +35,8 @@ pub struct Observed {
 pub struct PodHealth {
     /// Failures since the last good answer.
     pub failures: u16,
-    /// Errors that the pod has answered since its last good answer; 0 when its last failure was of another kind.
+    /// Errors that the pod has answered since its last good answer; 0 when its last failure was of another
+    /// kind.
     pub errors: u16,
     /// When the last failure was seen.
     pub failed_at: Micros,
@@ -49,20 +51,21 @@ pub struct PodHealth {
 }
 
 impl PodHealth {
-    /// Whether requests should go elsewhere. `recovered_at` is when scrapes last began to succeed after they had failed: a
-    /// pod that was gone and has come back since its failure need not wait.
+    /// Whether requests should go elsewhere. `recovered_at` is when scrapes last began to succeed after they
+    /// had failed: a pod that was gone and has come back since its failure need not wait.
     pub fn cooling_down(&self, now: Micros, recovered_at: Micros) -> bool {
         self.failures > 0 && now < self.cool_until && recovered_at <= self.failed_at
     }
 
-    /// Whether the pod is believed to take no more requests. `scraped_at` is when its last page was read, which tells better
-    /// how busy it is. Without a page, as when it cannot be scraped, the refusal counts for a second.
+    /// Whether the pod is believed to take no more requests. `scraped_at` is when its last page was read,
+    /// which tells better how busy it is. Without a page, as when it cannot be scraped, the refusal counts
+    /// for a second.
     pub fn full(&self, now: Micros, scraped_at: Micros) -> bool {
         self.full_at > scraped_at && now.since(self.full_at) < FULL_WITHOUT_PAGE
     }
 
-    /// The pod has refused a request because it takes no more at the moment. So it answers: a cool-down that followed a pod
-    /// which did not is over.
+    /// The pod has refused a request because it takes no more at the moment. So it answers: a cool-down that
+    /// followed a pod which did not is over.
     pub fn refused_as_full(&mut self, now: Micros) {
         self.full_at = now;
         if self.errors == 0 {
@@ -71,16 +74,16 @@ impl PodHealth {
         }
     }
 
-    /// The pod has refused a request, and another one is asked. Whether the pod is at fault is known when that one answers
-    /// ([`refusals`](crate::account::refusals)).
+    /// The pod has refused a request, and another one is asked. Whether the pod is at fault is known when
+    /// that one answers ([`refusals`](crate::account::refusals)).
     pub fn declined(&mut self, now: Micros) {
         self.declined_at = now;
     }
 
-    /// A request is sent to the pod. After a failure it is a probe: other requests keep off until it has ended, or the
-    /// longest cool-down has passed. Only a failure moves `failed_at`, so an answer that takes longer than the cool-down
-    /// still shows that the pod serves. Returns whether the request is a probe; each probe ends once, by
-    /// [`probe_ended`](Self::probe_ended).
+    /// A request is sent to the pod. After a failure it is a probe: other requests keep off until it has
+    /// ended, or the longest cool-down has passed. Only a failure moves `failed_at`, so an answer that takes
+    /// longer than the cool-down still shows that the pod serves. Returns whether the request is a probe;
+    /// each probe ends once, by [`probe_ended`](Self::probe_ended).
     pub fn request_sent(&mut self, now: Micros) -> bool {
         let probes = self.failures > 0;
         if probes {
@@ -90,8 +93,8 @@ impl PodHealth {
         probes
     }
 
-    /// The pod has begun an answer. An answer to a request that was sent before the last failure does not show that the pod
-    /// still serves.
+    /// The pod has begun an answer. An answer to a request that was sent before the last failure does not
+    /// show that the pod still serves.
     pub fn answered(&mut self, sent_at: Micros) {
         if sent_at >= self.failed_at {
             self.failures = 0;
@@ -100,8 +103,8 @@ impl PodHealth {
         }
     }
 
-    /// A probe has ended. If the last one has shown nothing, as when its client goes away, the next probe may follow as soon as
-    /// the cool-down after the failure is over.
+    /// A probe has ended. If the last one has shown nothing, as when its client goes away, the next probe may
+    /// follow as soon as the cool-down after the failure is over.
     pub fn probe_ended(&mut self) {
         self.probes = self.probes.saturating_sub(1);
         if self.failures > 0 && self.probes == 0 {
@@ -109,21 +112,22 @@ impl PodHealth {
         }
     }
 
-    /// The pod failed a request. All requests that were under way when it failed the first one fail with it, and count as
-    /// one failure; a probe that fails is the next one.
+    /// The pod failed a request. All requests that were under way when it failed the first one fail with it,
+    /// and count as one failure; a probe that fails is the next one.
     pub fn failed(&mut self, failure: Observed) {
         if self.count_failure(failure) {
             self.errors = 0;
         }
     }
 
-    /// The pod answered a request with an error of its own. A pod that does so at once always looks least busy and would
-    /// draw all traffic to it, so several errors in a row are a failure; as the answer to a probe, one error is.
+    /// The pod answered a request with an error of its own. A pod that does so at once always looks least
+    /// busy and would draw all traffic to it, so several errors in a row are a failure; as the answer to a
+    /// probe, one error is.
     ///
-    /// A prompt that no pod can compute looks the same. Among many others it does nothing, since their answers end the row. A
-    /// client that sends it faster than a pod answers others can make pod after pod cool down, each until its next good
-    /// answer or for a second at first. When all of them do, the cost decides between them as if none did, and nobody is
-    /// refused for it.
+    /// A prompt that no pod can compute looks the same. Among many others it does nothing, since their
+    /// answers end the row. A client that sends it faster than a pod answers others can make pod after pod
+    /// cool down, each until its next good answer or for a second at first. When all of them do, the cost
+    /// decides between them as if none did, and nobody is refused for it.
     pub fn upstream_error(&mut self, error: Observed) {
         self.errors = self.errors.saturating_add(1);
         if self.failures > 0 || self.errors >= ERRORS_THAT_FAIL {
@@ -133,8 +137,8 @@ impl PodHealth {
 
     /// Begins the next cool-down, unless the request was under way at the last failure.
     ///
-    /// Envoy cannot tell a refusal from a failure. What a request meets that was on its way when the pod refused one is taken for
-    /// a refusal.
+    /// Envoy cannot tell a refusal from a failure. What a request meets that was on its way when the pod
+    /// refused one is taken for a refusal.
     fn count_failure(&mut self, failure: Observed) -> bool {
         let refused_at = self.full_at.max(self.declined_at);
         if refused_at > failure.sent_at || (self.failures > 0 && failure.sent_at < self.failed_at) {

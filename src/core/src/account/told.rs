@@ -7,9 +7,9 @@ use crate::account::transaction::LedgerStore;
 use crate::shared::pod_table::{PodKey, PodTable};
 use crate::shared::store::{Contended, SharedData};
 
-/// Notes in the ledger what the pod at `address` has said, for all engines there: that it takes no more requests ([`PodHealth::refused_as_full`]), or
-/// that another one is asked ([`PodHealth::declined`]). Returns the ledger as written; a pod that is not in the table changes
-/// nothing in it.
+/// Notes in the ledger what the pod at `address` has said, for all engines there: that it takes no more
+/// requests ([`PodHealth::refused_as_full`]), or that another one is asked ([`PodHealth::declined`]). Returns
+/// the ledger as written; a pod that is not in the table changes nothing in it.
 ///
 /// # Errors
 /// [`Contended`]: nothing has changed.

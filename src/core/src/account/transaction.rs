@@ -21,14 +21,15 @@ impl LedgerStore {
         shared.get(&self.keys.ledger).and_then(|(bytes, _)| Ledger::decode(bytes).ok())
     }
 
-    /// Changes the ledger as one transaction; returns it as it was written, with the result of `change`. A ledger that
-    /// cannot be read is replaced by an empty one.
+    /// Changes the ledger as one transaction; returns it as it was written, with the result of `change`. A
+    /// ledger that cannot be read is replaced by an empty one.
     ///
-    /// `change` runs again when another worker wrote first, on the ledger of that worker. It must not change anything
-    /// besides the ledger that has to be undone when the transaction fails.
+    /// `change` runs again when another worker wrote first, on the ledger of that worker. It must not change
+    /// anything besides the ledger that has to be undone when the transaction fails.
     ///
     /// # Errors
-    /// What `change` returns, or [`Contended`] when other workers wrote first at every try; the ledger is then unchanged.
+    /// What `change` returns, or [`Contended`] when other workers wrote first at every try; the ledger is
+    /// then unchanged.
     pub fn transact<S: SharedData, T, E: From<Contended>>(
         &self,
         shared: &mut S,
@@ -58,14 +59,16 @@ impl LedgerStore {
             Ok::<_, Stopped>((ledger, ()))
         })?;
         for segment in ledger.sealed() {
-            // Unconditional, so it cannot be refused: only the worker whose write closed the segment has its number.
+            // Unconditional, so it cannot be refused: only the worker whose write closed the segment has its
+            // number.
             let _ = shared.set(&self.keys.segment(segment.number), &seal(segment), None);
         }
         Ok(ledger)
     }
 }
 
-/// A transaction has ended without a write: the change did not want one, or other workers wrote first at every try.
+/// A transaction has ended without a write: the change did not want one, or other workers wrote first at
+/// every try.
 struct Stopped;
 
 impl From<Contended> for Stopped {

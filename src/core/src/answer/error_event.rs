@@ -66,7 +66,8 @@ impl ErrorEvent {
     }
 }
 
-/// The error among the first events of a stream, as the body of an answer that is none; `None` if there is no JSON.
+/// The error among the first events of a stream, as the body of an answer that is none; `None` if there is no
+/// JSON.
 pub fn error_body(events: &[u8]) -> Option<&[u8]> {
     let object = |line: &'_ [u8]| line.starts_with(b"{");
     let data = |line| <[u8]>::strip_prefix(line, b"data:").map(<[u8]>::trim_ascii);
@@ -74,7 +75,8 @@ pub fn error_body(events: &[u8]) -> Option<&[u8]> {
     events.split(|&byte| matches!(byte, b'\n' | b'\r')).rev().filter_map(data).find(|data| object(data))
 }
 
-/// Whether a whole answer with status 503 says that the pod takes no more requests at the moment, and not that it is broken.
+/// Whether a whole answer with status 503 says that the pod takes no more requests at the moment, and not
+/// that it is broken.
 pub fn says_full(body: &[u8]) -> bool {
     let object = body.trim_ascii_start().starts_with(b"{");
     object

@@ -1,4 +1,5 @@
-//! Puts the name that a client asked for in the place of the name that the pod knows, in an answer that comes in chunks.
+//! Puts the name that a client asked for in the place of the name that the pod knows, in an answer that comes
+//! in chunks.
 //!
 //! The key cannot be forged by generated text: inside a JSON string its quotes are escaped.
 
@@ -37,8 +38,8 @@ impl ModelName {
         ModelName { target: quoted(target), asked: quoted(asked), kept: Vec::new() }
     }
 
-    /// Takes the next chunk; returns the bytes to pass on in its place, or `None` when it passes as it is. At the `end`, nothing
-    /// is kept back.
+    /// Takes the next chunk; returns the bytes to pass on in its place, or `None` when it passes as it is. At
+    /// the `end`, nothing is kept back.
     pub fn feed(&mut self, chunk: &[u8], end: bool) -> Option<Vec<u8>> {
         let had_kept = !self.kept.is_empty();
         let mut all = std::mem::take(&mut self.kept);

@@ -1,4 +1,5 @@
-//! Finds the id of a response of the Responses API: the first `id` of its first event, or of the answer itself.
+//! Finds the id of a response of the Responses API: the first `id` of its first event, or of the answer
+//! itself.
 
 use memchr::memmem;
 

@@ -36,7 +36,8 @@ pub enum Decline {
 }
 
 impl Decline {
-    /// The way of an answer with this status; `None` when another pod would say the same, or the pod is broken or full.
+    /// The way of an answer with this status; `None` when another pod would say the same, or the pod is
+    /// broken or full.
     pub fn of_status(status: u64) -> Option<Decline> {
         matches!(status, 401 | 403 | 404 | 429).then_some(Decline::Other)
     }
@@ -121,7 +122,8 @@ pub fn judge(code: u64, attempts: usize, details: &[u8]) -> Judgement {
     Judgement { verdict, failed_over: attempts.saturating_sub(1), failed }
 }
 
-/// Judges a stream that has ended without the end of a body; `verdict` is that of its answer, if one had begun.
+/// Judges a stream that has ended without the end of a body; `verdict` is that of its answer, if one had
+/// begun.
 pub fn judge_end(verdict: Option<Verdict>, details: &[u8]) -> StreamEnd {
     match verdict {
         Some(Verdict::Served) if blames_pod(details) => StreamEnd::BrokenOff,

@@ -209,7 +209,8 @@ fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
     let (mut collector, mut shared) = start();
     let id = collector.table().pods[0].id;
     let mut entry = PodAccount::new(id);
-    // 200 requests a second, 20 of them at any time between Envoy and the pod, 50 in the pod; and 5 leaked ones.
+    // 200 requests a second, 20 of them at any time between Envoy and the pod, 50 in the pod; and 5 leaked
+    // ones.
     (0..75).for_each(|_| _ = entry.open(Tokens(100), Micros::ZERO));
     let mut ledger = Ledger::default();
     ledger.grow(2);
@@ -258,7 +259,8 @@ fn leaked_requests_take_what_they_wait_for_with_them() {
     assert_eq!((entry.in_flight, entry.waiting, entry.outstanding.0), (6, 0, 0));
 }
 
-/// A collector for the pods of a cluster with these hosts, each with a page of its own: the start of its process.
+/// A collector for the pods of a cluster with these hosts, each with a page of its own: the start of its
+/// process.
 struct Discovered {
     collector: Collector,
     shared: Map,

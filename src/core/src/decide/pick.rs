@@ -15,8 +15,8 @@ pub enum Rank {
     Unreachable,
     /// It has refused such requests, which others may serve.
     Refusing,
-    /// It answered with errors of its own, and is cooling down. The client would get such an error, so a pod that may not
-    /// be there at all is better; but an error is better than no answer.
+    /// It answered with errors of its own, and is cooling down. The client would get such an error, so a pod
+    /// that may not be there at all is better; but an error is better than no answer.
     Erring,
     /// It failed a request, and is cooling down.
     CoolingDown,
@@ -67,12 +67,13 @@ impl Picks {
     }
 }
 
-/// Chooses by rank, then by cost. Pods whose cost is within `tie_band` of the request's work of the best are tied; the
-/// rendezvous hash of the prompt's `head` and the pod's address decides between them, so that gateways which share nothing
-/// agree. Runners-up follow by rank and cost alone. A pod that is asleep is never chosen.
+/// Chooses by rank, then by cost. Pods whose cost is within `tie_band` of the request's work of the best are
+/// tied; the rendezvous hash of the prompt's `head` and the pod's address decides between them, so that
+/// gateways which share nothing agree. Runners-up follow by rank and cost alone. A pod that is asleep is
+/// never chosen.
 ///
-/// Where pods have several engines, all choices have the same place among those of their address: one header names it for every
-/// attempt.
+/// Where pods have several engines, all choices have the same place among those of their address: one header
+/// names it for every attempt.
 pub fn pick<'a>(
     candidates: &[Candidate],
     tie_band: f32,
@@ -99,8 +100,8 @@ pub fn pick<'a>(
     Picks(picks)
 }
 
-/// The rank of a pod for a prompt, the same on every gateway: the highest wins. Rendezvous hashing (Thaler and
-/// Ravishankar, 1998).
+/// The rank of a pod for a prompt, the same on every gateway: the highest wins. Rendezvous hashing (Thaler
+/// and Ravishankar, 1998).
 fn rendezvous(head: u64, address: &[u8], engine: Option<u16>) -> u64 {
     xxh3_64_with_seed(address, head.wrapping_add(engine.unwrap_or(0).into()))
 }

@@ -1,4 +1,5 @@
-//! Why a request goes to its pod, in one word: for the log, the access log and whoever looks at a single request.
+//! Why a request goes to its pod, in one word: for the log, the access log and whoever looks at a single
+//! request.
 
 use crate::Slot;
 use crate::decide::pick::Candidate;
@@ -11,11 +12,13 @@ pub enum Reason {
     Load,
     /// The prefix: no other pod holds much more of the prompt.
     Prefix,
-    /// Another pod holds most of the prompt, and so many requests begin like this one that a second pod gets a copy.
+    /// Another pod holds most of the prompt, and so many requests begin like this one that a second pod gets
+    /// a copy.
     Copy,
     /// Another pod holds most of the prompt, and would answer later than this one.
     Busy,
-    /// Another pod holds most of the prompt, and is left alone: it cannot be reached, has failed, hangs or sleeps.
+    /// Another pod holds most of the prompt, and is left alone: it cannot be reached, has failed, hangs or
+    /// sleeps.
     Away,
     /// It is a sample of plain routing: by load, whatever the pods hold.
     Plain,
@@ -42,7 +45,8 @@ impl Reason {
 /// Share of a prompt that a pod must hold to be missed when the request goes elsewhere.
 const MUCH: f32 = 0.5;
 
-/// Why the request went to the pod in the slot `chosen`; with the pod that holds most of the prompt, where that is another one.
+/// Why the request went to the pod in the slot `chosen`; with the pod that holds most of the prompt, where
+/// that is another one.
 pub fn reason(candidates: &[Candidate], chosen: Slot) -> (Reason, Option<Slot>) {
     let Some(best) = candidates.iter().find(|candidate| candidate.slot == chosen) else {
         return (Reason::Load, None);

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::request::json::{JsonResult, Scanner, natural};
 
-/// A query is this, the clusters' [`pattern`]s with `%7C` between them, and [`PATH_END`]. Envoy before 1.38 knows no filter and
-/// answers with all clusters.
+/// A query is this, the clusters' [`pattern`]s with `%7C` between them, and [`PATH_END`]. Envoy before 1.38
+/// knows no filter and answers with all clusters.
 pub const PATH: &str = "/clusters?format=json&filter=%5E(";
 /// The end of a query.
 pub const PATH_END: &str = ")%24";
@@ -19,7 +19,8 @@ pub struct Host {
     pub address: String,
     /// Whether requests may be sent to it: it neither drains nor has it failed a check.
     pub candidate: bool,
-    /// The region of its locality. Where a cluster has the hosts of several backends, Envoy Gateway names the backend here.
+    /// The region of its locality. Where a cluster has the hosts of several backends, Envoy Gateway names the
+    /// backend here.
     pub region: String,
 }
 

@@ -1,7 +1,8 @@
-//! Envoy's admin page `/config_dump`: whether a cluster that came by xDS sends requests where the destination header says.
+//! Envoy's admin page `/config_dump`: whether a cluster that came by xDS sends requests where the destination
+//! header says.
 //!
-//! A cluster whose settings change goes on with the former ones while it waits for endpoints, 15 seconds by default, and this
-//! page tells the settings in force. The policy that names the header may also be missing.
+//! A cluster whose settings change goes on with the former ones while it waits for endpoints, 15 seconds by
+//! default, and this page tells the settings in force. The policy that names the header may also be missing.
 
 use crate::discovery::admin_page::{NotClusters, text};
 use crate::request::json::{JsonResult, Scanner};
@@ -31,7 +32,8 @@ fn read(page: &[u8]) -> JsonResult<Vec<String>> {
     Ok(clusters)
 }
 
-/// Reads a cluster, and puts its name to the others if it is steered. Envoy writes header names in small letters.
+/// Reads a cluster, and puts its name to the others if it is steered. Envoy writes header names in small
+/// letters.
 fn cluster(scanner: &mut Scanner<'_>, steered: &mut Vec<String>) -> JsonResult<()> {
     let (mut name, mut policy): (_, &[u8]) = (Default::default(), b"");
     scanner.object(|scanner, key| {

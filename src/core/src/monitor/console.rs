@@ -10,7 +10,8 @@ use crate::shared::pod_table::{Pod, PodTable};
 /// What the console is told besides what is shared.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
-    /// First tokens of routed requests whose pod was believed to hold most of the prompt: how many, and microseconds in all.
+    /// First tokens of routed requests whose pod was believed to hold most of the prompt: how many, and
+    /// microseconds in all.
     pub hit: [u64; 2],
     /// Those of other routed requests.
     pub miss: [u64; 2],

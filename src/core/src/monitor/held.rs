@@ -1,5 +1,5 @@
-//! The tokens of prompts that each pod is believed to hold: written by routers, whose replicas of the index are equal, and read
-//! by whoever shows them.
+//! The tokens of prompts that each pod is believed to hold: written by routers, whose replicas of the index
+//! are equal, and read by whoever shows them.
 
 use crate::prefix::index::PrefixIndex;
 use crate::shared::codec::{CodecError, Reader};

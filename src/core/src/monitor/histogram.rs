@@ -6,9 +6,11 @@ pub const MOST_BUCKETS: usize = 16;
 /// The buckets of a histogram.
 #[derive(Clone, Copy, Debug)]
 pub struct Buckets {
-    /// Largest number of each bucket, and how Prometheus reads it. Fewer than [`MOST_BUCKETS`], from the least to the greatest.
+    /// Largest number of each bucket, and how Prometheus reads it. Fewer than [`MOST_BUCKETS`], from the
+    /// least to the greatest.
     pub bounds: &'static [(u64, &'static str)],
-    /// Numbers that are 1 to Prometheus: 1, or 1,000,000 where microseconds are recorded and seconds are read.
+    /// Numbers that are 1 to Prometheus: 1, or 1,000,000 where microseconds are recorded and seconds are
+    /// read.
     pub unit: u64,
 }
 
@@ -82,8 +84,8 @@ impl Histogram {
         self.sum = self.sum.saturating_add(number);
     }
 
-    /// Hands out what was observed, and begins anew: for each bucket how many numbers were no larger than its bound, the last
-    /// one being all of them; and their sum. `None` when nothing was observed.
+    /// Hands out what was observed, and begins anew: for each bucket how many numbers were no larger than its
+    /// bound, the last one being all of them; and their sum. `None` when nothing was observed.
     pub fn take(&mut self, buckets: Buckets) -> Option<(Vec<u64>, u64)> {
         let Histogram { counts, sum } = std::mem::take(self);
         let mut no_larger = 0;

@@ -1,6 +1,8 @@
-//! The models that have metrics of their own: the first few that pods have served, the same for all workers of an Envoy.
+//! The models that have metrics of their own: the first few that pods have served, the same for all workers
+//! of an Envoy.
 //!
-//! Clients name models, so their number has no bound; series of metrics live for ever. A model that no pod serves gets none.
+//! Clients name models, so their number has no bound; series of metrics live for ever. A model that no pod
+//! serves gets none.
 
 use crate::shared::store::{Contended, SharedData, compare_and_swap};
 

@@ -27,8 +27,8 @@ impl Page {
         let _ = writeln!(self.0, " {value}");
     }
 
-    /// A sample that is given in millionths. All numbers here are whole ones in some unit, and to print those of the machine with
-    /// a fraction takes a lot of code.
+    /// A sample that is given in millionths. All numbers here are whole ones in some unit, and to print those
+    /// of the machine with a fraction takes a lot of code.
     #[inline(never)]
     pub fn sample_in_millionths(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
         self.name(name, labels);

@@ -1,5 +1,5 @@
-//! The part of a metrics page that tells of single pods. It is written from the present table, so a pod that is gone leaves no
-//! series behind.
+//! The part of a metrics page that tells of single pods. It is written from the present table, so a pod that
+//! is gone leaves no series behind.
 
 use std::borrow::Cow;
 
@@ -137,7 +137,8 @@ const FAMILIES: [Family; 16] = [
 /// Why a pod cools down, as a label, and whether that is for errors of its own.
 const COOL_DOWNS: [(&str, bool); 2] = [("errors", true), ("failures", false)];
 
-/// Writes what is known of each pod. `held` has the tokens of prompts that each pod is believed to hold, by slot.
+/// Writes what is known of each pod. `held` has the tokens of prompts that each pod is believed to hold, by
+/// slot.
 pub fn write(page: &mut Page, pool: &str, table: &PodTable, ledger: &Ledger, held: &[u32], now: Micros) {
     let known = |(slot, pod): (Slot, _)| Known {
         pod,

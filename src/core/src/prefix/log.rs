@@ -1,15 +1,16 @@
 //! The log of the prefix index: which pod computed which prompt, for the replicas in the other workers.
 //!
-//! The open segment is part of the ledger, which every decision reads and writes anyway; a full segment is sealed into a ring
-//! of fixed keys. A decision therefore costs no host call beyond the two of the ledger, and a worker that lags reads several
-//! records with one call.
+//! The open segment is part of the ledger, which every decision reads and writes anyway; a full segment is
+//! sealed into a ring of fixed keys. A decision therefore costs no host call beyond the two of the ledger,
+//! and a worker that lags reads several records with one call.
 
 use crate::Slot;
 use crate::shared::codec::{CodecError, Reader};
 use crate::shared::pod_table::PodKey;
 
-/// Bytes of records in a segment. The open segment is copied twice per request and displaces other data of the request from
-/// the CPU's caches, so it is small; a still smaller one would be sealed every few requests, with a host call each time.
+/// Bytes of records in a segment. The open segment is copied twice per request and displaces other data of
+/// the request from the CPU's caches, so it is small; a still smaller one would be sealed every few requests,
+/// with a host call each time.
 pub const SEGMENT_BYTES: usize = 1024;
 
 /// Marks a sealed segment, and the version of its format.
@@ -24,20 +25,20 @@ const EVICTION: u16 = u16::MAX - 1;
 
 /// What a pod turned out to hold, when that is less than was believed.
 ///
-/// Time is logical: the number of prompts that the log names for the pod up to this record. It is the same in every replica,
-/// wherever the replica began to read.
+/// Time is logical: the number of prompts that the log names for the pod up to this record. It is the same in
+/// every replica, wherever the replica began to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Correction {
-    /// The prompt that the pod was sent `prompts_ago` prompts ago was never computed: the pod holds its first `blocks` blocks,
-    /// and what later prompts used.
+    /// The prompt that the pod was sent `prompts_ago` prompts ago was never computed: the pod holds its first
+    /// `blocks` blocks, and what later prompts used.
     KeepBlocks {
         /// At most `u16::MAX - 2`.
         blocks: u16,
         /// Prompts of the pod since then.
         prompts_ago: u32,
     },
-    /// The pod has evicted all blocks that it used last `prompts_ago` prompts ago or before. The record has no chain: the
-    /// prompt that missed a block is computed by now, and the pod holds it.
+    /// The pod has evicted all blocks that it used last `prompts_ago` prompts ago or before. The record has
+    /// no chain: the prompt that missed a block is computed by now, and the pod holds it.
     EvictUpTo {
         /// Prompts of the pod since then.
         prompts_ago: u32,

@@ -1,5 +1,5 @@
-//! One worker's replica of what all workers know of the pods: the table as last fetched, and the prefix index as far as the
-//! log was read.
+//! One worker's replica of what all workers know of the pods: the table as last fetched, and the prefix index
+//! as far as the log was read.
 
 use crate::prefix::index::{IndexLimits, PrefixIndex, PrefixMatch, UseStamp};
 use crate::prefix::log::{Correction, LogRecord, OpenSegment, hashes_of, unseal};
@@ -45,7 +45,8 @@ pub struct PrefixReplica {
 }
 
 impl PrefixReplica {
-    /// An empty replica of the values under `keys`; `writer` tells its log records from those of other workers.
+    /// An empty replica of the values under `keys`; `writer` tells its log records from those of other
+    /// workers.
     pub fn new(keys: Keys, limits: IndexLimits, writer: u32, believed_capacity: f32) -> PrefixReplica {
         PrefixReplica {
             keys,
@@ -128,8 +129,8 @@ impl PrefixReplica {
         Ok(())
     }
 
-    /// Learns bytes per token from an answer, and keeps the pods' capacities in bytes up to date. Models differ, so the mean
-    /// over recent answers counts, and a small change of it does not.
+    /// Learns bytes per token from an answer, and keeps the pods' capacities in bytes up to date. Models
+    /// differ, so the mean over recent answers counts, and a small change of it does not.
     pub fn learn_bytes_per_token(&mut self, ratio: f32) {
         self.mean_bytes_per_token += (ratio - self.mean_bytes_per_token) * RATIO_GAIN;
         let change = (self.mean_bytes_per_token - self.bytes_per_token).abs();
@@ -181,8 +182,9 @@ impl PrefixReplica {
 
     /// Applies the records of one segment from the cursor on, except those of this replica.
     ///
-    /// A record of a pod that is not in the table belongs to a pod that is gone, or to one that is in a newer table. That
-    /// table is fetched, once: the writer of the record took the pod from a table that was already published.
+    /// A record of a pod that is not in the table belongs to a pod that is gone, or to one that is in a newer
+    /// table. That table is fetched, once: the writer of the record took the pod from a table that was
+    /// already published.
     fn apply_all(&mut self, records: &[u8], shared: &impl SharedData) {
         let mut reader = Reader(records.get(self.cursor.offset..).unwrap_or_default());
         let mut fetched = false;
@@ -213,7 +215,8 @@ impl PrefixReplica {
 
     // --- the log, as this replica writes it ---
 
-    /// The record that the pod holds the prompt `hashes`, or of a correction; `None` for a prompt without blocks.
+    /// The record that the pod holds the prompt `hashes`, or of a correction; `None` for a prompt without
+    /// blocks.
     pub fn record(
         &mut self,
         pod: PodKey,
@@ -254,8 +257,8 @@ impl PrefixReplica {
         }
     }
 
-    /// The log was written up to its end, `open`, and its last record is this replica's own; `sealed` is the segment that
-    /// the record before it filled. If all records before were applied, so is the log now.
+    /// The log was written up to its end, `open`, and its last record is this replica's own; `sealed` is the
+    /// segment that the record before it filled. If all records before were applied, so is the log now.
     pub fn wrote(&mut self, sealed: Option<u64>, open: OpenSegment<'_>) {
         if self.cursor.segment == sealed.unwrap_or(open.number) {
             self.cursor = Cursor { segment: open.number, offset: open.records.len() };

@@ -80,7 +80,8 @@ pub struct Request<'a> {
     /// there: nothing tells the chunk that has it from the others, so each chunk would have to be copied into
     /// the module and searched, to learn no more than the other answers teach.
     pub reports_usage: bool,
-    /// The stored response that it goes on from (`previous_response_id`): only the pod that has it can serve it.
+    /// The stored response that it goes on from (`previous_response_id`): only the pod that has it can serve
+    /// it.
     pub follows: Option<Text<'a>>,
     /// Whether the pod may store its answer, so that later requests go on from there.
     pub stores: bool,

@@ -1,7 +1,8 @@
-//! What all requests of a conversation begin with, as a hash: it draws the same target each time, in every gateway.
+//! What all requests of a conversation begin with, as a hash: it draws the same target each time, in every
+//! gateway.
 //!
-//! Of a chat that is everything up to the end of the first message of a user, since many conversations share a system prompt.
-//! Of any other prompt, it is the first 512 bytes.
+//! Of a chat that is everything up to the end of the first message of a user, since many conversations share
+//! a system prompt. Of any other prompt, it is the first 512 bytes.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

@@ -93,7 +93,8 @@ impl<'a> From<Request<'a>> for ParsedRequest<'a> {
 pub struct ParseCache {
     key: HashKey,
     entries: Entries,
-    /// Whether prompts are only counted and not hashed. The chains of the entries are of one kind or the other.
+    /// Whether prompts are only counted and not hashed. The chains of the entries are of one kind or the
+    /// other.
     counts: bool,
     /// What becomes of the names of models; `None` while they all pass.
     settings: Option<Arc<PoolSettings>>,
@@ -105,8 +106,8 @@ impl ParseCache {
         ParseCache { key: HashKey::new(seed), entries: Entries::new(MEMORY), counts: false, settings: None }
     }
 
-    /// The requests that are read from now on have these settings. Entries that were made with others, as far as that makes a
-    /// difference to a chain, are not used then, and are replaced.
+    /// The requests that are read from now on have these settings. Entries that were made with others, as far
+    /// as that makes a difference to a chain, are not used then, and are replaced.
     pub fn set_settings(&mut self, settings: &Arc<PoolSettings>) {
         self.counts = settings.strategy == settings::Strategy::LoadOnly;
         self.settings = (!settings.models.pass_all()).then(|| Arc::clone(settings));
@@ -168,9 +169,9 @@ impl ParseCache {
         chain.finish();
     }
 
-    /// Reads a body after its known start. `None` if the entry does not apply: a later `messages` key replaces
-    /// those messages, the model, salt, tools or system text differ, or the rest is no valid body (the caller
-    /// then reads all of it, so that errors do not depend on what was known).
+    /// Reads a body after its known start. `None` if the entry does not apply: a later `messages` key
+    /// replaces those messages, the model, salt, tools or system text differ, or the rest is no valid body
+    /// (the caller then reads all of it, so that errors do not depend on what was known).
     fn resume<'a>(
         &self,
         known: Arc<CacheEntry>,
@@ -189,8 +190,8 @@ impl ParseCache {
         Some(ParsedRequest { api: Some(api), request, known: Some(known), new_entries, naming })
     }
 
-    /// Gives a request the name that the pod is asked for. Also returns whether the opening of the conversation, which was `known`
-    /// up to the messages that were read, has drawn it.
+    /// Gives a request the name that the pod is asked for. Also returns whether the opening of the
+    /// conversation, which was `known` up to the messages that were read, has drawn it.
     fn name<'a>(&self, request: &mut Request<'a>, known: Opening) -> (Naming<'a>, bool) {
         let Some(settings) = &self.settings else { return (Naming::default(), false) };
         let models = &settings.models;

@@ -20,8 +20,8 @@ pub struct Changes<'a> {
     pub priority: Option<i32>,
 }
 
-/// The new start of `body`, whose `model` has its value at `model_at`; `None` when nothing changes. A body without a model is not
-/// changed.
+/// The new start of `body`, whose `model` has its value at `model_at`; `None` when nothing changes. A body
+/// without a model is not changed.
 pub fn new_start(body: &[u8], model_at: &Range<usize>, changes: Changes<'_>) -> Option<NewStart> {
     let Changes { model, priority } = changes;
     let brace = memchr::memchr(b'{', body)?;

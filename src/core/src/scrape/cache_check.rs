@@ -1,8 +1,10 @@
-//! Whether a pod's cache has been emptied while its process lives on: by a reset, new weights, or anything that no page tells.
+//! Whether a pod's cache has been emptied while its process lives on: by a reset, new weights, or anything
+//! that no page tells.
 //!
-//! vLLM counts the tokens that it looked up in its prefix cache and those that it found. The routers count, for the same
-//! requests, the tokens that the pod was believed to hold. Other clients of the pod can only add to what was found, so a pod that
-//! found far less than was believed of ours alone does not hold what is believed. This needs no `cached_tokens` in the answers.
+//! vLLM counts the tokens that it looked up in its prefix cache and those that it found. The routers count,
+//! for the same requests, the tokens that the pod was believed to hold. Other clients of the pod can only add
+//! to what was found, so a pod that found far less than was believed of ours alone does not hold what is
+//! believed. This needs no `cached_tokens` in the answers.
 
 use crate::account::cache_tally::CacheTally;
 use crate::scrape::vllm::PodLoad;
@@ -10,11 +12,11 @@ use crate::{Micros, SECOND};
 
 /// Answers that must have been believed to be cached in part: one may have been evicted alone.
 const MIN_ANSWERS: u16 = 3;
-/// The cache is believed to be another one if it found less than this part of what was believed. Beliefs that are wrong for
-/// single conversations are corrected one by one.
+/// The cache is believed to be another one if it found less than this part of what was believed. Beliefs that
+/// are wrong for single conversations are corrected one by one.
 const PART: f64 = 1.0 / 3.0;
-/// How long a comparison goes on at least, if nothing is wrong: so often it is begun anew, that what was right an hour ago does
-/// not hide what is wrong now.
+/// How long a comparison goes on at least, if nothing is wrong: so often it is begun anew, that what was
+/// right an hour ago does not hide what is wrong now.
 const LENGTH: Micros = SECOND;
 
 /// Compares, page by page.
@@ -29,7 +31,8 @@ struct Begun {
     since: Micros,
     queries: f64,
     hits: f64,
-    /// What was believed at the last page: its answers are on this page for sure, while the newest may not be.
+    /// What was believed at the last page: its answers are on this page for sure, while the newest may not
+    /// be.
     believed: CacheTally,
 }
 
@@ -45,8 +48,8 @@ pub enum Finding {
 }
 
 impl CacheCheck {
-    /// A page has come at `now`, while the ledger has `tally` for the pod. Unless the result is [`Finding::Undecided`], the caller
-    /// begins a tally from `now` on.
+    /// A page has come at `now`, while the ledger has `tally` for the pod. Unless the result is
+    /// [`Finding::Undecided`], the caller begins a tally from `now` on.
     pub fn see(&mut self, load: &PodLoad, tally: CacheTally, now: Micros) -> Finding {
         let finding = match &mut self.begun {
             Some(begun) if begun.since == tally.since && load.cache_queries >= begun.queries => {

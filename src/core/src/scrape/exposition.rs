@@ -30,8 +30,9 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// Calls `found` with every sample whose line `wanted` accepts by its start, where the name is. Of comments, other metrics
-/// and malformed lines only the end is looked for, since most lines of a page are of these kinds.
+/// Calls `found` with every sample whose line `wanted` accepts by its start, where the name is. Of comments,
+/// other metrics and malformed lines only the end is looked for, since most lines of a page are of these
+/// kinds.
 pub fn samples<'a>(page: &'a [u8], wanted: impl Fn(&[u8]) -> bool, mut found: impl FnMut(Sample<'a>)) {
     let mut rest = page;
     while !rest.is_empty() {

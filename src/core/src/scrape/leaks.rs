@@ -1,19 +1,21 @@
 //! Requests that the ledger counts and no pod has: their worker trapped, or could not write that they ended.
 //!
-//! The ledger and a metrics page are never of the same moment, so a single page that has fewer requests than the ledger
-//! proves nothing. An excess that lasts without a break does, except for the requests that are between Envoy and the pod.
+//! The ledger and a metrics page are never of the same moment, so a single page that has fewer requests than
+//! the ledger proves nothing. An excess that lasts without a break does, except for the requests that are
+//! between Envoy and the pod.
 
 use crate::account::pod_account::PodAccount;
 use crate::{Micros, SECOND};
 
 /// How long the ledger must count more requests than a pod has before it is reconciled.
 pub const RECONCILE_AFTER: Micros = Micros::from_seconds(10);
-/// Transit allowance: how long a request may be with Envoy and not with the pod, on its way there and back together. At a
-/// rate r, r * TRANSIT requests are in the ledger and not in the pod's metrics; they are no leak.
+/// Transit allowance: how long a request may be with Envoy and not with the pod, on its way there and back
+/// together. At a rate r, r * TRANSIT requests are in the ledger and not in the pod's metrics; they are no
+/// leak.
 ///
-/// A request that takes longer than this without a break is taken out all the same: a WebSocket that asks for nothing, or
-/// an answer that its client reads long after it was computed. Its own end then takes out one more, and what is missing in
-/// the ledger counts as foreign, so the load of the pod is right even so.
+/// A request that takes longer than this without a break is taken out all the same: a WebSocket that asks for
+/// nothing, or an answer that its client reads long after it was computed. Its own end then takes out one
+/// more, and what is missing in the ledger counts as foreign, so the load of the pod is right even so.
 const TRANSIT: Micros = Micros(SECOND.0 / 4);
 
 /// Requests that the ledger counts and that do not exist.
@@ -21,8 +23,8 @@ const TRANSIT: Micros = Micros(SECOND.0 / 4);
 pub struct Leak {
     /// How many there are.
     pub requests: u32,
-    /// Those of them that the ledger has as waiting. If one of them is real, the counts are right again as soon as nothing
-    /// waits; one too few would stay until the pod is idle.
+    /// Those of them that the ledger has as waiting. If one of them is real, the counts are right again as
+    /// soon as nothing waits; one too few would stay until the pod is idle.
     pub waiting: u32,
 }
 
@@ -47,8 +49,8 @@ struct Window {
 }
 
 impl LeakDetector {
-    /// A page has come from a pod that has `at_pod` requests, while the ledger has `account`; returns the leak, once an
-    /// excess has lasted.
+    /// A page has come from a pod that has `at_pod` requests, while the ledger has `account`; returns the
+    /// leak, once an excess has lasted.
     pub fn see(&mut self, account: &PodAccount, at_pod: f32, now: Micros) -> Option<Leak> {
         let excess = (account.in_flight as f32 - at_pod) as u32;
         if excess == 0 {

@@ -1,5 +1,5 @@
-//! Draws the backend that a request goes to, where a rule has several and Envoy makes one cluster of them all: the weights hold,
-//! whatever a pod holds of the prompt.
+//! Draws the backend that a request goes to, where a rule has several and Envoy makes one cluster of them
+//! all: the weights hold, whatever a pod holds of the prompt.
 
 use crate::shared::clusters::ClusterSet;
 use crate::shared::pod_table::PodTable;
@@ -13,8 +13,8 @@ pub struct Backend {
     pub weight: u32,
 }
 
-/// The candidates of the backend that `chance`, a random number, draws: among those that have any, by weight. `None` where none
-/// has.
+/// The candidates of the backend that `chance`, a random number, draws: among those that have any, by weight.
+/// `None` where none has.
 pub fn draw(backends: &[Backend], table: &PodTable, chance: u64) -> Option<ClusterSet> {
     let candidates = |backend: &Backend| {
         let set = table.cluster(backend.name.as_bytes())?;

@@ -1,5 +1,6 @@
-//! The settings that stand in the metadata of a route, as Envoy hands them out: a serialized `envoy.config.core.v3.Metadata`,
-//! of which `filter_metadata["warmpath"]` is read, a `google.protobuf.Struct`.
+//! The settings that stand in the metadata of a route, as Envoy hands them out: a serialized
+//! `envoy.config.core.v3.Metadata`, of which `filter_metadata["warmpath"]` is read, a
+//! `google.protobuf.Struct`.
 //!
 //! ```text
 //! Metadata  { map<string, Struct> filter_metadata = 1 }        a map is a list of { key = 1, value = 2 }

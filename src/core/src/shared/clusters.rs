@@ -1,4 +1,5 @@
-//! Clusters as sets of candidates: each has a place in the pod table, and each pod knows the places of those that may send to it.
+//! Clusters as sets of candidates: each has a place in the pod table, and each pod knows the places of those
+//! that may send to it.
 
 /// A cluster of Envoy whose hosts are pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! How numbers become bytes in shared data: little endian, no padding, every read checked against the end.
 //!
-//! A value whose parts have any length is read by a [`Reader`], from its start to its end. A value that is changed in place
-//! has a layout of [`Field`]s.
+//! A value whose parts have any length is read by a [`Reader`], from its start to its end. A value that is
+//! changed in place has a layout of [`Field`]s.
 
 use std::fmt;
 use std::marker::PhantomData;

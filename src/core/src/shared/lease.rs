@@ -1,7 +1,8 @@
-//! Who collects when there is no collector, or it is dead: one root context of a router at a time, under a lease in shared data.
+//! Who collects when there is no collector, or it is dead: one root context of a router at a time, under a
+//! lease in shared data.
 //!
-//! Of two root contexts the one that was configured later takes the lease from the other. Those of a replaced listener live on
-//! while it drains, with the former settings or even the former module.
+//! Of two root contexts the one that was configured later takes the lease from the other. Those of a replaced
+//! listener live on while it drains, with the former settings or even the former module.
 
 use crate::Micros;
 use crate::shared::codec::{CodecError, Reader};
@@ -12,7 +13,8 @@ use crate::shared::store::{NEVER_WRITTEN, SharedData};
 const LEASE_MARK: u32 = u32::from_le_bytes(*b"WPE2");
 /// Age of the table at which its collector counts as dead: a living one publishes the table every second.
 pub const DEAD_AFTER: Micros = Micros::from_seconds(3);
-/// Root contexts that were configured within this time are of one change of the configuration: it reaches every thread.
+/// Root contexts that were configured within this time are of one change of the configuration: it reaches
+/// every thread.
 const ONE_CHANGE: Micros = Micros::from_seconds(5);
 /// How long a lease holds. Its holder renews it at every tick.
 const LEASE: Micros = Micros::from_seconds(3);

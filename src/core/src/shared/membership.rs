@@ -1,10 +1,13 @@
-//! Which pods a pool has, as the routers' configurations list them: written by the routers, followed by the collector.
+//! Which pods a pool has, as the routers' configurations list them: written by the routers, followed by the
+//! collector.
 //!
-//! The collector's own list, in Envoy's bootstrap, is fixed until Envoy restarts; a router's list can change while Envoy
-//! runs. The list with the highest revision holds. Of lists with equal revisions, the one that was configured last holds.
+//! The collector's own list, in Envoy's bootstrap, is fixed until Envoy restarts; a router's list can change
+//! while Envoy runs. The list with the highest revision holds. Of lists with equal revisions, the one that
+//! was configured last holds.
 //!
-//! Envoy configures nothing anew when a listener returns to settings that are still draining, so a rollback to an earlier
-//! list needs a new, higher revision. Listeners that share a pool are expected to list the same pods.
+//! Envoy configures nothing anew when a listener returns to settings that are still draining, so a rollback
+//! to an earlier list needs a new, higher revision. Listeners that share a pool are expected to list the same
+//! pods.
 
 use std::net::SocketAddr;
 

@@ -1,8 +1,8 @@
-//! Which pod has which stored response: a follow-up, a look at it or a cancel means nothing to any other pod, and may come to any
-//! worker.
+//! Which pod has which stored response: a follow-up, a look at it or a cancel means nothing to any other pod,
+//! and may come to any worker.
 //!
-//! Responses are told apart by a hash of their id. They lie in a fixed number of values, each with a fixed number of places, so
-//! that a write touches a small value; the oldest make room, and none is kept for long.
+//! Responses are told apart by a hash of their id. They lie in a fixed number of values, each with a fixed
+//! number of places, so that a write touches a small value; the oldest make room, and none is kept for long.
 
 use crate::request::blocks::hash_of;
 use crate::shared::codec::{CodecError, Reader};
@@ -16,7 +16,8 @@ const RESPONSES_MARK: u32 = u32::from_le_bytes(*b"WPR1");
 pub const LISTS: u64 = 64;
 /// Responses in a value at most.
 const MOST: usize = 128;
-/// How long a response is known. A client that comes later finds it if its pod is the one that the load names.
+/// How long a response is known. A client that comes later finds it if its pod is the one that the load
+/// names.
 const KEPT_FOR: Micros = Micros(24 * 3600 * SECOND.0);
 
 /// A response, and the pod that has it.

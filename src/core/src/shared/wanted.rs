@@ -5,7 +5,8 @@ use crate::shared::store::{Contended, NEVER_WRITTEN, SharedData, compare_and_swa
 /// Marks the names of wanted clusters, and the version of their format.
 const WANTED_MARK: &str = "WPW1";
 
-/// Most clusters that are wanted at a time; requests to others go unrouted. A pod's place among the candidates is a bit for each.
+/// Most clusters that are wanted at a time; requests to others go unrouted. A pod's place among the
+/// candidates is a bit for each.
 pub const MOST: usize = 128;
 /// Longest name that is wanted, in bytes.
 pub const LONGEST: usize = 512;
@@ -49,8 +50,8 @@ pub fn note(key: &str, name: &[u8], shared: &mut impl SharedData) -> Result<(), 
     Ok(())
 }
 
-/// The cluster `name` does not exist: the next request to it has to note it again. If other workers write first at every try, it
-/// stays until the next call.
+/// The cluster `name` does not exist: the next request to it has to note it again. If other workers write
+/// first at every try, it stays until the next call.
 pub fn forget(key: &str, name: &str, shared: &mut impl SharedData) {
     let _: Result<_, Contended> = compare_and_swap(shared, key, |bytes, _| {
         let mut names = decode(bytes);

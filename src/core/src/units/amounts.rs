@@ -6,7 +6,8 @@ use std::ops::{Add, Div, Mul, Sub};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tokens(pub u32);
 
-/// Canonical bytes of prompts: what blocks and matches are measured in. Neither the bytes of a body nor those of memory.
+/// Canonical bytes of prompts: what blocks and matches are measured in. Neither the bytes of a body nor those
+/// of memory.
 ///
 /// Sums and differences stop at the ends of the range instead of going round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

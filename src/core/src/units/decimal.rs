@@ -5,10 +5,12 @@ const MOST_DIGITS: u32 = 19;
 /// Exponents beyond make any mantissa zero or infinite.
 const LARGEST_EXPONENT: i32 = 400;
 
-/// Reads a number: digits with a point and an exponent where there are any, or `NaN`, `Inf` and `Infinity` in any case.
+/// Reads a number: digits with a point and an exponent where there are any, or `NaN`, `Inf` and `Infinity` in
+/// any case.
 ///
-/// Numbers of up to 15 digits whose exponent is 22 at most are exact; others may be off by a few units of the last of their 53
-/// bits. The standard library's reader is always exact, and its tables would be a thirtieth of the module.
+/// Numbers of up to 15 digits whose exponent is 22 at most are exact; others may be off by a few units of the
+/// last of their 53 bits. The standard library's reader is always exact, and its tables would be a thirtieth
+/// of the module.
 pub fn decimal(text: &[u8]) -> Option<f64> {
     let (negative, text) = match text {
         [b'-', rest @ ..] => (true, rest),

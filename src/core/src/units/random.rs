@@ -1,6 +1,7 @@
 //! Chance, from a seed that the caller gives: the same seed, the same numbers.
 
-/// xorshift64 (Marsaglia, 2003). Enough to spread work and to make test inputs; nothing that has to be secret.
+/// xorshift64 (Marsaglia, 2003). Enough to spread work and to make test inputs; nothing that has to be
+/// secret.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 

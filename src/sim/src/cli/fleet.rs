@@ -60,8 +60,8 @@ pub struct FleetArgs {
     /// Whether a client keeps its connection, and so its worker
     #[arg(long, value_enum, default_value_t)]
     pub connections: Connections,
-    /// Gateways hold the headers of a stream until its first event, and go on to another pod until then: a pod that dies
-    /// costs no stream that still waits for its first token
+    /// Gateways hold the headers of a stream until its first event, and go on to another pod until then: a
+    /// pod that dies costs no stream that still waits for its first token
     #[arg(long)]
     pub hold_headers: bool,
     /// Judge: in each case ours must be within 5 % or 10 ms of the best other policy in mean TTFT and within

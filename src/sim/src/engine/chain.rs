@@ -23,8 +23,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// An empty sequence cut into blocks of `block_size` tokens. Sequences with different seeds share nothing:
-    /// the place for model, adapter or cache salt.
+    /// An empty sequence cut into blocks of `block_size` tokens. Sequences with different seeds share
+    /// nothing: the place for model, adapter or cache salt.
     pub fn new(block_size: u32, seed: u64) -> Chain {
         let block_size = block_size.max(1);
         Chain { block_size, last: seed, tokens: 0, blocks: Vec::new(), open: Vec::new(), open_tokens: 0 }
@@ -36,8 +36,8 @@ impl Chain {
         self.grow(1);
     }
 
-    /// Appends `tokens` tokens of the text called `name`, from its start. The same name at the same place gives
-    /// the same hashes, for every full block and whatever the lengths.
+    /// Appends `tokens` tokens of the text called `name`, from its start. The same name at the same place
+    /// gives the same hashes, for every full block and whatever the lengths.
     pub fn push_span(&mut self, name: u64, tokens: u32) {
         let mut from = 0;
         while from < tokens {

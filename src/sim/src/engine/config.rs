@@ -5,16 +5,16 @@
 pub struct EngineConfig {
     /// Tokens of one KV block. 16 is vLLM's default on GPUs.
     pub block_size: u32,
-    /// KV blocks of the pod, as `vllm:cache_config_info` says it. One of them is never used: vLLM keeps block 0
-    /// as padding.
+    /// KV blocks of the pod, as `vllm:cache_config_info` says it. One of them is never used: vLLM keeps block
+    /// 0 as padding.
     pub num_gpu_blocks: u32,
     /// KV blocks in host memory, to which every computed block is written through. 0 is no offloading, vLLM's
     /// default.
     pub host_blocks: u32,
     /// Requests that run at the same time, at most.
     pub max_num_seqs: u32,
-    /// Tokens of one step, prefill and decode together, at most. Larger means less time to first token for long
-    /// prompts and longer pauses for those that decode.
+    /// Tokens of one step, prefill and decode together, at most. Larger means less time to first token for
+    /// long prompts and longer pauses for those that decode.
     pub max_num_batched_tokens: u32,
     /// Seconds every step costs, whatever is in it: reading the weights, launching kernels, sampling.
     pub step_seconds: f64,

@@ -1,7 +1,7 @@
 //! The KV blocks of one pod: reference counts, the cache by block hash, and the LRU list of free blocks.
 //!
-//! Invariants: a block is in the free list exactly when nothing refers to it; a free block keeps its hash, and
-//! so its content, until it is taken for something else.
+//! Invariants: a block is in the free list exactly when nothing refers to it; a free block keeps its hash,
+//! and so its content, until it is taken for something else.
 
 #![expect(clippy::indexing_slicing, reason = "block numbers come from this pool, whose length never changes")]
 
@@ -21,8 +21,8 @@ struct Block {
     /// Neighbours in the free list; meaningless while `refs > 0`.
     prev: u32,
     next: u32,
-    /// The next block with the same hash. Two requests that compute the same prefix at the same time leave two
-    /// copies behind, as in vLLM, which never merges block tables.
+    /// The next block with the same hash. Two requests that compute the same prefix at the same time leave
+    /// two copies behind, as in vLLM, which never merges block tables.
     twin: u32,
 }
 

@@ -74,8 +74,8 @@ impl Engine {
             let mut hits: Vec<u32> = self.prefix(&sequence.request.blocks, all).collect();
             let in_host = self.host_prefix(&sequence.request.blocks, hits.len(), all) as u32;
             let kept = hits.iter().filter(|&&block| self.pool.is_free(block)).count() as u32;
-            // All of its tokens must fit, not just this step's: vLLM checks the same to avoid admitting what it
-            // would have to preempt.
+            // All of its tokens must fit, not just this step's: vLLM checks the same to avoid admitting what
+            // it would have to preempt.
             let missing = all.div_ceil(self.config.block_size) - hits.len() as u32;
             if missing > self.pool.free() - kept {
                 break;

@@ -47,7 +47,8 @@ pub struct PodConfig {
     pub speed_up: f64,
     /// Another seed gives other answers to the same prompts.
     pub seed: u64,
-    /// Answer every inference request at once with one constant body, without engine: for measuring a gateway.
+    /// Answer every inference request at once with one constant body, without engine: for measuring a
+    /// gateway.
     pub instant: bool,
     /// Faults from the start.
     pub faults: Faults,

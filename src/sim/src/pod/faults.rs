@@ -23,7 +23,8 @@ pub struct Faults {
     pub status: u16,
     /// Streams that say 200 and nothing but `[DONE]`. Whole answers are served.
     pub done_only: u32,
-    /// Requests whose stream is cut: the connection breaks after `cut_after` tokens. Whole answers are not cut.
+    /// Requests whose stream is cut: the connection breaks after `cut_after` tokens. Whole answers are not
+    /// cut.
     pub cut: u32,
     /// Tokens that a stream still gives before it is cut.
     pub cut_after: u32,

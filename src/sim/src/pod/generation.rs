@@ -1,5 +1,5 @@
-//! What a handler holds of a request in the engine. Dropping it aborts the request: so a client that goes away
-//! frees its blocks, whatever the handler was doing.
+//! What a handler holds of a request in the engine. Dropping it aborts the request: so a client that goes
+//! away frees its blocks, whatever the handler was doing.
 
 use std::future::poll_fn;
 use std::ops::Range;
@@ -104,7 +104,8 @@ impl Generation {
 }
 
 impl TokenCounts {
-    /// `prompt_tokens_details` as JSON, with `more` after `cached_tokens`; `null` where they are not reported.
+    /// `prompt_tokens_details` as JSON, with `more` after `cached_tokens`; `null` where they are not
+    /// reported.
     pub(super) fn prompt_details(&self, more: &str) -> String {
         match self.reports_cached {
             true => format!(r#"{{"cached_tokens":{}{more}}}"#, self.cached),

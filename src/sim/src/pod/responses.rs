@@ -128,7 +128,8 @@ fn dialogue(asked: &Asked<ResponsesBody>) -> Result<Vec<Message>, Refusal> {
     Ok(messages)
 }
 
-/// The prompt of a dialogue; `instructions` come before it as the system's, and are not part of what is stored.
+/// The prompt of a dialogue; `instructions` come before it as the system's, and are not part of what is
+/// stored.
 fn prompt(asked: &Asked<ResponsesBody>, said: &[Message]) -> crate::engine::Chain {
     let instructions = asked.body.instructions.clone().filter(|text| !text.is_null());
     let system = instructions.map(|text| Message::new("system", text));

@@ -1,4 +1,5 @@
-//! The summaries of the reference's two tools, line for line, so that their outputs can be compared with ours.
+//! The summaries of the reference's two tools, line for line, so that their outputs can be compared with
+//! ours.
 
 mod multi_round_qa;
 mod serving;

@@ -1,4 +1,5 @@
-//! What a worker tells of its index at each tick: how full it is, what it lets go of, and what each pod is believed to hold.
+//! What a worker tells of its index at each tick: how full it is, what it lets go of, and what each pod is
+//! believed to hold.
 
 use warmpath::monitor::held;
 use warmpath::prefix::index::Evictions;

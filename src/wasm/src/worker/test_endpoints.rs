@@ -1,5 +1,6 @@
-//! The pods that the conformance tests of the Gateway API Inference Extension choose: they name them in a request header, as an
-//! endpoint picker would. Only where `test_endpoint_header` is set, since whoever sends that header chooses pods.
+//! The pods that the conformance tests of the Gateway API Inference Extension choose: they name them in a
+//! request header, as an endpoint picker would. Only where `test_endpoint_header` is set, since whoever sends
+//! that header chooses pods.
 
 use warmpath::shared::clusters::ClusterSet;
 use warmpath::shared::pod_table::{Pod, PodTable};
@@ -11,7 +12,8 @@ use crate::host;
 const HEADER: &str = "test-epp-endpoint-selection";
 
 impl Worker {
-    /// Sends the request to pods that the header names, if it names any of the request's own; nothing is booked. Whether it did.
+    /// Sends the request to pods that the header names, if it names any of the request's own; nothing is
+    /// booked. Whether it did.
     pub fn route_by_test_header(&mut self) -> bool {
         let Some(header) = host::request_header(HEADER) else { return false };
         let now = host::now();

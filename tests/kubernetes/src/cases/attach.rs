@@ -31,7 +31,8 @@ pub async fn a_client_names_no_pod(world: &mut World) {
             reply.pod()
         );
     }
-    // And on a port that Warmpath does not route, least request alone decides: the header is no way to steer it.
+    // And on a port that Warmpath does not route, least request alone decides: the header is no way to steer
+    // it.
     let mut met = std::collections::BTreeSet::new();
     for _ in 0..12 {
         met.insert(
@@ -124,7 +125,8 @@ pub async fn a_singleton_collects_pages_show_it_and_a_broken_stream_is_answered_
     let there = ["--gateway=eg", "--listener=routed", "--route=routed", "--check"];
     let checked = world.manifests(&[&there[..], &both[..]].concat());
     assert_eq!(checked.code, 0, "{}", checked.out);
-    // What the roles that show things know, which is what the routers share: for Prometheus, and on loopback for a person.
+    // What the roles that show things know, which is what the routers share: for Prometheus, and on loopback
+    // for a person.
     let [metrics, console] = [(address::ENVOY, 9902), ("127.0.0.1", 9903)];
     let of_pod = format!("warmpath_pod_requests_total{{pod=\"{home}\",pool=\"default\"}}");
     let page = page(metrics, "/metrics").await;

@@ -122,8 +122,8 @@ async fn door_is_shut(port: std::net::SocketAddr) {
     .await;
 }
 
-/// No key is 403 on both ports, the sixth request a minute of one tenant is 429, requests are routed, a client names no pod,
-/// and the other settings of the connection are in force.
+/// No key is 403 on both ports, the sixth request a minute of one tenant is 429, requests are routed, a
+/// client names no pod, and the other settings of the connection are in force.
 async fn the_door_holds(world: &World) {
     for port in [plain(), routed()] {
         assert_eq!(Request::chat("Hello?").send(port).await.status, 403, "{port}");

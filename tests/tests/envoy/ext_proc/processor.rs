@@ -1,5 +1,5 @@
-//! The server of an `ext_proc` filter that gives every body back as it came. Fields and their numbers are those of
-//! `envoy.service.ext_proc.v3`.
+//! The server of an `ext_proc` filter that gives every body back as it came. Fields and their numbers are
+//! those of `envoy.service.ext_proc.v3`.
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -19,7 +19,8 @@ pub struct PodFact {
 }
 
 impl PodFact {
-    /// Reads a pod. One that has ended has no address, whatever its status says: it may be given to another pod at once.
+    /// Reads a pod. One that has ended has no address, whatever its status says: it may be given to another
+    /// pod at once.
     pub fn of(pod: &Pod) -> Self {
         let status = pod.status.clone().unwrap_or_default();
         let ended = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));

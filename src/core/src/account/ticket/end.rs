@@ -7,16 +7,16 @@ use crate::answer::verdict::Decline;
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// With an answer, which may have reported its usage. An answer that came whole, its first byte with its last, need not
-    /// have been started: both are booked at once.
+    /// With an answer, which may have reported its usage. An answer that came whole, its first byte with its
+    /// last, need not have been started: both are booked at once.
     Answered {
         /// What the answer reported.
         usage: Option<Usage>,
         /// When it ended.
         at: Micros,
     },
-    /// With an error of the pod's own: 500, 502 or 504. Other errors concern the request (4xx), or are failures at once
-    /// (503).
+    /// With an error of the pod's own: 500, 502 or 504. Other errors concern the request (4xx), or are
+    /// failures at once (503).
     UpstreamError {
         /// When it ended.
         at: Micros,

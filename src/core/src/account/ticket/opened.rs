@@ -31,9 +31,9 @@ pub(super) fn open(
     opened
 }
 
-/// Resets the account in the pod's slot to the pod, if the slot was reassigned to it; its requests died with the pod
-/// before. No-op if the pod has left the table, or if the account is of a later pod: then this replica of the table is the
-/// one that is out of date.
+/// Resets the account in the pod's slot to the pod, if the slot was reassigned to it; its requests died with
+/// the pod before. No-op if the pod has left the table, or if the account is of a later pod: then this
+/// replica of the table is the one that is out of date.
 pub(in crate::account) fn claim(ledger: &mut Ledger, table: &PodTable, key: PodKey) {
     let in_slot = ledger.account(key.slot);
     if in_slot.id < key.id

@@ -9,8 +9,8 @@ use crate::shared::pod_table::PodKey;
 use crate::{Micros, Tokens};
 
 impl Ticket {
-    /// Pods that have refused the request are at fault, now that this one serves it; and what this one was believed to hold can
-    /// be compared with what its page says.
+    /// Pods that have refused the request are at fault, now that this one serves it; and what this one was
+    /// believed to hold can be compared with what its page says.
     pub(super) fn note_served(&self, ledger: &mut Ledger, now: Micros) {
         if self.belief.matched > 0 && self.was_computed() {
             let bytes_per_token = ledger.bytes_per_token(self.prompt.model);
@@ -23,8 +23,8 @@ impl Ticket {
         }
     }
 
-    /// All pods that were asked have refused the request: its prompt goes elsewhere, and requests for a model that they do not
-    /// have. Otherwise they agree that the request is at fault, if there were several.
+    /// All pods that were asked have refused the request: its prompt goes elsewhere, and requests for a model
+    /// that they do not have. Otherwise they agree that the request is at fault, if there were several.
     pub(super) fn note_declined(&self, ledger: &mut Ledger, how: Decline, at: Micros) {
         let Causes { kind, prompt } = self.causes();
         let declined = self.declined_by(ledger);

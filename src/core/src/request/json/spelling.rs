@@ -77,8 +77,8 @@ fn hex(bytes: &[u8], at: usize) -> JsonResult<u32> {
     Ok(value)
 }
 
-/// The canonical spelling of `text`, which begins at the offset `start` of the document `bytes`. It is not inlined, because
-/// short strings would pay for it.
+/// The canonical spelling of `text`, which begins at the offset `start` of the document `bytes`. It is not
+/// inlined, because short strings would pay for it.
 #[inline(never)]
 pub(super) fn canonical(bytes: &[u8], text: &[u8], start: usize) -> JsonResult<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());

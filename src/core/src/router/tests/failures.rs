@@ -9,7 +9,8 @@ fn a_conversation_stays_where_it_failed_over_to() {
     let decision = gateway.decide(0, &prompt, Micros::ZERO);
     let dead = decision.ticket.slot();
     gateway.answer(0, decision.ticket, None, Micros::ZERO);
-    // The dead pod had the first round; the second one is computed by the runner-up, the third one finds it there.
+    // The dead pod had the first round; the second one is computed by the runner-up, the third one finds it
+    // there.
     prompt.push_str(&text(2, 4000));
     let decision = gateway.decide(0, &prompt, SECOND);
     assert_eq!(decision.ticket.slot(), dead);
@@ -86,7 +87,8 @@ fn a_pod_that_errs_at_once_gets_probes_alone_until_it_answers_well() {
     let mut gateway = Gateway::new(&config(3, ""), 2);
     let (mut now, mut bad) = (SECOND, None);
     let mut sent = [0; 3];
-    // A request each 10 ms, from either worker; the pod that gets the first one errs at once, the others take 50 ms.
+    // A request each 10 ms, from either worker; the pod that gets the first one errs at once, the others take
+    // 50 ms.
     let mut open = std::collections::VecDeque::new();
     for n in 0..3000 {
         now = now + 10 * MILLISECOND;
@@ -136,7 +138,8 @@ fn a_prompt_that_no_pod_can_compute_takes_no_pod_from_others() {
             gateway.answer(0, decision.ticket, None, Micros(now));
         }
     }
-    // Nothing else comes: the prompt is tried on one pod after the other, and each of the others still takes any request.
+    // Nothing else comes: the prompt is tried on one pod after the other, and each of the others still takes
+    // any request.
     (100..130).for_each(|now| err(&mut gateway, Micros(now)));
     let [first, second] = [1, 2].map(|seed| gateway.decide(0, &text(seed << 40, 4000), Micros(200)).ticket);
     assert!(gateway.workers[0].candidates().iter().all(|s| s.rank == Rank::Ready));

@@ -159,9 +159,9 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
-    /// Whatever workers do, and whoever comes between whose read and write: the ledger counts exactly the requests that are
-    /// open, pod by pod, all workers believe the same of every pod once they have read the log, and nothing is left when all
-    /// requests have ended.
+    /// Whatever workers do, and whoever comes between whose read and write: the ledger counts exactly the
+    /// requests that are open, pod by pod, all workers believe the same of every pod once they have read the
+    /// log, and nothing is left when all requests have ended.
     #[test]
     fn nothing_leaks_and_nothing_goes_negative(steps in prop::collection::vec((steps(), prop::option::of(steps())), 1..120)) {
         let gateway = Gateway::new(&config(PODS, ""), 4);

@@ -1,4 +1,5 @@
-//! What workers have in common: the log, the table and the keys, for a worker that comes late or falls behind.
+//! What workers have in common: the log, the table and the keys, for a worker that comes late or falls
+//! behind.
 
 use super::*;
 
