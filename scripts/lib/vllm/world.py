@@ -69,6 +69,12 @@ class World:
         self.envoys.append(envoy)
         return envoy.ready().sees(len(pods) if sees is None else sees)
 
+    def file(self, name, value):
+        """The path of a file with this JSON."""
+        path = self.folder / name
+        path.write_text(json.dumps(value))
+        return path
+
     def said(self, words):
         """The line of a server's log with these words, from there on; None if there is none."""
         for pod in self.pods:

@@ -88,16 +88,28 @@ def tokens(world):
     return send(world.pods[0].port, "/tokenize", {"model": MODEL, "prompt": fresh()}).must_be_well().json()["tokens"]
 
 
-@check(PAIR)
-def two_names(world):
-    """Two served names of one model share prefixes, as they do in vLLM."""
-    envoy, seen = world.gateway(), []
+def under_both_names(envoy):
+    """Sends prompts under one name of the model and then under the other one; tokens cached in the second ones."""
+    seen = []
     for _ in range(4):
         text = fresh()
         first = send(envoy.port, CHAT, chat_body(MODEL, text)).must_be_well()
         second = send(envoy.port, CHAT, chat_body(OTHER_NAME, text)).must_be_well()
         seen.append(must_be_cached(second, first.usage()[0], "the same prompt under the other name"))
     return f"cached under the other name: {seen}"
+
+
+@check(PAIR)
+def two_names(world):
+    """Two served names of one model share prefixes, as they do in vLLM."""
+    return under_both_names(world.gateway())
+
+
+@check(PAIR)
+def two_names_by_settings(world):
+    """The same where the settings of the pool say that one name is the other."""
+    settings = {"models": [{"name": OTHER_NAME, "targets": [{"name": MODEL}]}]}
+    return under_both_names(world.gateway(f"--pool-settings={world.file('two-names.json', settings)}"))
 
 
 @check(PAIR, "B03")

@@ -1,7 +1,5 @@
 """Adapters, and the settings of a pool that rename and refuse models."""
 
-import json
-
 from ...common import Failure
 from ...processes import wait_for
 from ..modes import PAIR, check
@@ -73,9 +71,7 @@ CONVERSATIONS = 60
 def pool_settings(world):
     """With --pool-settings: names become adapters by weight, a conversation keeps its adapter, answers have the client's name,
     reserved and unknown names get 404, and GET /v1/models lists what clients may ask for."""
-    file = world.folder / "pool-settings.json"
-    file.write_text(json.dumps(SETTINGS))
-    envoy = world.gateway(f"--pool-settings={file}")
+    envoy = world.gateway(f"--pool-settings={world.file('pool-settings.json', SETTINGS)}")
     for nth in range(CONVERSATIONS):
         talk = Conversation("chat", words=150, stream=nth % 2 == 0)
         first = talk.round(envoy.port)
