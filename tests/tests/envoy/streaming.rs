@@ -111,7 +111,7 @@ async fn a_client_that_leaves_mid_stream_leaves_nothing_in_the_ledger() {
     }
     assert_eq!(Request::chat("hello again").send(envoy.routed).await.status, 200);
     let leaked = envoy.stat("wasmcustom.warmpath_leaked_requests_total.pool=default;").await;
-    assert_eq!(leaked, 0, "the books were mended, not right");
+    assert_eq!(leaked, 0, "the ledger was reconciled, and would have been wrong without that");
 }
 
 #[tokio::test]

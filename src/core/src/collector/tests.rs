@@ -209,7 +209,7 @@ fn what_is_on_its_way_in_a_steady_stream_is_no_leak() {
     let (mut collector, mut shared) = start();
     let id = collector.table().pods[0].id;
     let mut entry = PodAccount::new(id);
-    // 200 requests a second, 20 of them at any time between Envoy and the pod, 50 in the pod; and 5 leaked
+    // 200 requests per second, 20 of them at any time between Envoy and the pod, 50 in the pod; and 5 leaked
     // ones.
     (0..75).for_each(|_| _ = entry.open(Tokens(100), Micros::ZERO));
     let mut ledger = Ledger::default();
@@ -357,7 +357,7 @@ fn a_pod_that_gets_no_requests_is_scraped_once_a_second_and_at_once_when_it_gets
     pods.collector.set_members(&members, Micros::ZERO);
     let mut scrapes = 0;
     for tick in 0..100u64 {
-        // There is traffic, so that a pod that gets requests is scraped ten times a second.
+        // There is traffic, so that a pod that gets requests is scraped ten times per second.
         pods.collector.schedule.note_traffic(tick, tick * 100 * crate::MILLISECOND);
         let due = pods.collector.due(&pods.shared, tick * 100 * crate::MILLISECOND);
         scrapes += due.len();

@@ -40,7 +40,7 @@ mod tests {
 
     const BOUND: Micros = Micros(100 * MILLISECOND.0);
 
-    /// Pods of 1,000 tokens a second, with so many tokens before a request.
+    /// Pods of 1,000 tokens per second, with so many tokens before a request.
     fn pool(queues: &[f32]) -> Vec<Candidate> {
         let candidate = |(slot, &tokens): (usize, &f32)| Candidate {
             slot: Slot(slot as u16),

@@ -111,7 +111,7 @@ pub async fn a_pod_that_is_ready_and_does_not_listen(world: &mut World) {
 }
 
 pub async fn two_hundred_requests_a_second_while_pods_are_replaced(world: &mut World) {
-    // Connections that each wait for their answer: eight of them make about two hundred requests a second here.
+    // Connections that each wait for their answer: eight of them make about two hundred requests per second here.
     let traffic = Traffic::start(routed(), 8);
     let mut lives = std::collections::VecDeque::from([11_u8, 12, 13]);
     for new in 14..30 {
