@@ -1,9 +1,13 @@
 //! Which pods are left alone because they failed, and since when no longer: one change when it begins and one when the pod is back,
 //! however often its cool-down begins anew in between.
+//!
+//! A pod whose metrics page cannot be read either has one trouble and not two. The line of its scrape tells that one, so it is no
+//! change here.
 
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
-use crate::shared::pod_table::PodTable;
+use crate::account::pod_health::PodHealth;
+use crate::shared::pod_table::{Pod, PodState, PodTable};
 
 /// Why a pod is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,7 @@ impl LeftAlone {
                 *name = pod.name().into_owned();
                 *before = None;
             }
+            let now = now.filter(|&why| before.is_some() || is_news(why, pod, &health));
             if now.is_some() != before.is_some() && pod.id != 0 {
                 changes.push(Change { pod: name.clone(), why: now });
             }
@@ -52,12 +57,21 @@ impl LeftAlone {
     }
 }
 
+/// Whether nothing but this tells of the pod's trouble: errors always are; failures are when its page was read after them.
+fn is_news(why: Why, pod: &Pod, health: &PodHealth) -> bool {
+    match pod.state {
+        _ if why == Why::Errors => true,
+        PodState::Unknown | PodState::Unreachable => false,
+        PodState::Unreadable => true,
+        PodState::Ready | PodState::Hanging | PodState::Asleep => pod.scraped_at > health.failed_at,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::account::pod_health::Observed;
-    use crate::shared::pod_table::Pod;
-    use crate::{SECOND, Slot};
+    use crate::{Micros, SECOND, Slot};
 
     const NOW: Observed = Observed { sent_at: SECOND, at: SECOND };
 
@@ -66,6 +80,8 @@ mod tests {
             id,
             first_id: id,
             address: address.into(),
+            state: PodState::Ready,
+            scraped_at: 2 * SECOND,
             ..Pod::default()
         };
         PodTable { pods: pods.iter().map(pod).collect(), ..PodTable::default() }
@@ -95,6 +111,30 @@ mod tests {
         sick.health.answered(10 * SECOND);
         let ends = Change { pod: "b:1".into(), why: None };
         assert_eq!(left_alone.see(&table, &ledger(&[well, sick])), [ends]);
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_scraped_either_has_one_trouble() {
+        let mut sick = PodAccount::new(1);
+        sick.fail(NOW);
+        let seen = |state, scraped_at| {
+            let mut table = table(&[(1, "a:1")]);
+            (table.pods[0].state, table.pods[0].scraped_at) = (state, scraped_at);
+            LeftAlone::default().see(&table, &ledger(&[sick])).len()
+        };
+        assert_eq!(seen(PodState::Ready, SECOND), 0, "its next page is not read yet");
+        assert_eq!(seen(PodState::Unknown, Micros::ZERO), 0);
+        assert_eq!(seen(PodState::Unreachable, SECOND), 0, "the scrape has told");
+        assert_eq!(seen(PodState::Ready, 2 * SECOND), 1, "its page is read, and requests fail");
+        assert_eq!(seen(PodState::Unreadable, Micros::ZERO), 1);
+        // What was told once has an end that is told, whatever the scrapes say meanwhile.
+        let mut left_alone = LeftAlone::default();
+        let mut now = table(&[(1, "a:1")]);
+        assert_eq!(left_alone.see(&now, &ledger(&[sick])).len(), 1);
+        now.pods[0].state = PodState::Unreachable;
+        assert_eq!(left_alone.see(&now, &ledger(&[sick])), []);
+        sick.health.answered(10 * SECOND);
+        assert_eq!(left_alone.see(&now, &ledger(&[sick])), [Change { pod: "a:1".into(), why: None }]);
     }
 
     #[test]
