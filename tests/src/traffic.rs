@@ -74,16 +74,31 @@ pub struct Traffic {
 struct Shared {
     to: SocketAddr,
     start: Instant,
+    /// Time between two requests, where they are paced.
+    pace: Option<Duration>,
+    begun: AtomicU64,
     stop: AtomicBool,
     ended: AtomicU64,
 }
 
 impl Traffic {
-    /// Starts to send to `to` from so many connections.
+    /// Starts to send to `to` from so many connections, each as fast as it is answered.
     pub fn start(to: SocketAddr, connections: usize) -> Traffic {
+        Traffic::begin(to, connections, None)
+    }
+
+    /// Starts to send so many requests per second, from as many connections at most. What is late is made up for, as long as
+    /// a connection is free.
+    pub fn paced(to: SocketAddr, connections: usize, per_second: u32) -> Traffic {
+        Traffic::begin(to, connections, Some(Duration::from_secs(1) / per_second))
+    }
+
+    fn begin(to: SocketAddr, connections: usize, pace: Option<Duration>) -> Traffic {
         let shared = Arc::new(Shared {
             to,
             start: Instant::now(),
+            pace,
+            begun: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             ended: AtomicU64::new(0),
         });
@@ -132,7 +147,15 @@ impl Connection {
         let mut sent = Vec::new();
         // Shared words are a prefix that pods can hold; about 2 KB, a short conversation.
         let words: String = (0..220).map(|n| format!("{:x} ", (self.number + 1) * 7919 * (n + 3))).collect();
-        while !self.shared.stop.load(Ordering::Relaxed) {
+        loop {
+            if let Some(pace) = self.shared.pace {
+                let turn = self.shared.begun.fetch_add(1, Ordering::Relaxed);
+                let due = self.shared.start + pace * turn as u32;
+                tokio::time::sleep_until(due.into()).await;
+            }
+            if self.shared.stop.load(Ordering::Relaxed) {
+                break;
+            }
             let streamed = sent.len() % 2 == 0;
             let id = format!("load-{}-{}", self.number, sent.len());
             let body = json!({"model": "/model/qwen", "stream": streamed, "max_tokens": 8, "messages": [

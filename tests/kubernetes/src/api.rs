@@ -37,6 +37,7 @@ pub const SERVICE: Kind = Kind("", "v1", "Service", "services");
 pub const SECRET: Kind = Kind("", "v1", "Secret", "secrets");
 pub const CONFIG_MAP: Kind = Kind("", "v1", "ConfigMap", "configmaps");
 pub const ENDPOINT_SLICE: Kind = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices");
+pub const LEASE: Kind = Kind("coordination.k8s.io", "v1", "Lease", "leases");
 pub const DEPLOYMENT: Kind = Kind("apps", "v1", "Deployment", "deployments");
 pub const CRD: Kind =
     Kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions");

@@ -30,34 +30,44 @@ pub enum Ground {
     Pools,
 }
 
+/// How a case runs beside others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// At any time, while other clusters run other cases.
+    Beside,
+    /// The same, and it takes so long that it begins first.
+    Early,
+    /// It measures time: when the rest is done, with the machine for itself. It may be tried again.
+    Alone,
+    /// It takes so long that it runs only where `--long` asks for it.
+    Long,
+}
+
 /// A named case.
+#[derive(Clone, Copy)]
 pub struct Case {
     /// `module::function`.
     pub name: &'static str,
     /// What the case begins with.
     pub ground: Ground,
+    /// How it runs beside others.
+    pub pace: Pace,
     /// The case itself.
     pub run: Run,
 }
 
-/// The cases that `--ci` leaves out, and why.
-pub const NOT_IN_CI: &[(&str, &str)] = &[
-    ("conversation::a_burst_of_equal_prompts_spreads_as_least_request_does", "it compares times"),
-    (
-        "faults::two_hundred_requests_a_second_while_pods_are_replaced",
-        "it needs a machine that can send so many",
-    ),
-];
-
-/// Names functions of one module as cases.
+/// Names functions of one module as cases, each with its pace where that is not [`Pace::Beside`].
 macro_rules! cases {
-    ($($module:ident on $ground:ident: $($name:ident),+ $(,)?;)+) => {
+    ($($module:ident on $ground:ident: $($name:ident $(($pace:ident))?),+ $(,)?;)+) => {
         vec![$($(Case {
             name: concat!(stringify!($module), "::", stringify!($name)),
             ground: Ground::$ground,
+            pace: cases!(@ $($pace)?),
             run: |world| Box::pin($module::$name(world)),
         },)+)+]
     };
+    (@) => { Pace::Beside };
+    (@ $pace:ident) => { Pace::$pace };
 }
 
 /// All of them.
@@ -72,26 +82,30 @@ pub fn all() -> Vec<Case> {
         conversation on Policies:
             the_second_round_goes_to_the_pod_of_the_first,
             twenty_conversations_stay_where_they_are,
-            a_burst_of_equal_prompts_spreads_as_least_request_does;
+            a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request (Alone);
         pods on Policies:
-            a_pod_that_is_added_is_used_within_a_second,
+            a_pod_that_is_added_is_used_within_a_second (Alone),
             a_pod_that_terminates_gets_nothing_new_and_ends_its_stream,
             pods_are_replaced_one_after_the_other_under_load;
         updates on Policies:
             envoy_gateway_restarts_and_brings_what_changed_meanwhile,
-            the_api_server_is_away_and_comes_back,
+            the_api_server_is_away_and_comes_back (Early),
             a_new_module_is_in_force_at_once_and_costs_no_request,
-            a_module_that_cannot_be_had_leaves_traffic_flowing,
+            a_module_that_cannot_be_had_leaves_traffic_flowing (Early),
             envoy_starts_while_the_module_cannot_be_had,
             envoy_gateway_restarts_while_the_module_cannot_be_had,
-            a_stream_of_ninety_seconds_survives_an_update,
+            a_stream_of_ninety_seconds_survives_an_update (Early),
+            streams_of_ten_minutes_survive_updates (Long),
+            a_trap_costs_one_request,
             policies_are_removed_and_nothing_is_left;
         faults on Policies:
-            one_pod_is_ready_and_three_load,
-            nobody_is_ready,
-            a_pod_is_taken_out_while_it_streams,
-            a_pod_that_is_ready_and_does_not_listen,
-            two_hundred_requests_a_second_while_pods_are_replaced;
+            one_pod_is_ready_and_three_load (Alone),
+            three_pods_load_for_ten_minutes (Long),
+            nobody_is_ready (Alone),
+            a_pod_is_taken_out_while_it_streams (Early),
+            a_pod_that_is_ready_and_does_not_listen (Alone),
+            a_pod_that_lacks_one_of_two_ports,
+            two_hundred_requests_a_second_while_pods_are_replaced (Early);
         doors on Policies:
             policies_that_are_there_first_keep_their_effect,
             policies_that_come_later_have_their_effect,
@@ -100,9 +114,9 @@ pub fn all() -> Vec<Case> {
             where_a_version_cannot_merge_nothing_is_printed;
         shapes on Policies:
             the_names_of_listeners_change_under_load,
-            a_listener_that_no_patch_names_hangs_nobody,
+            a_listener_that_no_patch_names_hangs_nobody (Alone),
             two_pools_on_one_listener_are_kept_apart,
-            a_rule_that_moves_takes_its_pool_along,
+            a_rule_that_moves_takes_its_pool_along (Early),
             merged_gateways_share_an_envoy,
             envoys_in_the_namespace_of_their_gateway,
             a_listener_with_tls_and_several_host_names,
@@ -114,27 +128,27 @@ pub fn all() -> Vec<Case> {
             func_e_runs_the_configuration_of_the_readme;
         pools on Pools:
             the_pools_pods_are_served_and_every_status_says_so,
-            pods_come_load_leave_and_fail_within_a_second,
-            a_selector_and_a_label_are_followed,
-            the_strategy_is_hot,
+            pods_come_load_leave_and_fail_within_a_second (Alone),
+            a_selector_and_a_label_are_followed (Alone),
+            the_strategy_is_hot (Alone),
             two_pools_of_one_name_are_two_pools,
             a_pool_keeps_its_share_beside_one_that_is_not_there,
-            a_route_that_comes_before_its_pool_is_served_when_the_pool_comes,
-            nothing_is_written_when_nothing_changes,
+            a_route_that_comes_before_its_pool_is_served_when_the_pool_comes (Alone),
+            nothing_is_written_when_nothing_changes (Alone),
             the_controller_is_killed_and_nothing_is_lost,
             the_references_files_are_served_as_they_stand;
         pool_faults on Pools:
-            one_pod_of_the_pool_is_ready_and_three_load,
+            one_pod_of_the_pool_is_ready_and_three_load (Alone),
             a_deletion_that_no_watch_has_seen_is_noticed,
             an_address_that_was_given_to_a_stranger_gets_nothing,
             a_pod_that_takes_over_an_address_is_believed_to_hold_nothing,
             a_helper_that_is_ready_and_does_not_listen,
-            one_of_two_replicas_is_killed,
+            one_of_two_replicas_is_killed (Alone),
             envoy_gateway_is_killed_and_pools_are_served_on,
-            the_api_server_is_gone_for_a_minute,
-            the_api_server_accepts_and_never_answers_for_a_minute,
+            the_api_server_is_gone_for_a_minute (Early),
+            the_api_server_accepts_and_never_answers_for_a_minute (Early),
             envoy_restarts_while_controller_and_gateway_live,
-            a_thousand_pods;
+            a_thousand_pods (Early);
         pool_shapes on Pools:
             a_pod_that_serves_one_of_two_ports,
             pods_with_addresses_of_both_families_and_of_the_newer_alone,
@@ -144,7 +158,7 @@ pub fn all() -> Vec<Case> {
             an_older_definition_goes_and_comes_back,
             merged_gateways_with_a_pool_on_one,
             envoys_of_pools_in_the_namespace_of_their_gateway,
-            envoy_gateway_that_does_not_ask_is_told_and_when_it_does_again;
+            envoy_gateway_that_does_not_ask_is_told_and_when_it_does_again (Early);
     }
 }
 

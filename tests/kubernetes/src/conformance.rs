@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use warmpath_tests::repository;
 
+use crate::folder;
 use crate::gateway::{EnvoyGateway, configuration};
 use crate::ground::Ground;
 use crate::kubelet::Kubelet;
@@ -17,7 +18,7 @@ use crate::services;
 
 /// Runs one test of the suite, or all, and writes the suite's report. A line for each test, and the count.
 pub async fn run(tools: &Path, module: &[u8], report: &Path, test: Option<&str>) -> i32 {
-    let ground = Ground::start(tools).await;
+    let ground = Ground::start(tools, folder()).await;
     let _manager = controller_manager(&ground);
     let cluster = &ground.cluster;
     cluster.apply_file(&tools.join("crds-inference/v1"));

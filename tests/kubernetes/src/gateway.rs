@@ -204,6 +204,12 @@ impl Envoy {
         page.trim().rsplit_once(": ").map_or(0, |(_, value)| value.parse().unwrap())
     }
 
+    /// The sum of the counters whose names end so.
+    pub async fn stat_sum(&self, end: &str) -> u64 {
+        let page = self.admin(&format!("/stats?filter={end}$")).await.expect("Envoy's admin page").text();
+        page.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok()).sum()
+    }
+
     /// The sum of a metric of Warmpath over its labels, as Prometheus would read it; nothing if there is none.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         let page = self.admin("/stats/prometheus").await.expect("Envoy's admin page").text();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
-use warmpath_tests::{target, until};
+use warmpath_tests::until;
 
 use crate::api::{CERTGEN_TOKEN, CONTROLLER_TOKEN, Cluster, NAMESPACE, TOKEN};
 use crate::process::Process;
@@ -24,9 +24,8 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Starts all of it, and waits until the definitions are there.
-    pub async fn start(tools: &Path) -> Ground {
-        let folder = target().join("kubernetes");
+    /// Starts all of it, and waits until the definitions are there. What was in `folder` is removed.
+    pub async fn start(tools: &Path, folder: PathBuf) -> Ground {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(folder.join("logs")).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();

@@ -101,6 +101,20 @@ pub fn variant(module: &Bytes, note: &str) -> Bytes {
     bytes.into()
 }
 
+/// The same module under another version, which has as many letters as its own.
+pub fn of_version(module: &Bytes, version: &str) -> Bytes {
+    let own = env!("CARGO_PKG_VERSION").as_bytes();
+    assert_eq!(own.len(), version.len(), "a version of another length moves what follows it");
+    let mut bytes = module.to_vec();
+    let places: Vec<usize> =
+        bytes.windows(own.len()).enumerate().filter(|(_, part)| *part == own).map(|(at, _)| at).collect();
+    assert!(!places.is_empty(), "the module does not say its version");
+    for at in places {
+        bytes[at..at + own.len()].copy_from_slice(version.as_bytes());
+    }
+    bytes.into()
+}
+
 /// Where Envoy finds the gateway's ports.
 pub fn port(port: u16) -> SocketAddr {
     SocketAddr::new(address::ENVOY.parse().unwrap(), port)

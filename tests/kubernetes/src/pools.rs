@@ -179,7 +179,7 @@ pub async fn reset(world: &mut World) {
 
 /// Definitions, rights, certificates, the controller and then Envoy Gateway: the order of docs/kubernetes.md.
 async fn install(world: &mut World) {
-    world.stop_gateway();
+    world.stop_gateway().await;
     if let Some(envoy) = world.envoy.take() {
         envoy.end();
     }

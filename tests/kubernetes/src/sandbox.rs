@@ -1,6 +1,7 @@
 //! Namespaces of our own: network, mounts, processes. What is started in them ends with this process, however it ends, and
 //! nothing of the machine's network or files changes.
 
+use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -60,19 +61,20 @@ pub fn enter() {
     if std::env::var_os(INSIDE).is_some() {
         return prepare();
     }
+    let failure = again(std::env::args_os().skip(1)).exec();
+    panic!("cannot run unshare (of util-linux): {failure}");
+}
+
+/// This program again, with these arguments, inside a sandbox of its own.
+pub fn again(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let me = std::env::current_exe().unwrap();
     let mut unshare = Command::new("unshare");
     unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     if !is_root() {
         unshare.args(["--user", "--map-root-user"]);
     }
-    let failure = unshare
-        .args(["sh", "-c", ENTER, "sandbox"])
-        .arg(me)
-        .args(std::env::args_os().skip(1))
-        .env(INSIDE, "1")
-        .exec();
-    panic!("cannot run unshare (of util-linux): {failure}");
+    unshare.args(["sh", "-c", ENTER, "sandbox"]).arg(me).args(arguments).env(INSIDE, "1");
+    unshare
 }
 
 fn is_root() -> bool {

@@ -11,7 +11,7 @@ use warmpath_tests::{Answer, Finished, Request, TestPod, command, repository, ta
 
 use crate::api::{
     BACKEND_POLICY, CLIENT_POLICY, Cluster, ENDPOINT_SLICE, ENVOY_PROXY, EXTENSION_POLICY, GATEWAY,
-    GATEWAY_CLASS, HTTP_ROUTE, Kind, PATCH_POLICY, SERVICE,
+    GATEWAY_CLASS, HTTP_ROUTE, Kind, LEASE, PATCH_POLICY, SERVICE,
 };
 use crate::gateway::{Envoy, EnvoyGateway, configuration};
 use crate::ground::Ground;
@@ -58,9 +58,9 @@ pub struct World {
 
 impl World {
     /// Starts all of it but Envoy, which each case begins with.
-    pub async fn start(tools: &Path, module: Option<&Path>) -> World {
+    pub async fn start(tools: &Path, module: Option<&Path>, folder: PathBuf) -> World {
         let module = self::module(module);
-        let ground = Ground::start(tools).await;
+        let ground = Ground::start(tools, folder).await;
         let modules = ModuleServer::start().await;
         let gateway = EnvoyGateway::start(&ground, &configuration(json!({}))).await;
         World {
@@ -100,7 +100,7 @@ impl World {
         self.end_pods().await;
         self.start_pods(&[11, 12, 13]).await;
         if self.controller.take().is_some() {
-            self.stop_gateway();
+            self.stop_gateway().await;
             self.spoilt = true;
         }
         if self.gateway.is_none() {
@@ -208,14 +208,16 @@ impl World {
 
     /// Starts Envoy Gateway with additions to its configuration.
     pub async fn start_gateway(&mut self, more: Value) {
-        self.stop_gateway();
+        self.stop_gateway().await;
         self.gateway = Some(EnvoyGateway::start(&self.ground, &configuration(more)).await);
     }
 
-    /// Stops Envoy Gateway.
-    pub fn stop_gateway(&mut self) {
+    /// Stops Envoy Gateway. It does not give its lease back, and its successor would wait 15 s for it before it writes what it
+    /// has to write; so the lease goes too.
+    pub async fn stop_gateway(&mut self) {
         if let Some(gateway) = self.gateway.take() {
             gateway.end();
+            self.cluster().delete_all(LEASE, "envoy-gateway-system", "").await;
         }
     }
 

@@ -4,44 +4,35 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use serde_json::json;
 use warmpath_tests::{Request, Stream, Traffic, until};
 
 use super::whole;
-use crate::objects::Is;
-use crate::world::{POOL, World, at, input, ready, routed};
+use crate::api::{ENDPOINT_SLICE, ENVOY_PROXY, HTTP_ROUTE, SERVICE};
+use crate::objects::{self, Is, envoy_proxy};
+use crate::sandbox::address;
+use crate::world::{POOL, World, at, input, ready, routed, test_pod};
 
 pub async fn one_pod_is_ready_and_three_load(world: &mut World) {
-    world.start_pods(&[14]).await;
-    world.cluster().pipe(&["apply", "--server-side", "--force-conflicts"], &input("loading.yaml"));
-    world
-        .envoy()
-        .knows(POOL, &[(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "DRAINING"), (at(14), "DRAINING")])
-        .await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let before = world.counts();
-    let scrapes: BTreeMap<u8, usize> =
-        world.pods.iter().map(|(&number, pod)| (number, pod.scrapes())).collect();
-    let start = Instant::now();
+    three_load(world).await;
+    let loading = Loading::watch(world);
+    let panics = async |world: &World| world.envoy().stat(&format!("cluster.{POOL}.lb_healthy_panic")).await;
+    let (before, panics_before) = (world.counts(), panics(world).await);
     for number in 0..100 {
         assert_eq!(Request::chat(&format!("{number}")).send(routed()).await.status, 200);
         assert_eq!(Request::get("/v1/models").send(routed()).await.status, 200);
-        assert_eq!(Request::post("/v1/load", &serde_json::json!({})).send(routed()).await.status, 200);
+        assert_eq!(Request::post("/v1/load", &json!({})).send(routed()).await.status, 200);
     }
     let after = world.counts();
-    for number in [12, 13, 14] {
+    assert_eq!(after[&11] - before[&11], 300);
+    for number in [12, 14] {
         assert_eq!(after[&number], before[&number], "pod {number} loads, and got requests");
     }
-    assert_eq!(after[&11] - before[&11], 300);
-    assert_eq!(world.envoy().stat(&format!("cluster.{POOL}.lb_healthy_panic")).await, 0);
-    tokio::time::sleep(Duration::from_secs(3).saturating_sub(start.elapsed())).await;
-    let seconds = start.elapsed().as_secs_f64();
-    for number in [12, 13, 14] {
-        let more = world.pods[&number].scrapes() - scrapes[&number];
-        assert!(
-            more as f64 <= seconds + 2.0,
-            "pod {number} loads, and was scraped {more} times in {seconds:.1} s"
-        );
-    }
+    assert_eq!(panics(world).await, panics_before, "Envoy has sent to all pods, ready or not");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    loading.check(world);
+    world.pods[&14].set_metrics_status(200);
+    world.start_pods(&[13]).await;
     world.endpoints(&ready(&[11, 12, 13, 14])).await;
     let start = Instant::now();
     let mut met = std::collections::BTreeSet::new();
@@ -52,6 +43,60 @@ pub async fn one_pod_is_ready_and_three_load(world: &mut World) {
     })
     .await;
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+pub async fn three_pods_load_for_ten_minutes(world: &mut World) {
+    three_load(world).await;
+    let loading = Loading::watch(world);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(600) {
+        assert_eq!(Request::chat("Are you there?").send(routed()).await.pod(), at(11));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    loading.check(world);
+}
+
+/// One pod is ready. Of those that load, number 12 tells its load, 13 does not listen, and 14 answers that it is not there yet.
+async fn three_load(world: &mut World) {
+    world.start_pods(&[14]).await;
+    world.pods.remove(&13).unwrap().kill().await;
+    world.pods[&14].set_metrics_status(503);
+    world.cluster().pipe(&["apply", "--server-side", "--force-conflicts"], &input("loading.yaml"));
+    let hosts = [(11, "HEALTHY"), (12, "DRAINING"), (13, "DRAINING"), (14, "DRAINING")];
+    world.envoy().knows(POOL, &hosts.map(|(number, health)| (at(number), health))).await;
+    until("Warmpath knows that one is ready", async || {
+        (world.envoy().metric("warmpath_ready_pods").await == Some(1.0)).then_some(())
+    })
+    .await;
+}
+
+/// How often pods that load were scraped, and what was said before.
+struct Loading {
+    since: Instant,
+    said: usize,
+    scrapes: BTreeMap<u8, usize>,
+}
+
+impl Loading {
+    fn watch(world: &World) -> Loading {
+        let scrapes = [12, 14].map(|number| (number, world.pods[&number].scrapes()));
+        Loading { since: Instant::now(), said: world.envoy().said().len(), scrapes: scrapes.into() }
+    }
+
+    /// Panics if a pod was scraped more than once a second since, or has more than two log lines.
+    fn check(&self, world: &World) {
+        let seconds = self.since.elapsed().as_secs_f64();
+        for (number, before) in &self.scrapes {
+            let more = world.pods[number].scrapes() - before;
+            assert!(more as f64 <= seconds + 2.0, "pod {number} was scraped {more} times in {seconds:.1} s");
+        }
+        let said = world.envoy().said().split_off(self.said);
+        for number in [12, 13, 14] {
+            let of_pod = |line: &&str| line.contains("warmpath: pod") && line.contains(&at(number));
+            let lines: Vec<&str> = said.lines().filter(of_pod).collect();
+            assert!(lines.len() <= 2, "{lines:#?}");
+        }
+    }
 }
 
 pub async fn nobody_is_ready(world: &mut World) {
@@ -76,10 +121,10 @@ pub async fn a_pod_is_taken_out_while_it_streams(world: &mut World) {
     world.envoy().knows(POOL, &[(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "HEALTHY")]).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = world.pods[&12].begun();
-    for round in 0..10 {
+    for round in 0..60 {
         super::chat_ends_whole(round).await;
         stream.chunk("data: {}\n\n");
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(world.pods[&12].begun(), before, "a pod that is not ready got new requests");
     stream.chunk("data: [DONE]\n\n");
@@ -90,31 +135,105 @@ pub async fn a_pod_is_taken_out_while_it_streams(world: &mut World) {
 }
 
 pub async fn a_pod_that_is_ready_and_does_not_listen(world: &mut World) {
+    world.spoilt();
+    // Envoy counts by address where the EnvoyProxy says so.
+    let by_address = json!({"telemetry": {"metrics": {"enablePerEndpointStats": true}}});
+    world.cluster().replace(ENVOY_PROXY, &envoy_proxy(by_address)).await;
+    world.start_envoy().await;
+    world.is_routed().await;
+    world.is_seen().await;
+    let said = world.envoy().said().len();
     // Number 14 has an address and no server.
     world.endpoints(&ready(&[11, 12, 13, 14])).await;
     world.envoy().knows(POOL, &[11, 12, 13, 14].map(|number| (at(number), "HEALTHY"))).await;
-    let said = world.envoy().said().len();
     for round in 0..25 {
         let requests = (0..8).map(|number| Request::chat(&format!("{round} {number}")).send(routed()));
         for reply in join_all(requests).await {
             assert_eq!(reply.status, 200);
         }
     }
-    let said = world.envoy().said().split_off(said);
-    let lines: Vec<&str> =
-        said.lines().filter(|line| line.contains("warning") && line.contains(&at(14))).collect();
-    assert!(lines.len() <= 1, "{lines:#?}");
+    let lines = async || {
+        let said = world.envoy().said().split_off(said);
+        let warns = said.lines().filter(|line| line.contains("[warning][wasm]"));
+        warns.filter(|line| line.contains(&at(14))).map(str::to_owned).collect::<Vec<_>>()
+    };
+    until("one line tells of the pod", async || (lines().await.len() == 1).then_some(())).await;
+    // Metrics tell how many pods serve, that scrapes fail, and the address that refuses.
+    assert_eq!(world.envoy().metric("warmpath_pods").await, Some(4.0));
+    assert_eq!(world.envoy().metric("warmpath_ready_pods").await, Some(3.0));
+    let page = world.envoy().admin("/stats/prometheus").await.unwrap().text();
+    let refusals = |number: u8| {
+        let failed =
+            |line: &&str| line.contains("_cx_connect_fail{") && line.contains(&format!("\"{}\"", at(number)));
+        let values =
+            page.lines().filter(failed).map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap());
+        values.sum::<u64>()
+    };
+    assert_eq!([11, 12, 13].map(refusals), [0, 0, 0]);
+    assert!(refusals(14) > 0, "no series tells of refused connections");
+    // Probes alone go there, less and less often, and nothing more is said of it.
+    for round in 0..100 {
+        super::chat_ends_whole(round).await;
+    }
+    let more = lines().await;
+    assert_eq!(more.len(), 1, "{more:#?}");
     world.start_pods(&[14]).await;
     let start = Instant::now();
     super::is_used(14).await;
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
+/// A Service with two ports behind one rule. Number 13 listens on the first alone.
+pub async fn a_pod_that_lacks_one_of_two_ports(world: &mut World) {
+    world.spoilt();
+    let ports = [("http", 8000), ("second", 8001)].map(|(name, port)| json!({"name": name, "port": port}));
+    let mut service = objects::service("vllm");
+    service["spec"]["ports"] = ports.to_vec().into();
+    let mut slice = objects::endpoints("vllm", &ready(&[11, 12, 13]));
+    slice["ports"] = ports.to_vec().into();
+    let mut route = objects::route("routed", "routed", &[("/", "vllm")]);
+    route["spec"]["rules"][0]["backendRefs"] =
+        json!([{"name": "vllm", "port": 8000}, {"name": "vllm", "port": 8001}]);
+    world.cluster().apply(SERVICE, &service).await;
+    world.cluster().apply(ENDPOINT_SLICE, &slice).await;
+    world.cluster().apply(HTTP_ROUTE, &route).await;
+    let mut second = Vec::new();
+    for number in [11, 12] {
+        second.push(test_pod(&format!("{}:8001", address::pod(number))).await);
+    }
+    world.start_envoy().await;
+    let all = [11, 12, 13]
+        .into_iter()
+        .flat_map(|number| [8000, 8001].map(|port| (format!("{}:{port}", address::pod(number)), "HEALTHY")));
+    world.envoy().knows(POOL, &all.collect::<Vec<_>>()).await;
+    world.is_routed().await;
+    until("the five places that serve are ready to Warmpath", async || {
+        (world.envoy().metric("warmpath_ready_pods").await == Some(5.0)).then_some(())
+    })
+    .await;
+    for round in 0..25 {
+        let requests = (0..8).map(|number| Request::chat(&format!("{round} {number}")).send(routed()));
+        for reply in join_all(requests).await {
+            assert_eq!(reply.status, 200);
+        }
+    }
+    assert!(second.iter().all(|pod| !pod.received().is_empty()), "a second port got nothing");
+    for number in 0..10 {
+        let text = format!("Conversation {number}. {}", "It goes on and on. ".repeat(100));
+        let home = Request::chat(&text).send(routed()).await.pod().to_owned();
+        assert_eq!(Request::chat(&text).send(routed()).await.pod(), home, "conversation {number}");
+    }
+    for pod in &mut second {
+        pod.kill().await;
+    }
+}
+
 pub async fn two_hundred_requests_a_second_while_pods_are_replaced(world: &mut World) {
-    // Connections that each wait for their answer: eight of them make about two hundred requests per second here.
-    let traffic = Traffic::start(routed(), 8);
+    const RATE: u32 = 200;
+    const TIME: Duration = Duration::from_secs(120);
+    let traffic = Traffic::paced(routed(), 32, RATE);
     let mut lives = std::collections::VecDeque::from([11_u8, 12, 13]);
-    for new in 14..30 {
+    for new in 14.. {
         let old = lives.pop_front().unwrap();
         world.start_pods(&[new]).await;
         lives.push_back(new);
@@ -125,6 +244,14 @@ pub async fn two_hundred_requests_a_second_while_pods_are_replaced(world: &mut W
         world.endpoints(&ready(lives.make_contiguous())).await;
         traffic.lasts(Duration::from_secs(2)).await;
         world.pods.remove(&old).unwrap().kill().await;
+        if traffic.now() >= TIME {
+            break;
+        }
     }
-    whole(&traffic.stop().await);
+    let lasted = traffic.now().as_secs_f64();
+    let account = traffic.stop().await;
+    let rate = account.sent.len() as f64 / lasted;
+    println!("{rate:.1} requests per second for {lasted:.0} s: {account}");
+    whole(&account);
+    assert!(rate >= f64::from(RATE) * 0.99, "{rate:.1} requests per second");
 }

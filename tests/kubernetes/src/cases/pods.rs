@@ -58,9 +58,8 @@ pub async fn pods_are_replaced_one_after_the_other_under_load(world: &mut World)
         traffic.lasts(Duration::from_secs(1)).await;
         world.pods.remove(&old).unwrap().kill().await;
         traffic.more(100).await;
+        // The conversations of this load may all have their home elsewhere.
+        is_used(new).await;
     }
     whole(&traffic.stop().await);
-    for number in [14, 15, 16] {
-        assert!(!world.pods[&number].received().is_empty(), "pod {number} got nothing");
-    }
 }

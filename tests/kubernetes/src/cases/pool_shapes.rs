@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use warmpath_tests::{Reply, Request, Traffic, until};
+use warmpath_tests::{Reply, Request, TestPod, Traffic, until};
 
 use super::whole;
 use crate::api::{CRD, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, OLD_POOL, POD, POOL};
@@ -99,7 +99,7 @@ pub async fn pods_with_addresses_of_both_families_and_of_the_newer_alone(world: 
     world.envoy().knows(CLUSTER, &hosts).await;
     until("the module names one of them", async || {
         chat("", 0, 1).await;
-        let named = |pod: &warmpath_tests::TestPod| {
+        let named = |pod: &TestPod| {
             let received = pod.received();
             received.iter().any(|request| {
                 let header = request.headers.get("x-warmpath-destination");
@@ -222,9 +222,17 @@ pub async fn what_stands_beside_a_pool_is_told(world: &mut World) {
         (status == 500 || status == 503).then_some(())
     })
     .await;
-    for pod in world.pods.values() {
-        assert!(!pod.received().iter().any(|request| request.path.starts_with("/tls")));
+    // Until the route was there, the one of every case sent such a path to the pods.
+    let sent = |world: &World| {
+        let of_pod =
+            |pod: &TestPod| pod.received().iter().filter(|request| request.path.starts_with("/tls")).count();
+        world.pods.values().map(of_pod).sum::<usize>()
+    };
+    let before = sent(world);
+    for number in 0..20 {
+        chat("/tls", number, 1).await;
     }
+    assert_eq!(sent(world), before, "a pod that speaks TLS was spoken to in plain text");
     // Its neighbours are served.
     for number in 0..10 {
         assert_eq!(chat("", number, 1).await.status, 200);

@@ -54,35 +54,44 @@ pub async fn two_pools_on_one_listener_are_kept_apart(world: &mut World) {
     }
 }
 
+/// The same move on the port that Warmpath does not route tells what it costs by itself.
 pub async fn a_rule_that_moves_takes_its_pool_along(world: &mut World) {
     world.spoilt();
     second_pool(world).await;
-    let before = objects::route("routed", "routed", &[("/", "vllm")]);
-    let after = objects::route("routed", "routed", &[("/b/", "vllm-b"), ("/", "vllm")]);
+    let before: [(&str, &str); 1] = [("/", "vllm")];
+    let after = [("/b/", "vllm-b"), ("/", "vllm")];
     let mut homes = Vec::new();
     for number in 0..20 {
         homes.push(conversation(number, 1).send(routed()).await.pod().to_owned());
     }
-    for (round, object) in [(2, &after), (3, &before)] {
-        let traffic = warmpath_tests::Traffic::start(routed(), 2);
-        traffic.more(20).await;
-        world.cluster().apply(HTTP_ROUTE, object).await;
-        // Until then Envoy may use the changed cluster as it was.
-        traffic.lasts(std::time::Duration::from_secs(17)).await;
-        let account = traffic.stop().await;
-        whole(&account);
-        // Envoy Gateway gives the name of a cluster to other pods, and tells Envoy of these before it tells of the routes. So
-        // for a moment requests meet the other pool, with Warmpath or without.
-        let strays = account.sent.iter().filter(|sent| {
-            let pod = sent.pod.as_deref().unwrap();
-            ![at(11), at(12), at(13)].iter().any(|own| own == pod)
-        });
-        let strays: Vec<_> = strays.map(|sent| sent.at).collect();
-        if let (Some(first), Some(last)) = (strays.first(), strays.last()) {
-            let took = *last - *first;
-            println!("{} requests met the other pool, in {took:?}", strays.len());
-            assert!(took < std::time::Duration::from_secs(1), "the other pool answered for {took:?}");
+    for (round, rules) in [(2, &after[..]), (3, &before[..])] {
+        let ports = [routed(), plain()].map(|port| warmpath_tests::Traffic::start(port, 2));
+        for traffic in &ports {
+            traffic.more(20).await;
         }
+        let changed = ports[0].now();
+        for name in ["routed", "plain"] {
+            world.cluster().apply(HTTP_ROUTE, &objects::route(name, name, rules)).await;
+        }
+        // Until then Envoy may use the changed cluster as it was.
+        ports[0].lasts(std::time::Duration::from_secs(17)).await;
+        let mut told = Vec::new();
+        for traffic in ports {
+            let account = traffic.stop().await;
+            // Envoy Gateway gives the name of a cluster to other pods, and tells Envoy of these before it tells of the routes. So
+            // for a moment requests meet the other pool, or a cluster that is not there, with Warmpath or without.
+            let of_pool = |pod: &str| [11, 12, 13].iter().any(|&number| at(number) == pod);
+            let astray = |sent: &&warmpath_tests::Sent| !sent.pod.as_deref().is_some_and(of_pool);
+            let refused =
+                account.sent.iter().filter(|sent| sent.ending != warmpath_tests::Ending::Whole).count();
+            let astray: Vec<_> = account.sent.iter().filter(astray).map(|sent| sent.at).collect();
+            let last = astray.last().map_or(0.0, |at| at.saturating_sub(changed).as_secs_f64());
+            assert!(astray.len() <= 20 && last < 5.0, "{} astray, the last after {last:.2} s", astray.len());
+            told.push((refused, astray.len(), last));
+        }
+        let (ours, theirs) = (told[0], told[1]);
+        println!("refused, astray, seconds until the last: {ours:.2?} with Warmpath, {theirs:.2?} without");
+        assert!(ours.0 <= theirs.0 + 3, "{} refused, and {} without Warmpath", ours.0, theirs.0);
         let mut warm = 0;
         for (number, home) in homes.iter().enumerate() {
             let reply = conversation(number, round).send(routed()).await;
@@ -91,14 +100,16 @@ pub async fn a_rule_that_moves_takes_its_pool_along(world: &mut World) {
         assert!(warm >= 19, "after the move {warm} of 20 conversations are warm");
         if round == 2 {
             for number in 0..20 {
-                let reply = Request::new("POST", "/b/v1/chat/completions")
-                    .body(body(&format!("{number}")))
-                    .send(routed())
-                    .await;
+                let request = Request::new("POST", "/b/v1/chat/completions").body(body(&format!("{number}")));
+                let reply = request.send(routed()).await;
                 assert!(at_one_of(&reply, &[21, 22]), "{}", reply.pod());
             }
         }
     }
+    // No series has the name of a rule.
+    let page = world.envoy().admin("/stats/prometheus").await.unwrap().text();
+    let named = page.lines().find(|line| line.starts_with("warmpath_") && line.contains("rule/"));
+    assert_eq!(named, None);
 }
 
 pub async fn merged_gateways_share_an_envoy(world: &mut World) {
@@ -140,6 +151,7 @@ pub async fn merged_gateways_share_an_envoy(world: &mut World) {
         let reply = Request::chat(&format!("{number}")).send(plain()).await;
         assert!(reply.status == 200 && !named_by_warmpath(world, &reply), "team-b met the module");
     }
+    one_poller_a_pod(world).await;
     for (kind, namespace, name) in [
         (GATEWAY, "default", "team-a"),
         (GATEWAY, "default", "team-b"),
@@ -161,6 +173,13 @@ pub async fn a_service_in_place_of_its_pods_is_told(world: &mut World) {
         "{}",
         checked.out
     );
+    // Requests are answered all the same.
+    let node = tokio::spawn(crate::services::serve(world.cluster().client()));
+    world.start_envoy().await;
+    let traffic = warmpath_tests::Traffic::start(routed(), 8);
+    traffic.more(200).await;
+    whole(&traffic.stop().await);
+    node.abort();
 }
 
 pub async fn a_dual_stack_service_is_told(world: &mut World) {
@@ -193,10 +212,7 @@ pub async fn a_hundred_routes_to_the_same_pods(world: &mut World) {
         .await;
     }
     // However many clusters name a pod, it is one pod, and its page is read once a time.
-    let before = world.pods[&11].scrapes();
-    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-    let scrapes = world.pods[&11].scrapes() - before;
-    assert!(scrapes <= 75, "{scrapes} scrapes of one pod in 5 s");
+    one_poller_a_pod(world).await;
 }
 
 pub async fn two_hundred_pods(world: &mut World) {
@@ -217,6 +233,14 @@ pub async fn two_hundred_pods(world: &mut World) {
     for number in 0..50 {
         chat_ends_whole(number).await;
     }
+}
+
+/// A pod's page is read by one of all root contexts, ten times per second at most.
+async fn one_poller_a_pod(world: &World) {
+    let (before, since) = (world.pods[&11].scrapes(), std::time::Instant::now());
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let rate = (world.pods[&11].scrapes() - before) as f64 / since.elapsed().as_secs_f64();
+    assert!(rate <= 15.0, "{rate:.1} scrapes of one pod per second");
 }
 
 /// Pods 21 and 22 behind a Service of their own.
@@ -350,6 +374,7 @@ pub async fn envoys_in_the_namespace_of_their_gateway(world: &mut World) {
     for number in 0..10 {
         chat_ends_whole(number).await;
     }
+    one_poller_a_pod(world).await;
     // As before, for the next case.
     world.start_gateway(json!({})).await;
 }

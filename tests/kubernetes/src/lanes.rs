@@ -1,0 +1,252 @@
+//! Hands the cases out to lanes, several clusters that run side by side, and tells how each case ended.
+//!
+//! Most cases wait more than they compute, so a few clusters on one machine take a fraction of the time of one. Each has
+//! everything for itself, the addresses too, so that a case may stop Envoy Gateway or the API server. What measures time has
+//! the machine for itself, when the rest is done.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Instant;
+
+use futures::future::join_all;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::cases::{Case, Ground, Pace};
+use crate::lane::Said;
+use crate::{folder, sandbox};
+
+/// A virtual machine sometimes stands still for a second between two lines of a case that measures time.
+const TRIES_OF_TIMED: usize = 3;
+
+/// Runs the cases; the exit code.
+pub async fn run(mut cases: Vec<Case>, lanes: usize, arguments: &[String]) -> i32 {
+    let start = Instant::now();
+    let _ = std::fs::remove_dir_all(folder());
+    std::fs::create_dir_all(folder()).unwrap();
+    // A sort that keeps the order of equals.
+    cases.sort_by_key(|case| case.pace != Pace::Early);
+    let (alone, beside): (Vec<Case>, Vec<Case>) =
+        cases.into_iter().partition(|case| case.pace == Pace::Alone);
+    let all = Run {
+        waiting: RefCell::new(beside),
+        tally: RefCell::default(),
+        started: RefCell::new(0),
+        arguments: arguments.to_vec(),
+    };
+    let lanes = lanes.min(all.waiting.borrow().len());
+    // One ground each in turn, where both are asked for.
+    let grounds = [Ground::Policies, Ground::Pools].into_iter().cycle().take(lanes);
+    let kept = join_all(grounds.map(|ground| all.side_by_side(ground))).await;
+    let mut kept: Vec<Lane> = kept.into_iter().flatten().collect();
+    for ground in [Ground::Policies, Ground::Pools] {
+        let timed: Vec<&Case> = alone.iter().filter(|case| case.ground == ground).collect();
+        if timed.is_empty() {
+            continue;
+        }
+        // The others end: nothing else runs on the machine.
+        let at = kept.iter().position(|lane| lane.ground == ground).unwrap_or(0);
+        let mut lane = (at < kept.len()).then(|| kept.swap_remove(at));
+        kept.clear();
+        for case in timed {
+            all.try_alone(&mut lane, case).await;
+        }
+        kept.extend(lane);
+    }
+    drop(kept);
+    let tally = all.tally.into_inner();
+    if !tally.again.is_empty() {
+        println!("not at the first try: {}", tally.again.join(", "));
+    }
+    if !tally.failed.is_empty() {
+        println!("failed: {}", tally.failed.join(", "));
+        println!("what every program said: {}", folder().display());
+    }
+    println!(
+        "{} passed, {} failed, in {:.0} s; one after the other they took {:.0} s",
+        tally.passed,
+        tally.failed.len(),
+        start.elapsed().as_secs_f64(),
+        tally.seconds
+    );
+    i32::from(!tally.failed.is_empty())
+}
+
+/// Everything about a run that its lanes share.
+struct Run {
+    waiting: RefCell<Vec<Case>>,
+    tally: RefCell<Tally>,
+    started: RefCell<usize>,
+    arguments: Vec<String>,
+}
+
+/// What is told at the end.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: Vec<&'static str>,
+    again: Vec<&'static str>,
+    seconds: f64,
+}
+
+impl Run {
+    /// Runs one waiting case after the other in a lane until none waits, first those that begin with `ground`.
+    async fn side_by_side(&self, mut ground: Ground) -> Option<Lane> {
+        let mut lane = None;
+        while let Some(case) = self.next(ground) {
+            ground = case.ground;
+            let outcome = self.attempt(&mut lane, &case).await;
+            self.tell(&case, outcome, 1);
+        }
+        lane
+    }
+
+    /// The first case of this ground, else the first of the other.
+    fn next(&self, ground: Ground) -> Option<Case> {
+        let mut waiting = self.waiting.borrow_mut();
+        let at = waiting.iter().position(|case| case.ground == ground).unwrap_or(0);
+        (at < waiting.len()).then(|| waiting.remove(at))
+    }
+
+    async fn try_alone(&self, lane: &mut Option<Lane>, case: &Case) {
+        for number in 1.. {
+            let outcome = self.attempt(lane, case).await;
+            let passed = matches!(outcome.said, Said::Passed(_));
+            if passed || number == TRIES_OF_TIMED {
+                return self.tell(case, outcome, number);
+            }
+            outcome.print("AGAIN", case);
+        }
+    }
+
+    /// Runs a case in the lane, which is started where there is none. A lane in which a case has failed is no more.
+    async fn attempt(&self, lane: &mut Option<Lane>, case: &Case) -> Outcome {
+        if lane.is_none() {
+            *self.started.borrow_mut() += 1;
+            let number = *self.started.borrow();
+            *lane = Some(Lane::start(number, case.ground, &self.arguments));
+        }
+        let running = lane.as_mut().unwrap();
+        running.ground = case.ground;
+        let outcome = running.run(case).await;
+        if !matches!(outcome.said, Said::Passed(_)) {
+            lane.take().unwrap().end().await;
+        }
+        outcome
+    }
+
+    fn tell(&self, case: &Case, outcome: Outcome, tries: usize) {
+        let mut tally = self.tally.borrow_mut();
+        match outcome.said {
+            Said::Passed(seconds) | Said::Up(seconds) => {
+                tally.passed += 1;
+                tally.seconds += seconds;
+                outcome.print("PASS", case);
+            }
+            Said::Failed(seconds, _) => {
+                tally.failed.push(case.name);
+                tally.seconds += seconds;
+                outcome.print("FAIL", case);
+            }
+        }
+        if tries > 1 {
+            tally.again.push(case.name);
+        }
+    }
+}
+
+/// How a case ended, what it printed, and where the logs are.
+struct Outcome {
+    said: Said,
+    notes: Vec<String>,
+    logs: PathBuf,
+}
+
+impl Outcome {
+    fn print(&self, word: &str, case: &Case) {
+        let (Said::Up(seconds) | Said::Passed(seconds) | Said::Failed(seconds, _)) = &self.said;
+        println!("{word:<5} {seconds:6.1} s  {}", case.name);
+        self.notes.iter().for_each(|note| println!("      {}", note.trim()));
+        if let Said::Failed(_, why) = &self.said {
+            why.lines().for_each(|line| println!("      {line}"));
+            println!("      logs: {}", self.logs.display());
+        }
+    }
+}
+
+/// A process that runs cases; its end is the end of its sandbox.
+struct Lane {
+    ground: Ground,
+    folder: PathBuf,
+    child: Child,
+    names: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Lane {
+    fn start(number: usize, ground: Ground, arguments: &[String]) -> Lane {
+        let folder = folder().join(format!("cluster-{number}"));
+        let mut command = Command::from(sandbox::again(arguments.iter().map(String::as_str)));
+        let mut child = command
+            .arg("--lane")
+            .arg(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(folder.with_extension("log")).unwrap())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("unshare (of util-linux)");
+        let names = child.stdin.take().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Lane { ground, folder, child, names, lines }
+    }
+
+    /// Has it run a case, and waits for its end.
+    async fn run(&mut self, case: &Case) -> Outcome {
+        let mut notes = Vec::new();
+        // One that has ended says nothing more.
+        let _ = self.names.write_all(format!("{}\n", case.name).as_bytes()).await;
+        let said = loop {
+            let Ok(Some(line)) = self.lines.next_line().await else {
+                break Said::Failed(0.0, self.last_words());
+            };
+            match serde_json::from_str(&line) {
+                Ok(Said::Up(seconds)) => println!("{} is up after {seconds:.1} s", self.name()),
+                Ok(ended) => break ended,
+                Err(_) => notes.push(line),
+            }
+        };
+        Outcome { said, notes, logs: self.folder.join("logs") }
+    }
+
+    fn name(&self) -> String {
+        self.folder.file_name().unwrap().to_string_lossy().into_owned()
+    }
+
+    fn last_words(&self) -> String {
+        let said = std::fs::read_to_string(self.folder.with_extension("log")).unwrap_or_default();
+        format!("{} has ended:\n{}", self.name(), last_lines(&said))
+    }
+
+    async fn end(mut self) {
+        drop(self.names);
+        let _ = self.child.wait().await;
+    }
+}
+
+/// The last ten lines.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(10)..].join("\n")
+}
+
+/// The flags of a lane's process.
+pub fn flags(tools: &Path, module: Option<&Path>) -> Vec<String> {
+    let mut flags = vec!["--tools".to_owned(), tools.display().to_string()];
+    if let Some(module) = module {
+        flags.extend(["--module".to_owned(), module.display().to_string()]);
+    }
+    flags
+}
