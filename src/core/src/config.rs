@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use crate::settings::PoolSettings;
 pub use crate::settings::Strategy;
 use crate::settings::document::Value;
-use crate::settings::object::{Object, SettingError, UnknownKeys};
+use crate::settings::error::SettingError;
+use crate::settings::object::{Object, UnknownKeys};
 use crate::shared::pod_table::MAX_PODS;
 use crate::{MILLISECOND, Micros};
 

@@ -5,6 +5,7 @@
 
 pub mod backends;
 pub mod document;
+pub mod error;
 pub mod metadata;
 pub mod models;
 pub mod object;
@@ -14,8 +15,9 @@ use crate::{MILLISECOND, Micros};
 
 use self::backends::Backend;
 use self::document::Value;
+use self::error::SettingError;
 use self::models::Models;
-use self::object::{Object, SettingError, UnknownKeys};
+use self::object::{Object, UnknownKeys};
 
 /// How pods are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 use warmpath::config::Config;
-use warmpath::settings::object::SettingError;
+use warmpath::settings::error::SettingError;
 
 use crate::answer_filter::AnswerFilter;
 use crate::answer_role::AnswerRole;

@@ -3,7 +3,7 @@
 //! It is built by the scanner that reads requests: a second reader of JSON would make the module larger than all that reads it.
 
 use crate::request::json::{JsonError, JsonResult, Kind, Scanner};
-use crate::settings::object::SettingError;
+use crate::settings::error::SettingError;
 use crate::units::decimal;
 
 /// A value of a document.

@@ -3,7 +3,8 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::request::body::MAX_MODEL_BYTES;
-use crate::settings::object::{Object, SettingError};
+use crate::settings::error::SettingError;
+use crate::settings::object::Object;
 
 /// Most models, targets of one model, and objectives.
 const MOST: usize = 1024;

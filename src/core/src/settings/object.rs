@@ -2,37 +2,8 @@
 //!
 //! The one reader of what users write: the plugin configuration, and the settings of a pool wherever they come from.
 
-use std::fmt;
-
 use crate::settings::document::Value;
-
-/// Why a document is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SettingError {
-    /// The key, with dots and places in lists, like `models[0].name`; empty for the document as a whole.
-    pub key: String,
-    /// What is wrong and how to fix it.
-    pub reason: String,
-}
-
-impl SettingError {
-    /// An error about `key`.
-    pub fn new(key: impl Into<String>, reason: impl Into<String>) -> SettingError {
-        SettingError { key: key.into(), reason: reason.into() }
-    }
-}
-
-impl fmt::Display for SettingError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.key.is_empty() {
-            f.write_str(&self.reason)
-        } else {
-            write!(f, "`{}` {}", self.key, self.reason)
-        }
-    }
-}
-
-impl std::error::Error for SettingError {}
+use crate::settings::error::SettingError;
 
 /// What happens to keys that nobody reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

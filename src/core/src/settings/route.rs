@@ -9,8 +9,9 @@ use std::sync::Arc;
 use crate::settings::PoolSettings;
 use crate::settings::backends::Backend;
 use crate::settings::document::Value;
+use crate::settings::error::SettingError;
 use crate::settings::metadata::{self, NotMetadata};
-use crate::settings::object::{Object, SettingError, UnknownKeys};
+use crate::settings::object::{Object, UnknownKeys};
 use crate::shared::documents;
 use crate::shared::store::SharedData;
 

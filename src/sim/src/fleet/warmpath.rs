@@ -118,7 +118,7 @@ impl Warmpath {
         options: &WarmpathOptions,
         pods: &[FleetPod],
         seed: u64,
-    ) -> Result<Warmpath, warmpath::settings::object::SettingError> {
+    ) -> Result<Warmpath, warmpath::settings::error::SettingError> {
         let listed: Vec<bool> = pods.iter().map(|pod| pod.listed).collect();
         let config = config(options, &listed)?;
         let mut map = Map::default();
@@ -310,7 +310,7 @@ impl Unshared {
         options: &WarmpathOptions,
         pods: &[FleetPod],
         seed: u64,
-    ) -> Result<Unshared, warmpath::settings::object::SettingError> {
+    ) -> Result<Unshared, warmpath::settings::error::SettingError> {
         let alone = WarmpathOptions { workers: 1, ..options.clone() };
         let workers = (0..options.workers.max(1) as u64)
             .map(|n| Warmpath::new(&alone, pods, seed.wrapping_add(n << 32)))
@@ -372,7 +372,7 @@ fn addresses(listed: &[bool]) -> impl Iterator<Item = String> {
 fn config(
     options: &WarmpathOptions,
     listed: &[bool],
-) -> Result<Config, warmpath::settings::object::SettingError> {
+) -> Result<Config, warmpath::settings::error::SettingError> {
     let pods: Vec<String> = addresses(listed).collect();
     let interval = options.tuning.scrape_ms as u64;
     let scrape = serde_json::json!({ "interval_ms": interval, "idle_interval_ms": interval.max(1000) });
