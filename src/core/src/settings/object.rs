@@ -3,7 +3,7 @@
 //! The one reader of what users write: the plugin configuration, and the settings of a pool wherever they come from.
 
 use crate::settings::document::Value;
-use crate::settings::error::SettingError;
+pub use crate::settings::error::SettingError;
 
 /// What happens to keys that nobody reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
