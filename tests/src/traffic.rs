@@ -87,8 +87,8 @@ impl Traffic {
         Traffic::begin(to, connections, None)
     }
 
-    /// Starts to send so many requests per second, from as many connections at most. What is late is made up for, as long as
-    /// a connection is free.
+    /// Starts to send so many requests per second, from as many connections at most. What is late is made up
+    /// for, as long as a connection is free.
     pub fn paced(to: SocketAddr, connections: usize, per_second: u32) -> Traffic {
         Traffic::begin(to, connections, Some(Duration::from_secs(1) / per_second))
     }

@@ -1,8 +1,10 @@
-//! The story of discovery: ask Envoy which hosts the clusters have that requests go to, and make them the pods of the pool.
+//! The story of discovery: ask Envoy which hosts the clusters have that requests go to, and make them the
+//! pods of the pool.
 //!
-//! A pod is known once per Envoy, by its address, however many clusters name it; a cluster only lists candidates. Not ready
-//! is not gone: a host that drains stays a pod that is scraped and whose holdings are believed, and so does, for a while, a
-//! host that no cluster lists any more, because a rule that moves takes its hosts from one cluster to another.
+//! A pod is known once per Envoy, by its address, however many clusters name it; a cluster only lists
+//! candidates. Not ready is not gone: a host that drains stays a pod that is scraped and whose holdings are
+//! believed, and so does, for a while, a host that no cluster lists any more, because a rule that moves takes
+//! its hosts from one cluster to another.
 
 pub mod admin_page;
 pub mod config_dump;
@@ -82,8 +84,8 @@ pub struct Member {
 }
 
 impl Discovery {
-    /// Goes on from the `table` that is shared already. The pods are the hosts of `pods_of`, or of the clusters that requests
-    /// go to.
+    /// Goes on from the `table` that is shared already. The pods are the hosts of `pods_of`, or of the
+    /// clusters that requests go to.
     pub fn new(keys: &Keys, pods_of: Option<&str>, table: &PodTable, now: Micros) -> Discovery {
         // The backends of a cluster are found anew with its hosts.
         let whole = |cluster: &&Cluster| {
@@ -113,8 +115,8 @@ impl Discovery {
         Discovery { wanted, clusters, lingering }
     }
 
-    /// Whether there is something to ask that should not wait: a cluster that was noted since, or one of which it is not known
-    /// whether it sends where it is told.
+    /// Whether there is something to ask that should not wait: a cluster that was noted since, or one of
+    /// which it is not known whether it sends where it is told.
     pub fn has_questions(&self, shared: &impl SharedData) -> bool {
         let noted = match &self.wanted {
             Wanted::Noted { key, asked } => shared.get(key).is_some_and(|(_, version)| version != *asked),
@@ -140,8 +142,8 @@ impl Discovery {
         queries
     }
 
-    /// Takes in the answer to a query. A cluster that is not in it does not exist, and is wanted no more until the next request
-    /// to it.
+    /// Takes in the answer to a query. A cluster that is not in it does not exist, and is wanted no more
+    /// until the next request to it.
     ///
     /// # Errors
     /// [`NotClusters`] when the page is no list of clusters; nothing has changed then.
@@ -200,7 +202,8 @@ impl Discovery {
         }
     }
 
-    /// The pods of the pool as they are known now. Those that only linger come last, and leave first when there are too many.
+    /// The pods of the pool as they are known now. Those that only linger come last, and leave first when
+    /// there are too many.
     pub fn members(&self) -> Members {
         let mut members = Members::default();
         let mut places = std::collections::HashMap::<&str, usize>::new();
@@ -241,7 +244,8 @@ impl Discovery {
         members
     }
 
-    /// The cluster through which the pod at `address` can be scraped: one that lists it, and sends where it is told.
+    /// The cluster through which the pod at `address` can be scraped: one that lists it, and sends where it
+    /// is told.
     pub fn cluster_of(&self, address: &str) -> Option<&str> {
         // Whatever a cluster with one host does, it reaches that one.
         let sure = |cluster: &&KnownCluster| cluster.steered == Some(true) || cluster.hosts.len() == 1;
@@ -259,7 +263,8 @@ impl Discovery {
     }
 }
 
-/// Whether `name` is that of a backend of a cluster, as Envoy Gateway writes it into localities: `CLUSTER/backend/2`.
+/// Whether `name` is that of a backend of a cluster, as Envoy Gateway writes it into localities:
+/// `CLUSTER/backend/2`.
 fn is_backend_of(name: &str, cluster: &str) -> bool {
     name.strip_prefix(cluster).is_some_and(|rest| rest.starts_with("/backend/"))
 }

@@ -33,7 +33,7 @@
 //! | which event of a stream is the first token | `answer/first_token.rs` |
 //! | a setting that may change while requests run | `settings.rs` |
 //! | how long the index believes that a pod holds a block | `prefix/index.rs`, `prefix/holdings.rs` |
-//! | the bytes that workers share | the `codec` of each table in [`shared`], and `account/ledger.rs` |
+//! | the bytes that workers share | the `codec` of each table in [`shared`], and `account/ledger/layout.rs` |
 
 pub mod account;
 pub mod answer;

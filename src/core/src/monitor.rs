@@ -1,4 +1,5 @@
-//! What a person on call, or a Prometheus, wants to know of a pool: how long things take, how each pod is, and both as text.
+//! What a person on call, or a Prometheus, wants to know of a pool: how long things take, how each pod is,
+//! and both as text.
 
 pub mod console;
 pub mod decisions;

@@ -1,4 +1,5 @@
-//! The API server, as a user with every right: objects as JSON through the `kube` crate, files through kubectl as people type it.
+//! The API server, as a user with every right: objects as JSON through the `kube` crate, files through
+//! kubectl as people type it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ use crate::sandbox::address;
 /// The token of the one user there is.
 pub const TOKEN: &str = "tests-admin";
 
-/// The token of the controller, which has the rights that the manifests give to its service account and no others.
+/// The token of the controller, which has the rights that the manifests give to its service account and no
+/// others.
 pub const CONTROLLER_TOKEN: &str = "tests-controller";
 
 /// A kind as the API server has it: group, version, kind, plural.

@@ -1,5 +1,6 @@
-//! Runs the conformance suite of the Gateway API Inference Extension against Warmpath: a real API server and controller manager,
-//! Envoy Gateway and the Envoys that it deploys, Warmpath's controller with the module, and the suite's own servers as pods.
+//! Runs the conformance suite of the Gateway API Inference Extension against Warmpath: a real API server and
+//! controller manager, Envoy Gateway and the Envoys that it deploys, Warmpath's controller with the module,
+//! and the suite's own servers as pods.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -38,7 +39,8 @@ pub async fn run(tools: &Path, module: &[u8], report: &Path, test: Option<&str>)
     code
 }
 
-/// The suite wants a pod in the namespace of its Gateways, so Envoys run there. Only the stable API is defined.
+/// The suite wants a pod in the namespace of its Gateways, so Envoys run there. Only the stable API is
+/// defined.
 fn gateway_configuration() -> Value {
     let mut more = envoy_gateway_values();
     let backends = more["extensionManager"]["backendResources"].as_array_mut().unwrap();
@@ -106,7 +108,8 @@ async fn suite(ground: &Ground, report: &Path, test: Option<&str>) -> i32 {
     i32::from(failed > 0 || passed == 0)
 }
 
-/// The outcome and the name of a test of the suite, where the line says it; those of its parts are indented further.
+/// The outcome and the name of a test of the suite, where the line says it; those of its parts are indented
+/// further.
 fn outcome(line: &str) -> Option<(&str, &str)> {
     let (outcome, rest) = line.strip_prefix("    --- ")?.split_once(": TestConformance/")?;
     Some((outcome, rest))

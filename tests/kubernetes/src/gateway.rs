@@ -1,4 +1,5 @@
-//! Envoy Gateway as its Deployment would run it, and Envoy as the Deployment that Envoy Gateway writes for it says.
+//! Envoy Gateway as its Deployment would run it, and Envoy as the Deployment that Envoy Gateway writes for it
+//! says.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -115,7 +116,8 @@ exec "$4" server --config-path=/config/envoy-gateway.yaml"#
         self.process.end();
     }
 
-    /// Whether the kubelet would start it anew: nobody answers its liveness probe, as when it has lost its lease.
+    /// Whether the kubelet would start it anew: nobody answers its liveness probe, as when it has lost its
+    /// lease.
     pub async fn is_dead(&self) -> bool {
         tokio::net::TcpStream::connect((address::LINK.1, 8081)).await.is_err()
     }
@@ -136,8 +138,8 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts the container `envoy` of the Deployment that belongs to the Gateway or class that `label` names, and waits until
-    /// it says that it is ready.
+    /// Starts the container `envoy` of the Deployment that belongs to the Gateway or class that `label`
+    /// names, and waits until it says that it is ready.
     pub async fn start(ground: &Ground, label: &str, namespace: &str) -> Envoy {
         let mut envoy = Envoy::begin(ground, label, namespace).await;
         until("Envoy is ready", async || {
@@ -210,7 +212,8 @@ impl Envoy {
         page.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok()).sum()
     }
 
-    /// The sum of a metric of Warmpath over its labels, as Prometheus would read it; nothing if there is none.
+    /// The sum of a metric of Warmpath over its labels, as Prometheus would read it; nothing if there is
+    /// none.
     pub async fn metric(&self, name: &str) -> Option<f64> {
         let page = self.admin("/stats/prometheus").await.expect("Envoy's admin page").text();
         let samples =

@@ -1,5 +1,5 @@
-//! The cluster without Warmpath: etcd, the API server with the definitions of the Gateway API and of Envoy Gateway, and nothing
-//! that would start a pod.
+//! The cluster without Warmpath: etcd, the API server with the definitions of the Gateway API and of Envoy
+//! Gateway, and nothing that would start a pod.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! A lane: one cluster in a sandbox of its own. It runs the cases whose names come on its standard input, one after the other,
-//! and says on its standard output how each ended.
+//! A lane: one cluster in a sandbox of its own. It runs the cases whose names come on its standard input, one
+//! after the other, and says on its standard output how each ended.
 
 use std::io::BufRead;
 use std::panic::AssertUnwindSafe;
@@ -38,7 +38,8 @@ impl Said {
 /// Panics so far, each with its place.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Serves until the standard input ends. After a case that has failed it ends too: nobody knows what that left behind.
+/// Serves until the standard input ends. After a case that has failed it ends too: nobody knows what that
+/// left behind.
 pub async fn serve(tools: &Path, module: Option<&Path>, folder: PathBuf) -> i32 {
     let start = Instant::now();
     let mut names = names();

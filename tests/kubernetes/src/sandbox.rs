@@ -1,5 +1,5 @@
-//! Namespaces of our own: network, mounts, processes. What is started in them ends with this process, however it ends, and
-//! nothing of the machine's network or files changes.
+//! Namespaces of our own: network, mounts, processes. What is started in them ends with this process, however
+//! it ends, and nothing of the machine's network or files changes.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,8 @@ use std::process::Command;
 /// Set inside.
 const INSIDE: &str = "WARMPATH_INSIDE_SANDBOX";
 
-/// Addresses of the cluster. All are on the loopback device of the network namespace, as pods are processes in it.
+/// Addresses of the cluster. All are on the loopback device of the network namespace, as pods are processes
+/// in it.
 pub mod address {
     /// The API server.
     pub const API: &str = "10.244.0.1";
@@ -38,8 +39,8 @@ pub mod address {
     }
 }
 
-/// Lays a new root over the machine's: everything of the old one, and empty folders where containers have theirs. The last
-/// line runs this program again, in it.
+/// Lays a new root over the machine's: everything of the old one, and empty folders where containers have
+/// theirs. The last line runs this program again, in it.
 const ENTER: &str = r#"
 set -e
 mount --make-rprivate /

@@ -1,5 +1,5 @@
-//! All that a case plays in: the cluster, Envoy Gateway, an Envoy, pods, the module and its server; and the way back to the
-//! beginning for the next case.
+//! All that a case plays in: the cluster, Envoy Gateway, an Envoy, pods, the module and its server; and the
+//! way back to the beginning for the next case.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -95,7 +95,8 @@ impl World {
         std::mem::take(&mut self.spoilt)
     }
 
-    /// Back to the beginning: three new pods behind the Service `vllm`, the two routes, Warmpath attached to one of them.
+    /// Back to the beginning: three new pods behind the Service `vllm`, the two routes, Warmpath attached to
+    /// one of them.
     pub async fn reset(&mut self) {
         self.end_pods().await;
         self.start_pods(&[11, 12, 13]).await;
@@ -122,8 +123,8 @@ impl World {
         self.is_seen().await;
     }
 
-    /// Waits until Warmpath has read the load of every pod that lives, as it is now: the first page of a new process at an
-    /// address counts when a second one tells the same.
+    /// Waits until Warmpath has read the load of every pod that lives, as it is now: the first page of a new
+    /// process at an address counts when a second one tells the same.
     pub async fn is_seen(&self) {
         for pod in self.pods.values() {
             pod.scraped(3).await;
@@ -212,8 +213,8 @@ impl World {
         self.gateway = Some(EnvoyGateway::start(&self.ground, &configuration(more)).await);
     }
 
-    /// Stops Envoy Gateway. It does not give its lease back, and its successor would wait 15 s for it before it writes what it
-    /// has to write; so the lease goes too.
+    /// Stops Envoy Gateway. It does not give its lease back, and its successor would wait 15 s for it before
+    /// it writes what it has to write; so the lease goes too.
     pub async fn stop_gateway(&mut self) {
         if let Some(gateway) = self.gateway.take() {
             gateway.end();

@@ -68,7 +68,8 @@ async fn odd_bodies_of_the_largest_size_get_their_status_and_trap_nothing() {
     let envoy = Envoy::of(&pods).log_level("info").start().await;
     envoy.sees(&pods).await;
     type Case = (&'static str, u16, &'static str, fn() -> Vec<u8>);
-    // A body that nests deeper than the module reads, or may be UTF-32, is for the pod to judge: these take everything.
+    // A body that nests deeper than the module reads, or may be UTF-32, is for the pod to judge: these take
+    // everything.
     let cases: [Case; 21] = [
         ("only opening brackets", 200, CHAT, || filled("", "[", "")),
         ("only opening braces", 200, CHAT, || filled("", "{\"a\":", "")),

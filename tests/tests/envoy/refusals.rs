@@ -211,8 +211,8 @@ async fn without_the_answer_filter_a_pod_that_refuses_gets_no_more_than_its_shar
     }
 }
 
-/// A list of pods changes while one of them refuses: it leaves, it comes back, and others leave while requests are on their way to
-/// them.
+/// A list of pods changes while one of them refuses: it leaves, it comes back, and others leave while
+/// requests are on their way to them.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_client_meets_a_refusal_while_the_list_of_pods_changes() {
     const CHANGES: usize = 40;
@@ -228,7 +228,8 @@ async fn no_client_meets_a_refusal_while_the_list_of_pods_changes() {
             let mut refused = Vec::new();
             let mut sent = 0;
             while !done.load(Ordering::Relaxed) {
-                // Each request is of a kind of its own, so that what is known of earlier ones keeps none away.
+                // Each request is of a kind of its own, so that what is known of earlier ones keeps none
+                // away.
                 let model: &'static str = format!("model-{client}-{sent}").leak();
                 let reply = question(model, client * 100_000 + sent, sent % 2 == 0).send(to).await;
                 if reply.status != 200 {

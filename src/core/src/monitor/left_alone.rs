@@ -1,8 +1,8 @@
-//! Which pods are left alone because they failed, and since when no longer: one change when it begins and one when the pod is back,
-//! however often its cool-down begins anew in between.
+//! Which pods are left alone because they failed, and since when no longer: one change when it begins and one
+//! when the pod is back, however often its cool-down begins anew in between.
 //!
-//! A pod whose metrics page cannot be read either has one trouble and not two. The line of its scrape tells that one, so it is no
-//! change here.
+//! A pod whose metrics page cannot be read either has one trouble and not two. The line of its scrape tells
+//! that one, so it is no change here.
 
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
@@ -57,7 +57,8 @@ impl LeftAlone {
     }
 }
 
-/// Whether nothing but this tells of the pod's trouble: errors always are; failures are when its page was read after them.
+/// Whether nothing but this tells of the pod's trouble: errors always are; failures are when its page was
+/// read after them.
 fn is_news(why: Why, pod: &Pod, health: &PodHealth) -> bool {
     match pod.state {
         _ if why == Why::Errors => true,

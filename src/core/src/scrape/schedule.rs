@@ -1,9 +1,9 @@
 //! When to scrape which pod.
 //!
-//! Each pod has its own time with a random part, so that the scrapes of a fleet are spread over the interval. The interval
-//! grows with the fleet, so that taking in pages uses a bounded share of its thread: Envoy's main thread, which also handles
-//! configuration and name resolution. It grows with the time that a pod takes for its page, too: that time is taken from the
-//! thread that streams the pod's tokens.
+//! Each pod has its own time with a random part, so that the scrapes of a fleet are spread over the interval.
+//! The interval grows with the fleet, so that taking in pages uses a bounded share of its thread: Envoy's
+//! main thread, which also handles configuration and name resolution. It grows with the time that a pod takes
+//! for its page, too: that time is taken from the thread that streams the pod's tokens.
 
 use crate::config::Scrape;
 use crate::{Micros, Random, Slot};
@@ -16,11 +16,11 @@ const HOST_COST: f64 = 150.0;
 const FIRST_PAGE_COST: f64 = 50.0;
 /// Weight of a page in the mean time per page.
 const COST_GAIN: f64 = 0.1;
-/// Most that one page may count for. A page that takes far longer than usual met a thread that was held up, which tells
-/// nothing of the next page.
+/// Most that one page may count for. A page that takes far longer than usual met a thread that was held up,
+/// which tells nothing of the next page.
 const LONGEST_SAMPLE: Micros = Micros::from_millis(5);
-/// Cap of the stretched interval, unless [`LONGEST_STRETCH`] times the configured one is longer: load that is older counts
-/// for nothing.
+/// Cap of the stretched interval, unless [`LONGEST_STRETCH`] times the configured one is longer: load that is
+/// older counts for nothing.
 const LONGEST_INTERVAL: Micros = Micros::from_seconds(10);
 /// How many times the configured interval may stretch, where that is more than [`LONGEST_INTERVAL`].
 const LONGEST_STRETCH: u64 = 10;
@@ -134,8 +134,8 @@ impl Schedule {
         slots
     }
 
-    /// A page of the pod in `slot` has come `took` after it was asked for; `in_haste` says that the load which others bring to the
-    /// pod changes fast.
+    /// A page of the pod in `slot` has come `took` after it was asked for; `in_haste` says that the load
+    /// which others bring to the pod changes fast.
     pub fn note_page(&mut self, slot: Slot, took: Micros, in_haste: bool) {
         if let Some(pages) = self.pages.get_mut(usize::from(slot)) {
             let took = took.0 as f64;
@@ -160,8 +160,8 @@ impl Schedule {
         }
     }
 
-    /// A scrape has ended, and the thread took `cost` for its page; the pod is due again an interval later, and no sooner than
-    /// after `least`.
+    /// A scrape has ended, and the thread took `cost` for its page; the pod is due again an interval later,
+    /// and no sooner than after `least`.
     pub fn done(&mut self, slot: Slot, cost: Option<Micros>, config: &Scrape, least: Micros, now: Micros) {
         if let Some(cost) = cost {
             self.page_cost += (cost.min(LONGEST_SAMPLE).0 as f64 - self.page_cost) * COST_GAIN;

@@ -1,6 +1,7 @@
 //! A document of settings as a tree, from JSON.
 //!
-//! It is built by the scanner that reads requests: a second reader of JSON would make the module larger than all that reads it.
+//! It is built by the scanner that reads requests: a second reader of JSON would make the module larger than
+//! all that reads it.
 
 use crate::request::json::{JsonError, JsonResult, Kind, Scanner};
 use crate::settings::error::SettingError;
@@ -17,7 +18,8 @@ pub enum Value {
     Whole(i64),
     /// Any other number.
     Number(f64),
-    /// Text in the spelling in which requests are compared ([`crate::request::json`]): JSON's short escapes stay.
+    /// Text in the spelling in which requests are compared ([`crate::request::json`]): JSON's short escapes
+    /// stay.
     Text(String),
     /// `[...]`
     List(Vec<Value>),

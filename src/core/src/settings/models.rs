@@ -125,8 +125,8 @@ impl Models {
         self.find(name).is_some_and(|model| model.targets.len() > 1)
     }
 
-    /// What becomes of the model name of a request. `opening` is a hash of what all requests of a conversation begin with: the
-    /// same one always draws the same target, in every gateway.
+    /// What becomes of the model name of a request. `opening` is a hash of what all requests of a
+    /// conversation begin with: the same one always draws the same target, in every gateway.
     pub fn asked(&self, name: &[u8], opening: u64) -> Asked<'_> {
         let Some(model) = self.find(name) else {
             return if self.refuses_unknown { Asked::Unknown } else { Asked::AsItIs(Criticality::default()) };
@@ -181,7 +181,8 @@ impl Model {
         self.targets.iter().map(|target| u64::from(target.weight)).sum()
     }
 
-    /// The target of a conversation. Where the weights of two targets change, only as many conversations move as must.
+    /// The target of a conversation. Where the weights of two targets change, only as many conversations move
+    /// as must.
     fn draw(&self, opening: u64) -> Option<&str> {
         // Two rollouts must not move the same conversations.
         let hash = xxh3_64_with_seed(self.name.as_bytes(), opening);

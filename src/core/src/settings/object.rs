@@ -1,6 +1,7 @@
 //! Reads a JSON object key by key, so that every value is checked and every error names its key and the fix.
 //!
-//! The one reader of what users write: the plugin configuration, and the settings of a pool wherever they come from.
+//! The one reader of what users write: the plugin configuration, and the settings of a pool wherever they
+//! come from.
 
 use crate::settings::document::Value;
 pub use crate::settings::error::SettingError;

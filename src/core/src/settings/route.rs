@@ -1,8 +1,9 @@
-//! The settings that come with the route of each request. They are compared as bytes, and parsed only when they are new.
+//! The settings that come with the route of each request. They are compared as bytes, and parsed only when
+//! they are new.
 //!
 //! A controller writes one object for each rule, with all pools that the rule sends to
-//! (`docs/adr/controller-and-module.md`): `{"cluster": NAME, "pools": [{"strategy": ..., ...}]}`. By hand, the settings stand
-//! there themselves.
+//! (`docs/adr/controller-and-module.md`): `{"cluster": NAME, "pools": [{"strategy": ..., ...}]}`. By hand,
+//! the settings stand there themselves.
 
 use std::sync::Arc;
 
@@ -81,8 +82,8 @@ impl RouteSettings {
         RouteSettings { key, configured, routes: Vec::new() }
     }
 
-    /// The settings for a request by a route with this metadata, and what is new of them. `name` gives the `cluster_name` and
-    /// the `route_name` of the request.
+    /// The settings for a request by a route with this metadata, and what is new of them. `name` gives the
+    /// `cluster_name` and the `route_name` of the request.
     pub fn of_request(
         &mut self,
         metadata: &[u8],
@@ -167,12 +168,14 @@ impl RouteSettings {
     }
 }
 
-/// The backend of a rule in the name of a cluster that is one backend's alone, as Envoy Gateway names it; else nothing.
+/// The backend of a rule in the name of a cluster that is one backend's alone, as Envoy Gateway names it;
+/// else nothing.
 fn backend_of(cluster: &[u8]) -> &[u8] {
     if memchr::memmem::find(cluster, b"/backend/").is_some() { cluster } else { b"" }
 }
 
-/// Reads the settings in the metadata of a route, with the name of its rule. What the document leaves out is as configured.
+/// Reads the settings in the metadata of a route, with the name of its rule. What the document leaves out is
+/// as configured.
 fn read(
     bytes: &[u8],
     backend: &[u8],

@@ -56,7 +56,8 @@ pub async fn three_pods_load_for_ten_minutes(world: &mut World) {
     loading.check(world);
 }
 
-/// One pod is ready. Of those that load, number 12 tells its load, 13 does not listen, and 14 answers that it is not there yet.
+/// One pod is ready. Of those that load, number 12 tells its load, 13 does not listen, and 14 answers that it
+/// is not there yet.
 async fn three_load(world: &mut World) {
     world.start_pods(&[14]).await;
     world.pods.remove(&13).unwrap().kill().await;

@@ -77,7 +77,8 @@ pub async fn a_new_module_is_in_force_at_once_and_costs_no_request(world: &mut W
     .await;
     traffic.more(50).await;
     whole(&traffic.stop().await);
-    // What the module before knew of the pods is known to the new one, and nothing is left in its ledger but the one stream.
+    // What the module before knew of the pods is known to the new one, and nothing is left in its ledger but
+    // the one stream.
     for (number, home) in homes.iter().enumerate() {
         assert_eq!(round(number, 2).send(routed()).await.pod(), home, "conversation {number}");
     }
@@ -187,8 +188,9 @@ pub async fn streams_of_ten_minutes_survive_updates(world: &mut World) {
     streams_survive(world, 600).await;
 }
 
-/// Two streams of so many seconds, an event each second. The first begins before a new module, both before a changed setting a
-/// sixth of the time later: what is left of them is more than the 60 s after which Envoy Gateway's default cuts.
+/// Two streams of so many seconds, an event each second. The first begins before a new module, both before a
+/// changed setting a sixth of the time later: what is left of them is more than the 60 s after which Envoy
+/// Gateway's default cuts.
 async fn streams_survive(world: &mut World, seconds: u32) {
     world.spoilt();
     let mut streams = Vec::new();

@@ -78,7 +78,8 @@ fn rates_are_learned_and_unequal_pods_get_unequal_shares() {
     let mut now = Micros::ZERO;
     for n in 0..200 {
         now = now + SECOND;
-        // Pairs of requests, so that each pod gets some; pod 0 computes 10,000 tokens per second, pod 1 2,000.
+        // Pairs of requests, so that each pod gets some; pod 0 computes 10,000 tokens per second, pod 1
+        // 2,000.
         let decisions =
             [gateway.decide(0, &text(n * 2, 8000), now), gateway.decide(0, &text(n * 2 + 1, 8000), now)];
         let mut ahead = [0.0; 2];
