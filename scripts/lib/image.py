@@ -1,4 +1,4 @@
-"""The module, and the controller with it, as OCI images, laid out as folders that registries and their tools take as they are.
+"""The module, and the programs for Kubernetes, as OCI images, laid out as folders that registries and their tools take as they are.
 
 Envoy Gateway and Istio pull a module in two forms: "compat", a container image of the one file `plugin.wasm`, which every
 registry takes, and "oci", whose layers are the module and its configuration under media types of their own. A layout holds one of
@@ -42,6 +42,10 @@ class Layout:
         entry = self.blob(document(manifest), kind)
         self.manifests.append({**entry, "annotations": {"org.opencontainers.image.ref.name": tag}})
 
+    def name_for_import(self, name):
+        """Gives the image a whole name, for who imports the layout into containerd, as `kind load image-archive` does."""
+        self.manifests[-1]["annotations"]["io.containerd.image.name"] = name
+
     def finish(self):
         index = {"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": self.manifests}
         (self.folder / "index.json").write_bytes(document(index))
@@ -66,13 +70,14 @@ def write_oci(folder, module, version, time, notes):
     layout.finish()
 
 
-def write_controller(folder, controller, module, architecture, version, time, notes):
-    """Writes the layout of the controller's image: the program, static, and the module that it puts into listeners."""
+def write_program(folder, name, files, architecture, version, time, notes):
+    """Writes the layout of a program's image: `files` are bytes by name, of which the one called `name` is the static program."""
     layout = Layout(folder)
-    packed = tar_of({"warmpath-controller": (controller, 0o755), "warmpath.wasm": (module, 0o644)})
+    packed = tar_of({file: (data, 0o755 if file == name else 0o644) for file, data in files.items()})
     layer = layout.blob(gzip_of(packed), f"{OCI}.layer.v1.tar+gzip")
-    runs = {"Entrypoint": ["/warmpath-controller"], "User": "65532:65532"}
+    runs = {"Entrypoint": [f"/{name}"], "User": "65532:65532"}
     layout.image(version, config([packed], time, architecture, "linux", runs), [layer], notes)
+    layout.name_for_import(f"docker.io/library/{name}:{version}")
     layout.finish()
 
 

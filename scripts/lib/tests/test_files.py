@@ -112,8 +112,9 @@ class ImageTest(unittest.TestCase):
             self.assertEqual(gzip.decompress(packed), data)
             self.assertEqual(packed, image.gzip_of(data))
 
-    def read(self, write, module):
-        """The manifest of a layout with one image, and its layers as bytes; every digest on the way is checked."""
+    def read(self, write, module, name=None):
+        """The manifest of a layout with one image, and its layers as bytes; every digest on the way is checked. `name` is that for
+        who imports it."""
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder), module, "1.2.3", "2026-01-01T00:00:00Z", {})
 
@@ -124,7 +125,8 @@ class ImageTest(unittest.TestCase):
                 return data
 
             (entry,) = json.loads((Path(folder) / "index.json").read_text())["manifests"]
-            self.assertEqual(entry["annotations"], {"org.opencontainers.image.ref.name": "1.2.3"})
+            named = {"io.containerd.image.name": name} if name else {}
+            self.assertEqual(entry["annotations"], {"org.opencontainers.image.ref.name": "1.2.3", **named})
             manifest = json.loads(blob(entry))
             digests = json.loads(blob(manifest["config"]))["rootfs"]["diff_ids"]
             return manifest, digests, [blob(layer) for layer in manifest["layers"]]
@@ -142,9 +144,10 @@ class ImageTest(unittest.TestCase):
 
     def test_the_controllers_image_is_the_program_and_the_module(self):
         def write(folder, module, version, time, notes):
-            image.write_controller(folder, b"\x7fELF", module, "arm64", version, time, notes)
+            files = {"warmpath-controller": b"\x7fELF", "warmpath.wasm": module}
+            image.write_program(folder, "warmpath-controller", files, "arm64", version, time, notes)
 
-        _, digests, layers = self.read(write, self.MODULE)
+        _, digests, layers = self.read(write, self.MODULE, "docker.io/library/warmpath-controller:1.2.3")
         packed = gzip.decompress(layers[0])
         self.assertEqual(digests, ["sha256:" + hashlib.sha256(packed).hexdigest()])
         with tarfile.open(fileobj=io.BytesIO(packed)) as tar:

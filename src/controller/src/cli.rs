@@ -89,6 +89,10 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", default_value = "[::]:8080")]
     pub pages: SocketAddr,
 
+    /// Between two knocks at the ports of ready pods, whose refusals are told at the RoutedPool; 0: never
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub knock_seconds: u64,
+
     /// The namespace of the lease that says which replica writes
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "warmpath-system")]
     pub namespace: String,

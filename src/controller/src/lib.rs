@@ -6,6 +6,7 @@
 pub mod certgen;
 pub mod cli;
 pub mod hooks;
+pub mod knock;
 pub mod kube;
 pub mod plan;
 pub mod run;

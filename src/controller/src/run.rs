@@ -16,6 +16,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::cli::Options;
 use crate::hooks::memory::Memory;
 use crate::hooks::server::{Features, Hooks};
+use crate::knock::{Refusing, knock};
 use crate::kube::keeper::{Snapshot, keep};
 use crate::kube::kinds::Kind;
 use crate::kube::writer::Writer;
@@ -77,14 +78,21 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (leads, leader) = watch::channel(false);
     let (lease_client, namespace, replica) =
         (client.clone(), options.namespace.clone(), options.replica.clone());
-    tokio::spawn(async move { lease::lead(lease_client, &namespace, &replica, leads).await });
+    let lease_metrics = metrics.clone();
+    tokio::spawn(async move { lease::lead(lease_client, &namespace, &replica, leads, &lease_metrics).await });
 
     let wake = Arc::new(Notify::new());
+    let refusing = Arc::new(Refusing::default());
+    if options.knock_seconds > 0 {
+        let every = Duration::from_secs(options.knock_seconds);
+        tokio::spawn(knock(every, snapshot.clone(), leader.clone(), refusing.clone(), wake.clone()));
+    }
     let judge = Arc::new(judge(memory.clone(), snapshot.clone(), metrics.clone()));
     let writer = || {
         let judge = judge.clone();
         let wiring = Arc::new(move |pool: &PoolKey| judge(pool));
-        Writer::new(client.clone(), options.gateway_controller.clone(), metrics.clone(), wiring, wake.clone())
+        let (client, refusing, wake) = (client.clone(), refusing.clone(), wake.clone());
+        Writer::new(client, options.gateway_controller.clone(), metrics.clone(), wiring, refusing, wake)
     };
     tokio::spawn(writer().run(snapshot.clone(), leader.clone()));
     tokio::spawn(look(writer(), memory, snapshot, leader, metrics.clone(), wake.clone()));

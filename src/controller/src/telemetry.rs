@@ -1,6 +1,8 @@
 //! What is counted, as Prometheus reads it.
 
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -50,6 +52,9 @@ pub struct Metrics {
     serving: Family<PoolLabels, Gauge>,
     writes: Family<WriteLabels, Counter>,
     leader: Gauge,
+    cache_age: Gauge<f64, AtomicU64>,
+    /// When the API server last answered.
+    answered: Mutex<Instant>,
 }
 
 impl Default for Metrics {
@@ -66,6 +71,8 @@ impl Default for Metrics {
             serving: Family::default(),
             writes: Family::default(),
             leader: Gauge::default(),
+            cache_age: Gauge::default(),
+            answered: Mutex::new(Instant::now()),
         };
         let registry = &mut metrics.registry;
         registry.register("hooks", "Calls of Envoy Gateway's hooks, by outcome", metrics.hooks.clone());
@@ -85,6 +92,11 @@ impl Default for Metrics {
         );
         registry.register("writes", "Writes to the API server, by outcome", metrics.writes.clone());
         registry.register("leader", "1 where this replica writes", metrics.leader.clone());
+        registry.register(
+            "cache_age_seconds",
+            "Time since the API server last answered: what the caches have may be so old",
+            metrics.cache_age.clone(),
+        );
         metrics
     }
 }
@@ -107,6 +119,11 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
+    /// Notes that the API server has answered.
+    pub fn api_server_answered(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     /// Tells whether Envoy Gateway asks about a pool.
     pub fn serving(&self, pool: &PoolKey, serving: Option<bool>) {
         match serving {
@@ -125,6 +142,7 @@ impl Metrics {
             ("InferenceModel", facts.models.len()),
             ("InferenceObjective", facts.objectives.len()),
             ("RoutedPool", facts.views.len()),
+            ("BackendTLSPolicy", facts.tls.len()),
         ];
         for (kind, count) in counts {
             self.objects.get_or_create(&KindLabels { kind }).set(whole(count));
@@ -145,6 +163,8 @@ impl Metrics {
 
     /// The page.
     pub fn page(&self) -> String {
+        let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        self.cache_age.set(answered.elapsed().as_secs_f64());
         let mut page = String::new();
         match encode(&mut page, &self.registry) {
             Ok(()) => page,

@@ -52,6 +52,8 @@ pub struct Collector {
     discovers: bool,
     /// When the clusters were looked at as they are known now.
     looked_at: Micros,
+    /// When our clock was at zero, since the epoch, once that was told.
+    origin: Option<Micros>,
     misrouted: u64,
     leaked: u64,
     emptied: u64,
@@ -138,6 +140,7 @@ impl Collector {
             announced: NEVER_WRITTEN,
             discovers: config.discovery.is_some(),
             looked_at: Micros::ZERO,
+            origin: None,
             misrouted: 0,
             leaked: 0,
             emptied: 0,
@@ -153,8 +156,14 @@ impl Collector {
         collector
     }
 
+    /// Tells the time since the epoch at `now`. Of a pod that is listed later it is known since when it was there.
+    pub fn tell_date(&mut self, date: Micros, now: Micros) {
+        self.origin = Some(date - now);
+    }
+
     /// Makes `addresses` the pods of the pool: those that stay keep their slots.
     pub fn set_pods(&mut self, addresses: &[String], now: Micros) {
+        let listed_at = self.origin.map(|origin| origin + now);
         for (slot, pod) in Slot::all().zip(&mut self.table.pods) {
             if pod.id != 0 && !addresses.contains(&pod.address) {
                 *pod = Pod::default();
@@ -167,6 +176,9 @@ impl Collector {
                 continue;
             }
             let slot = self.add(Pod { address: address.clone(), ..Pod::default() });
+            if let Some(history) = self.histories.get_mut(usize::from(slot)) {
+                history.pages = PageHistory::of_listed(listed_at);
+            }
             self.schedule.add(slot, now);
         }
     }

@@ -118,6 +118,7 @@ impl CollectorDriver {
         {
             let (members, looked_at) = (discovery.members(), discovery.looked_at());
             if self.members.as_ref() != Some(&members) {
+                self.collector.tell_date(host::date(), began);
                 self.collector.set_members(&members, began);
                 self.members = Some(members);
                 self.publish(began);

@@ -47,6 +47,11 @@ pub fn now() -> Micros {
     Micros(nanoseconds() / 1_000)
 }
 
+/// The time since the epoch, for comparing with dates of others.
+pub fn date() -> Micros {
+    Micros(crate::clock::nanoseconds_since_epoch() / 1_000)
+}
+
 /// A number that nobody can predict, from WASI's `random_get`, which the standard library seeds its hash maps with.
 pub fn random() -> u64 {
     RandomState::new().build_hasher().finish()

@@ -6,9 +6,12 @@ mod doors;
 mod faults;
 mod func_e;
 mod pods;
+mod pool_company;
 mod pool_faults;
+mod pool_install;
 mod pool_shapes;
 mod pools;
+mod reference;
 mod shapes;
 mod updates;
 
@@ -135,13 +138,17 @@ pub fn all() -> Vec<Case> {
             a_pool_keeps_its_share_beside_one_that_is_not_there,
             a_route_that_comes_before_its_pool_is_served_when_the_pool_comes (Alone),
             nothing_is_written_when_nothing_changes (Alone),
-            the_controller_is_killed_and_nothing_is_lost,
-            the_references_files_are_served_as_they_stand;
+            the_controller_is_killed_and_nothing_is_lost;
+        reference on Pools:
+            the_first_documents_files_are_served_as_they_stand,
+            the_second_documents_conversation_stays_at_its_pod;
         pool_faults on Pools:
             one_pod_of_the_pool_is_ready_and_three_load (Alone),
             a_deletion_that_no_watch_has_seen_is_noticed,
             an_address_that_was_given_to_a_stranger_gets_nothing,
             a_pod_that_takes_over_an_address_is_believed_to_hold_nothing,
+            a_pod_that_is_replaced_before_its_first_page_leaves_nothing_behind,
+            a_pod_of_the_pool_is_taken_out_while_it_streams,
             a_helper_that_is_ready_and_does_not_listen,
             one_of_two_replicas_is_killed (Alone),
             envoy_gateway_is_killed_and_pools_are_served_on,
@@ -159,6 +166,14 @@ pub fn all() -> Vec<Case> {
             merged_gateways_with_a_pool_on_one,
             envoys_of_pools_in_the_namespace_of_their_gateway,
             envoy_gateway_that_does_not_ask_is_told_and_when_it_does_again (Early);
+        pool_company on Pools:
+            a_users_own_policies_keep_their_effect,
+            a_model_is_renamed_and_its_change_is_hot,
+            what_another_controller_wrote_stays,
+            a_pool_of_another_namespace_needs_a_grant;
+        pool_install on Pools:
+            the_install_stops_where_another_server_is_asked,
+            it_is_installed_by_the_script_and_removed_again;
     }
 }
 

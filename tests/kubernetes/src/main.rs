@@ -28,6 +28,7 @@ mod pools;
 mod process;
 mod sandbox;
 mod services;
+mod stopwatch;
 mod world;
 
 use std::path::PathBuf;

@@ -271,6 +271,13 @@ pub async fn routed_pool(cluster: &Cluster, pool: &str) -> Option<Value> {
     all.into_iter().find(|object| object["spec"]["pool"]["name"] == pool).map(|object| object["spec"].clone())
 }
 
+/// The places of a pool that refuse connections, as our object names them.
+pub async fn refusing(cluster: &Cluster, pool: &str) -> Option<String> {
+    let all = cluster.list(ROUTED_POOL, "default", "").await;
+    let object = all.into_iter().find(|object| object["spec"]["pool"]["name"] == pool)?;
+    object["metadata"]["annotations"]["warmpath.dev/refusing"].as_str().map(str::to_owned)
+}
+
 /// The conditions of a pool at its one Gateway: type, and whether it is True, with reason and message.
 pub async fn conditions(
     cluster: &Cluster,

@@ -160,3 +160,19 @@ fn the_controllers_install_gives_metrics_the_labels_that_a_plain_envoy_has() {
     assert!(!plain.is_empty());
     assert_eq!(tags("manifests/install/envoy-gateway-values.yaml"), plain);
 }
+
+#[test]
+fn the_documents_name_cases_that_exist() {
+    let listed =
+        std::process::Command::new(env!("CARGO_BIN_EXE_kubernetes-tests")).arg("--list").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let cases: Vec<&str> = listed.lines().collect();
+    let document = std::fs::read_to_string(repository().join("docs/compatibility.md")).unwrap();
+    let (_, table) = document.split_once("### Cases from the field in Kubernetes").unwrap();
+    let (table, _) = table.split_once("\n### ").unwrap();
+    let named: Vec<&str> = table.split('`').skip(1).step_by(2).collect();
+    assert!(named.len() > 10, "{named:?}");
+    for name in named {
+        assert!(cases.contains(&name), "there is no case {name}");
+    }
+}

@@ -9,6 +9,8 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
+use crate::telemetry::Metrics;
+
 /// The name of the Lease.
 pub const NAME: &str = "warmpath-controller";
 /// A leader that has not renewed for so long is none.
@@ -39,12 +41,16 @@ fn step(holder: Option<&str>, me: &str, unchanged: Duration) -> Step {
 
 /// Tries for the lease for ever, and tells whether it is ours. A leader that cannot renew stops to be one before another can
 /// take the lease.
-pub async fn lead(client: Client, namespace: &str, me: &str, leader: watch::Sender<bool>) {
+pub async fn lead(client: Client, namespace: &str, me: &str, leader: watch::Sender<bool>, metrics: &Metrics) {
     let api: Api<Lease> = Api::namespaced(client, namespace);
     let mut seen: Option<(String, Instant)> = None;
     let mut renewed: Option<Instant> = None;
     loop {
-        match tokio::time::timeout(TIMEOUT, once(&api, me, &mut seen)).await {
+        let tried = tokio::time::timeout(TIMEOUT, once(&api, me, &mut seen)).await;
+        if tried.as_ref().is_ok_and(Result::is_ok) {
+            metrics.api_server_answered();
+        }
+        match tried {
             Ok(Ok(true)) => {
                 renewed = Some(Instant::now());
                 if !leader.send_replace(true) {

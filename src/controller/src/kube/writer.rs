@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::keeper::Snapshot;
 use super::kinds::Kind;
+use crate::knock::Refusing;
 use crate::plan::condition::News;
 use crate::plan::status::{CONTROLLER, Wiring};
 use crate::plan::wiring::Hook;
@@ -38,23 +39,25 @@ pub struct Writer {
     envoy_gateway: String,
     metrics: Arc<Metrics>,
     wiring: Arc<dyn Fn(&PoolKey) -> Wiring + Send + Sync>,
+    refusing: Arc<Refusing>,
     wake: Arc<Notify>,
     recorder: Recorder,
 }
 
 impl Writer {
-    /// A writer for the Envoy Gateway of that controller name. `wiring` says what is known of each pool's wiring, and `wake`
-    /// that this has changed.
+    /// A writer for the Envoy Gateway of that controller name. `wiring` says what is known of each pool's wiring, `refusing` which
+    /// places refuse connections, and `wake` that one of the two has changed.
     pub fn new(
         client: Client,
         envoy_gateway: String,
         metrics: Arc<Metrics>,
         wiring: Arc<dyn Fn(&PoolKey) -> Wiring + Send + Sync>,
+        refusing: Arc<Refusing>,
         wake: Arc<Notify>,
     ) -> Self {
         let recorder =
             Recorder::new(client.clone(), Reporter { controller: CONTROLLER.into(), instance: None });
-        Writer { client, envoy_gateway, metrics, wiring, wake, recorder }
+        Writer { client, envoy_gateway, metrics, wiring, refusing, wake, recorder }
     }
 
     /// Writes while this replica leads, until nobody tells anything any more.
@@ -97,8 +100,12 @@ impl Writer {
 
     fn plan(&self, snapshot: &Snapshot) -> Vec<Write> {
         let wiring = |pool: &PoolKey| (self.wiring)(pool);
-        let circumstances =
-            Circumstances { envoy_gateway: &self.envoy_gateway, wiring: &wiring, now: &now() };
+        let circumstances = Circumstances {
+            envoy_gateway: &self.envoy_gateway,
+            wiring: &wiring,
+            refusing: &self.refusing.places(),
+            now: &now(),
+        };
         writes(&snapshot.facts, &snapshot.world, &circumstances)
     }
 
@@ -126,7 +133,9 @@ impl Writer {
                 continue;
             }
             let asked = wiring::write(&ours.union(&told).copied().collect());
-            self.write(Write::AnnotateView { key: key.clone(), asked, version: version(object) }).await;
+            let (key, version) = (key.clone(), version(object));
+            let (name, value, news) = (wiring::ASKED, Some(asked), None);
+            self.write(Write::AnnotateView { key, name, value, news, version }).await;
         }
     }
 
@@ -172,11 +181,15 @@ impl Writer {
                 let patch = json!({"metadata": {"resourceVersion": version}, "spec": spec});
                 api(&key.namespace).patch(&key.name, &merge, &Patch::Merge(patch)).await?;
             }
-            Write::AnnotateView { key, asked, version } => {
-                let metadata = json!({"resourceVersion": version, "annotations": {wiring::ASKED: asked}});
+            Write::AnnotateView { key, name, value, news, version } => {
+                let metadata = json!({"resourceVersion": version, "annotations": {name: value}});
                 api(&key.namespace)
                     .patch(&key.name, &merge, &Patch::Merge(json!({"metadata": metadata})))
                     .await?;
+                if let Some((pool, news)) = news {
+                    let of = ObjectKey { namespace: pool.namespace, name: pool.name };
+                    self.tell(Kind::Pool(pool.group), &of, vec![news]).await;
+                }
             }
             Write::DeleteView { key } => {
                 api(&key.namespace).delete(&key.name, &DeleteParams::default()).await?;

@@ -4,6 +4,7 @@
 //! a policy changes that targets a route. So whatever Envoy is told of a pool changes the spec, and nothing else does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
@@ -11,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::names::{ObjectKey, PoolGroup, PoolKey};
 use super::settings::{Settings, Strategy};
 use super::wiring::{self, Hook};
-use super::world::World;
+use super::world::{PoolState, World};
 
 /// The group of our objects.
 pub const GROUP: &str = "warmpath.dev";
@@ -91,8 +92,37 @@ pub fn revision(object: &Json) -> u64 {
 
 /// The hooks that any replica was asked about the pool of a RoutedPool.
 pub fn asked(object: &Json) -> BTreeSet<Hook> {
-    let annotations = object.pointer("/metadata/annotations").and_then(Json::as_object);
-    annotations.and_then(|all| all.get(wiring::ASKED)?.as_str()).map(wiring::read).unwrap_or_default()
+    annotation(object, wiring::ASKED).map(wiring::read).unwrap_or_default()
+}
+
+/// The annotation that names places of ready pods that refuse connections. Envoy Gateway does not look at it.
+pub const REFUSING: &str = "warmpath.dev/refusing";
+
+/// Most places that the annotation names.
+const MOST_REFUSING: usize = 8;
+
+/// The value of [`REFUSING`] of a pool; `None` where each of its places opens.
+pub fn refusing(state: &PoolState, refusing: &BTreeSet<SocketAddr>) -> Option<String> {
+    let named: Vec<String> = state
+        .places
+        .iter()
+        .filter(|place| place.ready && refusing.contains(&SocketAddr::new(place.address, place.port)))
+        .map(|place| {
+            let pod = state.members.iter().find(|member| member.address == place.address);
+            format!("{} {}", pod.map_or("?", |pod| &pod.pod), SocketAddr::new(place.address, place.port))
+        })
+        .collect();
+    let more = named.len().saturating_sub(MOST_REFUSING);
+    let mut text = named.into_iter().take(MOST_REFUSING).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        text += &format!(", and {more} more");
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// An annotation of a RoutedPool.
+pub fn annotation<'a>(object: &'a Json, name: &str) -> Option<&'a str> {
+    object.pointer("/metadata/annotations")?.get(name)?.as_str()
 }
 
 /// The spec to write: `existing` is the object that is there, `raise` asks for a new revision though nothing else changes.
@@ -162,6 +192,21 @@ mod tests {
         assert_eq!(identity(&written), Some((testing::pool("pool"), 1)));
         assert_eq!(settings(&written), Some(Settings::default()));
         assert_eq!(identity(&json!({"kind": "Other"})), None);
+    }
+
+    #[test]
+    fn places_that_refuse_are_named_with_their_pods() {
+        let world = World::of(&testing::facts(), &World::default(), |_| None);
+        let state = world.pools.values().next().unwrap();
+        let told =
+            |places: &[&str]| refusing(state, &places.iter().map(|place| place.parse().unwrap()).collect());
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&["10.244.0.99:8000"]), None, "another pool's");
+        assert_eq!(told(&["10.244.0.12:8000"]).unwrap(), "pod-12 10.244.0.12:8000");
+        assert_eq!(
+            told(&["10.244.0.11:8000", "10.244.0.12:8000"]).unwrap(),
+            "pod-11 10.244.0.11:8000, pod-12 10.244.0.12:8000"
+        );
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! All that is to be written: the difference between what shall be and what is there. Nothing to do is an empty list.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
 use serde_json::{Value as Json, json};
 
 use super::condition::{Condition, News, merge, news};
@@ -30,12 +33,16 @@ pub enum Write {
         /// What it follows from.
         version: String,
     },
-    /// A RoutedPool about whose pool a hook was asked for the first time.
+    /// A RoutedPool with another annotation, which Envoy Gateway does not look at.
     AnnotateView {
         /// Its name.
         key: ObjectKey,
-        /// The hooks, as the annotation has them.
-        asked: String,
+        /// The annotation.
+        name: &'static str,
+        /// Its value; `None` takes it away.
+        value: Option<String>,
+        /// What is new, for people, and of which pool.
+        news: Option<(PoolKey, News)>,
         /// What it follows from.
         version: String,
     },
@@ -85,6 +92,8 @@ pub struct Circumstances<'a> {
     pub envoy_gateway: &'a str,
     /// What is known of the wiring, for each pool.
     pub wiring: &'a dyn Fn(&PoolKey) -> Wiring,
+    /// Places that refuse connections.
+    pub refusing: &'a BTreeSet<SocketAddr>,
     /// RFC 3339, UTC.
     pub now: &'a str,
 }
@@ -92,9 +101,10 @@ pub struct Circumstances<'a> {
 /// All that is to be written.
 pub fn writes(facts: &Facts, world: &World, circumstances: &Circumstances<'_>) -> Vec<Write> {
     let mut writes = views(facts, world);
+    writes.extend(refusals(facts, world, circumstances.refusing));
     for (key, pool) in &facts.pools {
         let (Ok(pool), Some(state)) = (pool, world.pools.get(key)) else { continue };
-        let Circumstances { envoy_gateway, wiring, now } = circumstances;
+        let Circumstances { envoy_gateway, wiring, now, .. } = circumstances;
         let new = pool_status(key, pool, state, facts, envoy_gateway, &wiring(key), now);
         writes.extend(new.map(|NewStatus { status, news }| Write::PoolStatus {
             pool: key.clone(),
@@ -143,6 +153,37 @@ fn views(facts: &Facts, world: &World) -> Vec<Write> {
     writes
 }
 
+/// What RoutedPools say of places that refuse connections.
+fn refusals(facts: &Facts, world: &World, refusing: &BTreeSet<SocketAddr>) -> Vec<Write> {
+    let annotate = |(key, object): (&ObjectKey, &Json)| {
+        let (pool, _) = view::identity(object)?;
+        let value = view::refusing(world.pools.get(&pool)?, refusing);
+        if value.as_deref() == view::annotation(object, view::REFUSING) {
+            return None;
+        }
+        let news = match &value {
+            Some(places) => News {
+                warning: true,
+                reason: "NotListening".into(),
+                message: format!("ready and refuses connections: {places}"),
+            },
+            None => News {
+                warning: false,
+                reason: "Listening".into(),
+                message: "no ready pod refuses connections any more".into(),
+            },
+        };
+        Some(Write::AnnotateView {
+            key: key.clone(),
+            name: view::REFUSING,
+            value,
+            news: Some((pool, news)),
+            version: version(object),
+        })
+    };
+    facts.views.iter().filter_map(annotate).collect()
+}
+
 fn model_status(
     kind: ModelKind,
     key: ObjectKey,
@@ -180,12 +221,22 @@ mod tests {
     use crate::plan::testing;
 
     fn all(facts: &Facts) -> Vec<Write> {
+        all_with(facts, &[])
+    }
+
+    fn all_with(facts: &Facts, refusing: &[&str]) -> Vec<Write> {
+        let refusing = refusing.iter().map(|place| place.parse().unwrap()).collect();
         let world = World::of(facts, &World::default(), |_| None);
         let wiring = |_: &PoolKey| Some(Ok(()));
         writes(
             facts,
             &world,
-            &Circumstances { envoy_gateway: testing::CONTROLLER, wiring: &wiring, now: "t" },
+            &Circumstances {
+                envoy_gateway: testing::CONTROLLER,
+                wiring: &wiring,
+                refusing: &refusing,
+                now: "t",
+            },
         )
     }
 
@@ -199,7 +250,9 @@ mod tests {
                         json!({"kind": view::KIND, "metadata": {"resourceVersion": "5"}, "spec": spec}),
                     );
                 }
-                Write::AnnotateView { .. } => panic!("the plan does not annotate"),
+                Write::AnnotateView { key, name, value, .. } => {
+                    facts.views.get_mut(&key).unwrap()["metadata"]["annotations"] = json!({name: value});
+                }
                 Write::DeleteView { key } => {
                     facts.views.remove(&key);
                 }
@@ -241,6 +294,26 @@ mod tests {
             matches!(after.as_slice(), [Write::UpdateView { version, .. }] if version == "5"),
             "{after:?}"
         );
+    }
+
+    #[test]
+    fn a_place_that_refuses_is_annotated_once_and_unannotated_once() {
+        let mut facts = testing::facts();
+        let first = all(&facts);
+        apply(&mut facts, first);
+        const REFUSES: &[&str] = &["10.244.0.12:8000"];
+        let told = all_with(&facts, REFUSES);
+        let [Write::AnnotateView { value: Some(value), news: Some((_, news)), .. }] = told.as_slice() else {
+            panic!("{told:?}");
+        };
+        assert_eq!(value, "pod-12 10.244.0.12:8000");
+        assert!(news.warning && news.message.contains("pod-12"));
+        apply(&mut facts, told);
+        assert_eq!(all_with(&facts, REFUSES), []);
+        let back = all(&facts);
+        assert!(matches!(back.as_slice(), [Write::AnnotateView { value: None, .. }]), "{back:?}");
+        apply(&mut facts, back);
+        assert_eq!(all(&facts), []);
     }
 
     #[test]

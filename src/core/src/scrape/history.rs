@@ -25,6 +25,8 @@ const LEFT_FOR: Micros = Micros::from_seconds(60);
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PageHistory {
     last: Option<Seen>,
+    /// When the pod was listed first, since the epoch, where that is known.
+    listed_at: Option<Micros>,
     /// A scrape has failed since the last page.
     failed: bool,
     standstill: Option<Standstill>,
@@ -62,6 +64,11 @@ pub struct Signs {
 }
 
 impl PageHistory {
+    /// The history of a pod that is listed for the first time, and has shown no page yet; `at` is since the epoch.
+    pub fn of_listed(at: Option<Micros>) -> PageHistory {
+        PageHistory { listed_at: at, ..PageHistory::default() }
+    }
+
     /// The history of a pod whose process started at `started`, in seconds since the epoch, by its last page at `at`.
     pub fn of_process(started: Option<f64>, at: Micros) -> PageHistory {
         let last = started.map(|_| Seen { at, started, computed_tokens: None });
@@ -78,7 +85,9 @@ impl PageHistory {
         let before =
             self.last.replace(Seen { at: now, started: load.started, computed_tokens: load.computed_tokens });
         let failed = std::mem::take(&mut self.failed);
-        let Some(before) = before else { return Signs::default() };
+        let Some(before) = before else {
+            return Signs { restarted: self.had_a_predecessor(load, account), ..Signs::default() };
+        };
         if restarted(&before, load, failed) {
             self.standstill = None;
             return Signs { restarted: true, ..Signs::default() };
@@ -97,6 +106,15 @@ impl PageHistory {
             hangs: standstill.hangs_since.is_some(),
             ended: standstill.ended(account) as f32,
         }
+    }
+
+    /// Whether requests may have gone to this address before the process of its first page had started: then they met another
+    /// one, which was replaced before anybody read its page. Where clocks differ, what was learnt of a young pod before its first
+    /// page is forgotten, and no more.
+    fn had_a_predecessor(&self, load: &PodLoad, account: Option<&PodAccount>) -> bool {
+        let started = load.started.map(|seconds| Micros((seconds * SECOND.0 as f64) as u64));
+        let started_later = self.listed_at.zip(started).is_some_and(|(listed, started)| listed < started);
+        started_later && account.is_some_and(|account| account.opened > 0)
     }
 }
 
@@ -191,6 +209,19 @@ mod tests {
         assert!(!history.see(&page(1e9 + 0.4), None, 2 * SECOND).restarted);
         assert!(history.see(&page(1e9 + 60.0), None, 3 * SECOND).restarted);
         assert!(!history.see(&page(1e9 + 60.0), None, 4 * SECOND).restarted);
+    }
+
+    #[test]
+    fn a_first_page_of_a_process_that_is_younger_than_the_first_request_is_a_restart() {
+        let first_page = |listed_at, started, opened| {
+            let page = PodLoad { started: Some(started), ..load(0.0, 5.0) };
+            let mut history = PageHistory::of_listed(listed_at);
+            history.see(&page, Some(&account(0, opened, 0)), SECOND).restarted
+        };
+        assert!(first_page(Some(90 * SECOND), 95.0, 3));
+        assert!(!first_page(Some(90 * SECOND), 95.0, 0), "nobody was asked before");
+        assert!(!first_page(Some(90 * SECOND), 60.0, 3), "the process that was listed");
+        assert!(!first_page(None, 95.0, 3), "taken over from another collector");
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! Pods of InferencePools that load, vanish, or do not serve; what is around them goes away and comes back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde_json::json;
-use warmpath_tests::{Request, Traffic, until};
+use warmpath_tests::{Request, Stream, Traffic, until};
 
 use super::{is_used, whole};
 use crate::api::{POD, ROUTED_POOL};
 use crate::pools::{CLUSTER, Controller, FIRST, SECOND_REPLICA, count, pod, remove_pod};
+use crate::stopwatch::Stopwatch;
 use crate::world::{World, at, routed};
 
 /// Statuses and pods of so many requests, one after the other.
@@ -43,10 +44,10 @@ pub async fn one_pod_of_the_pool_is_ready_and_three_load(world: &mut World) {
     assert_eq!(panics(world).await, before, "Envoy has sent to all pods, ready or not");
     world.start_pods(&[12]).await;
     pod(&cluster, 12, "vllm", "True").await;
-    let since = Instant::now();
+    let watch = Stopwatch::start();
     is_used(12).await;
     // The module looks once a second.
-    assert!(since.elapsed() < Duration::from_secs(3), "it took {:?}", since.elapsed());
+    watch.within(Duration::from_secs(3), "the first chat at a pod that has turned ready");
     for number in [11, 12] {
         pod(&cluster, number, "vllm", "False").await;
     }
@@ -76,9 +77,23 @@ pub async fn a_deletion_that_no_watch_has_seen_is_noticed(world: &mut World) {
     world.ground.start_api_server().await;
     let since = Instant::now();
     as_the_kubelet_would(world).await;
-    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "HEALTHY")]).await;
+    comes_to_know(world, &[(at(11), "HEALTHY"), (at(12), "HEALTHY")]).await;
     println!("      Envoy knows it {:.1?} after the API server is back", since.elapsed());
     whole(&traffic.stop().await);
+}
+
+/// Waits until Envoy knows these hosts of the pool, after the API server was away: Envoy Gateway's watches wait up to a minute
+/// before they try again.
+async fn comes_to_know(world: &World, hosts: &[(String, &str)]) {
+    let wanted: BTreeMap<_, _> = hosts.iter().map(|(host, is)| (host.clone(), (*is).to_owned())).collect();
+    let since = Instant::now();
+    while world.envoy().hosts(CLUSTER).await != wanted {
+        assert!(
+            since.elapsed() < Duration::from_secs(120),
+            "Envoy does not know {wanted:?} after two minutes"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Starts an Envoy Gateway anew that has lost its lease: then it stops, and its probe is not answered.
@@ -112,47 +127,152 @@ pub async fn an_address_that_was_given_to_a_stranger_gets_nothing(world: &mut Wo
     cluster.delete(POD, "strangers", "stranger").await;
 }
 
+/// Requests that met their prefix so far.
+async fn hits(world: &World) -> u64 {
+    let page = world.envoy().admin("/stats?filter=warmpath_prefix_hits_total").await.unwrap().text();
+    page.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok()).sum()
+}
+
+/// Asks for the story of that number; whether it met its prefix.
+async fn is_warm(world: &World, story: usize) -> bool {
+    let opening = format!("Story {story}. {}", "Once upon a time there was a long one. ".repeat(200));
+    let before = hits(world).await;
+    assert_eq!(Request::chat(&opening).send(routed()).await.status, 200);
+    hits(world).await > before
+}
+
 pub async fn a_pod_that_takes_over_an_address_is_believed_to_hold_nothing(world: &mut World) {
     let cluster = world.cluster().clone();
-    let opening = "Once upon a time there was a long story. ".repeat(200);
-    let hits = async |world: &World| {
-        let page = world.envoy().admin("/stats?filter=warmpath_prefix_hits_total").await.unwrap().text();
-        let values = page.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok());
-        values.sum::<u64>()
-    };
-    world.is_routed().await;
-    let first = Request::chat(&opening).send(routed()).await.pod().to_owned();
-    let number = [11, 12, 13].into_iter().find(|&number| at(number) == first).unwrap();
+    for number in [12, 13] {
+        pod(&cluster, number, "vllm", "False").await;
+    }
+    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "DRAINING")]).await;
+    until("Warmpath knows one pod", async || {
+        (world.envoy().metric("warmpath_ready_pods").await == Some(1.0)).then_some(())
+    })
+    .await;
+    for story in 0..20 {
+        assert!(!is_warm(world, story).await, "story {story} is new");
+    }
+    assert!(is_warm(world, 0).await, "the first story is warm");
+    remove_pod(&cluster, 11).await;
+    for number in [12, 13] {
+        pod(&cluster, number, "vllm", "True").await;
+    }
+    world.envoy().knows(CLUSTER, &[(at(12), "HEALTHY"), (at(13), "HEALTHY")]).await;
+    // Its successor.
+    world.start_pods(&[11]).await;
+    pod(&cluster, 11, "vllm", "True").await;
+    world.envoy().knows(CLUSTER, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
+    world.pods[&11].scraped(2).await;
+    // Its page must be told a second time, after a look at Envoy's clusters. Each story is told once more only.
+    let mut stories = 1..20;
+    while let Some(story) = stories.next() {
+        if !is_warm(world, story).await {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let rest: Vec<usize> = stories.take(3).collect();
+    assert_eq!(rest.len(), 3, "what the pod before it held is believed of its successor");
+    for story in rest {
+        assert!(
+            !is_warm(world, story).await,
+            "story {story} of the pod before it is believed of its successor"
+        );
+    }
+}
+
+pub async fn a_pod_that_is_replaced_before_its_first_page_leaves_nothing_behind(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let opening = "A story that nobody has told before, and that goes on. ".repeat(200);
+    // One pod alone, whose page nobody can read.
+    for number in [12, 13] {
+        pod(&cluster, number, "vllm", "False").await;
+    }
+    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "DRAINING")]).await;
+    remove_pod(&cluster, 11).await;
+    world.start_pods(&[14]).await;
+    world.pods[&14].set_metrics_status(500);
+    pod(&cluster, 14, "vllm", "True").await;
+    world.envoy().knows(CLUSTER, &[(at(12), "DRAINING"), (at(13), "DRAINING"), (at(14), "HEALTHY")]).await;
+    is_used(14).await;
+    for _ in 0..2 {
+        let reply = Request::chat(&opening).send(routed()).await;
+        assert_eq!(reply.pod(), at(14), "{}", reply.text());
+    }
     let before = hits(world).await;
     Request::chat(&opening).send(routed()).await;
     assert_eq!(hits(world).await, before + 1, "the conversation is warm");
-    // Its page names the process.
-    world.pods[&number].scraped(2).await;
-    remove_pod(&cluster, number).await;
-    let others: Vec<_> = [11, 12, 13].into_iter().filter(|&other| other != number).collect();
-    world.envoy().knows(CLUSTER, &others.iter().map(|&n| (at(n), "HEALTHY")).collect::<Vec<_>>()).await;
-    world.start_pods(&[number]).await;
-    pod(&cluster, number, "vllm", "True").await;
-    world.envoy().knows(CLUSTER, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
-    world.pods[&number].scraped(2).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Another process has the address, within the same second and without a word to anybody.
+    world.start_pods(&[14]).await;
+    world.pods[&14].scraped(3).await;
+    let reader = world.envoy();
+    until("Warmpath has read its page", async || {
+        (reader.metric("warmpath_ready_pods").await == Some(1.0)).then_some(())
+    })
+    .await;
     let before = hits(world).await;
     assert_eq!(Request::chat(&opening).send(routed()).await.status, 200);
     assert_eq!(hits(world).await, before, "what the pod before it held is believed of its successor");
 }
 
+pub async fn a_pod_of_the_pool_is_taken_out_while_it_streams(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let (stream, answer) = Stream::new();
+    world.pods[&12].answer_next(answer);
+    let mut opened = super::stream_at(12).await;
+    pod(&cluster, 12, "vllm", "False").await;
+    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "HEALTHY")]).await;
+    until("Warmpath has seen it", async || {
+        (world.envoy().metric("warmpath_ready_pods").await == Some(2.0)).then_some(())
+    })
+    .await;
+    let before = world.pods[&12].begun();
+    let asked = Instant::now();
+    let mut number = 0;
+    while asked.elapsed() < Duration::from_secs(10) {
+        super::chat_ends_whole(number).await;
+        number += 1;
+        stream.chunk("data: {}\n\n");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(world.pods[&12].begun(), before, "a pod that is not ready got new requests");
+    stream.chunk("data: [DONE]\n\n");
+    drop(stream);
+    super::ends_with_done(&mut opened).await;
+    pod(&cluster, 12, "vllm", "True").await;
+    is_used(12).await;
+}
+
 pub async fn a_helper_that_is_ready_and_does_not_listen(world: &mut World) {
     let cluster = world.cluster().clone();
+    let said = world.envoy().said().len();
     pod(&cluster, 14, "vllm", "True").await;
     world.envoy().knows(CLUSTER, &[11, 12, 13, 14].map(|number| (at(number), "HEALTHY"))).await;
     let traffic = Traffic::start(routed(), 8);
     traffic.more(200).await;
     whole(&traffic.stop().await);
+    let refusing = async || crate::pools::refusing(&cluster, "pool").await;
+    until("the pool's object names it", async || {
+        (refusing().await? == format!("pod-14 {}", at(14))).then_some(())
+    })
+    .await;
+    let log = world.envoy().said();
+    let lines =
+        log[said..].lines().filter(|line| line.contains(&at(14)) && line.contains("[warning]")).count();
+    assert!((1..=2).contains(&lines), "{lines} warnings name it");
     // It serves.
     world.start_pods(&[14]).await;
-    let since = Instant::now();
+    let watch = Stopwatch::start();
     is_used(14).await;
-    assert!(since.elapsed() < Duration::from_secs(10), "it took {:?}", since.elapsed());
+    watch.within(Duration::from_secs(5), "the first chat at a pod that begins to listen");
+    until("the pool's object names nobody", async || refusing().await.is_none().then_some(())).await;
+    for reason in ["NotListening", "Listening"] {
+        let selector = format!("--field-selector=reason={reason}");
+        let events = cluster.kubectl(&["get", "events", &selector, "-o=name"]).output().unwrap();
+        assert!(!events.stdout.is_empty(), "no event {reason}");
+    }
 }
 
 pub async fn one_of_two_replicas_is_killed(world: &mut World) {
@@ -165,18 +285,26 @@ pub async fn one_of_two_replicas_is_killed(world: &mut World) {
     assert_eq!(count(SECOND_REPLICA, "leader").await, 0.0);
     world.controller.take().unwrap().kill();
     pod(&cluster, 13, "vllm", "False").await;
-    let since = Instant::now();
+    let watch = Stopwatch::start();
     world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")]).await;
     // The lease lasts six seconds, and is looked at every two.
-    assert!(since.elapsed() < Duration::from_secs(10), "it took {:?}", since.elapsed());
+    watch.within(Duration::from_secs(10), "a change after the leader was killed");
     until("the second one says that it leads", async || {
         (count(SECOND_REPLICA, "leader").await == 1.0).then_some(())
     })
     .await;
+    // What the other one was asked is known to it: there is no false alarm.
+    until("the second one says that Envoy Gateway asks", async || {
+        let told = crate::pools::conditions(&cluster, crate::api::POOL, "pool").await;
+        let serving = told.get("warmpath.dev/Serving")?;
+        assert!(serving.0, "{serving:?}");
+        (count(SECOND_REPLICA, "pool_serving").await == 1.0).then_some(())
+    })
+    .await;
     pod(&cluster, 13, "vllm", "True").await;
-    let since = Instant::now();
+    let watch = Stopwatch::start();
     world.envoy().knows(CLUSTER, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
-    assert!(since.elapsed() < Duration::from_secs(1), "it took {:?}", since.elapsed());
+    watch.within(Duration::from_secs(1), "a change that the new leader writes");
     whole(&traffic.stop().await);
     world.controller = Some(Controller::start(&world.ground, &world.module, "replica-c", &[]).await);
     second.kill();
@@ -220,19 +348,14 @@ async fn follows(world: &mut World) {
     let cluster = world.cluster().clone();
     as_the_kubelet_would(world).await;
     pod(&cluster, 13, "vllm", "False").await;
-    let since = Instant::now();
+    let watch = Stopwatch::start();
     until("the controller tells of the change", async || {
         (crate::pools::routed_pool(&cluster, "pool").await?["ready"] == 2).then_some(())
     })
     .await;
     // Watches are tried again every second, and the lease is taken again.
-    assert!(since.elapsed() < Duration::from_secs(15), "it took {:?}", since.elapsed());
-    // Envoy Gateway's watches wait up to a minute before they try again, after an outage of a minute that it survived.
-    let wanted = [(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")];
-    while world.envoy().hosts(CLUSTER).await != wanted.clone().map(|(at, is)| (at, is.to_owned())).into() {
-        assert!(since.elapsed() < Duration::from_secs(120), "Envoy does not know it after two minutes");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    watch.within(Duration::from_secs(15), "the controller's first change after the API server's return");
+    comes_to_know(world, &[(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")]).await;
 }
 
 pub async fn envoy_restarts_while_controller_and_gateway_live(world: &mut World) {

@@ -1,27 +1,33 @@
 //! InferencePools, by the controller.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
-use warmpath_tests::{Request, Traffic, repository, until};
+use warmpath_tests::{Request, Traffic, until};
 
 use super::{is_used, whole};
-use crate::api::{HTTP_ROUTE, MODEL, OLD_POOL, POD, POOL};
+use crate::api::{HTTP_ROUTE, MODEL, OLD_POOL, POD, POOL, ROUTED_POOL};
 use crate::pools::{
     CLUSTER, Controller, FIRST, conditions, count, pod, pool, remove_pod, route, routed_pool,
 };
-use crate::world::{World, at, plain, routed};
+use crate::stopwatch::Stopwatch;
+use crate::world::{World, at, routed};
 
 /// What a change may take until Envoy has it.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Waits until Envoy knows these hosts of the pool, and panics when it took more than a second.
 async fn within_a_second(world: &World, hosts: &[(u8, &str)]) {
-    let start = Instant::now();
+    let watch = Stopwatch::start();
     let hosts: Vec<_> = hosts.iter().map(|(number, health)| (at(*number), *health)).collect();
     world.envoy().knows(CLUSTER, &hosts).await;
-    assert!(start.elapsed() < SECOND, "it took {:?}", start.elapsed());
+    watch.within(SECOND, &format!("the way of {hosts:?} to Envoy"));
+}
+
+/// How often Envoy has changed a listener: a change ends long streams after its drain time.
+async fn listener_changes(world: &World) -> u64 {
+    world.envoy().stat("listener_manager.listener_modified").await
 }
 
 /// The status of an answer, and the pod that gave it.
@@ -68,6 +74,7 @@ pub async fn the_pools_pods_are_served_and_every_status_says_so(world: &mut Worl
 
 pub async fn pods_come_load_leave_and_fail_within_a_second(world: &mut World) {
     let cluster = world.cluster().clone();
+    let before = listener_changes(world).await;
     let traffic = Traffic::start(routed(), 2);
     traffic.more(20).await;
     // One turns not ready: it drains, so that nobody new goes there and Envoy does not panic.
@@ -76,13 +83,16 @@ pub async fn pods_come_load_leave_and_fail_within_a_second(world: &mut World) {
     assert_eq!(routed_pool(&cluster, "pool").await.unwrap()["ready"], 2);
     pod(&cluster, 13, "vllm", "True").await;
     within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY"), (13, "HEALTHY")]).await;
-    // One is evicted and keeps its address, and Ready: it may be another's in a moment.
-    let evicted = json!({"phase": "Failed", "reason": "Evicted"});
-    cluster.patch_status(POD, "default", "pod-13", evicted).await;
-    within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY")]).await;
-    remove_pod(&cluster, 13).await;
-    pod(&cluster, 13, "vllm", "True").await;
-    within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY"), (13, "HEALTHY")]).await;
+    // One is evicted and keeps its address, and Ready: it may be another's in a moment. Another time its address goes with it.
+    let keeps = json!({"phase": "Failed", "reason": "Evicted"});
+    let loses = json!({"phase": "Failed", "reason": "Evicted", "podIP": null, "podIPs": null});
+    for evicted in [keeps, loses] {
+        cluster.patch_status(POD, "default", "pod-13", evicted).await;
+        within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY")]).await;
+        remove_pod(&cluster, 13).await;
+        pod(&cluster, 13, "vllm", "True").await;
+        within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY"), (13, "HEALTHY")]).await;
+    }
     // One more.
     world.start_pods(&[14]).await;
     pod(&cluster, 14, "vllm", "True").await;
@@ -90,8 +100,7 @@ pub async fn pods_come_load_leave_and_fail_within_a_second(world: &mut World) {
     is_used(14).await;
     whole(&traffic.stop().await);
     // Envoy has cut no connection for any of it, and no listener was touched.
-    let stats = world.envoy().admin("/stats?filter=listener_modified").await.unwrap().text();
-    assert!(stats.contains("listener_manager.listener_modified: 0"), "{stats}");
+    assert_eq!(listener_changes(world).await, before, "changes of listeners");
 }
 
 pub async fn a_selector_and_a_label_are_followed(world: &mut World) {
@@ -115,14 +124,15 @@ pub async fn the_strategy_is_hot(world: &mut World) {
         cluster.patch(POOL, "default", "pool", json!({"metadata": {"annotations": {STRATEGY: value}}})).await;
     };
     let in_force = async |strategy: &str| {
-        let start = Instant::now();
+        let watch = Stopwatch::start();
         until(&format!("the route says {strategy}"), async || {
             let dump = world.envoy().admin("/config_dump?resource=dynamic_route_configs").await?.text();
             dump.contains(&format!(r#""strategy": "{strategy}""#)).then_some(())
         })
         .await;
-        assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
+        watch.within(Duration::from_secs(2), &format!("the way of {strategy} to Envoy"));
     };
+    let before = listener_changes(world).await;
     let traffic = Traffic::start(routed(), 2);
     in_force("PREFIX_CACHE").await;
     set("DEFAULT").await;
@@ -142,8 +152,7 @@ pub async fn the_strategy_is_hot(world: &mut World) {
     set("PREFIX_CACHE").await;
     in_force("PREFIX_CACHE").await;
     whole(&traffic.stop().await);
-    let stats = world.envoy().admin("/stats?filter=listener_modified").await.unwrap().text();
-    assert!(stats.contains("listener_manager.listener_modified: 0"), "{stats}");
+    assert_eq!(listener_changes(world).await, before, "changes of listeners");
 }
 
 pub async fn two_pools_of_one_name_are_two_pools(world: &mut World) {
@@ -213,7 +222,8 @@ pub async fn a_pool_keeps_its_share_beside_one_that_is_not_there(world: &mut Wor
         assert!(status == 200 || status == 500, "{status}");
         served += usize::from(status == 200);
     }
-    assert!((30..=70).contains(&served), "{served} of 100 were served");
+    // 50 is expected; 5.4 standard deviations are 27.
+    assert!((23..=77).contains(&served), "{served} of 100 were served");
     for path in ["/zero", "/other"] {
         assert_eq!(ask(path).await.0, 200, "{path}");
     }
@@ -228,13 +238,13 @@ pub async fn a_route_that_comes_before_its_pool_is_served_when_the_pool_comes(wo
     world.start_pods(&[21]).await;
     for _ in 0..3 {
         pod(&cluster, 21, "late", "True").await;
-        let start = Instant::now();
+        let watch = Stopwatch::start();
         answers("/early", 200).await;
-        assert!(start.elapsed() < SECOND, "it took {:?}", start.elapsed());
+        watch.within(SECOND, "the first answer after the pod was ready");
         remove_pod(&cluster, 21).await;
-        let start = Instant::now();
+        let watch = Stopwatch::start();
         answers("/early", 503).await;
-        assert!(start.elapsed() < SECOND, "it took {:?}", start.elapsed());
+        watch.within(SECOND, "the first 503 after the pod was gone");
     }
 }
 
@@ -249,6 +259,11 @@ pub async fn nothing_is_written_when_nothing_changes(world: &mut World) {
         (std::mem::replace(&mut before, now) == now).then_some(())
     })
     .await;
+    let versions = async || {
+        let views = cluster.list(ROUTED_POOL, "default", "").await;
+        views.into_iter().map(|view| view["metadata"]["resourceVersion"].to_string()).collect::<Vec<_>>()
+    };
+    let objects = versions().await;
     for turn in 0..10 {
         for number in [11, 12, 13] {
             let name = format!("pod-{number}");
@@ -263,6 +278,7 @@ pub async fn nothing_is_written_when_nothing_changes(world: &mut World) {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     assert_eq!(so_far().await, before, "writes and calls of hooks");
+    assert_eq!(versions().await, objects, "our objects");
     pod(&cluster, 13, "vllm", "False").await;
     within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY"), (13, "DRAINING")]).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -282,71 +298,4 @@ pub async fn the_controller_is_killed_and_nothing_is_lost(world: &mut World) {
     world.envoy().knows(CLUSTER, &hosts).await;
     traffic.more(50).await;
     whole(&traffic.stop().await);
-}
-
-pub async fn the_references_files_are_served_as_they_stand(world: &mut World) {
-    let cluster = world.cluster().clone();
-    for number in [11, 12, 13] {
-        cluster
-            .patch(POD, "default", &format!("pod-{number}"), json!({"metadata": {"labels": {"app": "qwen"}}}))
-            .await;
-    }
-    // The reference's Service is the plain way to the same pods.
-    cluster.apply(crate::api::SERVICE, &crate::objects::service("qwen")).await;
-    cluster
-        .apply(
-            crate::api::ENDPOINT_SLICE,
-            &crate::objects::endpoints("qwen", &crate::world::ready(&[11, 12, 13])),
-        )
-        .await;
-    // Two Gateways cannot have one Envoy's ports here: the reference's takes the place of the other.
-    cluster.delete(crate::api::GATEWAY, "default", "eg").await;
-    let apply = |file: &str| {
-        let text = std::fs::read_to_string(repository().join("manifests/examples").join(file)).unwrap();
-        cluster.pipe(&["apply"], &text);
-    };
-    apply("inference-pool.yaml");
-    apply("inference-gateway.yaml");
-    world.envoy.take().unwrap().end();
-    world.envoy = Some(
-        crate::gateway::Envoy::start(
-            &world.ground,
-            "gateway.envoyproxy.io/owning-gateway-name=qwen-inference-gateway",
-            "envoy-gateway-system",
-        )
-        .await,
-    );
-    world
-        .envoy()
-        .knows("httproute/default/qwen-backend/rule/0", &[11, 12, 13].map(|number| (at(number), "HEALTHY")))
-        .await;
-    let round = async |file: &str, to| {
-        let body = std::fs::read(repository().join("examples").join(file)).unwrap();
-        let request = Request::new("POST", "/v1/chat/completions").header("content-type", "application/json");
-        let reply = request.body(body).send(to).await;
-        assert_eq!(reply.status, 200, "{file} to {to}: {}", reply.text());
-        reply.pod().to_owned()
-    };
-    for file in ["round1.json", "round2.json"] {
-        round(file, plain()).await;
-        round(file, routed()).await;
-    }
-    // The second document's pool, in place of the first's.
-    apply("inference-pool-prefix-cache.yaml");
-    world.is_routed().await;
-    let first = round("round1.json", routed()).await;
-    let lines = || world.envoy().said().matches("Do prefix-aware routing!").count();
-    let before = lines();
-    assert_eq!(round("round2.json", routed()).await, first);
-    until("the log has the reference's line", async || (lines() > before).then_some(())).await;
-    until("the reference's pool and model are accepted", async || {
-        let pool = conditions(&cluster, OLD_POOL, "vllm-qwen-pool").await;
-        let model = cluster.get(MODEL, "default", "inferencemodel-qwen").await?;
-        (pool.get("Accepted")?.0 && model["status"]["conditions"][0]["status"] == "True").then_some(())
-    })
-    .await;
-    let view = routed_pool(&cluster, "vllm-qwen-pool").await.unwrap();
-    assert_eq!(view["strategy"], "PREFIX_CACHE");
-    // The next case begins with another Gateway.
-    world.controller.take().unwrap().kill();
 }

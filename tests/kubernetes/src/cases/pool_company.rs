@@ -1,0 +1,179 @@
+//! What stands beside InferencePools: a user's own policies, models, other controllers, other namespaces.
+
+use serde_json::{Value, json};
+use warmpath_tests::{Answer, Reply, Request, Traffic, until};
+
+use super::{named_by_warmpath, whole};
+use crate::api::{HTTP_ROUTE, MODEL, NAMESPACE, POD, POOL};
+use crate::pools::{conditions, route};
+use crate::world::{World, at, input, routed};
+
+/// Envoy's counter of listeners that it has changed: a change ends long streams after its drain time.
+const CHANGES: &str = "listener_manager.listener_modified";
+
+/// A chat with the key of `own-policies.yaml`.
+async fn with_key(more: &[(&str, &str)]) -> Reply {
+    let chat = Request::chat("Who are you?").header("x-key", "k");
+    more.iter().fold(chat, |chat, (name, value)| chat.header(name, *value)).send(routed()).await
+}
+
+pub async fn a_users_own_policies_keep_their_effect(world: &mut World) {
+    let cluster = world.cluster().clone();
+    cluster.pipe(&["apply"], &input("own-policies.yaml"));
+    until("no key is no answer", async || {
+        (Request::chat("Who?").send(routed()).await.status == 403).then_some(())
+    })
+    .await;
+    until("the connection's policy is in force", async || {
+        let reply = with_key(&[]).await;
+        let pod =
+            world.pods.values().find(|pod| Some(pod.address().as_str()) == reply.header("x-test-pod"))?;
+        pod.received().last()?.headers.contains_key("x-front").then_some(())
+    })
+    .await;
+    // A client names no pod, whatever its header says.
+    for number in [11, 12, 13] {
+        let reply =
+            with_key(&[("x-warmpath-destination", "10.244.0.99:8000"), ("x-number", &number.to_string())])
+                .await;
+        assert!(reply.status == 200 && named_by_warmpath(world, &reply), "{}", reply.text());
+    }
+    let mut limited = Vec::new();
+    for _ in 0..8 {
+        limited.push(with_key(&[("x-tenant", "small")]).await.status.as_u16());
+    }
+    assert_eq!(limited, [200, 200, 200, 200, 200, 429, 429, 429]);
+    // Their timeout, which Warmpath would set to none.
+    world.pods.values().for_each(|pod| pod.answer_all(|| Answer::Silence));
+    assert_eq!(with_key(&[]).await.status, 504);
+    let all = conditions(&cluster, POOL, "pool").await;
+    assert!(all.len() == 5 && all.values().all(|(good, ..)| *good), "{all:?}");
+    // The next case begins with listeners that do not change any more.
+    world.pods.values().for_each(|pod| pod.answer_all(|| Answer::Completion));
+    cluster.pipe(&["delete"], &input("own-policies.yaml"));
+    until("the policies are gone", async || {
+        let reply = Request::chat("Who?").send(routed()).await;
+        let pod =
+            world.pods.values().find(|pod| Some(pod.address().as_str()) == reply.header("x-test-pod"))?;
+        (!pod.received().last()?.headers.contains_key("x-front")).then_some(())
+    })
+    .await;
+    world.start_envoy().await;
+}
+
+pub async fn a_model_is_renamed_and_its_change_is_hot(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let model = |target: &str| {
+        json!({
+            "metadata": {"name": "chat", "namespace": "default"},
+            "spec": {"modelName": "chat", "criticality": "Standard", "poolRef": {"name": "pool", "group": POOL.0},
+                     "targetModels": [{"name": target, "weight": 100}]},
+        })
+    };
+    let before = world.envoy().stat(CHANGES).await;
+    let traffic = Traffic::start(routed(), 2);
+    traffic.more(20).await;
+    for target in ["first", "second"] {
+        cluster.apply(MODEL, &model(target)).await;
+        until(&format!("pods are asked for {target}"), async || {
+            let body = json!({"model": "chat", "messages": [{"role": "user", "content": "Who are you?"}]});
+            let reply = Request::post("/v1/chat/completions", &body).send(routed()).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            let pod = world.pods.values().find(|pod| pod.address() == reply.pod())?;
+            let asked: Vec<Value> = pod
+                .received()
+                .iter()
+                .rev()
+                .take(20)
+                .filter_map(|r| serde_json::from_slice(&r.body).ok())
+                .collect();
+            asked.iter().any(|body| body["model"] == target).then_some(())
+        })
+        .await;
+    }
+    until("the model says that it is accepted", async || {
+        let object = cluster.get(MODEL, "default", "chat").await?;
+        (object["status"]["conditions"][0]["status"] == "True").then_some(())
+    })
+    .await;
+    // A younger model of the same name is refused, and says why.
+    let mut twin = model("third");
+    twin["metadata"]["name"] = json!("twin");
+    cluster.apply(MODEL, &twin).await;
+    until("the younger twin is refused", async || {
+        let object = cluster.get(MODEL, "default", "twin").await?;
+        let condition = &object["status"]["conditions"][0];
+        (condition["status"] == "False" && condition["message"].as_str()?.contains("chat")).then_some(())
+    })
+    .await;
+    whole(&traffic.stop().await);
+    assert_eq!(world.envoy().stat(CHANGES).await, before, "changes of listeners");
+}
+
+pub async fn what_another_controller_wrote_stays(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let parents = async || cluster.get(POOL, "default", "pool").await.unwrap()["status"]["parents"].clone();
+    let ours = |parents: &Value| {
+        let parents = parents.as_array().cloned().unwrap_or_default();
+        parents.iter().filter(|parent| parent["controllerName"] == "warmpath.dev/controller").count()
+    };
+    until("the pool has our entry", async || (ours(&parents().await) == 1).then_some(())).await;
+    let theirs = json!({
+        "controllerName": "example.com/other", "parentRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "other"},
+        "conditions": [{"type": "Accepted", "status": "Unknown", "reason": "Later", "message": "  as  it stands ",
+                        "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+    });
+    let mut all = parents().await;
+    all.as_array_mut().unwrap().insert(0, theirs.clone());
+    cluster.patch_status(POOL, "default", "pool", json!({"parents": all})).await;
+    // Our entry changes beside it, and goes with the last route.
+    let nonsense =
+        json!({"metadata": {"annotations": {"inference.networking.x-k8s.io/routing-strategy": "NONSENSE"}}});
+    cluster.patch(POOL, "default", "pool", nonsense).await;
+    until("our entry tells of the nonsense", async || {
+        parents().await.to_string().contains("NONSENSE").then_some(())
+    })
+    .await;
+    assert!(parents().await.as_array().unwrap().contains(&theirs));
+    cluster.delete(HTTP_ROUTE, "default", "pooled").await;
+    until("our entry is gone", async || (ours(&parents().await) == 0).then_some(())).await;
+    assert_eq!(parents().await, json!([theirs]));
+    cluster.patch_status(POOL, "default", "pool", json!({"parents": []})).await;
+}
+
+pub async fn a_pool_of_another_namespace_needs_a_grant(world: &mut World) {
+    let cluster = world.cluster().clone();
+    world.start_pods(&[21]).await;
+    cluster.apply(NAMESPACE, &json!({"metadata": {"name": "models"}})).await;
+    let pod = json!({
+        "metadata": {"name": "pod-21", "namespace": "models", "labels": {"app": "far"}},
+        "spec": {"nodeName": "node-1", "containers": [{"name": "vllm", "image": "none"}]},
+    });
+    cluster.apply(POD, &pod).await;
+    let ip = crate::sandbox::address::pod(21);
+    let status = json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+        "conditions": [{"type": "Ready", "status": "True"}]});
+    cluster.patch_status(POD, "models", "pod-21", status).await;
+    let file = input("far-pool.yaml");
+    let (pool, grant) = file.split_once("---\n").unwrap();
+    cluster.pipe(&["apply"], pool);
+    let mut far = route("far", &[("/far", &[("far", 1)])]);
+    far["spec"]["rules"][0]["backendRefs"][0]["namespace"] = json!("models");
+    cluster.apply(HTTP_ROUTE, &far).await;
+    let ask = async || {
+        let body = json!({"model": "/model/qwen", "messages": [{"role": "user", "content": "Who are you?"}]});
+        let reply = Request::post("/far/v1/chat/completions", &body).send(routed()).await;
+        (reply.status.as_u16(), reply.header("x-test-pod").unwrap_or_default().to_owned())
+    };
+    until("the route is refused", async || (ask().await.0 == 500).then_some(())).await;
+    assert!(world.pods[&21].received().is_empty());
+    cluster.pipe(&["apply"], grant);
+    until("the far pool answers", async || (ask().await == (200, at(21))).then_some(())).await;
+    let views = cluster.list(crate::api::ROUTED_POOL, "default", "").await;
+    let of_far = |view: &&Value| view["spec"]["pool"]["namespace"] == "models";
+    assert_eq!(views.iter().filter(of_far).count(), 1, "the object is where the route is");
+    cluster.pipe(&["delete"], grant);
+    until("without the grant it is refused again", async || (ask().await.0 == 500).then_some(())).await;
+    cluster.pipe(&["delete"], pool);
+    cluster.delete(POD, "models", "pod-21").await;
+}
