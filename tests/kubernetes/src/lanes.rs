@@ -2,7 +2,7 @@
 //!
 //! Most cases wait more than they compute, so a few clusters on one machine take a fraction of the time of one. Each has
 //! everything for itself, the addresses too, so that a case may stop Envoy Gateway or the API server. What measures time has
-//! the machine for itself, when the rest is done.
+//! the machine for itself, when the rest is done; so has, for one more try, what failed beside others. Both are named.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -28,10 +28,11 @@ pub async fn run(mut cases: Vec<Case>, lanes: usize, arguments: &[String]) -> i3
     std::fs::create_dir_all(folder()).unwrap();
     // A sort that keeps the order of equals.
     cases.sort_by_key(|case| case.pace != Pace::Early);
-    let (alone, beside): (Vec<Case>, Vec<Case>) =
+    let (mut alone, beside): (Vec<Case>, Vec<Case>) =
         cases.into_iter().partition(|case| case.pace == Pace::Alone);
     let all = Run {
         waiting: RefCell::new(beside),
+        again: RefCell::default(),
         tally: RefCell::default(),
         started: RefCell::new(0),
         arguments: arguments.to_vec(),
@@ -41,6 +42,7 @@ pub async fn run(mut cases: Vec<Case>, lanes: usize, arguments: &[String]) -> i3
     let grounds = [Ground::Policies, Ground::Pools].into_iter().cycle().take(lanes);
     let kept = join_all(grounds.map(|ground| all.side_by_side(ground))).await;
     let mut kept: Vec<Lane> = kept.into_iter().flatten().collect();
+    alone.extend(all.again.take());
     for ground in [Ground::Policies, Ground::Pools] {
         let timed: Vec<&Case> = alone.iter().filter(|case| case.ground == ground).collect();
         if timed.is_empty() {
@@ -77,6 +79,8 @@ pub async fn run(mut cases: Vec<Case>, lanes: usize, arguments: &[String]) -> i3
 /// Everything about a run that its lanes share.
 struct Run {
     waiting: RefCell<Vec<Case>>,
+    /// Those that have failed beside others.
+    again: RefCell<Vec<Case>>,
     tally: RefCell<Tally>,
     started: RefCell<usize>,
     arguments: Vec<String>,
@@ -98,7 +102,13 @@ impl Run {
         while let Some(case) = self.next(ground) {
             ground = case.ground;
             let outcome = self.attempt(&mut lane, &case).await;
-            self.tell(&case, outcome, 1);
+            if matches!(outcome.said, Said::Passed(_)) {
+                self.tell(&case, outcome, 1);
+            } else {
+                // What others took of the machine is no excuse when it has the machine for itself.
+                outcome.print("AGAIN", &case);
+                self.again.borrow_mut().push(case);
+            }
         }
         lane
     }
@@ -111,7 +121,8 @@ impl Run {
     }
 
     async fn try_alone(&self, lane: &mut Option<Lane>, case: &Case) {
-        for number in 1.. {
+        let first = if case.pace == Pace::Alone { 1 } else { TRIES_OF_TIMED };
+        for number in first.. {
             let outcome = self.attempt(lane, case).await;
             let passed = matches!(outcome.said, Said::Passed(_));
             if passed || number == TRIES_OF_TIMED {
