@@ -55,8 +55,21 @@ pub async fn a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request(wo
     for pod in &pods {
         pod.listens().await;
     }
+    // What was known of the pods before goes first.
+    let scraped = world.envoy().metric("warmpath_scrapes_total").await.unwrap_or(0.0);
+    for port in [plain(), routed()] {
+        let mut in_a_row = 0;
+        until("the simulated pods answer", async || {
+            let reply = Request::chat("Are you there?").send(port).await;
+            in_a_row = if reply.status == 200 { in_a_row + 1 } else { 0 };
+            (in_a_row == 6).then_some(())
+        })
+        .await;
+    }
     until("every pod is ready to Warmpath", async || {
-        (world.envoy().metric("warmpath_ready_pods").await == Some(3.0)).then_some(())
+        let envoy = world.envoy();
+        let scraped_since = envoy.metric("warmpath_scrapes_total").await? - scraped;
+        (scraped_since >= 9.0 && envoy.metric("warmpath_ready_pods").await? == 3.0).then_some(())
     })
     .await;
     // By mean or last first token, cold or warm: least request's seconds and Warmpath's, of each round.

@@ -173,18 +173,6 @@ pub async fn a_service_in_place_of_its_pods_is_told(world: &mut World) {
         "{}",
         checked.out
     );
-    // Requests are answered all the same.
-    let node = tokio::spawn(crate::services::serve(world.cluster().client()));
-    world.start_envoy().await;
-    until("Envoy has its routes", async || {
-        tokio::net::TcpStream::connect(routed()).await.ok()?;
-        (Request::chat("Who?").send(routed()).await.status == 200).then_some(())
-    })
-    .await;
-    let traffic = warmpath_tests::Traffic::start(routed(), 8);
-    traffic.more(200).await;
-    whole(&traffic.stop().await);
-    node.abort();
 }
 
 pub async fn a_dual_stack_service_is_told(world: &mut World) {
