@@ -167,7 +167,7 @@ pub async fn a_pod_that_takes_over_an_address_is_believed_to_hold_nothing(world:
     world.pods[&11].scraped(2).await;
     // Its page must be told a second time, after a look at Envoy's clusters. Each story is told once more only.
     let mut stories = 1..20;
-    while let Some(story) = stories.next() {
+    for story in stories.by_ref() {
         if !is_warm(world, story).await {
             break;
         }
