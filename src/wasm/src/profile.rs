@@ -6,10 +6,10 @@
 //! them; the cost of one reading is measured beside them, as the lap `empty`.
 
 #[cfg(feature = "profile")]
-pub use timed::{clock, hostcalls, http_context, lap, print, step};
+pub use timed::{call, clock, hostcalls, http_context, lap, print, step};
 
 #[cfg(not(feature = "profile"))]
-pub use untimed::{http_context, lap, print};
+pub use untimed::{call, http_context, lap, print};
 
 #[cfg(not(feature = "profile"))]
 mod untimed {
@@ -23,6 +23,12 @@ mod untimed {
     /// Ends the lap of a step of the module's own.
     #[inline(always)]
     pub fn lap(_name: &str) {}
+
+    /// Runs a host call that is not made through the SDK.
+    #[inline(always)]
+    pub fn call<T>(_name: &str, run: impl FnOnce() -> T) -> T {
+        run()
+    }
 
     /// Prints all laps since the last time.
     #[inline(always)]
@@ -86,7 +92,7 @@ mod timed {
     }
 
     /// Runs a host call in a lap of its own.
-    fn call<T>(name: &str, run: impl FnOnce() -> T) -> T {
+    pub fn call<T>(name: &str, run: impl FnOnce() -> T) -> T {
         lap(REST);
         let result = run();
         end(Account::Host, name);

@@ -21,7 +21,9 @@ pub fn set(name: &str, value: &[u8]) {
         return;
     }
     // SAFETY: the signature is that of Proxy-Wasm's ABI. The host only reads, within the bounds that it is given.
-    let status = unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+    let status = crate::profile::call("set property", || unsafe {
+        proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len())
+    });
     if status == INTERNAL_FAILURE {
         REFUSED.store(true, Ordering::Relaxed);
     }
