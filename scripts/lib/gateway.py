@@ -85,6 +85,11 @@ class Envoy:
             self.temporary.cleanup()
 
 
+def decision(line):
+    """The parts of the field `decision` of a line of the access log, by name."""
+    return dict(part.split("=", 1) for part in (line["decision"] or "").split())
+
+
 def wait_for_an_answer(process, port):
     """Waits until a gateway answers a request, whichever program it is."""
     body = chat("warmpath-bench")

@@ -64,6 +64,8 @@ pub struct Config {
     pub discovery: Option<DiscoveryBy>,
     /// Clients choose pods by the header of the conformance tests.
     pub test_endpoint_header: bool,
+    /// What an answer reports of its tokens is a property by itself, number by number, for the tags of spans.
+    pub usage_properties: bool,
     /// How load is collected.
     pub scrape: Scrape,
     /// Bounds of the prefix index.
@@ -133,6 +135,7 @@ impl Config {
             destination,
             discovery: discovery(&mut document, pods.is_some(), destination)?,
             test_endpoint_header: document.flag("test_endpoint_header")?.unwrap_or(false),
+            usage_properties: document.flag("usage_properties")?.unwrap_or(false),
             scrape: scrape(&mut document)?,
             index: index(&mut document)?,
             pods,

@@ -110,9 +110,8 @@ impl AnswerFilter {
     /// is asked after it.
     fn decline(&self, status: u16) {
         // Envoy no longer shows the request's headers here, so the router's own record tells.
-        let is_inference = || host::property(&[receipt::MATCHED]).is_some();
         let declines =
-            status == BAD_GATEWAY || Decline::of_status(u64::from(status)).is_some() && is_inference();
+            status == BAD_GATEWAY || Decline::of_status(u64::from(status)).is_some() && receipt::has_prompt();
         if declines && self.role.asks_another() {
             host::set_response_header(ASK_ANOTHER, Some(b"1"));
         }

@@ -128,8 +128,8 @@ impl Filter {
             return Action::Continue;
         }
         match self.worker.with(|worker| (worker.route(by, criticality, whole_at), worker.fails_open())) {
-            Some((Ok((ticket, seen)), _)) => {
-                self.phase = Phase::Sent(Box::new(Sent::new(ticket, seen, by)));
+            Some((Ok(routed), _)) => {
+                self.phase = Phase::Sent(Box::new(Sent::new(routed, by)));
                 Action::Continue
             }
             Some((Err(NoPod::Saturated { seconds }), _)) => shed(seconds),

@@ -9,6 +9,8 @@ use warmpath::router::{RouteBy, Ticket};
 use crate::host;
 use crate::observations::Seen;
 use crate::profile;
+use crate::receipt::Receipt;
+use crate::worker::Routed;
 
 /// A request that was sent to a pod.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct Sent {
     pub verdict: Option<Verdict>,
     /// What is observed of it at its end.
     pub seen: Seen,
+    /// Its own record.
+    pub receipt: Receipt,
 }
 
 /// What tells that the prompt of a request was computed.
@@ -41,8 +45,8 @@ enum Start {
 }
 
 impl Sent {
-    /// A request that was routed by `by`, and is booked as `ticket`.
-    pub fn new(ticket: Ticket, seen: Seen, by: RouteBy<'_>) -> Sent {
+    /// A request that was routed by `by`.
+    pub fn new(Routed { ticket, seen, receipt }: Routed, by: RouteBy<'_>) -> Sent {
         let (start, reports_usage) = match by {
             RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) if parsed.request.stream => {
                 (Start::FirstToken(FirstTokenReader::default()), parsed.request.reports_usage)
@@ -62,6 +66,7 @@ impl Sent {
             stored: None,
             verdict: None,
             seen,
+            receipt,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::observations::Observations;
 use crate::profile;
 use crate::settings_in_force::SettingsInForce;
 use crate::stop_iteration::StopIteration;
+pub use routing::Routed;
 
 /// Least time between two looks for what others may have changed; a pod is scraped a hundred times less often, and an operator
 /// waits for nothing.
@@ -78,6 +79,8 @@ pub struct Worker {
     /// The settings of the request at hand.
     settings: Arc<PoolSettings>,
     destination: Destination,
+    /// Whether what answers report is a property by itself.
+    usage_properties: bool,
     /// Present when the candidates of a request are the hosts of its cluster.
     unknown: Option<UnknownClusters>,
     said_names_stay: bool,
@@ -108,6 +111,7 @@ impl Worker {
             in_force: SettingsInForce::new(config, &keys, Arc::clone(&settings), &metrics),
             settings,
             destination: config.destination,
+            usage_properties: config.usage_properties,
             unknown: (config.destination == Destination::List && config.discovery.is_some())
                 .then(|| UnknownClusters::new(&keys)),
             said_names_stay: false,

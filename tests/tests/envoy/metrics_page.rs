@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use warmpath_tests::{Answer, Envoy, EnvoyBuilder, Request, TestPod, until};
+use warmpath_tests::{Answer, Envoy, EnvoyBuilder, Reply, Request, TestPod, until};
 
 /// Pods that stream three tokens to whoever asks for a stream.
 async fn streaming_pods(count: usize) -> Vec<TestPod> {
@@ -210,7 +210,7 @@ async fn samples_of_plain_routing_are_marked() {
     let first = r#"warmpath_time_to_first_token_seconds_count{route="plain",matched="any",model="/model/qwen",pool="default"}"#;
     until_value(metrics, first, samples).await;
     envoy.access("request-39").await;
-    let marked = envoy.access_lines().iter().filter(|line| line["reason"] == "plain").count();
+    let marked = envoy.access_lines().iter().filter(|line| part_of(line, "reason") == Some("plain")).count();
     assert_eq!(marked as f64, samples);
 }
 
@@ -223,34 +223,56 @@ async fn the_access_log_says_why_and_how_much_was_matched() {
         Request::streamed_chat(&prompt).header("x-request-id", id).send(envoy.routed).await;
     }
     let (first, second) = (envoy.access("first").await, envoy.access("second").await);
-    assert_eq!((first["reason"].as_str(), second["reason"].as_str()), (Some("load"), Some("prefix")));
+    assert_eq!((part_of(&first, "reason"), part_of(&second, "reason")), (Some("load"), Some("prefix")));
     let tokens = |line: &serde_json::Value| {
-        let (part, whole) = line["matched"].as_str().unwrap().split_once('/').unwrap();
+        let (part, whole) = part_of(line, "matched").unwrap().split_once('/').unwrap();
         (part.parse::<u32>().unwrap(), whole.parse::<u32>().unwrap())
     };
     assert_eq!(tokens(&first).0, 0);
     let (part, whole) = tokens(&second);
     assert!(part > whole / 2 && part <= whole, "{second}");
-    assert!(second["ttft_ms"].as_str().unwrap().parse::<f64>().unwrap() >= 0.0);
+    assert!(part_of(&second, "ttft_ms").unwrap().parse::<f64>().unwrap() >= 0.0);
     Request::get("/v1/models").header("x-request-id", "third").send(envoy.routed).await;
     let third = envoy.access("third").await;
-    assert_eq!((third["reason"].as_str(), third["matched"].as_str()), (Some("load"), None));
+    assert_eq!((part_of(&third, "reason"), part_of(&third, "matched")), (Some("load"), None));
+}
+
+/// A part of the field `decision` of a line of the access log.
+fn part_of<'a>(line: &'a serde_json::Value, name: &str) -> Option<&'a str> {
+    part(line["decision"].as_str().unwrap(), name)
+}
+
+/// A part of the text in which Warmpath tells of a decision.
+fn part<'a>(decision: &'a str, name: &str) -> Option<&'a str> {
+    decision.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
+}
+
+#[tokio::test]
+async fn the_access_log_says_what_an_answer_reports() {
+    let pods = TestPod::several(1).await;
+    let envoy = Envoy::ready(&pods).await;
+    let usage = r#"{"usage":{"prompt_tokens":120,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":96}}}"#;
+    let json = vec![("content-type", "application/json".to_owned())];
+    pods[0].answer_next(Answer::Whole(200, json, usage.into()));
+    Request::chat("a prompt").header("x-request-id", "reports").send(envoy.routed).await;
+    let line = envoy.access("reports").await;
+    assert_eq!((part_of(&line, "reported"), part_of(&line, "ttft_ms")), (Some("96/120"), None), "{line}");
 }
 
 #[tokio::test]
 async fn a_receipt_in_the_headers_tells_which_pod_and_why() {
+    fn told<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
+        part(reply.header("x-warmpath-decision")?, name)
+    }
     let mut pods = streaming_pods(2).await;
     let envoy = Envoy::of(&pods).switch("--receipt").start().await;
     envoy.sees(&pods).await;
     let prompt = "a prompt of some length ".repeat(100);
     let first = Request::streamed_chat(&prompt).send(envoy.routed).await;
-    assert_eq!(
-        (first.header("x-warmpath-pod"), first.header("x-warmpath-reason")),
-        (Some(first.pod()), Some("load"))
-    );
+    assert_eq!((first.header("x-warmpath-pod"), told(&first, "reason")), (Some(first.pod()), Some("load")));
     let second = Request::streamed_chat(&prompt).send(envoy.routed).await;
-    assert_eq!((second.header("x-warmpath-reason"), second.pod()), (Some("prefix"), first.pod()));
-    let (part, whole) = second.header("x-warmpath-matched").unwrap().split_once('/').unwrap();
+    assert_eq!((told(&second, "reason"), second.pod()), (Some("prefix"), first.pod()));
+    let (part, whole) = told(&second, "matched").unwrap().split_once('/').unwrap();
     assert!(part.parse::<u32>().unwrap() * 2 > whole.parse::<u32>().unwrap());
     // The pod dies, and the other one answers: what was chosen and what answered differ.
     let home = pods.iter().position(|pod| pod.address() == first.pod()).unwrap();

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from ... import gateway
 from ...common import Failure
 from ...processes import wait_for
 from ..modes import FULL, check
@@ -91,10 +92,9 @@ def keep_alives(world):
             f"first byte after {answer.first:.1f} s, first event after {answer.event:.1f} s: no comment came first"
         )
     line = envoy.chosen(answer)
-    if abs(float(line["ttft_ms"]) / 1000 - answer.event) > 0.5:
-        raise Failure(
-            f"first event after {answer.event:.2f} s, and Warmpath takes {line['ttft_ms']} ms for the first token"
-        )
+    ttft_ms = gateway.decision(line)["ttft_ms"]
+    if abs(float(ttft_ms) / 1000 - answer.event) > 0.5:
+        raise Failure(f"first event after {answer.event:.2f} s, and Warmpath takes {ttft_ms} ms for the first token")
     if line["pod"] in [envoy.pod_of(each) for each in short]:
         raise Failure("a new prompt went to the pod that computed the long one")
-    return f"first comment after {answer.first:.1f} s, first event after {answer.event:.1f} s, ttft_ms {line['ttft_ms']}; {len(short)} new ones went to the other pod"
+    return f"first comment after {answer.first:.1f} s, first event after {answer.event:.1f} s, ttft_ms {ttft_ms}; {len(short)} new ones went to the other pod"

@@ -12,7 +12,6 @@ use warmpath::{Micros, Slot};
 
 use super::Worker;
 use crate::host::{self, Host, Metric};
-use crate::receipt;
 use crate::sent::Sent;
 
 impl Worker {
@@ -21,7 +20,7 @@ impl Worker {
         let now = host::now();
         let took = now.since(sent.ticket.decided_at());
         sent.seen.first_token = Some(took);
-        receipt::started(took);
+        sent.receipt.started(took);
         let started = self.router.start(&mut sent.ticket, &mut Host, now);
         count_contended(started, self.metrics.contended_start);
     }
@@ -108,10 +107,10 @@ impl Worker {
     }
 
     /// Closes a request's account.
-    pub fn close(&mut self, sent: Sent) {
+    pub fn close(&mut self, mut sent: Sent) {
         if sent.verdict == Some(Verdict::Served) {
             let usage = sent.usage();
-            receipt::answered(usage);
+            sent.receipt.answered(usage, self.usage_properties);
             self.observations.answered(&sent.seen, usage);
         }
         let end = match sent.verdict {

@@ -23,7 +23,7 @@ use crate::decision_log::PREFIX_HIT;
 use crate::host::{self, Host};
 use crate::observations::Seen;
 use crate::profile;
-use crate::receipt;
+use crate::receipt::Receipt;
 
 /// The headers that the clusters read, attempt by attempt.
 const DESTINATIONS: [&str; 3] =
@@ -32,6 +32,18 @@ const DESTINATIONS: [&str; 3] =
 const ENGINE: &str = "x-data-parallel-rank";
 /// The headers by which a request names its objective.
 const OBJECTIVES: [&str; 2] = ["x-gateway-inference-objective", "x-llm-d-inference-objective"];
+
+/// A request that was sent to a pod.
+#[derive(Debug)]
+#[must_use = "the request is booked: its ticket must be closed"]
+pub struct Routed {
+    /// Its account.
+    pub ticket: Ticket,
+    /// What is observed of it at its end.
+    pub seen: Seen,
+    /// Its own record.
+    pub receipt: Receipt,
+}
 
 impl Worker {
     /// Looks up by which settings the request is routed. First of all, in the callback that routes it.
@@ -58,12 +70,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`NoPod`] when no pod can be named; then the headers name none.
-    pub fn route(
-        &mut self,
-        by: RouteBy<'_>,
-        criticality: Criticality,
-        now: Micros,
-    ) -> Result<(Ticket, Seen), NoPod> {
+    pub fn route(&mut self, by: RouteBy<'_>, criticality: Criticality, now: Micros) -> Result<Routed, NoPod> {
         let by = self.sampled(by);
         self.refresh_now_and_then(now);
         let decided = match self.candidates(now) {
@@ -78,13 +85,13 @@ impl Worker {
                 self.name_pods(decision.picks);
                 self.count_decision(by);
                 self.log_decision(&decision, now);
-                receipt::decided(&decision);
+                let receipt = Receipt::decided(&decision);
                 let model = match by {
                     RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) => Some(&*parsed.request.model),
                     RouteBy::Load => None,
                 };
                 let seen = self.observations.decided(&decision, model, host::now().since(now));
-                Ok((decision.ticket, seen))
+                Ok(Routed { ticket: decision.ticket, seen, receipt })
             }
             Err(no_pod) => {
                 self.name_pods(Picks::default());
