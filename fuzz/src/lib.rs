@@ -16,7 +16,7 @@ use std::fmt::Debug;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
-use warmpath::account::ledger::{Ledger, ModelId};
+use warmpath::account::ledger::Ledger;
 use warmpath::account::pod_health::Observed;
 use warmpath::answer::first_token::{FirstEvent, FirstTokenReader};
 use warmpath::answer::usage::{Usage, UsageScanner};
@@ -36,7 +36,7 @@ use warmpath::shared::lease;
 use warmpath::shared::membership::{PodList, announce, announced};
 use warmpath::shared::pod_table::{MAX_PODS, PodKey, PodTable};
 use warmpath::shared::store::{Keys, Map, SharedData};
-use warmpath::{Bytes, Micros, SECOND, Slot, Tokens};
+use warmpath::{Bytes, Micros, ModelId, SECOND, Slot, Tokens};
 
 /// A fuzz target: panics when a property does not hold for these bytes.
 pub type Target = fn(&[u8]);

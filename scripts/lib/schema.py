@@ -4,6 +4,7 @@ Every error names the place and the fix, in the words of the module, which reads
 """
 
 import json
+import re
 
 from .common import Failure
 
@@ -27,6 +28,7 @@ KNOWN = {
     "maximum",
     "minLength",
     "maxLength",
+    "pattern",
     "maxItems",
     "items",
     "required",
@@ -55,6 +57,8 @@ def problems(value, schema, place=""):
             yield f"{named}is empty; write a name"
         if len(value.encode()) > schema.get("maxLength", len(value.encode())):
             yield f"{named}has {len(value.encode())} bytes, the limit is {schema['maxLength']}"
+        if not re.search(schema.get("pattern", ""), value):
+            yield f"{named}is {json.dumps(value)}, which does not match {schema['pattern']}"
     if schema["type"] == "array":
         if len(value) > schema["maxItems"]:
             yield f"{named}lists {len(value)}; write at most {schema['maxItems']}"

@@ -40,6 +40,13 @@ class Template:
         at = stripped.index(text, start)
         self.lines[at] = self.lines[at].replace(text, value)
 
+    def before(self, text, lines):
+        """Puts `lines` before the only line `text`."""
+        at = [i for i, line in enumerate(self.lines) if line == text]
+        if len(at) != 1:
+            raise Failure(f"envoy/envoy.yaml must have one line '{text}'")
+        self.lines[at[0] : at[0]] = lines
+
     def repeat(self, mark, lines):
         """Replaces the lines that end in the flag `mark` by `lines`, indented as the first of them."""
         at = [i for i, line in enumerate(self.lines) if line.endswith(f"# {mark}")]

@@ -178,7 +178,7 @@ pub fn table(pods: usize) -> PodTable {
             ..Pod::default()
         })
         .collect();
-    PodTable { published_at: NOW, generation: 1, last_id: 0, pods, clusters: Vec::new() }
+    PodTable { published_at: NOW, generation: 1, last_id: 0, pods, ..PodTable::default() }
 }
 
 /// A worker, what it shares, and bodies that come to it.

@@ -3,6 +3,7 @@
 //! It runs once per Envoy: in the bootstrap singleton, or in a router's root context that took the lease when the singleton
 //! is dead. It also reconciles the ledger, because it alone sees how many requests the pods report.
 
+mod adapters;
 mod engines;
 
 use crate::account::cache_tally::CacheTally;
@@ -43,6 +44,7 @@ pub struct Collector {
     /// By slot.
     histories: Vec<PodHistory>,
     schedule: Schedule,
+    lists: adapters::Lists,
     /// Whether the table differs from the one that was published.
     changed: bool,
     published_at: Micros,
@@ -131,6 +133,7 @@ impl Collector {
         table.last_id = table.pods.iter().map(|pod| pod.id).chain(booked).fold(table.last_id, u32::max);
         let mut collector = Collector {
             store,
+            lists: adapters::Lists::new(&keys, shared),
             keys,
             scrape: config.scrape.clone(),
             histories: table.pods.iter().map(PodHistory::of).collect(),
@@ -259,6 +262,7 @@ impl Collector {
         }
         let ledger = self.store.read(shared);
         for (pod, engine) in self.engines_of(due, page.ranks.len()) {
+            self.take_adapters(pod, &page.adapters);
             let load = engine.map_or(whole, |engine| page.of_engine(engine));
             let own = ledger.as_ref().map(|ledger| ledger.account(pod.slot));
             if let Some(leak) = self.take_load(pod, &load, own, now) {
@@ -356,6 +360,12 @@ impl Collector {
         // Only one collector writes; should two overlap for a moment, the later table is as good.
         shared.set(&self.keys.table, &self.table.encode(), None).ok()?;
         Some(self.table.generation)
+    }
+
+    /// Settings were fetched that the workers do not have yet.
+    pub fn new_settings(&mut self) {
+        self.table.settings = self.table.settings.wrapping_add(1).max(1);
+        self.changed = true;
     }
 
     /// The ledger as it is now; an empty one before the first request.

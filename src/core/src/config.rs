@@ -24,13 +24,28 @@ pub enum Destination {
 }
 
 /// Where the settings of a pool come from that are in force.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SettingsFrom {
     /// The plugin configuration, for good.
     #[default]
     Configuration,
     /// The metadata of the route of each request.
     Route,
+    /// A page that the collector fetches.
+    Page(SettingsSource),
+}
+
+/// A page with the settings of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsSource {
+    /// The Envoy cluster that reaches it.
+    pub cluster: String,
+    /// The host that is asked for.
+    pub host: String,
+    /// Its path.
+    pub path: String,
+    /// Time between two looks.
+    pub interval: Micros,
 }
 
 /// How pods are found: Envoy is asked which hosts a cluster has.
@@ -131,7 +146,7 @@ impl Config {
             pool: pool(&mut document)?,
             revision: document.whole("revision", 0, i64::MAX)?.unwrap_or(0) as u64,
             settings: PoolSettings::read(&mut document, &PoolSettings::default())?,
-            settings_from: document.word("settings", &[("route", SettingsFrom::Route)])?.unwrap_or_default(),
+            settings_from: settings_from(&mut document)?,
             destination,
             discovery: discovery(&mut document, pods.is_some(), destination)?,
             test_endpoint_header: document.flag("test_endpoint_header")?.unwrap_or(false),
@@ -169,6 +184,31 @@ fn pool(document: &mut Object<'_>) -> Result<String, SettingError> {
         return document.refuse("pool", format!("is {pool:?}; use 1 to 64 letters, digits, '-', '_' or '.'"));
     }
     Ok(pool.to_owned())
+}
+
+fn settings_from(document: &mut Object<'_>) -> Result<SettingsFrom, SettingError> {
+    if !matches!(document.get("settings"), Some(Value::Object(_))) {
+        let from_route = document.word("settings", &[("route", ())])?;
+        return Ok(from_route.map_or(SettingsFrom::Configuration, |()| SettingsFrom::Route));
+    }
+    let page = document.object("settings")?.map(settings_page).transpose()?;
+    Ok(page.map_or(SettingsFrom::Configuration, SettingsFrom::Page))
+}
+
+fn settings_page(mut page: Object<'_>) -> Result<SettingsSource, SettingError> {
+    let cluster = cluster(&mut page, "warmpath-settings", "reaches the page with the settings")?;
+    let (host, path) = (page.text("host")?.unwrap_or("warmpath"), page.text("path")?.unwrap_or("/"));
+    // As they stand in a request.
+    if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]_".contains(&b)) {
+        return page.refuse("host", format!("is {host:?}; write a host, or host:port"));
+    }
+    if !path.starts_with('/') || !path.bytes().all(|b| b.is_ascii_graphic()) {
+        return page.refuse("path", format!("is {path:?}; start it with '/', without blanks"));
+    }
+    let (host, path) = (host.to_owned(), path.to_owned());
+    let interval = milliseconds(&mut page, "interval_ms", 2000, 100, 600_000)?;
+    page.end()?;
+    Ok(SettingsSource { cluster, host, path, interval })
 }
 
 /// How pods are found. The default is the name that Envoy Gateway gives to the cluster of its admin interface.
@@ -362,6 +402,29 @@ mod tests {
     }
 
     #[test]
+    fn settings_come_from_a_route_or_a_page() {
+        let from = |json: &str| Config::parse(json.as_bytes()).unwrap().settings_from;
+        assert_eq!(from(r#"{"settings":"route"}"#), SettingsFrom::Route);
+        let page = SettingsSource {
+            cluster: "c".into(),
+            host: "files.example.com".into(),
+            path: "/a?b".into(),
+            interval: 5000 * MILLISECOND,
+        };
+        let json =
+            r#"{"settings":{"cluster":"c","host":"files.example.com","path":"/a?b","interval_ms":5000}}"#;
+        assert_eq!(from(json), SettingsFrom::Page(page));
+        let SettingsFrom::Page(SettingsSource { cluster, path, interval, .. }) = from(r#"{"settings":{}}"#)
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (cluster.as_str(), path.as_str(), interval),
+            ("warmpath-settings", "/", 2000 * MILLISECOND)
+        );
+    }
+
+    #[test]
     fn a_slow_scrape_has_a_slower_idle_pace() {
         let scrape = Config::parse(br#"{"scrape":{"interval_ms":5000}}"#).unwrap().scrape;
         assert_eq!((scrape.interval, scrape.idle_interval), (5000 * MILLISECOND, 5000 * MILLISECOND));
@@ -381,6 +444,12 @@ mod tests {
         );
         assert!(error(r#"{"scrape":{"path":"metrics"}}"#).contains("`scrape.path`"));
         assert!(error(r#"{"index":{"max_mib":0}}"#).contains("`index.max_mib`"));
+        assert!(
+            error(r#"{"settings":{"path":"x"}}"#).contains("`settings.path` is \"x\"; start it with '/'")
+        );
+        assert!(error(r#"{"settings":{"host":"a b"}}"#).contains("`settings.host` is \"a b\""));
+        assert!(error(r#"{"settings":{"interval_ms":1}}"#).contains("`settings.interval_ms` is 1; use 100"));
+        assert!(error(r#"{"settings":{"url":"x"}}"#).contains("`settings.url` is no setting"));
         assert!(error(r#"{"settings":"file"}"#).contains("`settings` is \"file\"; use \"route\""));
     }
 }

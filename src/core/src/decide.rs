@@ -1,5 +1,6 @@
 //! From what is known of each pod to the pods that a request tries, best first.
 
+pub mod adapters;
 pub mod candidates;
 pub mod cost;
 pub mod pick;

@@ -50,4 +50,4 @@ pub mod settings;
 pub mod shared;
 pub mod units;
 
-pub use units::{Bytes, DEFAULT_BYTES_PER_TOKEN, MILLISECOND, Micros, Random, SECOND, Slot, Tokens};
+pub use units::{Bytes, DEFAULT_BYTES_PER_TOKEN, MILLISECOND, Micros, ModelId, Random, SECOND, Slot, Tokens};

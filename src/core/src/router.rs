@@ -1,5 +1,7 @@
 //! The story of a request: read what all workers share, choose a pod, book the request there, and learn from the answer.
 
+mod adapters;
+mod fair_shares;
 mod steps;
 
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use crate::shared::codec::CodecError;
 use crate::shared::pod_table::PodTable;
 use crate::shared::store::{Contended, Keys, SharedData};
 use crate::{Bytes, Micros, Slot, Tokens};
+use fair_shares::FairShares;
 use steps::Steps;
 pub use steps::{DecisionStep, Demand, NoPod, RouteBy};
 
@@ -49,6 +52,7 @@ pub use steps::{DecisionStep, Demand, NoPod, RouteBy};
 pub struct Router {
     store: LedgerStore,
     steps: Steps,
+    tenants: FairShares,
 }
 
 /// Where a request goes, and why.
@@ -69,6 +73,9 @@ pub struct Decision {
     pub reason: Reason,
     /// The pod that holds most of the prompt, where the request leaves it for another one.
     pub left: Option<Slot>,
+    /// Pods beyond those that are named would not know the model: the request is for a LoRA adapter that only
+    /// some have.
+    pub restricted: bool,
     /// The request's account in the ledger.
     pub ticket: Ticket,
 }
@@ -84,7 +91,11 @@ impl Router {
     /// The router of a worker; `writer` tells its log records from those of other workers.
     pub fn new(config: &Config, writer: u32) -> Router {
         let keys = Keys::of(&config.pool, config.index.log_segments);
-        Router { store: LedgerStore::new(keys.clone()), steps: Steps::new(config, keys, writer) }
+        Router {
+            store: LedgerStore::new(keys.clone()),
+            tenants: FairShares::new(&keys),
+            steps: Steps::new(config, keys, writer),
+        }
     }
 
     /// The same with other constants of the cost, for experiments.
@@ -116,7 +127,9 @@ impl Router {
     /// # Errors
     /// [`CodecError`] when the shared value is no table; the router keeps the one that it has.
     pub fn refresh(&mut self, shared: &impl SharedData) -> Result<(), CodecError> {
-        self.steps.replica.refresh(shared)
+        self.steps.replica.refresh(shared)?;
+        self.steps.refresh_adapters(shared);
+        Ok(())
     }
 
     /// Applies what other workers wrote to the log, at most `segments` sealed segments of it.
@@ -158,24 +171,36 @@ impl Router {
         shared: &mut impl SharedData,
         now: Micros,
     ) -> Result<Decision, NoPod> {
-        let Router { store, steps } = self;
+        let Router { store, steps, tenants } = self;
         steps.read_prompt(by);
         if steps.replica.table().live().next().is_none() {
             return Err(NoPod::NoTable);
         }
-        let (ledger, (picks, mut ticket)) = store.transact(shared, |ledger, shared| {
+        steps.find_adapter(by, demand.among, shared);
+        let over_share = tenants.over_share(demand.tenant, shared, now);
+        let decided = store.transact(shared, |ledger, shared| {
             steps.catch_up(ledger, shared);
             steps.look_up();
-            let picks = steps.choose(ledger, by, demand, now)?;
+            let picks = steps.choose(ledger, by, demand, over_share, now)?;
             let picks = steps.led_by(demand.holder, picks);
             Ok::<_, NoPod>((picks, steps.book(ledger, picks, by, now)))
-        })?;
+        });
+        let (ledger, (picks, mut ticket)) = match decided {
+            Ok(decided) => decided,
+            Err(no_pod) => {
+                tenants.see(demand.tenant, shared, now);
+                return Err(no_pod);
+            }
+        };
         steps.keep(&mut ticket, &ledger);
+        steps.note_adapter(by, ticket.pod(), shared, now);
+        ticket.set_share(tenants.open(demand.tenant, ticket.tokens(), shared, now));
         let bytes = steps.prompt_bytes();
         let matched_bytes = bytes_of(usize::from(ticket.belief().matched)).min(bytes);
         let (reason, left) = steps.reason(by, ticket.slot());
         let (tokens, matched_tokens) = steps.prompt_tokens(ticket.slot());
-        Ok(Decision { picks, bytes, matched_bytes, tokens, matched_tokens, reason, left, ticket })
+        let restricted = steps.restricted();
+        Ok(Decision { picks, bytes, matched_bytes, tokens, matched_tokens, reason, left, restricted, ticket })
     }
 
     /// The first byte of an answer's body has come. If that cannot be written, the request still waits in the ledger, and
@@ -192,6 +217,7 @@ impl Router {
         if !ticket.started() {
             self.change(shared, |ledger| ticket.start(ledger, now))?;
             ticket.set_started();
+            self.tenants.release(ticket, shared);
         }
         Ok(())
     }
@@ -209,7 +235,7 @@ impl Router {
         shared: &mut impl SharedData,
         now: Micros,
     ) -> Result<(), Contended> {
-        let Router { store, steps } = self;
+        let Router { store, steps, .. } = self;
         let to = to.and_then(|slot| steps.replica.table().key(slot));
         let moves = to != Some(ticket.pod());
         let (_, (opened, retracted)) = store.transact(shared, |ledger, shared| {
@@ -278,8 +304,14 @@ impl Router {
     ///
     /// # Errors
     /// [`Contended`]: nothing has changed, and the request stays in the ledger until the collector reconciles it.
-    pub fn close(&mut self, ticket: Ticket, end: End, shared: &mut impl SharedData) -> Result<(), Contended> {
-        let Router { store, steps } = self;
+    pub fn close(
+        &mut self,
+        mut ticket: Ticket,
+        end: End,
+        shared: &mut impl SharedData,
+    ) -> Result<(), Contended> {
+        let Router { store, steps, tenants } = self;
+        tenants.release(&mut ticket, shared);
         let repair = ticket.repair(end);
         let (_, (learned, correction)) = store.transact(shared, |ledger, shared| {
             let correction = repair.and_then(|repair| {

@@ -1,6 +1,7 @@
 //! Which pods are due for a scrape, what their metrics pages say, and what they show of cached
 //! prompts and of requests that no pod has.
 
+pub mod adapters;
 pub mod cache_check;
 pub mod exposition;
 pub mod history;

@@ -9,6 +9,7 @@ pub mod error;
 pub mod metadata;
 pub mod models;
 pub mod object;
+pub mod page;
 pub mod route;
 
 use crate::{MILLISECOND, Micros};
@@ -63,6 +64,8 @@ pub struct PoolSettings {
     pub backends: Vec<Backend>,
     /// A pod is free, for requests that may be shed, while what waits there takes less than this.
     pub shed_above: Micros,
+    /// The header that names the tenant of a request; then tenants have fair shares.
+    pub tenant_header: Option<String>,
     /// Whether requests get a `priority` for vLLM's scheduler.
     pub sets_priority: bool,
     /// What becomes of the model names that clients ask for, and how much each matters.
@@ -77,6 +80,7 @@ impl Default for PoolSettings {
             plain_percent: 0,
             backends: Vec::new(),
             shed_above: 100 * MILLISECOND,
+            tenant_header: None,
             sets_priority: false,
             models: Models::default(),
         }
@@ -100,6 +104,7 @@ impl PoolSettings {
             shed_above: document
                 .whole("shed_above_ms", 0, 60_000)?
                 .map_or(default.shed_above, |ms| ms as u64 * MILLISECOND),
+            tenant_header: header(document)?.or_else(|| default.tenant_header.clone()),
             sets_priority: document.flag("set_priority")?.unwrap_or(default.sets_priority),
             models: Models::read(document, &default.models)?,
         })
@@ -115,6 +120,8 @@ impl PoolSettings {
         unknown: UnknownKeys,
     ) -> Result<PoolSettings, SettingError> {
         let mut document = Object::document(document, unknown)?;
+        // Where its schema is, for editors.
+        document.text("$schema")?;
         let settings = PoolSettings::read(&mut document, default)?;
         document.end()?;
         Ok(settings)
@@ -129,6 +136,17 @@ impl PoolSettings {
             self.fail_open
         )
     }
+}
+
+/// The name of the header of tenants, in lower case as Envoy has it.
+fn header(document: &mut Object<'_>) -> Result<Option<String>, SettingError> {
+    let Some(name) = document.text("tenant_header")? else { return Ok(None) };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
+    if name.is_empty() || name.len() > 128 || !name.bytes().all(plain) {
+        let fix = "write 1 to 128 letters, digits, '-' or '_'";
+        return document.refuse("tenant_header", format!("is {name:?}, which is no name of a header; {fix}"));
+    }
+    Ok(Some(name.to_ascii_lowercase()))
 }
 
 #[cfg(test)]
@@ -164,6 +182,10 @@ mod tests {
                 .starts_with("`strategy` is \"FASTEST\"; use \"PREFIX_CACHE\" or")
         );
         assert!(error(r#"{"fail_open": "yes"}"#).starts_with("`fail_open` is a text; write true or false"));
+        assert!(
+            error(r#"{"tenant_header": "x tenant"}"#)
+                .starts_with("`tenant_header` is \"x tenant\", which is")
+        );
         assert!(error(r#"{"strategies": 1}"#).starts_with("`strategies` is no setting"));
     }
 }

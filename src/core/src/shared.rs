@@ -1,5 +1,6 @@
 //! What the workers of one Envoy share: the store, the values that lie there, and how numbers become bytes.
 
+pub mod adapters;
 pub mod clusters;
 pub mod codec;
 pub mod documents;
@@ -8,4 +9,5 @@ pub mod membership;
 pub mod pod_table;
 pub mod responses;
 pub mod store;
+pub mod tenants;
 pub mod wanted;

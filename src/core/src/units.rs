@@ -30,6 +30,17 @@ impl Slot {
     }
 }
 
+/// A model, or a LoRA adapter, by a hash of the name that requests ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelId(pub u32);
+
+impl ModelId {
+    /// The model of this name, in the spelling in which requests are compared ([`crate::request::json`]).
+    pub fn of(name: &[u8]) -> ModelId {
+        ModelId(xxhash_rust::xxh3::xxh3_64(name) as u32)
+    }
+}
+
 impl From<Slot> for usize {
     fn from(slot: Slot) -> usize {
         usize::from(slot.0)

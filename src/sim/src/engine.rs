@@ -12,6 +12,7 @@
 //! that changes something. At equal times it submits before it steps, so that what arrives together is
 //! planned together.
 
+mod adapters;
 mod chain;
 mod config;
 mod host;
@@ -24,6 +25,7 @@ mod types;
 
 use std::collections::{HashMap, VecDeque};
 
+pub use adapters::{AdapterLine, AdapterSlots, WaitingForAdapter};
 pub use chain::Chain;
 pub use config::{EngineConfig, Hardware, Profile};
 use host::HostCache;

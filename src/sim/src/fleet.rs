@@ -11,6 +11,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "requests, pods and sessions are numbered by the fleet itself")]
 
+mod adapters;
 mod client;
 pub mod contender;
 mod events;
@@ -23,6 +24,7 @@ pub mod warmpath;
 
 use std::sync::Arc;
 
+pub use adapters::{FleetAdapters, name as adapter_name};
 pub use events::{EventQueue, FleetEvent};
 pub use stats::{FleetRun, FleetSample, FleetSummary, RequestRecord, Spread, summarize};
 pub use warmpath::{Warmpath, WarmpathOptions};
@@ -147,6 +149,7 @@ pub fn run<'a, E>(
             backlog: 0,
             limits: workload.limits.get(number).copied().unwrap_or_default(),
             queued: Queued::default(),
+            adapters: workload.adapters.map(FleetAdapters::new),
         })
         .collect();
     let gateways = setup.gateways.max(1);
@@ -200,6 +203,7 @@ impl Fleet<'_> {
             FleetEvent::Turn { session } => self.turn(session),
             FleetEvent::Again { request } => self.choose(request),
             FleetEvent::Deliver { request, attempt } => self.deliver(request, attempt),
+            FleetEvent::AdapterReady { pod } => self.load_adapters(pod),
             FleetEvent::Step { pod } => self.step(pod),
             FleetEvent::Headers { request, attempt } => self.headers(request, attempt),
             FleetEvent::FirstToken { request, attempt } => self.first_token(request, attempt),

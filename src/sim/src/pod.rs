@@ -4,11 +4,10 @@
 //! A request's way: `server` takes the connection and applies faults, `routes` finds the handler, `api` reads
 //! the body (`json`) and finds the model (`models`), one module per API (`chat`, `completions`, `responses`,
 //! `messages`, `embeddings`) makes the prompt (`template`, `tokens`) and writes the answer, `driver` hands it
-//! to `engines`, behind the limits of `admission` and the slots of `adapters`, `live` counts what a request
+//! to `engines`, behind the limits of `admission` and the places for adapters, `live` counts what a request
 //! did, `generation` is what a handler holds of it, and `stream` turns its tokens into server-sent events.
 //! `metrics` makes the page; `operator` is for those who put a pod to sleep or break it on purpose.
 
-mod adapters;
 mod admission;
 mod api;
 mod chat;

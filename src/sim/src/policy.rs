@@ -2,7 +2,8 @@
 //! ours and every baseline implement the same trait.
 
 use crate::engine::{Engine, EngineLoad, QueueLimits, Queued};
-use crate::workload::Span;
+use crate::fleet::FleetAdapters;
+use crate::workload::{RequestClass, Span};
 
 /// A pod of the fleet.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct FleetPod {
     pub limits: QueueLimits,
     /// What counts against its limits.
     pub queued: Queued,
+    /// Its LoRA adapters, if it has any.
+    pub adapters: Option<FleetAdapters>,
 }
 
 impl FleetPod {
@@ -69,8 +72,8 @@ pub struct RouteRequest<'a> {
     pub block_size: u32,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
-    /// Whether it may be shed when the pool is saturated.
-    pub sheddable: bool,
+    /// What it is besides its prompt.
+    pub class: RequestClass,
 }
 
 /// What an answer says of itself.

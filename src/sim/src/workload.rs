@@ -59,15 +59,37 @@ pub struct Turn {
     pub answer: u64,
 }
 
+/// What a request is besides its prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestClass {
+    /// Whether it may be shed when the pool is saturated.
+    pub sheddable: bool,
+    /// The LoRA adapter that it is for, by number.
+    pub adapter: Option<u32>,
+    /// Whose it is, where tenants have fair shares.
+    pub tenant: Option<u32>,
+}
+
 /// One client.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Session {
     /// Seconds.
     pub starts: f64,
     /// In order.
     pub turns: Vec<Turn>,
-    /// Whether its requests may be shed when the pool is saturated.
-    pub sheddable: bool,
+    /// What its requests are.
+    pub class: RequestClass,
+}
+
+/// How pods have LoRA adapters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdapterSetup {
+    /// How many one batch can have.
+    pub slots: usize,
+    /// How long a request waits for one that is not loaded, in seconds.
+    pub load_seconds: f64,
+    /// How many there are; each pod can load any of them.
+    pub count: u32,
 }
 
 /// What becomes of a pod.
@@ -103,6 +125,8 @@ pub struct Workload {
     pub changes: Vec<Change>,
     /// When each pod refuses requests; pods beyond the end never do.
     pub limits: Vec<QueueLimits>,
+    /// The pods' LoRA adapters; `None` when they have none.
+    pub adapters: Option<AdapterSetup>,
 }
 
 impl Workload {

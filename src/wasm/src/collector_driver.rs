@@ -17,7 +17,9 @@ use crate::host::{self, Host};
 use crate::left_alone_log;
 use crate::log_batch::REPEAT_AFTER;
 use crate::metrics::CollectorMetrics;
+use crate::model_lists::ModelLists;
 use crate::pod_changes::PodChanges;
+use crate::settings_driver::SettingsDriver;
 
 /// Longest metrics page that is taken in: vLLM's has 55 KB, and grows with engines and adapters. A longer one would hold
 /// Envoy's main thread up, and its copy stays in the VM's memory for good.
@@ -33,6 +35,9 @@ pub struct CollectorDriver {
     /// What discovery has found, as last handed on.
     members: Option<Members>,
     metrics: CollectorMetrics,
+    lists: ModelLists,
+    /// Present when settings are fetched.
+    settings: Option<SettingsDriver>,
     /// The scrapes, and when each was sent.
     under_way: Calls<(DueScrape, Micros)>,
     /// Changes that are to be logged.
@@ -54,6 +59,8 @@ impl CollectorDriver {
             collector,
             metrics: CollectorMetrics::of(&config.pool),
             config: config.clone(),
+            lists: ModelLists::default(),
+            settings: SettingsDriver::start(config),
             under_way: Calls::default(),
             changes: PodChanges::default(),
             left_alone: LeftAlone::default(),
@@ -75,13 +82,7 @@ impl CollectorDriver {
             discovery.tick(self.collector.doubts(), now);
         }
         for due in self.collector.due(&Host, now) {
-            let through = match &self.discovery {
-                Some(discovery) if self.config.destination == Destination::List => {
-                    discovery.cluster_of(&due.address)
-                }
-                _ => Some(self.config.scrape.cluster.as_str()),
-            };
-            let Some(through) = through else {
+            let Some(through) = through(&self.config, self.discovery.as_ref(), &due.address) else {
                 self.collector.done(&due, None, now);
                 continue;
             };
@@ -107,6 +108,11 @@ impl CollectorDriver {
                 }
             }
         }
+        if let Some(settings) = &mut self.settings {
+            settings.tick(now);
+        }
+        let CollectorDriver { config, collector, discovery, lists, .. } = self;
+        lists.tick(collector, &config.scrape, |address| through(config, discovery.as_ref(), address), now);
         self.publish(now);
     }
 
@@ -124,6 +130,18 @@ impl CollectorDriver {
                 self.publish(began);
             }
             self.collector.looked_at(looked_at);
+            return;
+        }
+        let settings = self.settings.as_mut();
+        if let Some(new) = settings.and_then(|of| of.answered(call, headers, body_size, &self.metrics, began))
+        {
+            if new {
+                self.collector.new_settings();
+                self.publish(began);
+            }
+            return;
+        }
+        if self.lists.answered(call, headers, body_size, &mut self.collector) {
             return;
         }
         let Some((due, sent_at)) = self.under_way.answered(call) else { return };
@@ -206,6 +224,14 @@ impl CollectorDriver {
                 .filter(|(_, pod)| pod.state == PodState::Ready && pod.candidate_of != ClusterSet::NONE);
             self.metrics.ready_pods.set(ready.count() as u64);
         }
+    }
+}
+
+/// The cluster through which a pod is reached; `None` while none is sure to reach it.
+fn through<'a>(config: &'a Config, discovery: Option<&'a DiscoveryDriver>, address: &str) -> Option<&'a str> {
+    match discovery {
+        Some(discovery) if config.destination == Destination::List => discovery.cluster_of(address),
+        _ => Some(config.scrape.cluster.as_str()),
     }
 }
 

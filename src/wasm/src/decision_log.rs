@@ -111,7 +111,7 @@ impl DecisionLog {
             let _ = write!(
                 line,
                 " [{} {:?} matched {}, {} s = (attributable {} of uncached {} + queue_ahead {} + delay_to_others \
-                 {} + decode {} + eviction {} + kv_pressure {}) / {} tok/s]",
+                 {} + decode {} + eviction {} + kv_pressure {} + adapter {}) / {} tok/s]",
                 name(candidate.slot),
                 candidate.rank,
                 Decimal(candidate.matched, 0),
@@ -123,6 +123,7 @@ impl DecisionLog {
                 Decimal(terms.decode, 0),
                 Decimal(terms.eviction, 0),
                 Decimal(terms.kv_pressure, 0),
+                Decimal(terms.adapter, 0),
                 Decimal(terms.tokens_per_second, 0),
             );
         }
@@ -156,7 +157,9 @@ pub fn in_words(no_pod: NoPod) -> &'static str {
         NoPod::NoTable => "no pod is known yet",
         NoPod::UnknownCluster => "the pods of its cluster are not known yet",
         NoPod::Saturated { .. } => "all pods are busy, and the request may be shed",
+        NoPod::OverShare { .. } => "all pods are busy, and the tenant has more than its share of the work",
         NoPod::AllCoolingDown => "every pod has failed a moment ago",
+        NoPod::AdapterAsleep => "every pod that has the LoRA adapter is asleep",
         NoPod::Contended => "the gateway is overloaded",
     }
 }

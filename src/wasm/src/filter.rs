@@ -69,7 +69,7 @@ impl Filter {
     /// Routes a request whose body is whole.
     fn route_body(&mut self, api: Api) -> Action {
         let whole_at = host::now();
-        self.worker.with(Worker::look_up_settings);
+        self.worker.with(|worker| worker.look_up_settings(whole_at));
         let body = host::request_body();
         if body.is_empty() {
             return self.route(RouteBy::Load, Criticality::Standard, whole_at);
@@ -132,7 +132,9 @@ impl Filter {
                 self.phase = Phase::Sent(Box::new(Sent::new(routed, by)));
                 Action::Continue
             }
-            Some((Err(NoPod::Saturated { seconds }), _)) => shed(seconds),
+            Some((Err(NoPod::Saturated { seconds }), _)) => shed(seconds, SATURATED),
+            Some((Err(NoPod::OverShare { seconds }), _)) => shed(seconds, OVER_SHARE),
+            Some((Err(NoPod::AdapterAsleep), _)) => refuse(NoPod::AdapterAsleep),
             // Envoy's own balancing serves it until the cluster's pods are known.
             Some((Err(NoPod::UnknownCluster), _) | (Err(_), true)) | None => Action::Continue,
             Some((Err(no_pod), false)) => refuse(no_pod),
@@ -182,14 +184,15 @@ impl Callbacks for Filter {
                 }
             }
             _ => {
-                self.worker.with(Worker::look_up_settings);
+                let whole_at = host::now();
+                self.worker.with(|worker| worker.look_up_settings(whole_at));
                 match self.worker.with(|worker| worker.model_list()).flatten() {
                     Some(list) => {
                         self.phase = Phase::Done;
                         host::respond(200, &[("content-type", "application/json")], list.as_bytes());
                         Action::Pause
                     }
-                    None => self.route(RouteBy::Load, Criticality::Standard, host::now()),
+                    None => self.route(RouteBy::Load, Criticality::Standard, whole_at),
                 }
             }
         }
@@ -333,11 +336,17 @@ fn rewrite_body(body: &[u8], text: &[u8], start: &NewStart) {
     }
 }
 
+/// Why a request is shed: for programs, and for people.
+type Shed = (&'static str, &'static str);
+const SATURATED: Shed =
+    ("rejected-saturated", "all pods are busy, and this request is one that may be shed; try again later");
+const OVER_SHARE: Shed =
+    ("rejected-over-share", "all pods are busy, and most of it is work for you; try again later");
+
 /// Answers that the request is shed.
-fn shed(seconds: u32) -> Action {
-    let message = "all pods are busy, and this request is one that may be shed; try again later";
+fn shed(seconds: u32, (reason, message): Shed) -> Action {
     let refusal = Refusal { status: 429, kind: "RateLimitError", message, param: None };
-    respond(&refusal, &[("retry-after", &seconds.to_string()), (DROPPED_REASON, "rejected-saturated")])
+    respond(&refusal, &[("retry-after", &seconds.to_string()), (DROPPED_REASON, reason)])
 }
 
 /// Answers that there is no pod.

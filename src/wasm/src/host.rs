@@ -198,6 +198,22 @@ pub fn fetch_admin(cluster: &str, path: &str, timeout: Duration) -> Option<u32> 
     hostcalls::dispatch_http_call(cluster, headers, None, Vec::new(), timeout).ok()
 }
 
+/// Fetches the page of settings at `path` of `host` through `cluster`; `tag` is the `etag` of the page that
+/// is known, if it has one.
+pub fn fetch_settings(cluster: &str, host: &str, path: &str, tag: &str, timeout: Duration) -> Option<u32> {
+    let mut headers =
+        vec![(":method", "GET"), (":path", path), (":authority", host), ("accept", "application/json")];
+    if !tag.is_empty() {
+        headers.push(("if-none-match", tag));
+    }
+    hostcalls::dispatch_http_call(cluster, headers, None, Vec::new(), timeout).ok()
+}
+
+/// A header of a response to [`fetch`] that has come.
+pub fn fetched_header(name: &str) -> Option<Bytes> {
+    hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten()
+}
+
 /// Status and body of a response to [`fetch`]; `None` if there was no response, or not all of it: refused, timed out, cut.
 /// Envoy reports those with no headers, and the SDK panics when a header is read then.
 pub fn fetched(headers: usize, body_size: usize) -> Option<(Bytes, Bytes)> {

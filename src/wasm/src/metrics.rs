@@ -97,6 +97,7 @@ metrics! {
         bad_body: counter "rejected_total" { reason = "bad_body" }, "Requests answered 400, because no pod could have read the body.";
         unknown_model: counter "rejected_total" { reason = "unknown_model" }, "Requests answered 404, because the settings do not know the model and refuse those that they do not know.";
         shed: counter "rejected_total" { reason = "saturated" }, "Requests answered 429, because the pool is saturated and they are of those that may be shed.";
+        over_share: counter "rejected_total" { reason = "over_share" }, "Requests answered 429, because the pool is saturated and their tenant has more than its share of the work.";
         no_target: counter "rejected_total" { reason = "no_target" }, "Requests answered 404, because the name of the model is reserved and has no target.";
         no_table: counter "unrouted_total" { reason = "no_table" }, "Requests that met no pod, because none is known: left to the fallback, or answered 503.";
         unknown_cluster: counter "unrouted_total" { reason = "unknown_cluster" }, "Requests to a cluster whose pods are not discovered yet: left to Envoy's own balancing.";
@@ -123,7 +124,7 @@ metrics! {
         lost_segments: counter "log_lost_segments_total", "Segments of the log that were overwritten before a worker had read them; what they told is learned again.";
         pod_table_generation: gauge "pod_table_generation", "Number of the current pod table; routers fetch the table when it moves.";
         bad_pod_table: counter "bad_pod_table_total", "Pod tables that could not be read.";
-        bad_settings: gauge "bad_settings", "1 when the newest settings of a route are refused, and those before are in force.";
+        bad_settings: gauge "bad_settings", "1 when the newest settings of a route, or of the page that is fetched, are refused, and those before are in force.";
         refused_settings: counter "refused_settings_total", "Documents of settings that were refused, once for each worker that met them.";
     }
 
@@ -142,6 +143,8 @@ metrics! {
         takeovers: counter "collector_takeovers_total", "Times that a router took over from a collector that gave no sign of life.";
         contended_reconcile: counter "contended_total" { during = "reconcile" }, "Changes of the ledger that were lost, because other workers always wrote first, by what was to be written.";
         leaked_requests: counter "leaked_requests_total", "Requests that the ledger counted and no pod had; they were taken out of it.";
+        bad_settings: gauge "bad_settings", "1 when the newest settings of a route, or of the page that is fetched, are refused, and those before are in force.";
+        refused_settings: counter "refused_settings_total", "Documents of settings that were refused, once for each worker that met them.";
         emptied_caches: counter "emptied_caches_total", "Times that a pod's page has shown that its cache does not hold what it was believed to hold; all of it was forgotten.";
         pod_table_generation: gauge "pod_table_generation", "Number of the current pod table; routers fetch the table when it moves.";
     }

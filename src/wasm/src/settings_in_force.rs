@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proxy_wasm::types::Bytes;
 use warmpath::config::{Config, SettingsFrom};
 use warmpath::settings::PoolSettings;
+use warmpath::settings::page;
 use warmpath::settings::route::{News, RouteSettings};
 use warmpath::shared::store::Keys;
 
@@ -19,6 +20,18 @@ pub enum SettingsInForce {
     Configured,
     /// The route of each request.
     OfRoutes(Box<OfRoutes>),
+    /// A page that the collector fetches.
+    OfPage(Box<OfPage>),
+}
+
+/// The settings of the page.
+#[derive(Debug)]
+pub struct OfPage {
+    key: String,
+    configured: Arc<PoolSettings>,
+    /// Which of the collector's these are ([`warmpath::shared::pod_table::PodTable::settings`]).
+    version: u32,
+    settings: Arc<PoolSettings>,
 }
 
 /// The settings of the routes.
@@ -39,7 +52,7 @@ impl SettingsInForce {
         configured: Arc<PoolSettings>,
         metrics: &RouterMetrics,
     ) -> SettingsInForce {
-        match config.settings_from {
+        match &config.settings_from {
             SettingsFrom::Configuration => SettingsInForce::Configured,
             SettingsFrom::Route => SettingsInForce::OfRoutes(Box::new(OfRoutes {
                 routes: RouteSettings::new(keys.settings.clone(), configured),
@@ -47,6 +60,29 @@ impl SettingsInForce {
                 refused: metrics.refused_settings,
                 log: LogOnce::new(keys.started("settings")),
             })),
+            SettingsFrom::Page(_) => SettingsInForce::OfPage(Box::new(OfPage {
+                key: keys.settings.clone(),
+                version: 0,
+                settings: Arc::clone(&configured),
+                configured,
+            })),
+        }
+    }
+
+    /// Whether they change with the pod table.
+    pub fn follows_the_table(&self) -> bool {
+        matches!(self, SettingsInForce::OfPage(_))
+    }
+
+    /// Takes over what the collector has fetched, by the number in its table.
+    pub fn refresh(&mut self, version: u32) {
+        if let SettingsInForce::OfPage(of) = self
+            && of.version != version
+        {
+            of.version = version;
+            if let Some(settings) = page::of_workers(&of.key, &of.configured, &Host) {
+                of.settings = Arc::new(settings);
+            }
         }
     }
 
@@ -55,6 +91,7 @@ impl SettingsInForce {
         match self {
             SettingsInForce::Configured => None,
             SettingsInForce::OfRoutes(of) => Some(of.of_request()),
+            SettingsInForce::OfPage(of) => Some(Arc::clone(&of.settings)),
         }
     }
 }

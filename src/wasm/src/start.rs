@@ -19,9 +19,10 @@ pub fn announce(role: &str, config: &Config) {
             None if config.discovery.is_some() => "pods by discovery".to_owned(),
             None => "the collector's pods".to_owned(),
         },
-        match config.settings_from {
+        match &config.settings_from {
             SettingsFrom::Configuration => config.settings.strategy.name(),
             SettingsFrom::Route => "settings of the route",
+            SettingsFrom::Page(_) => "settings of a page",
         }
     );
     let key = Keys::of(&config.pool, config.index.log_segments).started(role);

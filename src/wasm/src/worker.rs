@@ -177,6 +177,7 @@ impl Worker {
                 self.metrics.bad_pod_table.count();
                 log::error!("warmpath: the pod table: {error}");
             }
+            self.in_force.refresh(self.router.table().settings);
         }
     }
 }

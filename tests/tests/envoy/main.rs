@@ -8,7 +8,9 @@
     clippy::string_slice
 )]
 
+mod adapters;
 mod answer;
+mod beside_overload;
 mod bodies;
 mod calls;
 mod cases;
@@ -20,6 +22,7 @@ mod discovery;
 mod docs;
 mod endings;
 mod ext_proc;
+mod fair_shares;
 mod faults;
 mod faults_under_load;
 mod full;
@@ -35,6 +38,7 @@ mod scrapes;
 mod scripts;
 mod security;
 mod settings;
+mod settings_page;
 mod shared_state;
 mod stale;
 mod start;

@@ -210,7 +210,8 @@ fn read_by_the_module(document: &str) -> (bool, String) {
 fn the_script_and_the_module_say_the_same_of_a_document() {
     let good = [
         r#"{}"#,
-        r#"{"strategy": "DEFAULT", "fail_open": false, "plain_percent": 50, "shed_above_ms": 0, "set_priority": true}"#,
+        r#"{"strategy": "DEFAULT", "fail_open": false, "plain_percent": 50, "shed_above_ms": 0, "set_priority": true,
+            "tenant_header": "X-Tenant_1"}"#,
         r#"{"models": [{"name": "a", "criticality": "Sheddable", "targets": [{"name": "b", "weight": 0}]}, {"name": "b"}],
             "unknown_models": "refuse", "list_models": true, "restore_model_names": true,
             "objectives": [{"name": "o", "priority": -5}, {"name": "p"}]}"#,
@@ -224,6 +225,7 @@ fn the_script_and_the_module_say_the_same_of_a_document() {
     for (document, key) in [
         (r#"{"strategy": "FASTEST"}"#, "`strategy` is \"FASTEST\"; use \"PREFIX_CACHE\" or \"LOAD_ONLY\""),
         (r#"{"plain_percent": 51}"#, "`plain_percent` is 51; use 0 to 50"),
+        (r#"{"tenant_header": "x tenant"}"#, "`tenant_header` is \"x tenant\", which "),
         (r#"{"stratgy": "LOAD_ONLY"}"#, "`stratgy` is no setting"),
         (r#"{"shed_above_ms": 1, "shed_above_ms": 2}"#, "`shed_above_ms` is there twice"),
         (r#"{"models": [{"name": "a", "criticality": "High"}]}"#, "`models[0].criticality` is \"High\""),

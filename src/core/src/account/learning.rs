@@ -1,11 +1,11 @@
 //! What answers teach: each pod's prefill rate, each model's bytes per token, the mean work of a prompt, and where the index
 //! was wrong.
 
-use crate::account::ledger::{Ledger, MODELS, ModelId};
+use crate::account::ledger::{Ledger, MODELS};
 use crate::account::pod_account::PodAccount;
 use crate::answer::usage::Usage;
 use crate::request::blocks::{blocks_in, bytes_of};
-use crate::{Bytes, DEFAULT_BYTES_PER_TOKEN, MILLISECOND, Micros, Tokens};
+use crate::{Bytes, DEFAULT_BYTES_PER_TOKEN, MILLISECOND, Micros, ModelId, Tokens};
 
 /// Prompt tokens per second before anything is learned: a 7B model on an A10. Only ratios between pods, and between a
 /// pod and the constants in seconds, depend on it.

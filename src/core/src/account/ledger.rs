@@ -7,20 +7,16 @@
 
 mod layout;
 
-use crate::Slot;
 use crate::account::pod_account::PodAccount;
 use crate::account::refusals::{self, Refusal};
 use crate::prefix::log::{LogRecord, OpenSegment, SEGMENT_BYTES, SealedSegment};
 use crate::shared::codec::CodecError;
 use crate::shared::pod_table::PodKey;
+use crate::{ModelId, Slot};
 pub use layout::MODELS;
 use layout::{
     ACCOUNTS_AT, LEDGER_MARK, MODELS_AT, account, account_at, decode_account, encode_account, head, model,
 };
-
-/// The model of a request, by the hash of its name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ModelId(pub u32);
 
 /// The accounts of all pods added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

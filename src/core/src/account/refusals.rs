@@ -15,12 +15,12 @@
 //!
 //! As after a failure, the time doubles with each refusal, and one request at a time probes whether the pod still refuses.
 
-use crate::account::ledger::{Ledger, ModelId};
+use crate::account::ledger::Ledger;
 use crate::account::pod_health::Observed;
 use crate::request::body::Api;
 use crate::shared::codec::Field;
 use crate::shared::pod_table::PodKey;
-use crate::{Micros, SECOND, Slot};
+use crate::{Micros, ModelId, SECOND, Slot};
 
 /// Refusals that are kept at most; the one that ends first makes room.
 const MOST: usize = 64;

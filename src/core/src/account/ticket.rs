@@ -8,12 +8,13 @@ mod refused;
 mod repair;
 
 use crate::account::learning;
-use crate::account::ledger::{Ledger, ModelId};
+use crate::account::ledger::Ledger;
 use crate::account::pod_health::Observed;
 use crate::account::refusals::{AT_ONCE, Cause, Causes, IN_A_ROW};
 use crate::prefix::index::UseStamp;
 use crate::shared::pod_table::{PodKey, PodTable};
-use crate::{Bytes, Micros, Slot, Tokens};
+use crate::shared::tenants::TenantShare;
+use crate::{Bytes, Micros, ModelId, Slot, Tokens};
 pub use end::End;
 pub use opened::Opened;
 pub(super) use opened::claim;
@@ -42,6 +43,8 @@ pub struct Ticket {
     /// Pods of the decision that did not serve it before the one that it is booked on.
     passed_over: usize,
     started: bool,
+    /// Its part in the outstanding work of its tenant, while it is counted there.
+    share: Option<TenantShare>,
     prompt: PromptTrace,
     /// What the index believed of the pod when the request was sent.
     belief: Belief,
@@ -105,6 +108,7 @@ impl Ticket {
             probes,
             passed_over: 0,
             started: false,
+            share: None,
             prompt: prompt.unwrap_or_default(),
             belief: Belief { matched, ahead, used: UseStamp::default() },
         };
@@ -154,6 +158,16 @@ impl Ticket {
     /// What was believed of the pod when the request was sent to it.
     pub fn belief(&self) -> Belief {
         self.belief
+    }
+
+    /// Counts the request in the outstanding work of its tenant.
+    pub fn set_share(&mut self, share: Option<TenantShare>) {
+        self.share = share;
+    }
+
+    /// The request is no longer outstanding: what is to be released.
+    pub fn take_share(&mut self) -> Option<TenantShare> {
+        self.share.take()
     }
 
     // --- what happens to the request: changes the ledger alone ---

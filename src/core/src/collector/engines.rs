@@ -43,10 +43,12 @@ impl Collector {
         if pod.engine.is_none() {
             return vec![first];
         }
-        let others = self.table.at(pod.address.as_bytes()).filter(|(slot, _)| *slot != due.slot);
-        let mut all: Vec<_> = others.map(|(slot, pod)| (PodKey { slot, id: pod.id }, pod.engine)).collect();
-        all.push(first);
-        all.sort_by_key(|&(_, engine)| engine);
+        // There are few of them, and a sort would make the module larger by a fiftieth.
+        let mut all = vec![first];
+        for (slot, pod) in self.table.at(pod.address.as_bytes()).filter(|(slot, _)| *slot != due.slot) {
+            let at = all.partition_point(|&(_, engine)| engine < pod.engine);
+            all.insert(at, (PodKey { slot, id: pod.id }, pod.engine));
+        }
         all
     }
 }

@@ -4,6 +4,7 @@ use crate::account::learning::DEFAULT_RATE;
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
 use crate::account::refusals::Causes;
+use crate::decide::adapters::AdapterPlaces;
 use crate::decide::cost::{CostConstants, PodView, RequestView, cost};
 use crate::decide::pick::{Candidate, Rank};
 use crate::prefix::index::{PopularBlocks, PrefixIndex, PrefixMatch};
@@ -38,13 +39,16 @@ pub struct Pool<'a> {
     pub index: &'a PrefixIndex,
     /// The clusters whose pods are candidates.
     pub among: ClusterSet,
+    /// Where the LoRA adapter of the request is.
+    pub adapters: &'a AdapterPlaces,
 }
 
 impl<'a> Pool<'a> {
     /// The pods that are candidates, in the order of the slots.
     pub fn pods(&self) -> impl Iterator<Item = (Slot, &'a Pod)> + use<'a> {
-        let among = self.among;
-        self.table.live().filter(move |(_, pod)| pod.candidate_of.meets(among))
+        let Pool { among, adapters, .. } = *self;
+        let all = self.table.live().filter(move |(_, pod)| pod.candidate_of.meets(among));
+        all.filter(move |(slot, _)| adapters.may_serve(*slot))
     }
 }
 
@@ -112,6 +116,7 @@ pub fn score_all(
                 capacity => (1.0 - pod.kv_usage * fresh) * capacity as f32 - outstanding,
             },
             kv_capacity: pod.capacity as f32,
+            adapter_seconds: pool.adapters.seconds(slot, constants),
             tokens_per_second,
         };
         let terms = cost(&view, &request, constants);
@@ -136,6 +141,20 @@ impl Candidates {
     /// The candidates, in the order of the slots.
     pub fn list(&self) -> &[Candidate] {
         &self.list
+    }
+
+    /// These pods are no candidates.
+    pub fn leave_out(&mut self, slots: &[Slot]) {
+        self.list.retain(|candidate| !slots.contains(&candidate.slot));
+    }
+
+    /// All but these pods may have a request of another gateway that no page shows yet, with so many tokens
+    /// of work.
+    pub fn suspect_others_than(&mut self, slots: &[Slot], tokens: f32) {
+        for candidate in self.list.iter_mut().filter(|candidate| !slots.contains(&candidate.slot)) {
+            candidate.terms.queue_ahead += tokens;
+            candidate.terms.seconds += tokens / candidate.terms.tokens_per_second.max(1.0);
+        }
     }
 
     /// The candidate in a slot.
@@ -215,7 +234,14 @@ mod tests {
         for (slot, account) in accounts.iter().enumerate() {
             ledger.set_account(Slot(slot as u16), account);
         }
-        let pool = Pool { table: &table, ledger: &ledger, index: &index, among: ClusterSet::nth(0) };
+        let adapters = AdapterPlaces::default();
+        let pool = Pool {
+            table: &table,
+            ledger: &ledger,
+            index: &index,
+            among: ClusterSet::nth(0),
+            adapters: &adapters,
+        };
         let prompt = PromptView { bytes: Bytes(4000), tokens: 1000.0, causes: Causes::default() };
         let mut candidates = Candidates::default();
         score_all(&pool, prompt, &PrefixMatch::default(), &CostConstants::default(), now, &mut candidates);

@@ -5,7 +5,8 @@
 //! attributable = uncached - popular_discount * popular             at least 1: without a prefix that deserves a copy there
 //! queue_ahead  = outstanding tokens + foreign waiting requests * mean work
 //! queue        = requests that wait: the pool's mean, or by local_queue_share the pod's own where that is less
-//! cost         = (attributable + queue_ahead + delay_to_others + decode + eviction + kv_pressure) / tokens_per_second
+//! cost         = (attributable + queue_ahead + delay_to_others + decode + eviction + kv_pressure + adapter)
+//!              / tokens_per_second
 //!
 //! delay_to_others = (own_work_weight + backlog_weight * queue) * attributable
 //! decode          = per_inflight_tokens * requests in flight
@@ -13,6 +14,7 @@
 //! kv_pressure     = kv_occupancy_tokens * share of the KV cache in use
 //!                 + no_room_tokens * missing share of what the request needs
 //!                 + kv_wait_tokens * missing share of the KV cache
+//! adapter         = seconds until the request's LoRA adapter is ready * tokens_per_second
 //! ```
 //! All terms are prompt tokens; the pod's rate turns them into seconds.
 
@@ -54,6 +56,10 @@ pub struct CostConstants {
     pub believed_capacity: f32,
     /// Two pods are tied when their costs differ by at most this share of the request's work.
     pub tie_band: f32,
+    /// Seconds that it costs to have a pod load a LoRA adapter: more than the load itself takes, for it takes
+    /// the place of another one sooner or later. At 0, adapters follow prefixes and load alone, and each pod
+    /// loads one after the other.
+    pub adapter_load_seconds: f32,
 }
 
 impl Default for CostConstants {
@@ -72,6 +78,7 @@ impl Default for CostConstants {
             first_token_lag_tokens: 150.0,
             believed_capacity: 1.05,
             tie_band: 0.05,
+            adapter_load_seconds: 1.0,
         }
     }
 }
@@ -103,6 +110,8 @@ pub struct PodView {
     pub kv_free: f32,
     /// Tokens of KV cache that it has; 0 when that is not known.
     pub kv_capacity: f32,
+    /// Seconds until the adapter of the request is ready; 0 without one.
+    pub adapter_seconds: f32,
     /// Prompt tokens per second.
     pub tokens_per_second: f32,
 }
@@ -135,6 +144,8 @@ pub struct CostTerms {
     pub eviction: f32,
     /// What the request takes of a KV cache that others need, and how long a nearly full cache makes it wait.
     pub kv_pressure: f32,
+    /// What the pod could compute until the request's LoRA adapter is ready.
+    pub adapter: f32,
     /// Prompt tokens per second.
     pub tokens_per_second: f32,
     /// The cost in seconds.
@@ -157,8 +168,9 @@ pub fn cost(pod: &PodView, request: &RequestView, constants: &CostConstants) -> 
         + constants.no_room_tokens * (missing / pod.kv_need.max(1.0)).min(1.0)
         + constants.kv_wait_tokens * turnovers;
     let tokens_per_second = pod.tokens_per_second.max(1.0);
-    let seconds =
-        (queue_ahead + attributable + delay_to_others + decode + eviction + kv_pressure) / tokens_per_second;
+    let adapter = pod.adapter_seconds * tokens_per_second;
+    let seconds = (queue_ahead + attributable + delay_to_others + decode + eviction + kv_pressure + adapter)
+        / tokens_per_second;
     CostTerms {
         uncached,
         attributable,
@@ -167,6 +179,7 @@ pub fn cost(pod: &PodView, request: &RequestView, constants: &CostConstants) -> 
         decode,
         eviction,
         kv_pressure,
+        adapter,
         tokens_per_second,
         seconds,
     }
@@ -222,6 +235,7 @@ mod tests {
             terms(PodView { kv_usage: 0.5, ..pod() }, REQUEST).kv_pressure,
             CostConstants::default().kv_occupancy_tokens / 2.0
         );
+        assert_eq!(terms(PodView { adapter_seconds: 0.5, ..pod() }, REQUEST).adapter, 500.0);
         assert_eq!(terms(PodView { tokens_per_second: 2000.0, ..pod() }, REQUEST).seconds, 1.0);
         assert!(terms(PodView { tokens_per_second: 0.0, ..pod() }, REQUEST).seconds.is_finite());
     }
@@ -287,10 +301,17 @@ mod tests {
             kv_need: 1000.0,
             kv_free: 300.0,
             kv_capacity: 1000.0,
+            adapter_seconds: 0.5,
             tokens_per_second: 700.0,
         };
         let t = terms(pod, RequestView { backlog: 1.5, ..REQUEST });
-        let sum = t.attributable + t.queue_ahead + t.delay_to_others + t.decode + t.eviction + t.kv_pressure;
+        let sum = t.attributable
+            + t.queue_ahead
+            + t.delay_to_others
+            + t.decode
+            + t.eviction
+            + t.kv_pressure
+            + t.adapter;
         assert!((t.seconds - sum / t.tokens_per_second).abs() < 1e-6);
     }
 }

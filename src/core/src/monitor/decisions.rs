@@ -84,6 +84,7 @@ pub fn describe(
             terms.decode,
             terms.eviction,
             terms.kv_pressure,
+            terms.adapter,
         ] {
             json.number(tokens as u64);
         }

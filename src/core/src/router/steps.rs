@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::account::ledger::{Ledger, ModelId};
+use super::adapters::Adapters;
+use crate::account::ledger::Ledger;
 use crate::account::refusals::{Cause, Causes};
 use crate::account::ticket::{Belief, Booking, PICKS, PromptTrace, Repair, Ticket};
 use crate::config::Config;
@@ -10,7 +11,7 @@ use crate::decide::candidates::{Candidates, Pool, PromptView, score_all};
 use crate::decide::cost::CostConstants;
 use crate::decide::pick::{Candidate, Picks, Rank, pick};
 use crate::decide::reason::{Reason, reason};
-use crate::decide::shedding::saturated;
+use crate::decide::shedding::{contended, kept, none_open};
 use crate::prefix::index::{IndexLimits, PrefixMatch, UseStamp};
 use crate::prefix::log::Correction;
 use crate::prefix::replica::PrefixReplica;
@@ -21,10 +22,14 @@ use crate::settings::{PoolSettings, Strategy};
 use crate::shared::clusters::ClusterSet;
 use crate::shared::pod_table::PodKey;
 use crate::shared::store::{Contended, Keys, SharedData};
-use crate::{Bytes, DEFAULT_BYTES_PER_TOKEN, Micros, Slot, Tokens};
+use crate::shared::tenants::TenantId;
+use crate::{Bytes, DEFAULT_BYTES_PER_TOKEN, Micros, ModelId, Slot, Tokens};
 
 /// Sealed log segments that one decision may apply; the rest waits for the next decision.
 const SEGMENTS_PER_DECISION: usize = 128;
+
+/// How long after a request that may be shed others are expected, on other gateways too.
+const SHEDDABLE_FOR: Micros = Micros::from_seconds(10);
 
 /// What a request is routed by.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +42,16 @@ pub enum RouteBy<'a> {
     Load,
 }
 
+impl<'a> RouteBy<'a> {
+    /// The request, if it has a prompt.
+    fn prompt(self) -> Option<&'a ParsedRequest<'a>> {
+        match self {
+            RouteBy::Prompt(request) | RouteBy::Plain(request) => Some(request),
+            RouteBy::Load => None,
+        }
+    }
+}
+
 /// What a request asks for besides a pod.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demand {
@@ -44,6 +59,8 @@ pub struct Demand {
     pub among: ClusterSet,
     /// How much it matters.
     pub criticality: Criticality,
+    /// Whose it is, where tenants have fair shares.
+    pub tenant: Option<TenantId>,
     /// The pod, if there is one, which has what the request goes on from: it goes there, and the others follow for the case that
     /// the pod is gone.
     pub holder: Option<PodKey>,
@@ -61,9 +78,16 @@ pub enum NoPod {
         /// Seconds after which the client may come again.
         seconds: u32,
     },
+    /// The pool is saturated, and the request's tenant has more than its share of the work.
+    OverShare {
+        /// Seconds after which the client may come again.
+        seconds: u32,
+    },
     /// Every pod has failed and is cooling down, or is asleep. A pod that answers at all, even with errors, is not among
     /// them.
     AllCoolingDown,
+    /// Every pod that has the request's LoRA adapter is asleep. The other pods do not have it.
+    AdapterAsleep,
     /// Other workers wrote first at every try.
     Contended,
 }
@@ -105,6 +129,9 @@ pub(super) struct Steps {
     chain: Chain,
     found: PrefixMatch,
     candidates: Candidates,
+    adapters: Adapters,
+    /// When the last request came that may be shed.
+    sheddable_at: Option<Micros>,
     /// Counts decisions.
     decisions: u64,
     observer: Option<fn(DecisionStep)>,
@@ -118,6 +145,8 @@ impl Steps {
             settings: Arc::default(),
             strategy: Strategy::default(),
             follows: false,
+            adapters: Adapters::new(&keys),
+            sheddable_at: None,
             replica: PrefixReplica::new(keys, limits, writer, constants.believed_capacity)
                 .with_pod_tokens(config.index.pod_tokens.unwrap_or(0)),
             constants,
@@ -198,17 +227,36 @@ impl Steps {
         self.done(DecisionStep::LookUp);
     }
 
+    /// Takes over what a new table says of LoRA adapters.
+    pub fn refresh_adapters(&mut self, shared: &impl SharedData) {
+        self.adapters.refresh(self.replica.table(), shared);
+    }
+
+    /// Finds the LoRA adapter of the request, if it is for one.
+    pub fn find_adapter(&mut self, by: RouteBy<'_>, among: ClusterSet, shared: &impl SharedData) {
+        self.adapters.find(|| by.prompt().map(model_of), self.replica.table(), among, shared);
+    }
+
+    /// Notes that the LoRA adapter of the request is used on `pod`.
+    pub fn note_adapter(&self, by: RouteBy<'_>, pod: PodKey, shared: &mut impl SharedData, now: Micros) {
+        if let Some(prompt) = by.prompt() {
+            self.adapters.note(model_of(prompt), pod, self.replica.table(), shared, now);
+        }
+    }
+
     /// Chooses the pods.
     pub fn choose(
         &mut self,
         ledger: &Ledger,
         by: RouteBy<'_>,
         demand: Demand,
+        over_share: bool,
         now: Micros,
     ) -> Result<Picks, NoPod> {
         let Demand { among, criticality, .. } = demand;
         let table = self.replica.table();
-        let pool = Pool { table, ledger, index: self.replica.index(), among };
+        let adapters = &self.adapters.places;
+        let pool = Pool { table, ledger, index: self.replica.index(), among, adapters };
         let bytes = self.chain.bytes();
         let causes = Causes { kind: kind_of(by), prompt: Cause::prompt(self.chain.hashes()) };
         let prompt = PromptView { bytes, tokens: bytes.as_f32() / bytes_per_token(by, ledger), causes };
@@ -220,23 +268,46 @@ impl Steps {
         if candidates.is_empty() {
             return Err(NoPod::NoTable);
         }
-        if candidates.iter().all(|candidate| matches!(candidate.rank, Rank::CoolingDown | Rank::Asleep)) {
+        if self.adapters.places.restricted() {
+            // Any other pod would say that there is no such model.
+            if candidates.iter().all(|candidate| candidate.rank == Rank::Asleep) {
+                return Err(NoPod::AdapterAsleep);
+            }
+        } else if candidates
+            .iter()
+            .all(|candidate| matches!(candidate.rank, Rank::CoolingDown | Rank::Asleep))
+        {
             return Err(NoPod::AllCoolingDown);
         }
-        if criticality == Criticality::Sheddable
-            && let Some(seconds) = saturated(candidates, self.settings.shed_above)
+        let bound = self.settings.shed_above;
+        if over_share
+            && criticality == Criticality::Standard
+            && let Some(seconds) = contended(candidates, bound)
         {
-            return Err(NoPod::Saturated { seconds });
+            return Err(NoPod::OverShare { seconds });
         }
+        let address = |slot| table.pod(slot).map_or(&[][..], |pod| pod.address.as_bytes());
+        if criticality == Criticality::Sheddable {
+            self.sheddable_at = Some(now);
+            let kept = kept(candidates, address);
+            if let Some(seconds) = none_open(candidates, &kept, bound) {
+                return Err(NoPod::Saturated { seconds });
+            }
+            self.candidates.leave_out(&kept);
+        } else if self.sheddable_at.is_some_and(|at| now.since(at) < SHEDDABLE_FOR) {
+            let kept = kept(candidates, address);
+            if none_open(candidates, &kept, bound).is_some() && table.has_foreign_load() {
+                self.candidates.suspect_others_than(&kept, ledger.mean_work());
+            }
+        }
+        let candidates = self.candidates.list();
         // Where no prefix counts, requests go round among equal pods, and not in step with those of other workers.
         self.decisions = self.decisions.wrapping_add(1);
         let head = match self.strategy {
             Strategy::PrefixCache if bytes > Bytes::NONE && !plain => self.chain.head(),
             _ => mix(self.decisions ^ u64::from(self.replica.writer()) << 32),
         };
-        let picks = pick(candidates, self.constants.tie_band, head, |slot| {
-            table.pod(slot).map_or(&[][..], |pod| pod.address.as_bytes())
-        });
+        let picks = pick(candidates, self.constants.tie_band, head, address);
         if plain {
             // The pod computes what it does not hold, whatever it was chosen for.
             score_all(&pool, prompt, &self.found, &self.constants, now, &mut self.candidates);
@@ -368,6 +439,11 @@ impl Steps {
         }
     }
 
+    /// Whether the request is for a LoRA adapter that some pods do not have.
+    pub fn restricted(&self) -> bool {
+        self.adapters.places.restricted()
+    }
+
     /// Every pod as it was scored, term by term.
     pub fn candidates(&self) -> &[Candidate] {
         self.candidates.list()
@@ -394,7 +470,7 @@ impl Steps {
 }
 
 fn model_of(request: &ParsedRequest<'_>) -> ModelId {
-    ModelId(xxhash_rust::xxh3::xxh3_64(&request.request.model) as u32)
+    ModelId::of(&request.request.model)
 }
 
 /// What a pod may refuse the request for, besides its prompt. Requests without a prompt are of many kinds, which nothing here

@@ -1,5 +1,6 @@
 //! Several routers over one map: they must decide as one, whatever any of them writes in between.
 
+mod classes;
 mod failures;
 mod learning;
 mod model;

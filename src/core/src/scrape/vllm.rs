@@ -5,6 +5,9 @@
 
 mod ranks;
 
+use std::cell::Cell;
+
+use crate::scrape::adapters::{ANNOUNCED, PageAdapters};
 use crate::scrape::exposition::samples;
 pub use ranks::RankLoad;
 use ranks::{RankBuilder, plausible, rank_of, wanted};
@@ -19,6 +22,8 @@ pub struct Page {
     pub started: Option<f64>,
     /// Requests that the server has refused because its queue was full (`vllm:admission_rejections_total`), since it started.
     pub rejections: f64,
+    /// Its LoRA adapters.
+    pub adapters: PageAdapters,
 }
 
 /// What a page says of a pod as a whole, or of one of its engines.
@@ -69,7 +74,15 @@ impl Page {
     pub fn parse(text: &[u8]) -> Result<Page, NotVllm> {
         let mut page = Page::default();
         let mut builders: Vec<RankBuilder> = Vec::new();
+        let announces_adapters = Cell::new(false);
+        let wanted = |line: &[u8]| {
+            if line.starts_with(ANNOUNCED) {
+                announces_adapters.set(true);
+            }
+            wanted(line)
+        };
         samples(text, wanted, |sample| match sample.name {
+            b"vllm:lora_requests_info" => page.adapters.add(&sample),
             b"process_start_time_seconds" if sample.value.is_finite() => page.started = Some(sample.value),
             b"vllm:admission_rejections_total" => page.rejections += plausible(sample.value),
             b"process_start_time_seconds" => {}
@@ -85,6 +98,7 @@ impl Page {
             }
             builders.push(RankBuilder::default());
         }
+        page.adapters.on |= announces_adapters.get();
         page.ranks = builders.iter().map(RankBuilder::finish).collect();
         Ok(page)
     }

@@ -9,7 +9,7 @@ const DOCUMENTS_MARK: u32 = u32::from_le_bytes(*b"WPD1");
 /// Documents that are kept, the last written ones.
 const MOST: usize = 32;
 /// Longest document that is kept, in bytes.
-const LONGEST: usize = 64 << 10;
+pub const LONGEST: usize = 64 << 10;
 
 /// A document, with the hash of its name.
 type Entry<'a> = (u64, &'a [u8]);

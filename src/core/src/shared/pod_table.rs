@@ -6,10 +6,10 @@ use std::borrow::Cow;
 use crate::shared::clusters::{Cluster, ClusterSet};
 use crate::shared::codec::{CodecError, Reader};
 use crate::shared::wanted;
-use crate::{Micros, Slot};
+use crate::{Micros, ModelId, Slot};
 
 /// Marks a table, and the version of its format.
-const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT6");
+const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT7");
 
 /// An engine number that stands for none.
 const NO_ENGINE: u16 = u16::MAX;
@@ -60,6 +60,15 @@ impl PodState {
     }
 }
 
+/// The LoRA adapters of a pod, as its metrics page shows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodAdapters {
+    /// How many one batch can have; 0 when the page does not say.
+    pub slots: u16,
+    /// Those with requests, in order.
+    pub active: Vec<ModelId>,
+}
+
 /// One pod, or one engine of a pod that runs several (data parallelism): each has a cache and a queue of its own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
@@ -95,6 +104,8 @@ pub struct Pod {
     pub foreign_waiting: f32,
     /// Tokens its KV cache can hold; 0 when it caches no prefixes.
     pub capacity: u64,
+    /// Its LoRA adapters; `None` when it is started without.
+    pub adapters: Option<PodAdapters>,
 }
 
 impl Pod {
@@ -139,6 +150,10 @@ pub struct PodTable {
     pub pods: Vec<Pod>,
     /// The clusters that discovery knows; the place in the list is that in [`Pod::candidate_of`].
     pub clusters: Vec<Cluster>,
+    /// Counts the changes of [`crate::shared::adapters::AdapterLists`]; 0 when there are none.
+    pub adapter_lists: u32,
+    /// Counts the changes of the settings that the collector has fetched; 0 when there are none.
+    pub settings: u32,
 }
 
 impl PodTable {
@@ -187,6 +202,11 @@ impl PodTable {
         self.addresses().filter(|(_, other)| serves(other)).count()
     }
 
+    /// Whether other gateways send requests to these pods.
+    pub fn has_foreign_load(&self) -> bool {
+        self.live().any(|(_, pod)| pod.foreign_running + pod.foreign_waiting >= 1.0)
+    }
+
     /// The key of the pod in a slot, if one is there.
     pub fn key(&self, slot: Slot) -> Option<PodKey> {
         self.pod(slot).map(|pod| PodKey { slot, id: pod.id })
@@ -226,6 +246,7 @@ impl PodTable {
                 out.extend_from_slice(&amount.to_le_bytes());
             }
             out.extend_from_slice(&pod.capacity.to_le_bytes());
+            encode_adapters(pod.adapters.as_ref(), &mut out);
         }
         out.extend_from_slice(&(self.clusters.len() as u16).to_le_bytes());
         for cluster in &self.clusters {
@@ -233,6 +254,8 @@ impl PodTable {
             out.extend_from_slice(cluster.name.as_bytes());
             out.push(u8::from(cluster.steered));
         }
+        out.extend_from_slice(&self.adapter_lists.to_le_bytes());
+        out.extend_from_slice(&self.settings.to_le_bytes());
         out
     }
 
@@ -256,7 +279,29 @@ impl PodTable {
             return Err(CodecError::Range);
         }
         let clusters = (0..count).map(|_| decode_cluster(&mut from)).collect::<Result<_, _>>()?;
-        Ok(PodTable { published_at, generation, last_id, pods, clusters })
+        let (adapter_lists, settings) = (from.u32()?, from.u32()?);
+        Ok(PodTable { published_at, generation, last_id, pods, clusters, adapter_lists, settings })
+    }
+}
+
+fn encode_adapters(adapters: Option<&PodAdapters>, out: &mut Vec<u8>) {
+    out.push(u8::from(adapters.is_some()));
+    if let Some(PodAdapters { slots, active }) = adapters {
+        out.extend_from_slice(&slots.to_le_bytes());
+        out.extend_from_slice(&(active.len() as u16).to_le_bytes());
+        active.iter().for_each(|adapter| out.extend_from_slice(&adapter.0.to_le_bytes()));
+    }
+}
+
+fn decode_adapters(from: &mut Reader<'_>) -> Result<Option<PodAdapters>, CodecError> {
+    match from.u8()? {
+        0 => Ok(None),
+        1 => {
+            let (slots, count) = (from.u16()?, from.u16()?);
+            let active = (0..count).map(|_| from.u32().map(ModelId)).collect::<Result<_, _>>()?;
+            Ok(Some(PodAdapters { slots, active }))
+        }
+        _ => Err(CodecError::Range),
     }
 }
 
@@ -288,6 +333,7 @@ fn decode_pod(from: &mut Reader<'_>) -> Result<Pod, CodecError> {
         foreign_running: from.amount()?,
         foreign_waiting: from.amount()?,
         capacity: from.u64()?,
+        adapters: decode_adapters(from)?,
     })
 }
 
@@ -330,6 +376,10 @@ mod tests {
                     foreign_running,
                     foreign_waiting,
                     capacity,
+                    adapters: (cache_epoch % 2 == 1).then(|| PodAdapters {
+                        slots: started as u16,
+                        active: (0..id % 3).map(ModelId).collect(),
+                    }),
                 },
             )
     }
@@ -338,7 +388,8 @@ mod tests {
         #[test]
         fn tables_round_trip_and_truncations_are_errors(published_at: u64, generation: u64, last_id: u32, pods in prop::collection::vec(pods(), 0..6), names in prop::collection::vec("[a-z/]{0,20}", 0..3)) {
             let clusters = names.into_iter().map(|name| Cluster { name, steered: published_at % 2 == 0 }).collect();
-            let table = PodTable { published_at: Micros(published_at), generation, last_id, pods, clusters };
+            let (published_at, adapter_lists, settings) = (Micros(published_at), last_id / 2, last_id / 3);
+            let table = PodTable { published_at, generation, last_id, pods, clusters, adapter_lists, settings };
             let bytes = table.encode();
             prop_assert_eq!(PodTable::decode(&bytes), Ok(table));
             for end in 0..bytes.len() {

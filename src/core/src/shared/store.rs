@@ -69,6 +69,12 @@ pub struct Keys {
     pub ledger: String,
     /// The last good settings of each route, or of the page that is fetched; written by whoever reads them first.
     pub settings: String,
+    /// Which pods have which LoRA adapters; written by the collector.
+    pub adapter_lists: String,
+    /// Which LoRA adapters were used where last; written by routers.
+    pub adapter_uses: String,
+    /// The outstanding work of each tenant; written by routers.
+    pub tenants: String,
     /// Who collects when the collector is dead.
     pub lease: String,
     /// The models that have metrics of their own; written by routers.
@@ -96,6 +102,9 @@ impl Keys {
             wanted: key("wanted"),
             ledger: key("ledger"),
             settings: key("settings"),
+            adapter_lists: key("adapters"),
+            adapter_uses: key("adapter-uses"),
+            tenants: key("tenants"),
             lease: key("lease"),
             models: key("models"),
             held: key("held"),

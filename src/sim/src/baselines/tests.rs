@@ -16,6 +16,7 @@ fn pods(count: usize) -> Vec<FleetPod> {
             backlog: 0,
             limits: Default::default(),
             queued: Default::default(),
+            adapters: None,
         })
         .collect()
 }
@@ -45,7 +46,7 @@ impl Prompt {
             blocks,
             block_size: 16,
             prompt_tokens: self.tokens,
-            sheddable: false,
+            class: Default::default(),
         }
     }
 

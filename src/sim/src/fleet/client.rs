@@ -18,10 +18,12 @@ impl Fleet<'_> {
     /// A client sends its next turn.
     pub(super) fn turn(&mut self, session: usize) {
         let block_size = self.block_size;
+        let adapter = self.setup.workload.sessions[session].class.adapter;
         let mut client = self.clients[session].take().unwrap_or_else(|| FleetClient {
             turn: 0,
             spans: Vec::new(),
-            chain: Chain::new(block_size, 1),
+            // What one adapter computes is of no use to another.
+            chain: Chain::new(block_size, 1 + adapter.map_or(0, |adapter| 1 + u64::from(adapter))),
             prompt_tokens: 0,
             blocks: Arc::from([]),
         });
@@ -37,7 +39,7 @@ impl Fleet<'_> {
             arrived: self.now,
             prompt_tokens: client.prompt_tokens,
             output_tokens: turn.output_tokens,
-            sheddable: self.setup.workload.sessions[session].sheddable,
+            class: self.setup.workload.sessions[session].class,
             ..RequestRecord::default()
         });
         self.clients[session] = Some(client);
@@ -79,7 +81,7 @@ impl Fleet<'_> {
             blocks: &client.blocks[..(client.prompt_tokens / self.block_size) as usize],
             block_size: self.block_size,
             prompt_tokens: client.prompt_tokens,
-            sheddable: self.setup.workload.sessions[session].sheddable,
+            class: self.setup.workload.sessions[session].class,
         };
         let world = World { now: self.now, pods: &self.pods };
         let picks = self.policies[gateway].choose(&world, &ask);

@@ -157,7 +157,7 @@ impl FromStr for Sweep {
 type Constant = (&'static str, fn(&mut Tuning) -> &mut f32);
 
 /// All constants of the cost, and the interval of the scrapes.
-const CONSTANTS: [Constant; 14] = [
+const CONSTANTS: [Constant; 15] = [
     ("own_work_weight", |t| &mut t.constants.own_work_weight),
     ("backlog_weight", |t| &mut t.constants.backlog_weight),
     ("local_queue_share", |t| &mut t.constants.local_queue_share),
@@ -171,6 +171,7 @@ const CONSTANTS: [Constant; 14] = [
     ("first_token_lag_tokens", |t| &mut t.constants.first_token_lag_tokens),
     ("believed_capacity", |t| &mut t.constants.believed_capacity),
     ("tie_band", |t| &mut t.constants.tie_band),
+    ("adapter_load_seconds", |t| &mut t.constants.adapter_load_seconds),
     ("scrape_ms", |t| &mut t.scrape_ms),
 ];
 

@@ -24,6 +24,11 @@ pub enum FleetEvent {
         /// Which of its picks the pod is.
         attempt: usize,
     },
+    /// A LoRA adapter is loaded.
+    AdapterReady {
+        /// The pod.
+        pod: usize,
+    },
     /// A pod ends a step.
     Step {
         /// The pod.

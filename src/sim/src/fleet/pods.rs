@@ -1,5 +1,6 @@
 //! What pods do, and what becomes of them.
 
+use super::adapters::{FleetAdapters, name};
 use super::events::FleetEvent;
 use super::stats::{FleetRun, FleetSample};
 use super::{Fleet, HEALTH_SECONDS, NETWORK_SECONDS};
@@ -13,7 +14,8 @@ impl Fleet<'_> {
         let pod = state.picks[attempt];
         let Some(client) = &self.clients[state.session] else { return };
         let record = &self.run.records[state.record];
-        let FleetPod { engine, up, limits, queued, .. } = &mut self.pods[pod];
+        let adapter = self.setup.workload.sessions[state.session].class.adapter;
+        let FleetPod { engine, up, limits, queued, adapters, .. } = &mut self.pods[pod];
         if *up && limits.refuses(*queued).is_some() {
             return self.refused(request, pod);
         }
@@ -23,14 +25,19 @@ impl Fleet<'_> {
             prompt_tokens: client.prompt_tokens,
             output_tokens: record.output_tokens,
         };
-        if !*up || engine.submit(self.now, asked).is_err() {
+        if !*up {
             return self.next_pick(request);
+        }
+        match (adapters, adapter) {
+            (Some(adapters), Some(adapter)) => adapters.push(asked, name(adapter)),
+            _ if engine.submit(self.now, asked).is_err() => return self.next_pick(request),
+            _ => {}
         }
         queued.requests += 1;
         queued.prompt_tokens += u64::from(record.prompt_tokens);
         self.requests[request].at_pod = true;
         self.queue.push(self.now + NETWORK_SECONDS, FleetEvent::Headers { request, attempt });
-        self.schedule(pod);
+        self.load_adapters(pod);
     }
 
     /// A full pod has refused a request: Envoy goes on, and the policy hears of it.
@@ -59,7 +66,8 @@ impl Fleet<'_> {
         }
         self.steps[pod] = None;
         let (queue, requests, run) = (&mut self.queue, &self.requests, &mut self.run);
-        let FleetPod { engine, queued, .. } = &mut self.pods[pod];
+        let sessions = &self.setup.workload.sessions;
+        let FleetPod { engine, queued, adapters, .. } = &mut self.pods[pod];
         engine.step(self.now, |event| {
             let request = event.id as usize;
             let state = &requests[request];
@@ -74,6 +82,11 @@ impl Fleet<'_> {
                     queue.push(at, FleetEvent::FirstToken { request, attempt });
                 }
                 EventKind::Finished => {
+                    if let (Some(adapters), Some(adapter)) =
+                        (&mut *adapters, sessions[state.session].class.adapter)
+                    {
+                        adapters.ended(&name(adapter));
+                    }
                     queued.requests -= 1;
                     if run.records[state.record].output_tokens == 0 {
                         queued.prompt_tokens -= u64::from(run.records[state.record].prompt_tokens);
@@ -83,7 +96,7 @@ impl Fleet<'_> {
                 EventKind::Preempted | EventKind::Token { .. } => {}
             }
         });
-        self.schedule(pod);
+        self.load_adapters(pod);
     }
 
     pub(super) fn headers(&mut self, request: usize, attempt: usize) {
@@ -145,6 +158,7 @@ impl Fleet<'_> {
                 pod.up = false;
                 pod.engine.restart();
                 pod.queued = Queued::default();
+                pod.adapters.iter_mut().for_each(FleetAdapters::clear);
                 self.steps[change.pod] = None;
                 self.queue.push(self.now + HEALTH_SECONDS, FleetEvent::Health { pod: change.pod });
                 self.lose(change.pod);

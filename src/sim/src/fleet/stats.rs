@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use crate::engine::EngineLoad;
+use crate::workload::RequestClass;
 
 /// What became of one request; times in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -22,8 +23,8 @@ pub struct RequestRecord {
     pub cached_tokens: u32,
     /// Tokens of the answer.
     pub output_tokens: u32,
-    /// Whether it may be shed when the pool is saturated.
-    pub sheddable: bool,
+    /// What it is besides its prompt.
+    pub class: RequestClass,
 }
 
 impl RequestRecord {

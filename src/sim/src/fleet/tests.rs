@@ -5,7 +5,7 @@ use crate::baselines;
 use crate::engine::{Profile, QueueLimits};
 use crate::fleet::contender::Contender;
 use crate::fleet::warmpath::Share;
-use crate::workload::{self, Change, Role, Session, Traffic, Turn};
+use crate::workload::{self, Change, RequestClass, Role, Session, Traffic, Turn};
 
 fn traffic(pods: usize, requests: usize) -> Traffic {
     Traffic { pods: vec![Profile::A10.config(); pods], requests, rate: None, seed: 3 }
@@ -23,6 +23,21 @@ fn simulate_otherwise(
     share: Share,
     change: impl FnOnce(&mut Setup<'_>),
 ) -> FleetRun {
+    let contender = &Contender::parse(&[policy.to_owned()], &[]).unwrap()[0];
+    simulate_with(contender, workload, pods, share, change)
+}
+
+fn simulate_contender(contender: &Contender, workload: &Workload, pods: usize) -> FleetRun {
+    simulate_with(contender, workload, pods, Share::All, |_| ())
+}
+
+fn simulate_with(
+    contender: &Contender,
+    workload: &Workload,
+    pods: usize,
+    share: Share,
+    change: impl FnOnce(&mut Setup<'_>),
+) -> FleetRun {
     let configs = vec![Profile::A10.config(); pods];
     let mut setup = Setup {
         pods: &configs,
@@ -35,7 +50,6 @@ fn simulate_otherwise(
         sample_seconds: 0.25,
     };
     change(&mut setup);
-    let contender = &Contender::parse(&[policy.to_owned()], &[]).unwrap()[0];
     run(&setup, |gateway, pods| contender.make(pods, 4, 5, gateway, true, share), |_| ()).unwrap()
 }
 
@@ -96,7 +110,7 @@ fn single(name: u64, starts: f64) -> Session {
     Session {
         starts,
         turns: vec![Turn { think: 0.0, adds, output_tokens: 200, answer: name + 1000 }],
-        sheddable: false,
+        ..Session::default()
     }
 }
 
@@ -218,49 +232,126 @@ fn a_stream_that_waits_for_its_first_token_goes_on_where_gateways_hold_headers()
     }
 }
 
-/// Requests that may be shed, at so many times what the fleet can do, and a few that may not; or these alone.
-fn overload_of_others(times: f64) -> Workload {
-    const SECONDS: f64 = 120.0;
-    // A prompt takes some 900 tokens of prefill, of 5,500 a second; answers take as much again of a pod.
-    let capacity = 8.0 * 5_500.0 / 900.0 / 2.0;
-    let mut dice = workload::Dice::new(11, 1);
+/// The 99th percentile of the time to first token of the requests of a class.
+fn p99(run: &FleetRun, of: impl Fn(&RequestClass) -> bool) -> f64 {
+    let records = run.records.iter().filter(|record| of(&record.class));
+    Spread::of(records.map(|record| record.ttft().unwrap()).collect()).p99
+}
+
+/// Clients of one request each, by Poisson arrivals of `rate` per second in `from..until`.
+fn arrivals(
+    dice: &mut workload::Dice,
+    rate: f64,
+    (from, until): (f64, f64),
+    tokens: (u32, u32),
+    class: RequestClass,
+) -> Vec<Session> {
     let mut sessions = Vec::new();
-    for (rate, sheddable) in [(0.1 * capacity, false), (times * capacity, true)] {
-        let mut now = 0.0;
-        while rate > 0.0 && now < SECONDS {
-            now += dice.wait(1.0 / rate);
-            let prompt = Span { name: dice.name(), tokens: dice.between(600, 1_200), role: Role::User };
-            let turn = Turn {
-                think: 0.0,
-                adds: vec![prompt],
-                output_tokens: dice.between(40, 160),
-                answer: dice.name(),
-            };
-            sessions.push(Session { starts: now, turns: vec![turn], sheddable });
-        }
+    let mut now = from;
+    while rate > 0.0 && now < until {
+        now += dice.wait(1.0 / rate);
+        let adds =
+            vec![Span { name: dice.name(), tokens: dice.between(tokens.0, tokens.1), role: Role::User }];
+        let (output_tokens, answer) = (dice.between(40, 160), dice.name());
+        let turns = vec![Turn { think: 0.0, adds, output_tokens, answer }];
+        sessions.push(Session { starts: now, turns, class });
     }
+    sessions
+}
+
+fn workload_of(mut sessions: Vec<Session>) -> Workload {
     sessions.sort_by(|a, b| a.starts.total_cmp(&b.starts));
     Workload { sessions, ..Workload::default() }
 }
 
+/// What eight pods can do, in requests per second: a prompt takes some 900 tokens of prefill, of 5,500 a
+/// second, and answers take as much again of a pod.
+const CAPACITY: f64 = 8.0 * 5_500.0 / 900.0 / 2.0;
+
+/// Requests that may be shed, at so many times what the fleet can do, and a few that may not; or these alone.
+fn overload_of_others(times: f64) -> Workload {
+    let dice = &mut workload::Dice::new(11, 1);
+    let sheddable = RequestClass { sheddable: true, ..RequestClass::default() };
+    let few = arrivals(dice, 0.1 * CAPACITY, (0.0, 120.0), (600, 1_200), RequestClass::default());
+    let others = arrivals(dice, times * CAPACITY, (0.0, 120.0), (600, 1_200), sheddable);
+    workload_of([few, others].concat())
+}
+
 #[test]
 fn the_critical_see_little_of_an_overload_of_what_may_be_shed() {
-    let p99 = |run: &FleetRun| {
-        let mut ttft: Vec<f64> =
-            run.records.iter().filter(|r| !r.sheddable).map(|r| r.ttft().unwrap()).collect();
-        ttft.sort_by(f64::total_cmp);
-        ttft[ttft.len() * 99 / 100]
-    };
-    let idle = simulate("warmpath", &overload_of_others(0.0), 8, 1);
-    let busy = simulate("warmpath", &overload_of_others(3.0), 8, 1);
-    let served = busy.records.iter().filter(|r| r.sheddable && r.finished.is_some()).count();
-    let all = busy.records.iter().filter(|r| r.sheddable).count();
+    for (gateways, limit) in [(1, 1.2), (2, 3.0)] {
+        let idle = simulate("warmpath", &overload_of_others(0.0), 8, gateways);
+        let busy = simulate("warmpath", &overload_of_others(3.0), 8, gateways);
+        let served = busy.records.iter().filter(|r| r.class.sheddable && r.finished.is_some()).count();
+        let all = busy.records.iter().filter(|r| r.class.sheddable).count();
+        let [idle, under] = [&idle, &busy].map(|run| p99(run, |class| !class.sheddable));
+        println!(
+            "{gateways} gateways: p99 of the critical {idle:.3} s alone, {under:.3} s under three times the capacity; {served} of {all} others served"
+        );
+        assert!(under <= limit * idle);
+        assert_eq!(busy.records.iter().filter(|r| !r.class.sheddable && r.finished.is_none()).count(), 0);
+        assert_eq!(served + busy.refused, all);
+    }
+}
+
+/// A tenant with a few short prompts all the time, and one that sends a hundred long ones at once, every ten
+/// seconds.
+fn burst_of_another(burst: usize) -> Workload {
+    let dice = &mut workload::Dice::new(12, 1);
+    let tenant = |number| RequestClass { tenant: Some(number), ..RequestClass::default() };
+    let mut sessions = arrivals(dice, 0.1 * CAPACITY, (0.0, 120.0), (600, 1_200), tenant(1));
+    for nth in 0..12 {
+        let from = 5.0 + 10.0 * f64::from(nth);
+        let rate = burst as f64 / 0.25;
+        sessions.extend(arrivals(dice, rate, (from, from + 0.25), (4_000, 8_000), tenant(2)));
+    }
+    workload_of(sessions)
+}
+
+#[test]
+fn a_tenant_sees_little_of_a_burst_of_another() {
+    let is_small = |class: &RequestClass| class.tenant == Some(1);
+    let alone = p99(&simulate("warmpath", &burst_of_another(0), 8, 1), is_small);
+    let busy = simulate("warmpath", &burst_of_another(100), 8, 1);
+    let beside = p99(&busy, is_small);
+    let mut nobodys = burst_of_another(100);
+    nobodys.sessions.iter_mut().for_each(|session| session.class.tenant = None);
+    let all = simulate("warmpath", &nobodys, 8, 1);
+    let small = busy.records.iter().map(|record| is_small(&record.class));
+    let unfair = Spread::of(
+        small
+            .zip(&all.records)
+            .filter(|(is_small, _)| *is_small)
+            .map(|(_, record)| record.ttft().unwrap())
+            .collect(),
+    )
+    .p99;
+    let served = busy.records.iter().filter(|r| r.class.tenant == Some(2) && r.finished.is_some()).count();
+    let sent = busy.records.iter().filter(|r| r.class.tenant == Some(2)).count();
     println!(
-        "p99 of the critical {:.3} s alone, {:.3} s under three times the capacity; {served} of {all} others served",
-        p99(&idle),
-        p99(&busy)
+        "p99 of the small tenant {alone:.3} s alone, {beside:.3} s beside bursts, {unfair:.3} s without shares; {served} of {sent} long prompts served"
     );
-    assert!(p99(&busy) <= 1.2 * p99(&idle));
-    assert_eq!(busy.records.iter().filter(|r| !r.sheddable && r.finished.is_none()).count(), 0);
-    assert_eq!(served + busy.refused, all);
+    assert!(beside <= 1.2 * alone);
+    assert!(unfair > 2.0 * alone, "the bursts are heavy");
+    assert_eq!(busy.records.iter().filter(|r| is_small(&r.class) && r.finished.is_none()).count(), 0);
+    assert!(served > 0 && served + busy.refused == sent);
+}
+
+#[test]
+fn adapters_stay_where_they_are_loaded() {
+    let spec = workload::find("adapters").unwrap();
+    let workload = spec.build(&traffic(spec.pods, spec.requests));
+    let run = |sweep: &[&str]| {
+        let sweeps: Vec<_> = sweep.iter().map(|text| text.parse().unwrap()).collect();
+        let contender = Contender::parse(&["warmpath".to_owned()], &sweeps).unwrap().pop().unwrap();
+        summarize(&simulate_contender(&contender, &workload, spec.pods))
+    };
+    let ours = run(&[]);
+    let plain = run(&["adapter_load_seconds=0"]);
+    println!(
+        "p99 {:.3} s, mean {:.3} s; by prefix and load alone {:.3} s, {:.3} s",
+        ours.ttft.p99, ours.ttft.mean, plain.ttft.p99, plain.ttft.mean
+    );
+    assert!(ours.ttft.p99 <= plain.ttft.p99 * 2.0 / 3.0);
+    assert!(ours.ttft.mean < plain.ttft.mean);
 }

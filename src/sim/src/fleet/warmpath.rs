@@ -14,8 +14,10 @@ use warmpath::request::body::{Part, Prompt, Request};
 use warmpath::router::{Demand, End, NoPod, RouteBy, Router, Ticket};
 use warmpath::settings::models::Criticality;
 use warmpath::shared::store::{Contended, Keys, Map};
+use warmpath::shared::tenants::TenantId;
 use warmpath::{MILLISECOND, Micros, Tokens};
 
+use super::adapters::name as adapter_name;
 use super::contender::Tuning;
 use super::text::Texts;
 use crate::baselines::LeastRequest;
@@ -188,7 +190,13 @@ impl Warmpath {
         }
         for due in self.collector.due(&self.map, micros(world.now)) {
             let pod = self.numbers.get(&due.address).and_then(|&number| world.pods.get(number));
-            self.pages.push_back((world.now + SCRAPE_SECONDS, due, pod.and_then(page)));
+            self.pages.push_back((world.now + SCRAPE_SECONDS, due, pod.and_then(|pod| page(pod, world.now))));
+        }
+        for due in self.collector.due_lists(micros(world.now)) {
+            let pod = self.numbers.get(&due.address).and_then(|&number| world.pods.get(number));
+            if let Some(adapters) = pod.filter(|pod| pod.up).and_then(|pod| pod.adapters.as_ref()) {
+                self.collector.take_list(&due, adapters.list().as_bytes(), &mut self.map);
+            }
         }
         self.publish(world.now);
     }
@@ -197,15 +205,17 @@ impl Warmpath {
 impl Policy for Warmpath {
     fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
         let texts: Vec<Arc<str>> = ask.spans.iter().map(|span| self.texts.get(span)).collect();
-        let reading = request(ask.spans, &texts).into();
+        let model = ask.class.adapter.map_or_else(|| "m".to_owned(), adapter_name);
+        let reading = request(&model, ask.spans, &texts).into();
         let Some(worker) = self.routers.get_mut(ask.worker) else { return Vec::new() };
         worker.refresh(self.generation, &self.map);
-        let criticality = if ask.sheddable { Criticality::Sheddable } else { Criticality::default() };
-        let demand = Demand { criticality, ..Demand::default() };
+        let criticality = if ask.class.sheddable { Criticality::Sheddable } else { Criticality::default() };
+        let tenant = ask.class.tenant.map(|tenant| TenantId::of(&tenant.to_le_bytes()));
+        let demand = Demand { criticality, tenant, ..Demand::default() };
         let by = RouteBy::Prompt(&reading);
         let decision = match worker.router.decide_for(demand, by, &mut self.map, micros(world.now)) {
             Ok(decision) => decision,
-            Err(NoPod::Saturated { .. }) => {
+            Err(NoPod::Saturated { .. } | NoPod::OverShare { .. }) => {
                 self.shed = Some(ask.id);
                 return Vec::new();
             }
@@ -381,9 +391,10 @@ fn config(
 }
 
 /// The metrics page of a pod, as far as the collector reads it; `None` when it does not answer.
-fn page(pod: &FleetPod) -> Option<Vec<u8>> {
+fn page(pod: &FleetPod, now: f64) -> Option<Vec<u8>> {
     let load = pod.scrape()?;
     let (engine, counters) = (pod.engine.config(), pod.engine.counters());
+    let adapters = pod.adapters.as_ref().map_or_else(String::new, |adapters| adapters.line(now));
     Some(
         format!(
             "vllm:num_requests_running{{engine=\"0\",model_name=\"m\"}} {:.1}\n\
@@ -392,7 +403,7 @@ fn page(pod: &FleetPod) -> Option<Vec<u8>> {
              vllm:cache_config_info{{block_size=\"{}\",enable_prefix_caching=\"True\",num_gpu_blocks=\"{}\"}} 1.0\n\
              vllm:prefix_cache_queries_total{{engine=\"0\",model_name=\"m\"}} {}\n\
              vllm:prefix_cache_hits_total{{engine=\"0\",model_name=\"m\"}} {}\n\
-             process_start_time_seconds {:.2}\n",
+             {adapters}process_start_time_seconds {:.2}\n",
             f64::from(load.running),
             f64::from(load.waiting),
             load.kv_usage,
@@ -407,7 +418,7 @@ fn page(pod: &FleetPod) -> Option<Vec<u8>> {
 }
 
 /// The request as the body would have been read.
-fn request<'a>(spans: &[Span], texts: &'a [Arc<str>]) -> Request<'a> {
+fn request<'a>(model: &'a str, spans: &[Span], texts: &'a [Arc<str>]) -> Request<'a> {
     let mut tools = None;
     let mut messages = Vec::new();
     for (span, text) in spans.iter().zip(texts) {
@@ -425,7 +436,7 @@ fn request<'a>(spans: &[Span], texts: &'a [Arc<str>]) -> Request<'a> {
         messages.push(Part::Text(text.as_bytes().into()));
     }
     Request {
-        model: b"m".into(),
+        model: model.as_bytes().into(),
         model_at: 0..0,
         has_priority: false,
         cache_salt: None,

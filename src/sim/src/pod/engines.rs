@@ -5,14 +5,13 @@ use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::PodConfig;
-use super::adapters::AdapterSlots;
 use super::admission::Rejections;
 use super::clock::Clock;
 use super::error::ApiError;
 use super::faults::Faults;
 use super::live::{LiveRequest, on_event};
 use super::metrics::{EngineView, Hist, Page, PageView, SleepLevel, Stats};
-use crate::engine::{Counters, Engine, EngineLoad, EngineRequest, Queued};
+use crate::engine::{AdapterSlots, Counters, Engine, EngineLoad, EngineRequest, Queued};
 
 /// Everything that changes while a pod runs.
 pub(super) struct Engines {

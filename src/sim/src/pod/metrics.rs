@@ -21,8 +21,8 @@ mod value;
 pub(super) use page::Page;
 
 use self::histogram::Histogram;
-use super::adapters::AdapterLine;
 use super::admission::Rejections;
+use crate::engine::AdapterLine;
 use crate::engine::{Counters, EngineLoad};
 
 /// What the page says besides what never changes.

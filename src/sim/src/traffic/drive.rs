@@ -18,6 +18,7 @@ use super::sessions::{Message, Sessions, TICK};
 use super::watch::{Seen, Watch};
 use super::{Named, TrafficOptions};
 use crate::engine::Hardware;
+use crate::fleet::adapter_name;
 use crate::workload::{Session, Traffic, Workload, WorkloadError, trace};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -235,7 +236,8 @@ async fn sessions(
         for (round, turn) in (1..).zip(&session.turns) {
             tokio::time::sleep_until(clock.when(due + turn.think)).await;
             dialogue.add(&turn.adds);
-            let ask = Outgoing { user, round, ..turn_of(options, &dialogue, turn.output_tokens) };
+            let model = session.class.adapter.map_or_else(|| options.model.clone(), adapter_name);
+            let ask = Outgoing { user, round, ..turn_of(options, &model, &dialogue, turn.output_tokens) };
             let mut outcome = client.send(ask).await;
             due = outcome.finished;
             let text = std::mem::take(&mut outcome.text);
@@ -256,10 +258,11 @@ fn chat(options: &TrafficOptions, messages: &[Message], max_tokens: u32) -> Outg
 }
 
 /// What a dialogue sends next.
-fn turn_of(options: &TrafficOptions, dialogue: &Dialogue, output_tokens: u32) -> Outgoing {
+fn turn_of(options: &TrafficOptions, model: &str, dialogue: &Dialogue, output_tokens: u32) -> Outgoing {
     // vLLM refuses to answer with nothing, which a trace may ask for.
     let mut body = chat_body(options, dialogue.messages(), output_tokens.max(1));
     if let Some(fields) = body.as_object_mut() {
+        fields.insert("model".to_owned(), model.into());
         // How long answers are is part of the workload.
         fields.insert("ignore_eos".to_owned(), true.into());
         if !dialogue.tools().is_empty() {

@@ -31,6 +31,9 @@ pub enum Named {
     Churn,
     /// As in `fleet`: more than the pods can do; simulated pods need --max-num-queued-reqs 27.
     Overload,
+    /// As in `fleet`: conversations with 40 LoRA adapters; simulated pods need --lora-modules lora-0,... up
+    /// to lora-39.
+    Adapters,
     /// Requests at the times in the file of --trace.
     Trace,
 }
@@ -50,6 +53,7 @@ impl Named {
             Named::Bursts => "bursts",
             Named::Churn => "churn",
             Named::Overload => "overload",
+            Named::Adapters => "adapters",
             Named::Trace => "trace",
         }
     }

@@ -106,6 +106,16 @@ pub const ALL: &[Spec] = &[
         requests: 4000,
         build: open_loop::overload,
     },
+    Spec {
+        name: "adapters",
+        about: "conversations with 40 LoRA adapters of one model, of which a pod has 8 at a time",
+        explains: "Many small customers, each with an adapter, by Zipf's law. A pod holds eight of the forty at a time, and a request \
+                   waits half a second for one that is not loaded, longer where all eight have requests. A router that does not \
+                   know adapters has every pod load one after the other.",
+        pods: 8,
+        requests: 6000,
+        build: conversations::adapters,
+    },
 ];
 
 /// Finds a built-in workload.

@@ -1,8 +1,8 @@
 //! Closed loops: a client sends its next turn when it has the answer to the last one.
 
 use super::capacity::{Need, Traffic};
-use super::dice::Dice;
-use super::{Change, Fate, Role, Session, Span, Turn, Workload};
+use super::dice::{Dice, Zipf};
+use super::{AdapterSetup, Change, Fate, RequestClass, Role, Session, Span, Turn, Workload};
 
 pub(super) fn chats(traffic: &Traffic, dice: &mut Dice) -> Workload {
     const ROUNDS: usize = 10;
@@ -20,6 +20,28 @@ pub(super) fn chats(traffic: &Traffic, dice: &mut Dice) -> Workload {
         })
         .collect();
     Workload { sessions, ..Workload::default() }
+}
+
+pub(super) fn adapters(traffic: &Traffic, dice: &mut Dice) -> Workload {
+    const ROUNDS: usize = 6;
+    const ADAPTERS: usize = 40;
+    let need = Need { computed: 330.0, context: 1_700.0, output: 110.0 };
+    let rate = traffic.rate(0.4, need) / ROUNDS as f64;
+    let zipf = Zipf::new(ADAPTERS, 0.8);
+    // The adapters of one base model; what they compute is not shared, whatever their prompts are.
+    let system = dice.name();
+    let mut now = 0.0;
+    let sessions = (0..traffic.requests.div_ceil(ROUNDS))
+        .map(|_| {
+            now += dice.wait(1.0 / rate);
+            let history = dice.between(300, 1_500);
+            let adapter = Some(zipf.draw(dice) as u32);
+            let class = RequestClass { adapter, ..RequestClass::default() };
+            Session { class, ..conversation(dice, now, system, history, ROUNDS) }
+        })
+        .collect();
+    let adapters = Some(AdapterSetup { slots: 8, load_seconds: 0.5, count: ADAPTERS as u32 });
+    Workload { sessions, adapters, ..Workload::default() }
 }
 
 /// A conversation: a system prompt of 200 tokens that all share, a history of its own, then questions.
@@ -41,7 +63,7 @@ fn conversation(dice: &mut Dice, starts: f64, system: u64, history: u32, rounds:
             }
         })
         .collect();
-    Session { starts, turns, sheddable: false }
+    Session { starts, turns, ..Session::default() }
 }
 
 pub(super) fn agents(traffic: &Traffic, dice: &mut Dice) -> Workload {
@@ -70,7 +92,7 @@ pub(super) fn agents(traffic: &Traffic, dice: &mut Dice) -> Workload {
                 }
             })
             .collect();
-        sessions.push(Session { starts: now, turns, sheddable: false });
+        sessions.push(Session { starts: now, turns, ..Session::default() });
     }
     Workload { sessions, ..Workload::default() }
 }

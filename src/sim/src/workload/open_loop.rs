@@ -118,7 +118,7 @@ fn open_loop(
 /// A session of one request.
 fn once(dice: &mut Dice, starts: f64, adds: Vec<Span>, output_tokens: u32) -> Session {
     let answer = dice.name();
-    Session { starts, turns: vec![Turn { think: 0.0, adds, output_tokens, answer }], sheddable: false }
+    Session { starts, turns: vec![Turn { think: 0.0, adds, output_tokens, answer }], ..Session::default() }
 }
 
 fn span(role: Role, name: u64, tokens: u32) -> Span {

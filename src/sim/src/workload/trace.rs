@@ -67,7 +67,11 @@ fn session(at: usize, line: &str) -> Result<Session, WorkloadError> {
         return Err(fail("segments", "has no tokens; a prompt has at least one".into()));
     }
     let answer = xxh3_64(line.as_bytes()) ^ at as u64;
-    Ok(Session { starts, turns: vec![Turn { think: 0.0, adds, output_tokens, answer }], sheddable: false })
+    Ok(Session {
+        starts,
+        turns: vec![Turn { think: 0.0, adds, output_tokens, answer }],
+        ..Session::default()
+    })
 }
 
 fn field<'a, T: Deserialize<'a>>(

@@ -17,6 +17,7 @@ use warmpath::settings::models::Criticality;
 use warmpath::shared::clusters::ClusterSet;
 use warmpath::shared::pod_table::{Pod, PodKey};
 use warmpath::shared::responses;
+use warmpath::shared::tenants::TenantId;
 
 use super::Worker;
 use crate::decision_log::PREFIX_HIT;
@@ -30,6 +31,8 @@ const DESTINATIONS: [&str; 3] =
     ["x-warmpath-destination-0", "x-warmpath-destination-1", "x-warmpath-destination-2"];
 /// The header by which vLLM is told which of its engines computes a request.
 const ENGINE: &str = "x-data-parallel-rank";
+/// The header by which Envoy is told how often it may retry. A client's is removed before.
+const MAX_RETRIES: &str = "x-envoy-max-retries";
 /// The headers by which a request names its objective.
 const OBJECTIVES: [&str; 2] = ["x-gateway-inference-objective", "x-llm-d-inference-objective"];
 
@@ -46,8 +49,12 @@ pub struct Routed {
 }
 
 impl Worker {
-    /// Looks up by which settings the request is routed. First of all, in the callback that routes it.
-    pub fn look_up_settings(&mut self) {
+    /// Looks up by which settings the request is routed that was whole at `now`. First of all, in the
+    /// callback that routes it.
+    pub fn look_up_settings(&mut self, now: Micros) {
+        if self.in_force.follows_the_table() {
+            self.refresh_now_and_then(now);
+        }
         if let Some(settings) = self.in_force.of_request()
             && !Arc::ptr_eq(&settings, &self.settings)
         {
@@ -75,7 +82,8 @@ impl Worker {
         self.refresh_now_and_then(now);
         let decided = match self.candidates(now) {
             Some(among) => {
-                let demand = Demand { among, criticality, holder: self.holder(by, now) };
+                let (holder, tenant) = (self.holder(by, now), self.tenant(by));
+                let demand = Demand { among, criticality, holder, tenant };
                 self.router.decide_for(demand, by, &mut Host, now)
             }
             None => Err(NoPod::UnknownCluster),
@@ -83,6 +91,11 @@ impl Worker {
         match decided {
             Ok(decision) => {
                 self.name_pods(decision.picks);
+                if decision.restricted {
+                    // After them Envoy would go on to its fallback, which is any pod.
+                    let retries = decision.picks.iter().count().saturating_sub(1);
+                    host::set_request_header(MAX_RETRIES, Some(retries.to_string().as_bytes()));
+                }
                 self.count_decision(by);
                 self.log_decision(&decision, now);
                 let receipt = Receipt::decided(&decision);
@@ -105,16 +118,28 @@ impl Worker {
                         self.metrics.shed.count();
                         return Err(no_pod);
                     }
-                    NoPod::AllCoolingDown => self.metrics.all_cooling_down.count(),
+                    NoPod::OverShare { .. } => {
+                        self.metrics.over_share.count();
+                        return Err(no_pod);
+                    }
+                    NoPod::AllCoolingDown | NoPod::AdapterAsleep => self.metrics.all_cooling_down.count(),
                     NoPod::Contended => {
                         self.metrics.contended.count();
                         self.metrics.contended_decide.count();
                     }
                 }
-                self.log.no_pod(no_pod, self.settings.fail_open, now);
+                self.log.no_pod(no_pod, self.settings.fail_open && no_pod != NoPod::AdapterAsleep, now);
                 Err(no_pod)
             }
         }
+    }
+
+    /// Whose the request is, where the settings give tenants fair shares. Those that name no tenant are of
+    /// one, too.
+    fn tenant(&self, by: RouteBy<'_>) -> Option<TenantId> {
+        let header = self.settings.tenant_header.as_deref()?;
+        let counts = !matches!(by, RouteBy::Load);
+        counts.then(|| TenantId::of(&host::request_header(header).unwrap_or_default()))
     }
 
     /// The pod that has the stored response which the request names, in its body or its path.

@@ -47,6 +47,7 @@ pub fn wanted(line: &[u8]) -> bool {
         Some(b'e') => &[b"engine_sleep_state", b"external_prefix_cache_hits_total"],
         Some(b'p') => &[b"prompt_tokens_total", b"prefix_cache_queries_total", b"prefix_cache_hits_total"],
         Some(b'a') => &[b"admission_rejections_total"],
+        Some(b'l') => &[b"lora_requests_info"],
         _ => &[],
     };
     starts.iter().any(|start| name.starts_with(start))

@@ -191,8 +191,8 @@ fn cache_config(recorded: &str, config: &PodConfig) -> String {
 mod tests {
     use super::super::{EngineView, Hist, SleepLevel};
     use super::*;
+    use crate::engine::AdapterLine;
     use crate::engine::{Counters, EngineConfig, EngineLoad};
-    use crate::pod::adapters::AdapterLine;
     use crate::pod::admission::Rejections;
 
     /// The recorded server's cache: 1,024 blocks of 128 tokens.

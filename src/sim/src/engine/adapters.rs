@@ -2,26 +2,29 @@
 
 use std::collections::VecDeque;
 
-use crate::engine::EngineRequest;
+use super::EngineRequest;
 
 /// A request that waits for its adapter.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    pub(super) engine: usize,
-    pub(super) request: EngineRequest,
-    pub(super) adapter: String,
+pub struct WaitingForAdapter {
+    /// The engine that it is for.
+    pub engine: usize,
+    /// The request.
+    pub request: EngineRequest,
+    /// Its adapter.
+    pub adapter: String,
     /// When the adapter will be there, in virtual seconds; `None` while no slot is free for it.
-    pub(super) ready_at: Option<f64>,
+    pub ready_at: Option<f64>,
 }
 
 /// One line of `vllm:lora_requests_info`: which adapters had requests, and when that was last so. vLLM never
 /// takes a line back, so the newest one is the one that counts.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct AdapterLine {
+pub struct AdapterLine {
     /// Names with commas, in the order of their requests.
-    pub(super) adapters: String,
+    pub adapters: String,
     /// Unix seconds.
-    pub(super) at: f64,
+    pub at: f64,
 }
 
 #[derive(Debug)]
@@ -34,33 +37,33 @@ struct Loaded {
 
 /// The slots of a GPU for adapters.
 #[derive(Debug)]
-pub(super) struct AdapterSlots {
+pub struct AdapterSlots {
     most: usize,
     load_seconds: f64,
     loaded: Vec<Loaded>,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingForAdapter>,
     lines: Vec<AdapterLine>,
 }
 
 impl AdapterSlots {
     /// `most` adapters at a time, each loaded in `load_seconds` virtual seconds.
-    pub(super) fn new(most: usize, load_seconds: f64) -> AdapterSlots {
+    pub fn new(most: usize, load_seconds: f64) -> AdapterSlots {
         AdapterSlots { most, load_seconds, loaded: Vec::new(), waiting: VecDeque::new(), lines: Vec::new() }
     }
 
     /// Queues a request for its adapter.
-    pub(super) fn push(&mut self, engine: usize, request: EngineRequest, adapter: String) {
-        self.waiting.push_back(Waiting { engine, request, adapter, ready_at: None });
+    pub fn push(&mut self, engine: usize, request: EngineRequest, adapter: String) {
+        self.waiting.push_back(WaitingForAdapter { engine, request, adapter, ready_at: None });
     }
 
     /// How many requests of an engine wait here.
-    pub(super) fn waiting(&self, engine: usize) -> u32 {
+    pub fn waiting(&self, engine: usize) -> u32 {
         self.waiting.iter().filter(|waiting| waiting.engine == engine).count() as u32
     }
 
     /// Gives slots to those who wait, in their order. A slot whose adapter has requests under way, as
     /// `in_use` says, is not taken from it; of the others the least recently used goes first.
-    pub(super) fn assign(&mut self, now: f64, in_use: impl Fn(&str) -> bool) {
+    pub fn assign(&mut self, now: f64, in_use: impl Fn(&str) -> bool) {
         for waiting in self.waiting.iter_mut().filter(|waiting| waiting.ready_at.is_none()) {
             if let Some(there) = self.loaded.iter_mut().find(|there| there.adapter == waiting.adapter) {
                 there.used_at = now;
@@ -81,29 +84,29 @@ impl AdapterSlots {
     }
 
     /// When the next adapter that a request waits for is there.
-    pub(super) fn next_ready(&self) -> Option<f64> {
+    pub fn next_ready(&self) -> Option<f64> {
         self.waiting.iter().filter_map(|waiting| waiting.ready_at).min_by(f64::total_cmp)
     }
 
     /// A request whose adapter is there at `now`.
-    pub(super) fn take_ready(&mut self, now: f64) -> Option<Waiting> {
+    pub fn take_ready(&mut self, now: f64) -> Option<WaitingForAdapter> {
         let at = self.waiting.iter().position(|waiting| waiting.ready_at.is_some_and(|at| at <= now))?;
         self.waiting.remove(at)
     }
 
     /// Whether requests for an adapter wait without a slot.
-    pub(super) fn without_slot(&self, adapter: &str) -> usize {
+    pub fn without_slot(&self, adapter: &str) -> usize {
         self.waiting.iter().filter(|waiting| waiting.adapter == adapter && waiting.ready_at.is_none()).count()
     }
 
     /// Forgets a request.
-    pub(super) fn abort(&mut self, id: u64) {
+    pub fn abort(&mut self, id: u64) {
         self.waiting.retain(|waiting| waiting.request.id != id);
     }
 
     /// Notes at the Unix second `at` which adapters have requests, as `adapters` in the order of their
     /// requests.
-    pub(super) fn note(&mut self, adapters: String, at: f64) {
+    pub fn note(&mut self, adapters: String, at: f64) {
         match self.lines.iter_mut().find(|line| line.adapters == adapters) {
             Some(line) => line.at = at,
             None => self.lines.push(AdapterLine { adapters, at }),
@@ -111,12 +114,12 @@ impl AdapterSlots {
     }
 
     /// What was noted.
-    pub(super) fn lines(&self) -> &[AdapterLine] {
+    pub fn lines(&self) -> &[AdapterLine] {
         &self.lines
     }
 
     /// As after a restart.
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         *self = AdapterSlots::new(self.most, self.load_seconds);
     }
 }
