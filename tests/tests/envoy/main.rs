@@ -10,7 +10,6 @@
 
 mod adapters;
 mod answer;
-mod beside_overload;
 mod bodies;
 mod calls;
 mod cases;
