@@ -79,8 +79,8 @@ pub struct Config {
     pub discovery: Option<DiscoveryBy>,
     /// Clients choose pods by the header of the conformance tests.
     pub test_endpoint_header: bool,
-    /// What an answer reports of its tokens is a property by itself, number by number, for the tags of spans.
-    pub usage_properties: bool,
+    /// The parts of a request's own record are properties of the stream by themselves, too, for headers and the tags of spans.
+    pub receipt_properties: bool,
     /// How load is collected.
     pub scrape: Scrape,
     /// Bounds of the prefix index.
@@ -150,7 +150,7 @@ impl Config {
             destination,
             discovery: discovery(&mut document, pods.is_some(), destination)?,
             test_endpoint_header: document.flag("test_endpoint_header")?.unwrap_or(false),
-            usage_properties: document.flag("usage_properties")?.unwrap_or(false),
+            receipt_properties: document.flag("receipt_properties")?.unwrap_or(false),
             scrape: scrape(&mut document)?,
             index: index(&mut document)?,
             pods,

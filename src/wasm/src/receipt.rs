@@ -11,27 +11,45 @@ use crate::host;
 /// The property, as `reason=prefix matched=2351/2415 ttft_ms=12.3 reported=2304/2415`. It is one text, because each property
 /// costs a call, and each field of the access log a look-up.
 const DECISION: &str = "warmpath.decision";
-/// Prompt tokens, as the answer reports them.
-const PROMPT: &str = "warmpath.prompt_tokens";
-/// Those of them that the pod had in its cache, as the answer reports them.
-const CACHED: &str = "warmpath.cached_tokens";
 /// Prompt tokens that the pod was believed to hold, of all. Only a request with a prompt has it.
 const MATCHED: &str = " matched=";
 /// Room for all of it.
 const LONGEST: usize = 96;
 
+/// The parts that are properties by themselves where the configuration asks for that: headers and tags of spans each need one.
+mod parts {
+    /// Why the request went to its pod.
+    pub const REASON: &str = "warmpath.reason";
+    /// Prompt tokens that the pod was believed to hold, of all: `2351/2415`.
+    pub const MATCHED: &str = "warmpath.matched";
+    /// The name of the model that the request asks for, as the request spells it.
+    pub const MODEL: &str = "warmpath.model";
+    /// Prompt tokens, as the answer reports them.
+    pub const PROMPT: &str = "warmpath.prompt_tokens";
+    /// Those of them that the pod had in its cache, as the answer reports them.
+    pub const CACHED: &str = "warmpath.cached_tokens";
+}
+
 /// The record of one request, as far as it is known.
 #[derive(Debug)]
-pub struct Receipt(String);
+pub struct Receipt {
+    text: String,
+    in_parts: bool,
+}
 
 impl Receipt {
-    /// The request is decided.
-    pub fn decided(decision: &Decision) -> Receipt {
-        let mut receipt = Receipt(String::with_capacity(LONGEST));
-        receipt.0.push_str("reason=");
-        receipt.0.push_str(decision.reason.as_str());
+    /// The request is decided, which asks for `model` if it has a prompt. With `in_parts` the parts are properties, too.
+    pub fn decided(decision: &Decision, model: Option<&[u8]>, in_parts: bool) -> Receipt {
+        let reason = decision.reason.as_str();
+        let mut receipt = Receipt { text: String::with_capacity(LONGEST), in_parts };
+        receipt.text.push_str("reason=");
+        receipt.text.push_str(reason);
+        receipt.part(parts::REASON, reason.as_bytes());
         if decision.tokens > Tokens::NONE {
-            receipt.push_share(MATCHED, decision.matched_tokens, decision.tokens);
+            receipt.share(MATCHED, parts::MATCHED, decision.matched_tokens, decision.tokens);
+        }
+        if let Some(model) = model {
+            receipt.part(parts::MODEL, model);
         }
         receipt.show();
         receipt
@@ -39,28 +57,35 @@ impl Receipt {
 
     /// Its first token has come, so long after the whole request.
     pub fn started(&mut self, took: Micros) {
-        let _ = write!(self.0, " ttft_ms={}.{}", took.0 / 1000, took.0 / 100 % 10);
+        let _ = write!(self.text, " ttft_ms={}.{}", took.0 / 1000, took.0 / 100 % 10);
         self.show();
     }
 
-    /// Its answer has reported what it used. With `by_themselves` each number is a property of its own, too.
-    pub fn answered(&mut self, usage: Option<Usage>, by_themselves: bool) {
+    /// Its answer has reported what it used.
+    pub fn answered(&mut self, usage: Option<Usage>) {
         let Some(Usage { prompt_tokens, cached_tokens: Some(cached) }) = usage else { return };
-        self.push_share(" reported=", cached, prompt_tokens);
+        let _ = write!(self.text, " reported={}/{}", cached.0, prompt_tokens.0);
         self.show();
-        if by_themselves {
-            for (name, number) in [(PROMPT, prompt_tokens), (CACHED, cached)] {
-                host::set_property(name, number.0.to_string().as_bytes());
-            }
+        if self.in_parts {
+            self.part(parts::PROMPT, prompt_tokens.0.to_string().as_bytes());
+            self.part(parts::CACHED, cached.0.to_string().as_bytes());
         }
     }
 
-    fn push_share(&mut self, name: &str, part: Tokens, whole: Tokens) {
-        let _ = write!(self.0, "{name}{}/{}", part.0, whole.0);
+    fn share(&mut self, name: &str, property: &str, part: Tokens, whole: Tokens) {
+        let at = self.text.len() + name.len();
+        let _ = write!(self.text, "{name}{}/{}", part.0, whole.0);
+        self.part(property, self.text.get(at..).unwrap_or_default().as_bytes());
+    }
+
+    fn part(&self, property: &str, value: &[u8]) {
+        if self.in_parts {
+            host::set_property(property, value);
+        }
     }
 
     fn show(&self) {
-        host::set_property(DECISION, self.0.as_bytes());
+        host::set_property(DECISION, self.text.as_bytes());
     }
 }
 

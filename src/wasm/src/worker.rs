@@ -79,8 +79,8 @@ pub struct Worker {
     /// The settings of the request at hand.
     settings: Arc<PoolSettings>,
     destination: Destination,
-    /// Whether what answers report is a property by itself.
-    usage_properties: bool,
+    /// Whether the parts of a request's record are properties by themselves.
+    receipt_properties: bool,
     /// Present when the candidates of a request are the hosts of its cluster.
     unknown: Option<UnknownClusters>,
     said_names_stay: bool,
@@ -111,7 +111,7 @@ impl Worker {
             in_force: SettingsInForce::new(config, &keys, Arc::clone(&settings), &metrics),
             settings,
             destination: config.destination,
-            usage_properties: config.usage_properties,
+            receipt_properties: config.receipt_properties,
             unknown: (config.destination == Destination::List && config.discovery.is_some())
                 .then(|| UnknownClusters::new(&keys)),
             said_names_stay: false,

@@ -110,7 +110,7 @@ impl Worker {
     pub fn close(&mut self, mut sent: Sent) {
         if sent.verdict == Some(Verdict::Served) {
             let usage = sent.usage();
-            sent.receipt.answered(usage, self.usage_properties);
+            sent.receipt.answered(usage);
             self.observations.answered(&sent.seen, usage);
         }
         let end = match sent.verdict {

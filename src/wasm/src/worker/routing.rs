@@ -98,11 +98,11 @@ impl Worker {
                 }
                 self.count_decision(by);
                 self.log_decision(&decision, now);
-                let receipt = Receipt::decided(&decision);
                 let model = match by {
                     RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) => Some(&*parsed.request.model),
                     RouteBy::Load => None,
                 };
+                let receipt = Receipt::decided(&decision, model, self.receipt_properties);
                 let seen = self.observations.decided(&decision, model, host::now().since(now));
                 Ok(Routed { ticket: decision.ticket, seen, receipt })
             }
