@@ -8,8 +8,10 @@
 #[cfg(feature = "profile")]
 pub use timed::{call, clock, hostcalls, http_context, lap, print, step};
 
+#[cfg(all(not(feature = "profile"), target_arch = "wasm32"))]
+pub use untimed::call;
 #[cfg(not(feature = "profile"))]
-pub use untimed::{call, http_context, lap, print};
+pub use untimed::{http_context, lap, print};
 
 #[cfg(not(feature = "profile"))]
 mod untimed {
@@ -24,7 +26,8 @@ mod untimed {
     #[inline(always)]
     pub fn lap(_name: &str) {}
 
-    /// Runs a host call that is not made through the SDK.
+    /// Runs a host call that is not made through the SDK; outside Envoy there is none.
+    #[cfg(target_arch = "wasm32")]
     #[inline(always)]
     pub fn call<T>(_name: &str, run: impl FnOnce() -> T) -> T {
         run()
