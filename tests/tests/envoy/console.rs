@@ -47,7 +47,7 @@ async fn the_console_shows_pods_and_decisions_with_their_costs() {
     for candidate in candidates {
         assert_eq!(
             (candidate["terms"].as_array().unwrap().len(), candidate["rank"].as_str()),
-            (6, Some("Ready"))
+            (7, Some("Ready"))
         );
         assert!(candidate["cost"].as_u64().unwrap() > 0, "{decision}");
     }
