@@ -8,7 +8,7 @@ use crate::decide::pick::{Candidate, Rank};
 use crate::monitor::json_text::JsonText;
 use crate::router::Decision;
 use crate::shared::pod_table::{Pod, PodTable};
-use crate::shared::store::{Contended, SharedData, compare_and_swap};
+use crate::shared::store::{SharedData, update};
 use crate::{Micros, SECOND, Slot};
 
 /// Decisions that are kept.
@@ -98,7 +98,7 @@ pub fn describe(
 
 /// Adds decisions to those of other workers; the oldest go.
 pub fn add(lines: &[String], key: &str, shared: &mut impl SharedData) {
-    let _ = compare_and_swap(shared, key, |bytes, _| {
+    let _ = update(shared, key, |bytes| {
         let before = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
         let all: Vec<&str> = before.lines().chain(lines.iter().map(String::as_str)).collect();
         let mut room = MOST_BYTES;
@@ -107,7 +107,7 @@ pub fn add(lines: &[String], key: &str, shared: &mut impl SharedData) {
             room > 0
         });
         let kept = all.get(all.len() - fits.count()..).unwrap_or_default().join("\n");
-        Ok::<_, Contended>((kept, ()))
+        (kept, ())
     });
 }
 

@@ -4,7 +4,7 @@
 //! Clients name models, so their number has no bound; series of metrics live for ever. A model that no pod
 //! serves gets none.
 
-use crate::shared::store::{Contended, SharedData, compare_and_swap};
+use crate::shared::store::{SharedData, update};
 
 /// Marks a list of models, and the version of its format.
 const MODELS_MARK: &str = "WPM1";
@@ -42,14 +42,14 @@ impl Models {
 
     /// Gives a model that a pod has served a place, if there is room; reads what other workers have added.
     pub fn add(&mut self, name: &[u8], key: &str, shared: &mut impl SharedData) {
-        let added = compare_and_swap(shared, key, |bytes, _| {
+        let added = update(shared, key, |bytes| {
             let mut models = bytes.as_deref().map(Models::decode).unwrap_or_default();
             if models.place(name).is_none() && models.has_room() {
                 models.0.push(label(name));
             }
-            Ok::<_, Contended>((models.encode(), models))
+            (models.encode(), models)
         });
-        if let Ok((_, models)) = added {
+        if let Ok(models) = added {
             *self = models;
         }
     }

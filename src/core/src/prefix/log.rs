@@ -4,7 +4,6 @@
 //! sealed into a ring of fixed keys. A decision therefore costs no host call beyond the two of the ledger,
 //! and a worker that lags reads several records with one call.
 
-use crate::Slot;
 use crate::shared::codec::{CodecError, Reader};
 use crate::shared::pod_table::PodKey;
 
@@ -79,8 +78,7 @@ impl<'a> LogRecord<'a> {
         };
         out.extend_from_slice(&hashes.to_le_bytes());
         out.extend_from_slice(&kept.to_le_bytes());
-        out.extend_from_slice(&self.pod.slot.0.to_le_bytes());
-        out.extend_from_slice(&self.pod.id.to_le_bytes());
+        self.pod.encode(out);
         out.extend_from_slice(&self.writer.to_le_bytes());
         out.extend_from_slice(self.hashes);
         if let Some(prompts_ago) = prompts_ago {
@@ -95,7 +93,7 @@ impl<'a> LogRecord<'a> {
     pub fn decode(from: &mut Reader<'a>) -> Result<LogRecord<'a>, CodecError> {
         let hashes = usize::from(from.u16()?);
         let kept = from.u16()?;
-        let pod = PodKey { slot: Slot(from.u16()?), id: from.u32()? };
+        let pod = PodKey::decode(from)?;
         let writer = from.u32()?;
         let hashes = from.bytes(hashes * size_of::<u32>())?;
         let correction = match kept {
@@ -152,6 +150,7 @@ pub fn unseal(bytes: &[u8]) -> Result<(u64, &[u8]), CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Slot;
     use proptest::prelude::*;
 
     fn corrections() -> impl Strategy<Value = Correction> {

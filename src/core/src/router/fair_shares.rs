@@ -27,7 +27,7 @@ impl FairShares {
     /// A request of the tenant is not sent.
     pub fn see(&self, tenant: Option<TenantId>, shared: &mut impl SharedData, now: Micros) {
         if let Some(tenant) = tenant {
-            let _ = Tenants::change(&self.key, shared, &mut |tenants| tenants.see(tenant, now));
+            let _ = Tenants::change(&self.key, shared, |tenants| tenants.see(tenant, now));
         }
     }
 
@@ -39,17 +39,14 @@ impl FairShares {
         shared: &mut impl SharedData,
         now: Micros,
     ) -> Option<TenantShare> {
-        let (tenant, mut share) = (tenant?, None);
-        let opened = Tenants::change(&self.key, shared, &mut |tenants| {
-            share = Some(tenants.open(tenant, tokens, now))
-        });
-        opened.ok().and(share)
+        let tenant = tenant?;
+        Tenants::change(&self.key, shared, |tenants| tenants.open(tenant, tokens, now)).ok()
     }
 
     /// A request is no longer outstanding.
     pub fn release(&self, ticket: &mut Ticket, shared: &mut impl SharedData) {
         if let Some(share) = ticket.take_share() {
-            let _ = Tenants::change(&self.key, shared, &mut |tenants| tenants.release(share));
+            let _ = Tenants::change(&self.key, shared, |tenants| tenants.release(share));
         }
     }
 }

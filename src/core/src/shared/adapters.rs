@@ -5,10 +5,10 @@
 //! metrics page tells only of those that have requests. So what the workers have sent is remembered: the last
 //! adapters of each pod, as many as it has places.
 
-use crate::shared::codec::{CodecError, Reader};
+use crate::shared::codec::{CodecError, records};
 use crate::shared::pod_table::{MAX_PODS, PodKey};
-use crate::shared::store::{Contended, SharedData, compare_and_swap};
-use crate::{MILLISECOND, Micros, ModelId, Slot};
+use crate::shared::store::{Contended, SharedData, update};
+use crate::{MILLISECOND, Micros, ModelId};
 
 /// Marks the lists of adapters, and the version of their format.
 const LISTS_MARK: u32 = u32::from_le_bytes(*b"WPA1");
@@ -45,8 +45,7 @@ impl AdapterLists {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = LISTS_MARK.to_le_bytes().to_vec();
         for (pod, list) in &self.lists {
-            out.extend_from_slice(&pod.slot.0.to_le_bytes());
-            out.extend_from_slice(&pod.id.to_le_bytes());
+            pod.encode(&mut out);
             out.extend_from_slice(&(list.len() as u16).to_le_bytes());
             list.iter().for_each(|adapter| out.extend_from_slice(&adapter.0.to_le_bytes()));
         }
@@ -58,18 +57,11 @@ impl AdapterLists {
     /// # Errors
     /// [`CodecError`] when the bytes are none.
     pub fn decode(bytes: &[u8]) -> Result<AdapterLists, CodecError> {
-        let mut from = Reader(bytes);
-        from.mark(LISTS_MARK)?;
-        let mut lists = Vec::new();
-        while !from.0.is_empty() {
-            if lists.len() >= MAX_PODS {
-                return Err(CodecError::Range);
-            }
-            let pod = PodKey { slot: Slot(from.u16()?), id: from.u32()? };
-            let count = from.u16()?;
+        let lists = records(bytes, LISTS_MARK, MAX_PODS, |from| {
+            let (pod, count) = (PodKey::decode(from)?, from.u16()?);
             let list = (0..count).map(|_| from.u32().map(ModelId)).collect::<Result<_, _>>()?;
-            lists.push((pod, list));
-        }
+            Ok((pod, list))
+        })?;
         Ok(AdapterLists { lists })
     }
 }
@@ -106,7 +98,7 @@ pub fn note_use(
     if known.iter().find(same).is_some_and(|known| used.at.since(known.at) < NEWS_AFTER) {
         return Ok(());
     }
-    let written = compare_and_swap(shared, key, |bytes, _| {
+    update(shared, key, |bytes| {
         let mut uses = bytes.and_then(|bytes| decode_uses(&bytes).ok()).unwrap_or_default();
         // A pod that has restarted has nothing of what it had.
         uses.retain(|other| {
@@ -119,9 +111,8 @@ pub fn note_use(
             remove_oldest(&mut uses, |_| true);
         }
         uses.push(used);
-        Ok::<_, Contended>((encode_uses(&uses), ()))
-    });
-    written.map(drop)
+        (encode_uses(&uses), ())
+    })
 }
 
 fn remove_oldest(uses: &mut Vec<AdapterUse>, of: impl Fn(&AdapterUse) -> bool) {
@@ -135,30 +126,23 @@ fn encode_uses(uses: &[AdapterUse]) -> Vec<u8> {
     let mut out = USES_MARK.to_le_bytes().to_vec();
     for AdapterUse { adapter, pod, at } in uses {
         out.extend_from_slice(&adapter.0.to_le_bytes());
-        out.extend_from_slice(&pod.slot.0.to_le_bytes());
-        out.extend_from_slice(&pod.id.to_le_bytes());
+        pod.encode(&mut out);
         out.extend_from_slice(&at.0.to_le_bytes());
     }
     out
 }
 
 fn decode_uses(bytes: &[u8]) -> Result<Vec<AdapterUse>, CodecError> {
-    let mut from = Reader(bytes);
-    from.mark(USES_MARK)?;
-    let mut uses = Vec::new();
-    while !from.0.is_empty() {
-        let adapter = ModelId(from.u32()?);
-        let pod = PodKey { slot: Slot(from.u16()?), id: from.u32()? };
-        uses.push(AdapterUse { adapter, pod, at: Micros(from.u64()?) });
-    }
-    Ok(uses)
+    records(bytes, USES_MARK, MOST_USES, |from| {
+        Ok(AdapterUse { adapter: ModelId(from.u32()?), pod: PodKey::decode(from)?, at: Micros(from.u64()?) })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SECOND;
     use crate::shared::store::Map;
+    use crate::{SECOND, Slot};
     use proptest::prelude::*;
 
     fn pod(slot: u16, id: u32) -> PodKey {

@@ -91,6 +91,28 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Reads a value that is a mark and then records up to its end, `most` of them.
+///
+/// # Errors
+/// [`CodecError`] when another mark stands there, `read` fails or there are more records.
+pub fn records<'a, T>(
+    bytes: &'a [u8],
+    mark: u32,
+    most: usize,
+    read: impl Fn(&mut Reader<'a>) -> Result<T, CodecError>,
+) -> Result<Vec<T>, CodecError> {
+    let mut from = Reader(bytes);
+    from.mark(mark)?;
+    let mut records = Vec::new();
+    while !from.0.is_empty() {
+        if records.len() >= most {
+            return Err(CodecError::Range);
+        }
+        records.push(read(&mut from)?);
+    }
+    Ok(records)
+}
+
 /// A number at a fixed place of a value.
 ///
 /// A layout is a list of fields, each of which begins where the one before it ends:

@@ -1,8 +1,8 @@
 //! The last good documents of settings, by name: a worker that meets a bad one first knows what was in force before.
 
 use crate::request::blocks::hash_of;
-use crate::shared::codec::{CodecError, Reader};
-use crate::shared::store::{Contended, SharedData, compare_and_swap};
+use crate::shared::codec::{CodecError, records};
+use crate::shared::store::{SharedData, update};
 
 /// Marks a list of documents, and the version of its format.
 const DOCUMENTS_MARK: u32 = u32::from_le_bytes(*b"WPD1");
@@ -21,13 +21,13 @@ pub fn keep(key: &str, name: &str, document: &[u8], shared: &mut impl SharedData
     }
     let name = hash_of(name.as_bytes());
     // One that cannot be written is as good as one that no worker has met yet.
-    let _ = compare_and_swap(shared, key, |bytes, _| {
+    let _ = update(shared, key, |bytes| {
         let bytes = bytes.unwrap_or_default();
         let mut entries = decode(&bytes).unwrap_or_default();
         entries.retain(|(other, _)| *other != name);
         entries.insert(0, (name, document));
         entries.truncate(MOST);
-        Ok::<_, Contended>((encode(&entries), ()))
+        (encode(&entries), ())
     });
 }
 
@@ -50,15 +50,10 @@ fn encode(entries: &[Entry<'_>]) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8]) -> Result<Vec<Entry<'_>>, CodecError> {
-    let mut from = Reader(bytes);
-    from.mark(DOCUMENTS_MARK)?;
-    let mut entries = Vec::new();
-    while !from.0.is_empty() {
-        let name = from.u64()?;
-        let length = from.u32()? as usize;
-        entries.push((name, from.bytes(length)?));
-    }
-    Ok(entries)
+    records(bytes, DOCUMENTS_MARK, MOST, |from| {
+        let (name, length) = (from.u64()?, from.u32()? as usize);
+        Ok((name, from.bytes(length)?))
+    })
 }
 
 #[cfg(test)]

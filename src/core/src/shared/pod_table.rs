@@ -135,6 +135,20 @@ pub struct PodKey {
 impl PodKey {
     /// No pod.
     pub const NONE: PodKey = PodKey { slot: Slot::NONE, id: 0 };
+
+    /// Appends its six bytes to a shared value.
+    pub fn encode(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.slot.0.to_le_bytes());
+        out.extend_from_slice(&self.id.to_le_bytes());
+    }
+
+    /// Reads it from a shared value.
+    ///
+    /// # Errors
+    /// [`CodecError::Truncated`] when the value ends before.
+    pub fn decode(from: &mut Reader<'_>) -> Result<PodKey, CodecError> {
+        Ok(PodKey { slot: Slot(from.u16()?), id: from.u32()? })
+    }
 }
 
 /// The pods of a pool; the place in the list is the slot.

@@ -5,10 +5,10 @@
 //! number of places, so that a write touches a small value; the oldest make room, and none is kept for long.
 
 use crate::request::blocks::hash_of;
-use crate::shared::codec::{CodecError, Reader};
+use crate::shared::codec::{CodecError, records};
 use crate::shared::pod_table::PodKey;
-use crate::shared::store::{Contended, Keys, SharedData, compare_and_swap};
-use crate::{Micros, SECOND, Slot};
+use crate::shared::store::{Contended, Keys, SharedData, update};
+use crate::{Micros, SECOND};
 
 /// Marks a list of responses, and the version of its format.
 const RESPONSES_MARK: u32 = u32::from_le_bytes(*b"WPR1");
@@ -40,15 +40,14 @@ pub fn note(
     now: Micros,
 ) -> Result<(), Contended> {
     let id = hash_of(id);
-    let written = compare_and_swap(shared, &keys.responses(id % LISTS), |bytes, _| {
+    update(shared, &keys.responses(id % LISTS), |bytes| {
         let mut entries = bytes.and_then(|bytes| decode(&bytes).ok()).unwrap_or_default();
         entries.retain(|entry| entry.id != id && now.since(entry.at) < KEPT_FOR);
         let surplus = (entries.len() + 1).saturating_sub(MOST);
         entries.drain(..surplus);
         entries.push(Entry { id, pod, at: now });
-        Ok::<_, Contended>((encode(&entries), ()))
-    });
-    written.map(drop)
+        (encode(&entries), ())
+    })
 }
 
 /// The pod that has the response with this id, if that is known.
@@ -63,28 +62,22 @@ fn encode(entries: &[Entry]) -> Vec<u8> {
     let mut out = RESPONSES_MARK.to_le_bytes().to_vec();
     for Entry { id, pod, at } in entries {
         out.extend_from_slice(&id.to_le_bytes());
-        out.extend_from_slice(&pod.slot.0.to_le_bytes());
-        out.extend_from_slice(&pod.id.to_le_bytes());
+        pod.encode(&mut out);
         out.extend_from_slice(&at.0.to_le_bytes());
     }
     out
 }
 
 fn decode(bytes: &[u8]) -> Result<Vec<Entry>, CodecError> {
-    let mut from = Reader(bytes);
-    from.mark(RESPONSES_MARK)?;
-    let mut entries = Vec::new();
-    while !from.0.is_empty() {
-        let id = from.u64()?;
-        let pod = PodKey { slot: Slot(from.u16()?), id: from.u32()? };
-        entries.push(Entry { id, pod, at: Micros(from.u64()?) });
-    }
-    Ok(entries)
+    records(bytes, RESPONSES_MARK, MOST, |from| {
+        Ok(Entry { id: from.u64()?, pod: PodKey::decode(from)?, at: Micros(from.u64()?) })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Slot;
     use crate::shared::store::Map;
 
     fn keys() -> Keys {

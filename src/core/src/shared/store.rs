@@ -56,6 +56,18 @@ pub fn compare_and_swap<S: SharedData, V: AsRef<[u8]>, T, E: From<Contended>>(
     Err(Contended.into())
 }
 
+/// Changes the value of `key` as [`compare_and_swap`] does, where nothing else is read and every change is one to write.
+///
+/// # Errors
+/// [`Contended`] when no try was written.
+pub fn update<V: AsRef<[u8]>, T>(
+    shared: &mut impl SharedData,
+    key: &str,
+    mut change: impl FnMut(Option<Vec<u8>>) -> (V, T),
+) -> Result<T, Contended> {
+    compare_and_swap(shared, key, |bytes, _| Ok(change(bytes))).map(|(_, result)| result)
+}
+
 /// The keys of one pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {

@@ -6,8 +6,8 @@
 //! for a while is forgotten with its work.
 
 use crate::request::blocks::hash_of;
-use crate::shared::codec::{CodecError, Reader};
-use crate::shared::store::{Contended, SharedData, compare_and_swap};
+use crate::shared::codec::{CodecError, records};
+use crate::shared::store::{Contended, SharedData, update};
 use crate::{Micros, SECOND, Tokens};
 
 /// Marks the tenants, and the version of their format.
@@ -67,17 +67,16 @@ impl Tenants {
     ///
     /// # Errors
     /// [`Contended`]: nothing has changed.
-    pub fn change(
+    pub fn change<T>(
         key: &str,
         shared: &mut impl SharedData,
-        with: &mut dyn FnMut(&mut Tenants),
-    ) -> Result<(), Contended> {
-        let written = compare_and_swap(shared, key, |bytes, _| {
+        with: impl Fn(&mut Tenants) -> T,
+    ) -> Result<T, Contended> {
+        update(shared, key, |bytes| {
             let mut tenants = bytes.and_then(|bytes| Tenants::decode(&bytes).ok()).unwrap_or_default();
-            with(&mut tenants);
-            Ok::<_, Contended>((tenants.encode(), ()))
-        });
-        written.map(drop)
+            let result = with(&mut tenants);
+            (tenants.encode(), result)
+        })
     }
 
     /// Whether a tenant has more than its equal share of all outstanding work. One that has none never does.
@@ -144,16 +143,11 @@ impl Tenants {
     }
 
     fn decode(bytes: &[u8]) -> Result<Tenants, CodecError> {
-        let mut from = Reader(bytes);
-        from.mark(TENANTS_MARK)?;
-        let mut tenants = Vec::new();
-        while !from.0.is_empty() {
-            if tenants.len() > MOST {
-                return Err(CodecError::Range);
-            }
+        // And the place that others share.
+        let tenants = records(bytes, TENANTS_MARK, MOST + 1, |from| {
             let (id, waiting) = (TenantId(from.u32()?), from.u32()?);
-            tenants.push(Tenant { id, waiting, tokens: from.u64()?, seen_at: Micros(from.u64()?) });
-        }
+            Ok(Tenant { id, waiting, tokens: from.u64()?, seen_at: Micros(from.u64()?) })
+        })?;
         Ok(Tenants(tenants))
     }
 }
@@ -221,7 +215,7 @@ mod tests {
     fn workers_share_them() {
         let mut shared = Map::default();
         for _ in 0..2 {
-            Tenants::change("k", &mut shared, &mut |tenants| _ = tenants.open(A, Tokens(5), SECOND)).unwrap();
+            Tenants::change("k", &mut shared, |tenants| tenants.open(A, Tokens(5), SECOND)).unwrap();
         }
         assert_eq!(Tenants::read("k", &shared).0[0].tokens, 10);
         shared.set("k", b"WPF0 and more", None).unwrap();

@@ -1,6 +1,6 @@
 //! Which clusters requests go to: noted by the routers, asked for by whoever discovers.
 
-use crate::shared::store::{Contended, NEVER_WRITTEN, SharedData, compare_and_swap};
+use crate::shared::store::{Contended, NEVER_WRITTEN, SharedData, compare_and_swap, update};
 
 /// Marks the names of wanted clusters, and the version of their format.
 const WANTED_MARK: &str = "WPW1";
@@ -53,10 +53,10 @@ pub fn note(key: &str, name: &[u8], shared: &mut impl SharedData) -> Result<(), 
 /// The cluster `name` does not exist: the next request to it has to note it again. If other workers write
 /// first at every try, it stays until the next call.
 pub fn forget(key: &str, name: &str, shared: &mut impl SharedData) {
-    let _: Result<_, Contended> = compare_and_swap(shared, key, |bytes, _| {
+    let _ = update(shared, key, |bytes| {
         let mut names = decode(bytes);
         names.retain(|other| other != name);
-        Ok((encode(&names), ()))
+        (encode(&names), ())
     });
 }
 
