@@ -480,11 +480,7 @@ impl Collector {
             self.emptied += 1;
         }
         if finding != Finding::Undecided {
-            let begun = self.store.transact(shared, |ledger, _| {
-                ledger.change(key, |account| account.cache = CacheTally::from(now));
-                Ok::<_, Contended>(())
-            });
-            self.contended += u64::from(begun.is_err());
+            self.change(key, shared, |account| account.cache = CacheTally::from(now));
         }
     }
 
@@ -500,24 +496,25 @@ impl Collector {
         let Some(history) = self.histories.get_mut(usize::from(pod.slot)) else { return };
         let before = history.rejections.replace(load.rejections);
         if before.is_some_and(|before| load.rejections > before) {
-            let noted = self.store.transact(shared, |ledger, _| {
-                ledger.change(pod, |account| account.health.refused_as_full(now));
-                Ok::<_, Contended>(())
-            });
-            self.contended += u64::from(noted.is_err());
+            self.change(pod, shared, |account| account.health.refused_as_full(now));
         }
     }
 
     fn reconcile(&mut self, pod: PodKey, leak: Leak, shared: &mut impl SharedData) {
-        let reconciled = self.store.transact(shared, |ledger, _| {
-            ledger.change(pod, |account| account.reconcile(leak.requests, leak.waiting));
+        // If it is not written, the next window shows the same leak.
+        if self.change(pod, shared, |account| account.reconcile(leak.requests, leak.waiting)) {
+            self.leaked += u64::from(leak.requests);
+        }
+    }
+
+    /// Changes the account of a pod; returns whether the change is written, and counts one that is not.
+    fn change(&mut self, pod: PodKey, shared: &mut impl SharedData, with: impl Fn(&mut PodAccount)) -> bool {
+        let changed = self.store.transact(shared, |ledger, _| {
+            ledger.change(pod, &with);
             Ok::<_, Contended>(())
         });
-        match reconciled {
-            Ok(_) => self.leaked += u64::from(leak.requests),
-            // The next window shows the same leak.
-            Err(Contended) => self.contended += 1,
-        }
+        self.contended += u64::from(changed.is_err());
+        changed.is_ok()
     }
 }
 

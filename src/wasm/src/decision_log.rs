@@ -7,8 +7,8 @@ use log::LevelFilter;
 use warmpath::decide::pick::Candidate;
 use warmpath::decide::reason::Reason;
 use warmpath::router::{Decision, NoPod};
-use warmpath::shared::pod_table::{Pod, PodTable};
-use warmpath::{Bytes, Micros, Slot};
+use warmpath::shared::pod_table::PodTable;
+use warmpath::{Bytes, Micros};
 
 use crate::host;
 use crate::log_batch::{LogBatch, REPEAT_AFTER};
@@ -73,15 +73,14 @@ impl DecisionLog {
             Reason::Busy => "that pod would answer later",
             _ => "that pod is left alone",
         };
-        let name = |slot: Slot| table.pod(slot).map_or(Cow::Borrowed("-"), Pod::name);
         let request = host::request_header("x-request-id").unwrap_or_default();
         self.prefix_hits.add(now, |line| {
             let _ = write!(
                 line,
                 "warmpath: \"{}\" goes to {} and not to {}, which holds {} of its {} prompt tokens: {why}",
                 printable(&request),
-                name(decision.ticket.slot()),
-                name(left.slot),
+                table.name(decision.ticket.slot()),
+                table.name(left.slot),
                 Decimal(left.matched, 0),
                 decision.tokens.0,
             );
@@ -93,7 +92,6 @@ impl DecisionLog {
         if !self.debug() {
             return;
         }
-        let name = |slot: Slot| table.pod(slot).map_or(Cow::Borrowed("-"), Pod::name);
         let request = host::request_header("x-request-id").unwrap_or_default();
         // Without a prompt the rule counts one token of work, which is nobody's.
         let tokens = match candidates.first() {
@@ -102,7 +100,7 @@ impl DecisionLog {
         };
         let mut line = format!(
             "warmpath: chose {} for \"{}\", {} prompt tokens, of",
-            name(decision.ticket.slot()),
+            table.name(decision.ticket.slot()),
             printable(&request),
             Decimal(tokens, 0),
         );
@@ -112,7 +110,7 @@ impl DecisionLog {
                 line,
                 " [{} {:?} matched {}, {} s = (attributable {} of uncached {} + queue_ahead {} + delay_to_others \
                  {} + decode {} + eviction {} + kv_pressure {} + adapter {}) / {} tok/s]",
-                name(candidate.slot),
+                table.name(candidate.slot),
                 candidate.rank,
                 Decimal(candidate.matched, 0),
                 Decimal(terms.seconds, 4),

@@ -47,17 +47,14 @@ enum Start {
 impl Sent {
     /// A request that was routed by `by`.
     pub fn new(Routed { ticket, seen, receipt }: Routed, by: RouteBy<'_>) -> Sent {
-        let (start, reports_usage) = match by {
-            RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) if parsed.request.stream => {
-                (Start::FirstToken(FirstTokenReader::default()), parsed.request.reports_usage)
-            }
-            RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) => (Start::End, parsed.request.reports_usage),
-            RouteBy::Load => (Start::FirstByte, false),
+        let request = by.prompt().map(|parsed| &parsed.request);
+        let start = match request {
+            Some(request) if request.stream => Start::FirstToken(FirstTokenReader::default()),
+            Some(_) => Start::End,
+            None => Start::FirstByte,
         };
-        let stores = match by {
-            RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) => parsed.request.stores,
-            RouteBy::Load => false,
-        };
+        let (reports_usage, stores) =
+            request.map_or((false, false), |request| (request.reports_usage, request.stores));
         Sent {
             ticket,
             start,

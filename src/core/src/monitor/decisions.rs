@@ -2,14 +2,12 @@
 //!
 //! They are kept while somebody looks, and for nobody otherwise.
 
-use std::borrow::Cow;
-
 use crate::decide::pick::{Candidate, Rank};
 use crate::monitor::json_text::JsonText;
 use crate::router::Decision;
-use crate::shared::pod_table::{Pod, PodTable};
+use crate::shared::pod_table::PodTable;
 use crate::shared::store::{SharedData, update};
-use crate::{Micros, SECOND, Slot};
+use crate::{Micros, SECOND};
 
 /// Decisions that are kept.
 pub const KEPT: usize = 100;
@@ -39,7 +37,6 @@ pub fn describe(
     request: &[u8],
     now: Micros,
 ) -> String {
-    let name = |slot: Slot| table.pod(slot).map_or(Cow::Borrowed("-"), Pod::name);
     let chosen = decision.ticket.slot();
     let mut json = JsonText::default();
     json.open('{');
@@ -54,10 +51,10 @@ pub fn describe(
     json.key("reason");
     json.text(decision.reason.as_str().as_bytes());
     json.key("pod");
-    json.text(name(chosen).as_bytes());
+    json.text(table.name(chosen).as_bytes());
     if let Some(left) = decision.left {
         json.key("left");
-        json.text(name(left).as_bytes());
+        json.text(table.name(left).as_bytes());
     }
     json.key("pods");
     json.open('[');
@@ -68,7 +65,7 @@ pub fn describe(
         let terms = &candidate.terms;
         json.open('{');
         json.key("pod");
-        json.text(name(candidate.slot).as_bytes());
+        json.text(table.name(candidate.slot).as_bytes());
         json.key("rank");
         json.text(rank(candidate.rank).as_bytes());
         json.key("cost");

@@ -44,7 +44,7 @@ pub enum RouteBy<'a> {
 
 impl<'a> RouteBy<'a> {
     /// The request, if it has a prompt.
-    fn prompt(self) -> Option<&'a ParsedRequest<'a>> {
+    pub fn prompt(self) -> Option<&'a ParsedRequest<'a>> {
         match self {
             RouteBy::Prompt(request) | RouteBy::Plain(request) => Some(request),
             RouteBy::Load => None,
@@ -335,16 +335,13 @@ impl Steps {
                 self.candidates.get(best).map_or(0.0, |candidate| candidate.terms.uncached),
             ),
             matched: self.found.blocks(best),
-            prompt: match by {
-                RouteBy::Load => None,
-                RouteBy::Prompt(request) | RouteBy::Plain(request) => Some(PromptTrace {
-                    model: model_of(request),
-                    kind: kind_of(by),
-                    bytes: self.chain.bytes(),
-                    hashes: self.chain.hashes().into(),
-                    teaches_ratio: request.is_text(),
-                }),
-            },
+            prompt: by.prompt().map(|request| PromptTrace {
+                model: model_of(request),
+                kind: kind_of(by),
+                bytes: self.chain.bytes(),
+                hashes: self.chain.hashes().into(),
+                teaches_ratio: request.is_text(),
+            }),
         };
         let ticket = Ticket::book(ledger, self.replica.table(), booking, now);
         self.write_prompt(ledger, ticket.pod(), ticket.hashes());
@@ -476,20 +473,12 @@ fn model_of(request: &ParsedRequest<'_>) -> ModelId {
 /// What a pod may refuse the request for, besides its prompt. Requests without a prompt are of many kinds, which nothing here
 /// tells apart.
 fn kind_of(by: RouteBy<'_>) -> Cause {
-    match by {
-        RouteBy::Prompt(request) | RouteBy::Plain(request) => {
-            request.api.map_or(Cause::NONE, |api| Cause::kind(api, model_of(request)))
-        }
-        RouteBy::Load => Cause::NONE,
-    }
+    let kind = by.prompt().and_then(|request| Some(Cause::kind(request.api?, model_of(request))));
+    kind.unwrap_or(Cause::NONE)
 }
 
 /// Canonical bytes per token of the prompt: learned for its model, unless it is given as token ids or in an unknown shape.
 fn bytes_per_token(by: RouteBy<'_>, ledger: &Ledger) -> f32 {
-    match by {
-        RouteBy::Prompt(request) | RouteBy::Plain(request) if request.is_text() => {
-            ledger.bytes_per_token(model_of(request))
-        }
-        _ => DEFAULT_BYTES_PER_TOKEN,
-    }
+    let text = by.prompt().filter(|request| request.is_text());
+    text.map_or(DEFAULT_BYTES_PER_TOKEN, |request| ledger.bytes_per_token(model_of(request)))
 }

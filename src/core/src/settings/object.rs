@@ -4,7 +4,7 @@
 //! come from.
 
 use crate::settings::document::Value;
-pub use crate::settings::error::SettingError;
+use crate::settings::error::SettingError;
 
 /// What happens to keys that nobody reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

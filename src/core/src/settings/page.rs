@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::request::blocks::hash_of;
 use crate::settings::PoolSettings;
 use crate::settings::document::Value;
-use crate::settings::object::{SettingError, UnknownKeys};
+use crate::settings::error::SettingError;
+use crate::settings::object::UnknownKeys;
 use crate::shared::documents::{self, LONGEST};
 use crate::shared::store::SharedData;
 

@@ -186,6 +186,11 @@ impl PodTable {
         self.pods.get(usize::from(slot)).filter(|pod| pod.id != 0)
     }
 
+    /// The name of the pod in a slot, for people; `-` for an empty one.
+    pub fn name(&self, slot: Slot) -> Cow<'_, str> {
+        self.pod(slot).map_or(Cow::Borrowed("-"), Pod::name)
+    }
+
     /// The engines at an address, with their slots: one, unless the pod runs several.
     pub fn at(&self, address: &[u8]) -> impl Iterator<Item = (Slot, &Pod)> {
         self.live().filter(move |(_, pod)| pod.address.as_bytes() == address)
