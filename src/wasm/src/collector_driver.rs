@@ -109,7 +109,7 @@ impl CollectorDriver {
             }
         }
         if let Some(settings) = &mut self.settings {
-            settings.tick(now);
+            settings.tick(&self.metrics, now);
         }
         let CollectorDriver { config, collector, discovery, lists, .. } = self;
         lists.tick(collector, &config.scrape, |address| through(config, discovery.as_ref(), address), now);

@@ -127,17 +127,18 @@ impl Filter {
         {
             return Action::Continue;
         }
-        match self.worker.with(|worker| (worker.route(by, criticality, whole_at), worker.fails_open())) {
-            Some((Ok(routed), _)) => {
+        let routed = self.worker.with(|worker| {
+            worker.route(by, criticality, whole_at).map_err(|no_pod| (no_pod, worker.falls_back(no_pod)))
+        });
+        match routed {
+            Some(Ok(routed)) => {
                 self.phase = Phase::Sent(Box::new(Sent::new(routed, by)));
                 Action::Continue
             }
-            Some((Err(NoPod::Saturated { seconds }), _)) => shed(seconds, SATURATED),
-            Some((Err(NoPod::OverShare { seconds }), _)) => shed(seconds, OVER_SHARE),
-            Some((Err(NoPod::AdapterAsleep), _)) => refuse(NoPod::AdapterAsleep),
-            // Envoy's own balancing serves it until the cluster's pods are known.
-            Some((Err(NoPod::UnknownCluster), _) | (Err(_), true)) | None => Action::Continue,
-            Some((Err(no_pod), false)) => refuse(no_pod),
+            Some(Err((NoPod::Saturated { seconds }, _))) => shed(seconds, SATURATED),
+            Some(Err((NoPod::OverShare { seconds }, _))) => shed(seconds, OVER_SHARE),
+            Some(Err((no_pod, false))) => refuse(no_pod),
+            Some(Err((_, true))) | None => Action::Continue,
         }
     }
 

@@ -102,6 +102,7 @@ metrics! {
         no_table: counter "unrouted_total" { reason = "no_table" }, "Requests that met no pod, because none is known: left to the fallback, or answered 503.";
         unknown_cluster: counter "unrouted_total" { reason = "unknown_cluster" }, "Requests to a cluster whose pods are not discovered yet: left to Envoy's own balancing.";
         all_cooling_down: counter "unrouted_total" { reason = "all_cooling_down" }, "Requests that met no pod, because all have failed a moment ago: left to the fallback, or answered 503.";
+        adapter_asleep: counter "unrouted_total" { reason = "adapter_asleep" }, "Requests answered 503, because every pod that has their LoRA adapter is asleep.";
         contended: counter "unrouted_total" { reason = "contended" }, "Requests that met no pod, because other workers always wrote the ledger first: left to the fallback, or answered 503.";
         busy: counter "unrouted_total" { reason = "busy" }, "Requests left to the fallback, because Envoy called the module within one of the module's own calls. Always 0, unless there is a defect.";
         failovers: counter "failovers_total", "Requests that a runner-up answered, after the pod that was chosen had failed.";
@@ -145,6 +146,7 @@ metrics! {
         leaked_requests: counter "leaked_requests_total", "Requests that the ledger counted and no pod had; they were taken out of it.";
         bad_settings: gauge "bad_settings", "1 when the newest settings of a route, or of the page that is fetched, are refused, and those before are in force.";
         refused_settings: counter "refused_settings_total", "Documents of settings that were refused, once for each worker that met them.";
+        unfetched_settings: counter "unfetched_settings_total", "Times that the page with the settings could not be fetched; those before stay in force.";
         emptied_caches: counter "emptied_caches_total", "Times that a pod's page has shown that its cache does not hold what it was believed to hold; all of it was forgotten.";
         pod_table_generation: gauge "pod_table_generation", "Number of the current pod table; routers fetch the table when it moves.";
     }

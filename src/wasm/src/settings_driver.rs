@@ -45,7 +45,7 @@ impl SettingsDriver {
     }
 
     /// Asks for the page, when it is time.
-    pub fn tick(&mut self, now: Micros) {
+    pub fn tick(&mut self, metrics: &CollectorMetrics, now: Micros) {
         let SettingsSource { cluster, host, path, interval } = &self.source;
         if self.under_way.is_some() || self.asked_at.is_some_and(|at| now.since(at) < *interval) {
             return;
@@ -53,7 +53,7 @@ impl SettingsDriver {
         self.asked_at = Some(now);
         self.under_way = host::fetch_settings(cluster, host, path, &self.tag, TIMEOUT);
         if self.under_way.is_none() {
-            self.failed("Envoy has no such cluster", now);
+            self.failed("Envoy has no such cluster", metrics, now);
         }
     }
 
@@ -69,10 +69,10 @@ impl SettingsDriver {
     ) -> Option<bool> {
         self.under_way.take_if(|under_way| *under_way == call)?;
         match host::fetched(headers, body_size.min(LONGEST + 1)) {
-            None => self.failed("no whole answer", now),
+            None => self.failed("no whole answer", metrics, now),
             Some((status, _)) if status == b"304" => {}
             Some((status, page)) if status == b"200" => return Some(self.take(&page, metrics)),
-            Some((status, _)) => self.failed(&format!("it answers {}", status.escape_ascii()), now),
+            Some((status, _)) => self.failed(&format!("it answers {}", status.escape_ascii()), metrics, now),
         }
         Some(false)
     }
@@ -99,7 +99,8 @@ impl SettingsDriver {
         }
     }
 
-    fn failed(&mut self, why: &str, now: Micros) {
+    fn failed(&mut self, why: &str, metrics: &CollectorMetrics, now: Micros) {
+        metrics.unfetched_settings.count();
         if self.failure_logged_at.is_none_or(|at| now.since(at) >= REPEAT_AFTER) {
             self.failure_logged_at = Some(now);
             let SettingsSource { cluster, path, .. } = &self.source;

@@ -109,6 +109,35 @@ async fn an_adapter_that_only_some_pods_have_is_never_sent_elsewhere() {
     assert_eq!(question("red", 8000).send(envoy.routed).await.status, 200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn while_every_pod_that_has_the_adapter_sleeps_nobody_else_is_asked() {
+    let pods = TestPod::several(2).await;
+    serve(&pods[0], &["blue"], "", 2);
+    serve(&pods[1], &["red"], "", 2);
+    let envoy = Envoy::of(&pods).concurrency(2).start().await;
+    envoy.sees_ready(2).await;
+    lists_are_known(&envoy, 2).await;
+    assert_eq!(question("blue", 0).send(envoy.routed).await.status, 200);
+    let asleep = "# TYPE vllm:lora_requests_info gauge\nvllm:engine_sleep_state{engine=\"0\",sleep_state=\"awake\"} 0\n";
+    pods[0].set_page(format!("{}{asleep}", Load::default().page()));
+    let mut seed = 1;
+    let refusal = until("a request is refused", async || {
+        seed += 1;
+        let reply = question("blue", seed).send(envoy.routed).await;
+        (reply.status != 200).then_some(reply)
+    })
+    .await;
+    assert_eq!(refusal.status, 503, "{}", refusal.text());
+    assert!(refusal.text().contains("every pod that has the LoRA adapter is asleep"), "{}", refusal.text());
+    assert_eq!(refusal.header("retry-after"), Some("1"));
+    envoy
+        .logs(&["requests without a pod", "answered 503: every pod that has the LoRA adapter is asleep"])
+        .await;
+    let counted = envoy.stat("wasmcustom.warmpath_unrouted_total.reason=adapter_asleep;.pool=default;").await;
+    assert_eq!((counted, asked(&pods[1], "blue")), (1, 0));
+    assert_eq!(question("red", 1).send(envoy.routed).await.status, 200);
+}
+
 #[tokio::test]
 async fn a_request_goes_where_its_adapter_runs_then_where_there_is_room_then_where_one_is_idle() {
     let all = ["a", "b", "c", "d", "e", "f", "g"];

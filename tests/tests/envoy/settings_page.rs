@@ -11,6 +11,7 @@ use warmpath_tests::{Answer, Envoy, Random, Request, Stream, TestPod, Traffic, u
 const BY_PREFIX: &str = "wasmcustom.warmpath_requests_total.by=prefix;.pool=default;";
 const BY_LOAD: &str = "wasmcustom.warmpath_requests_total.by=load;.pool=default;";
 const BAD: &str = "wasmcustom.warmpath_bad_settings.pool=default;";
+const UNFETCHED: &str = "wasmcustom.warmpath_unfetched_settings_total.pool=default;";
 const REFUSED: &str = "wasmcustom.warmpath_refused_settings_total.pool=default;";
 
 fn chat(n: u64) -> Request {
@@ -136,6 +137,7 @@ async fn a_bad_file_leaves_the_last_good_one_in_force_and_says_why() {
     // It is gone: nothing changes. It is back, and good.
     std::fs::remove_file(&file).unwrap();
     envoy.logs(&["settings cannot be fetched", "it answers 404"]).await;
+    assert!(envoy.stat(UNFETCHED).await > 0);
     takes(&envoy, BY_LOAD).await;
     write(&file, r#"{"strategy": "PREFIX_CACHE"}"#);
     takes(&envoy, BY_PREFIX).await;

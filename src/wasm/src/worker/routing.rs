@@ -1,7 +1,5 @@
 //! What a worker does with a request: has it routed, names the pods to Envoy, logs and counts the decision.
 
-use std::borrow::Cow;
-use std::fmt::Write;
 use std::sync::Arc;
 
 use warmpath::Micros;
@@ -15,7 +13,7 @@ use warmpath::settings::Strategy;
 use warmpath::settings::backends::draw;
 use warmpath::settings::models::Criticality;
 use warmpath::shared::clusters::ClusterSet;
-use warmpath::shared::pod_table::{Pod, PodKey};
+use warmpath::shared::pod_table::PodKey;
 use warmpath::shared::responses;
 use warmpath::shared::tenants::TenantId;
 
@@ -98,37 +96,21 @@ impl Worker {
                 }
                 self.count_decision(by);
                 self.log_decision(&decision, now);
-                let model = match by {
-                    RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) => Some(&*parsed.request.model),
-                    RouteBy::Load => None,
-                };
+                let model = by.prompt().map(|parsed| &*parsed.request.model);
                 let receipt = Receipt::decided(&decision, model, self.receipt_properties);
                 let seen = self.observations.decided(&decision, model, host::now().since(now));
                 Ok(Routed { ticket: decision.ticket, seen, receipt })
             }
             Err(no_pod) => {
                 self.name_pods(Picks::default());
-                match no_pod {
-                    NoPod::NoTable => self.metrics.no_table.count(),
-                    NoPod::UnknownCluster => {
-                        self.metrics.unknown_cluster.count();
-                        return Err(no_pod);
-                    }
-                    NoPod::Saturated { .. } => {
-                        self.metrics.shed.count();
-                        return Err(no_pod);
-                    }
-                    NoPod::OverShare { .. } => {
-                        self.metrics.over_share.count();
-                        return Err(no_pod);
-                    }
-                    NoPod::AllCoolingDown | NoPod::AdapterAsleep => self.metrics.all_cooling_down.count(),
-                    NoPod::Contended => {
-                        self.metrics.contended.count();
-                        self.metrics.contended_decide.count();
-                    }
+                self.count_no_pod(no_pod);
+                // The others are no trouble of the pool's.
+                if matches!(
+                    no_pod,
+                    NoPod::NoTable | NoPod::AllCoolingDown | NoPod::AdapterAsleep | NoPod::Contended
+                ) {
+                    self.log.no_pod(no_pod, self.falls_back(no_pod), now);
                 }
-                self.log.no_pod(no_pod, self.settings.fail_open && no_pod != NoPod::AdapterAsleep, now);
                 Err(no_pod)
             }
         }
@@ -138,18 +120,17 @@ impl Worker {
     /// one, too.
     fn tenant(&self, by: RouteBy<'_>) -> Option<TenantId> {
         let header = self.settings.tenant_header.as_deref()?;
-        let counts = !matches!(by, RouteBy::Load);
-        counts.then(|| TenantId::of(&host::request_header(header).unwrap_or_default()))
+        by.prompt().map(|_| TenantId::of(&host::request_header(header).unwrap_or_default()))
     }
 
     /// The pod that has the stored response which the request names, in its body or its path.
     fn holder(&self, by: RouteBy<'_>, now: Micros) -> Option<PodKey> {
-        match by {
-            RouteBy::Prompt(parsed) | RouteBy::Plain(parsed) => {
+        match by.prompt() {
+            Some(parsed) => {
                 let id = parsed.request.follows.as_ref()?;
                 responses::find(&self.keys, id, &Host, now)
             }
-            RouteBy::Load => {
+            None => {
                 let path = host::request_header(":path")?;
                 responses::find(&self.keys, Api::stored_response(&path)?, &Host, now)
             }
@@ -175,9 +156,16 @@ impl Worker {
         self.name_pods(Picks::default());
     }
 
-    /// Whether requests without a pod are left to the fallback cluster.
-    pub fn fails_open(&self) -> bool {
-        self.settings.fail_open
+    /// Whether a request that no pod was named for is left to Envoy: to the fallback cluster, or to the
+    /// balancing of its own.
+    pub fn falls_back(&self, no_pod: NoPod) -> bool {
+        match no_pod {
+            // Until the cluster's pods are known.
+            NoPod::UnknownCluster => true,
+            // The pods are to do less, or any other one does not have the adapter.
+            NoPod::Saturated { .. } | NoPod::OverShare { .. } | NoPod::AdapterAsleep => false,
+            NoPod::NoTable | NoPod::AllCoolingDown | NoPod::Contended => self.settings.fail_open,
+        }
     }
 
     /// Counts a request whose body no pod could have read.
@@ -240,9 +228,7 @@ impl Worker {
     fn name_pods(&self, picks: Picks) {
         let best = picks.best().and_then(|slot| self.router.table().pod(slot));
         if let Some(engine) = best.and_then(|pod| pod.engine) {
-            let mut text = String::new();
-            let _ = write!(text, "{engine}");
-            host::set_request_header(ENGINE, Some(text.as_bytes()));
+            host::set_request_header(ENGINE, Some(engine.to_string().as_bytes()));
         }
         if self.destination == Destination::List {
             let mut list = Vec::new();
@@ -284,11 +270,26 @@ impl Worker {
         }
     }
 
+    fn count_no_pod(&self, no_pod: NoPod) {
+        match no_pod {
+            NoPod::NoTable => self.metrics.no_table.count(),
+            NoPod::UnknownCluster => self.metrics.unknown_cluster.count(),
+            NoPod::Saturated { .. } => self.metrics.shed.count(),
+            NoPod::OverShare { .. } => self.metrics.over_share.count(),
+            NoPod::AllCoolingDown => self.metrics.all_cooling_down.count(),
+            NoPod::AdapterAsleep => self.metrics.adapter_asleep.count(),
+            NoPod::Contended => {
+                self.metrics.contended.count();
+                self.metrics.contended_decide.count();
+            }
+        }
+    }
+
     fn log_decision(&mut self, decision: &Decision, now: Micros) {
         let ratio = decision.match_ratio();
         if ratio > PREFIX_HIT {
             self.metrics.prefix_hits.count();
-            let pod = self.router.table().pod(decision.ticket.slot()).map_or(Cow::Borrowed("-"), Pod::name);
+            let pod = self.router.table().name(decision.ticket.slot());
             self.log.prefix_hit(ratio, &pod, now);
         }
         let left = |slot| self.router.candidates().iter().find(|candidate| candidate.slot == slot);
