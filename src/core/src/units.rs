@@ -1,10 +1,31 @@
 //! Units that every room counts in, as types, so that none is taken for another.
 
+/// Sums and differences that stop at the ends of the range instead of going round.
+macro_rules! stop_at_the_ends {
+    ($($unit:ident),*) => { $(
+        impl std::ops::Add for $unit {
+            type Output = $unit;
+
+            fn add(self, more: $unit) -> $unit {
+                $unit(self.0.saturating_add(more.0))
+            }
+        }
+
+        impl std::ops::Sub for $unit {
+            type Output = $unit;
+
+            fn sub(self, less: $unit) -> $unit {
+                $unit(self.0.saturating_sub(less.0))
+            }
+        }
+    )* };
+}
+
 mod amounts;
 mod decimal;
 mod random;
 
-use std::ops::{Add, Div, Mul, Sub};
+use std::ops::{Div, Mul};
 
 pub use amounts::{Bytes, Tokens};
 pub use decimal::decimal;
@@ -81,21 +102,7 @@ impl Micros {
     }
 }
 
-impl Add for Micros {
-    type Output = Micros;
-
-    fn add(self, span: Micros) -> Micros {
-        Micros(self.0.saturating_add(span.0))
-    }
-}
-
-impl Sub for Micros {
-    type Output = Micros;
-
-    fn sub(self, span: Micros) -> Micros {
-        self.since(span)
-    }
-}
+stop_at_the_ends!(Micros);
 
 impl Mul<Micros> for u64 {
     type Output = Micros;

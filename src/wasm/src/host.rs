@@ -180,32 +180,31 @@ pub fn fetch(
     more: Option<(&str, &str)>,
     timeout: Duration,
 ) -> Option<u32> {
-    let mut headers = vec![
-        (":method", "GET"),
-        (":path", path),
-        (":authority", address),
-        ("x-warmpath-scrape", address),
-        (DESTINATION, address),
-        ("accept", "text/plain"),
-    ];
-    headers.extend(more);
-    hostcalls::dispatch_http_call(cluster, headers, None, Vec::new(), timeout).ok()
+    let headers = [("x-warmpath-scrape", address), (DESTINATION, address), ("accept", "text/plain")];
+    get(cluster, address, path, headers.into_iter().chain(more), timeout)
 }
 
 /// Fetches `path` from Envoy's admin interface through `cluster`, as [`fetch`] does from a pod.
 pub fn fetch_admin(cluster: &str, path: &str, timeout: Duration) -> Option<u32> {
-    let headers = vec![(":method", "GET"), (":path", path), (":authority", "admin")];
-    hostcalls::dispatch_http_call(cluster, headers, None, Vec::new(), timeout).ok()
+    get(cluster, "admin", path, None, timeout)
 }
 
 /// Fetches the page of settings at `path` of `host` through `cluster`; `tag` is the `etag` of the page that
 /// is known, if it has one.
 pub fn fetch_settings(cluster: &str, host: &str, path: &str, tag: &str, timeout: Duration) -> Option<u32> {
-    let mut headers =
-        vec![(":method", "GET"), (":path", path), (":authority", host), ("accept", "application/json")];
-    if !tag.is_empty() {
-        headers.push(("if-none-match", tag));
-    }
+    let known = (!tag.is_empty()).then_some(("if-none-match", tag));
+    get(cluster, host, path, [("accept", "application/json")].into_iter().chain(known), timeout)
+}
+
+fn get<'a>(
+    cluster: &str,
+    authority: &'a str,
+    path: &'a str,
+    more: impl IntoIterator<Item = (&'a str, &'a str)>,
+    timeout: Duration,
+) -> Option<u32> {
+    let mut headers = vec![(":method", "GET"), (":path", path), (":authority", authority)];
+    headers.extend(more);
     hostcalls::dispatch_http_call(cluster, headers, None, Vec::new(), timeout).ok()
 }
 

@@ -1,6 +1,6 @@
 //! Amounts of prompt, as types: a number of requests, of blocks or of bytes is never taken for one of tokens.
 
-use std::ops::{Add, Div, Mul, Sub};
+use std::ops::{Div, Mul};
 
 /// Tokens of prompts. Sums, differences and products stop at the ends of the range instead of going round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,21 +38,7 @@ impl Bytes {
     }
 }
 
-impl Add for Tokens {
-    type Output = Tokens;
-
-    fn add(self, more: Tokens) -> Tokens {
-        Tokens(self.0.saturating_add(more.0))
-    }
-}
-
-impl Sub for Tokens {
-    type Output = Tokens;
-
-    fn sub(self, less: Tokens) -> Tokens {
-        Tokens(self.0.saturating_sub(less.0))
-    }
-}
+stop_at_the_ends!(Tokens, Bytes);
 
 impl Mul<Tokens> for u32 {
     type Output = Tokens;
@@ -68,22 +54,6 @@ impl Div<u32> for Tokens {
     /// A part of the tokens; none for zero parts.
     fn div(self, parts: u32) -> Tokens {
         Tokens(self.0.checked_div(parts).unwrap_or(0))
-    }
-}
-
-impl Add for Bytes {
-    type Output = Bytes;
-
-    fn add(self, more: Bytes) -> Bytes {
-        Bytes(self.0.saturating_add(more.0))
-    }
-}
-
-impl Sub for Bytes {
-    type Output = Bytes;
-
-    fn sub(self, less: Bytes) -> Bytes {
-        Bytes(self.0.saturating_sub(less.0))
     }
 }
 
