@@ -66,7 +66,7 @@ impl AnswerRole {
     /// The pod of the present attempt has refused it in a way that another pod may not. Returns whether
     /// another one is to be asked, and tells the routers if so: they learn from its answer who is at fault.
     pub fn asks_another(&self) -> bool {
-        if is_scrape() {
+        if is_own_call() {
             return false;
         }
         let (now, table, address) = (host::now(), self.table(), pod());
@@ -101,7 +101,9 @@ fn pod() -> Bytes {
     host::property(&["upstream", "address"]).unwrap_or_default()
 }
 
-/// Whether the attempt fetches a metrics page: there the pod's own answer counts.
-fn is_scrape() -> bool {
-    host::property(&["request", "headers", "x-warmpath-scrape"]).is_some()
+/// Whether the attempt fetches a page for Warmpath itself: there the pod's own answer counts. Such a call has no
+/// virtual host, and that of a request has a name. The header that it goes by cannot be seen here, as Envoy shows none of the
+/// request any more.
+fn is_own_call() -> bool {
+    host::property(&["xds", "virtual_host_name"]).is_none_or(|name| name.is_empty())
 }

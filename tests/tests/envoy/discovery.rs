@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use warmpath_tests::{Envoy, Request, TestPod, target, until};
+use warmpath_tests::{Answer, Envoy, Request, TestPod, target, until};
 
 const CLUSTER: &str = "httproute/default/chat/rule/0";
 
@@ -227,6 +227,61 @@ async fn one_root_context_asks_for_all_threads() {
     let asked = envoy.stat(asked).await - before;
     let took = start.elapsed().as_secs() as i64;
     assert!((1..=took + 1).contains(&asked), "asked {asked} times in {took} s, once a second is due");
+}
+
+/// The configuration with the filter of answers in the pods' cluster, through which they are scraped, too.
+fn with_answer_filter(configuration: &str) -> String {
+    let mut all: Value = serde_json::from_str(configuration).unwrap();
+    let settings = json!({"destination": "list", "discovery": {"cluster": "prometheus_stats"}});
+    let filter = json!({"name": "envoy.filters.http.wasm", "typed_config": {
+    "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+    "config": {
+        "name": "warmpath-answer", "root_id": "answer", "failure_policy": "FAIL_RELOAD",
+        "allow_on_headers_stop_iteration": true,
+        "vm_config": {
+            "vm_id": "warmpath", "runtime": "envoy.wasm.runtime.v8",
+            "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "answer"},
+            "code": {"local": {"filename": target().join("warmpath.wasm")}},
+        },
+        "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": settings.to_string()},
+    }}});
+    let codec = json!({"name": "envoy.filters.http.upstream_codec", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"}});
+    all["static_resources"]["clusters"][0]["typed_extension_protocol_options"] = json!({
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http_protocol_options": {}},
+            "http_filters": [filter, codec],
+        },
+    });
+    all.to_string()
+}
+
+#[tokio::test]
+async fn a_metrics_page_that_is_refused_is_no_refusal_of_a_request() {
+    let pods = TestPod::several(2).await;
+    let endpoints = Endpoints::of(&[(&pods[0], "HEALTHY"), (&pods[1], "HEALTHY")]);
+    let text = with_answer_filter(&configuration(&endpoints.file(), true));
+    let envoy = Envoy::of(&pods).concurrency(2).log_level("info").edit(move |_| text).start().await;
+    chat(0).send(envoy.routed).await;
+    envoy.sees_ready(2).await;
+    let declined =
+        async || envoy.stats("warmpath_early_errors_total.reason=declined;").await.values().sum::<i64>();
+    for (nth, status) in (1..).zip([502, 404]) {
+        pods[0].set_metrics_status(status);
+        let scrapes = pods[0].scrapes();
+        until("it is scraped some times", async || (pods[0].scrapes() > scrapes + 5).then_some(())).await;
+        assert_eq!(declined().await, nth - 1, "{status}");
+        // Of a request it is one.
+        pods.iter().for_each(TestPod::forget_answers);
+        let body = json!({"error": {"message": "not here", "code": status}}).to_string();
+        for pod in &pods {
+            let json = vec![("content-type", "application/json".to_owned())];
+            pod.answer_next(Answer::Whole(status, json, body.clone().into()));
+        }
+        assert_eq!(chat(nth as usize).send(envoy.routed).await.status, status);
+        assert_eq!(declined().await, nth, "{status}");
+    }
 }
 
 #[tokio::test]
