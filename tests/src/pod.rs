@@ -26,6 +26,8 @@ struct State {
     page_end: PageEnd,
     scrapes: usize,
     scrape_headers: Option<HeaderMap>,
+    models: Option<String>,
+    lists: usize,
     begun: usize,
     working: u32,
     received: Vec<Received>,
@@ -70,6 +72,8 @@ impl TestPod {
             page_end: PageEnd::Whole,
             scrapes: 0,
             scrape_headers: None,
+            models: None,
+            lists: 0,
             begun: 0,
             working: 0,
             received: Vec::new(),
@@ -112,6 +116,17 @@ impl TestPod {
         self.state.lock().unwrap().page = Some(page.into());
     }
 
+    /// Lets the pod tell gateways this list of models; without it, it keeps it to itself. A client that asks for the
+    /// list gets an answer as to any request.
+    pub fn set_models(&self, list: impl Into<String>) {
+        self.state.lock().unwrap().models = Some(list.into());
+    }
+
+    /// How often a gateway has asked for the list of models.
+    pub fn lists(&self) -> usize {
+        self.state.lock().unwrap().lists
+    }
+
     /// Changes the status of `/metrics`; 200 is healthy.
     pub fn set_metrics_status(&self, status: u16) {
         self.state.lock().unwrap().metrics_status = status;
@@ -142,7 +157,7 @@ impl TestPod {
         self.state.lock().unwrap().next.clear();
     }
 
-    /// The requests so far, without those to `/metrics`.
+    /// The requests so far, without those of gateways for pages of metrics and lists of models.
     pub fn received(&self) -> Vec<Received> {
         self.state.lock().unwrap().received.clone()
     }

@@ -3,9 +3,10 @@
 //! It runs once per Envoy: in the bootstrap singleton, or in a router's root context that took the lease when the singleton
 //! is dead. It also reconciles the ledger, because it alone sees how many requests the pods report.
 
-mod adapters;
 mod engines;
+mod model_lists;
 
+pub use self::model_lists::ListNews;
 use crate::account::cache_tally::CacheTally;
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
@@ -44,7 +45,7 @@ pub struct Collector {
     /// By slot.
     histories: Vec<PodHistory>,
     schedule: Schedule,
-    lists: adapters::Lists,
+    lists: model_lists::Lists,
     /// Whether the table differs from the one that was published.
     changed: bool,
     published_at: Micros,
@@ -133,7 +134,7 @@ impl Collector {
         table.last_id = table.pods.iter().map(|pod| pod.id).chain(booked).fold(table.last_id, u32::max);
         let mut collector = Collector {
             store,
-            lists: adapters::Lists::new(&keys, shared),
+            lists: model_lists::Lists::new(&keys, shared),
             keys,
             scrape: config.scrape.clone(),
             histories: table.pods.iter().map(PodHistory::of).collect(),

@@ -128,7 +128,7 @@ impl Router {
     /// [`CodecError`] when the shared value is no table; the router keeps the one that it has.
     pub fn refresh(&mut self, shared: &impl SharedData) -> Result<(), CodecError> {
         self.steps.replica.refresh(shared)?;
-        self.steps.refresh_adapters(shared);
+        self.steps.refresh_models(shared);
         Ok(())
     }
 

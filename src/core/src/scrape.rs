@@ -6,5 +6,6 @@ pub mod cache_check;
 pub mod exposition;
 pub mod history;
 pub mod leaks;
+pub mod model_list;
 pub mod schedule;
 pub mod vllm;

@@ -6,6 +6,7 @@ pub mod codec;
 pub mod documents;
 pub mod lease;
 pub mod membership;
+pub mod model_names;
 pub mod pod_table;
 pub mod responses;
 pub mod store;

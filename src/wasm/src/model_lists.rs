@@ -1,4 +1,4 @@
-//! Fetches the lists of models of pods that have LoRA adapters.
+//! Fetches the lists of models of the pods.
 
 use std::time::Duration;
 
@@ -48,14 +48,20 @@ impl ModelLists {
         collector: &mut Collector,
     ) -> bool {
         let Some(due) = self.under_way.answered(call) else { return false };
-        // Without an answer, what is known stays. A pod that keeps its list to itself, or has none, may have
-        // any adapter.
-        if let Some((status, body)) = host::fetched(headers, body_size.min(LONGEST_LIST)) {
+        // Without an answer, what is known stays. A pod that keeps its list to itself, or has none, may have any adapter.
+        if let Some((status, body)) = host::fetched(headers, body_size.min(LONGEST_LIST))
+            && !status.starts_with(b"5")
+        {
             let body = if status == b"200" && body_size <= LONGEST_LIST { body } else { Vec::new() };
-            if !(status.starts_with(b"5"))
-                && let Some(adapters) = collector.take_list(&due, &body, &mut Host)
-            {
+            let news = collector.take_list(&due, &body, &mut Host);
+            if let Some(adapters) = news.adapters {
                 log::info!("warmpath: pod {} lists {adapters} LoRA adapters", due.address);
+            }
+            if let Some(names) = news.names {
+                log::info!(
+                    "warmpath: pod {} has {names} names for its model, which share prefixes",
+                    due.address
+                );
             }
         }
         true

@@ -63,6 +63,18 @@ pub(super) async fn respond(
         });
     }
 
+    let from_gateway = head.headers.contains_key("x-warmpath-scrape");
+    if from_gateway && head.uri.path() == "/health" {
+        return Ok(hyper::Response::new(whole("")));
+    }
+    if from_gateway && head.uri.path() == "/v1/models" {
+        let mut state = state.lock().unwrap();
+        state.lists += 1;
+        let status = if state.models.is_some() { 200 } else { 401 };
+        let response = hyper::Response::builder().status(status).header("content-type", "application/json");
+        return Ok(response.body(whole(state.models.clone().unwrap_or_default())).unwrap());
+    }
+
     let working = Working::new(&state);
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let streams = serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|body| body["stream"] == true);

@@ -31,14 +31,12 @@ fn serve(pod: &TestPod, adapters: &[&str], active: &str, slots: usize) {
          waiting_lora_adapters=\"\"}} 1.79e9\n",
         Load::default().page()
     ));
+    let parent = |name: &str| if name == "/model/qwen" { Value::Null } else { json!("/model/qwen") };
+    let names = ["/model/qwen"].into_iter().chain(adapters.iter().copied());
+    let cards: Vec<Value> = names.map(|name| json!({"id": name, "parent": parent(name)})).collect();
+    pod.set_models(json!({"object": "list", "data": cards}).to_string());
     let adapters: Vec<String> = adapters.iter().map(|&name| name.to_owned()).collect();
     pod.answer_by(move |received| {
-        if received.path == "/v1/models" {
-            let parent = |name: &str| if name == "/model/qwen" { Value::Null } else { json!("/model/qwen") };
-            let names = ["/model/qwen"].into_iter().chain(adapters.iter().map(String::as_str));
-            let cards: Vec<Value> = names.map(|name| json!({"id": name, "parent": parent(name)})).collect();
-            return json_answer(200, &json!({"object": "list", "data": cards}));
-        }
         let asked = model_of(received);
         if asked == "/model/qwen" || adapters.contains(&asked) {
             return Answer::Completion;

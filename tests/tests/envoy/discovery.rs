@@ -22,14 +22,26 @@ impl Endpoints {
         endpoints
     }
 
+    /// Healthy ones at these addresses.
+    pub fn at(addresses: &[String]) -> Self {
+        let endpoints = Self(tempfile::tempdir().unwrap());
+        let hosts: Vec<(String, &str)> = addresses.iter().map(|at| (at.clone(), "HEALTHY")).collect();
+        endpoints.set_addresses(&hosts);
+        endpoints
+    }
+
     fn file(&self) -> std::path::PathBuf {
         self.0.path().join("eds.json")
     }
 
     /// Changes them; each pod with its health.
     fn set(&self, hosts: &[(&TestPod, &str)]) {
-        let host = |(pod, health): &(&TestPod, &str)| {
-            let address = pod.address();
+        let hosts: Vec<(String, &str)> = hosts.iter().map(|(pod, health)| (pod.address(), *health)).collect();
+        self.set_addresses(&hosts);
+    }
+
+    fn set_addresses(&self, hosts: &[(String, &str)]) {
+        let host = |(address, health): &(String, &str)| {
             let (ip, port) = address.rsplit_once(':').unwrap();
             json!({"health_status": health, "endpoint": {"address": socket(ip, port.parse().unwrap())}})
         };
@@ -120,8 +132,13 @@ fn configuration(endpoints: &Path, stop_iteration: bool) -> String {
 
 /// An Envoy for these endpoints.
 pub async fn attached(pods: &[TestPod], endpoints: &Endpoints, stop_iteration: bool) -> Envoy {
+    attached_at(pods.iter().map(TestPod::address).collect(), endpoints, stop_iteration).await
+}
+
+/// The same with pods at these addresses.
+pub async fn attached_at(pods: Vec<String>, endpoints: &Endpoints, stop_iteration: bool) -> Envoy {
     let text = configuration(&endpoints.file(), stop_iteration);
-    Envoy::of(pods).concurrency(2).log_level("info").edit(move |_| text).start().await
+    Envoy::at(pods).concurrency(2).log_level("info").edit(move |_| text).start().await
 }
 
 fn chat(conversation: usize) -> Request {

@@ -28,6 +28,7 @@ mod full;
 mod hostile;
 mod limits;
 mod metrics_page;
+mod model_names;
 mod models;
 mod overload;
 mod refusals;

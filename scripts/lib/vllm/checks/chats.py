@@ -3,6 +3,7 @@
 import statistics
 
 from ...common import ROOT, Failure
+from ...processes import wait_for
 from ..modes import PAIR, check
 from ..pods import MODEL, OTHER_NAME
 from ..requests import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Conversation, chat_body, fresh, send
@@ -102,7 +103,9 @@ def under_both_names(envoy):
 @check(PAIR)
 def two_names(world):
     """Two served names of one model share prefixes, as they do in vLLM."""
-    return under_both_names(world.gateway())
+    envoy = world.gateway()
+    wait_for("the names of both pods", lambda: envoy.process.said().count("names for its model") == len(world.pods))
+    return under_both_names(envoy)
 
 
 @check(PAIR)

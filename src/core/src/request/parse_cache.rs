@@ -29,6 +29,7 @@ use crate::request::parse;
 use crate::request::prompt::{before_messages, canonical, parts};
 use crate::settings::models::{Asked, Criticality};
 use crate::settings::{self, PoolSettings};
+use crate::shared::model_names::ModelNames;
 
 /// Bytes that the entries of a worker may take: some 3,000 conversations of 32 KiB.
 const MEMORY: usize = 4 << 20;
@@ -98,12 +99,20 @@ pub struct ParseCache {
     counts: bool,
     /// What becomes of the names of models; `None` while they all pass.
     settings: Option<Arc<PoolSettings>>,
+    /// Names of one model begin their chains with the same one.
+    names: ModelNames,
 }
 
 impl ParseCache {
     /// An empty cache. `seed` keys its hash: a random number that clients cannot know.
     pub fn new(seed: u64) -> ParseCache {
-        ParseCache { key: HashKey::new(seed), entries: Entries::new(MEMORY), counts: false, settings: None }
+        ParseCache {
+            key: HashKey::new(seed),
+            entries: Entries::new(MEMORY),
+            counts: false,
+            settings: None,
+            names: ModelNames::default(),
+        }
     }
 
     /// The requests that are read from now on have these settings. Entries that were made with others, as far
@@ -111,6 +120,11 @@ impl ParseCache {
     pub fn set_settings(&mut self, settings: &Arc<PoolSettings>) {
         self.counts = settings.strategy == settings::Strategy::LoadOnly;
         self.settings = (!settings.models.pass_all()).then(|| Arc::clone(settings));
+    }
+
+    /// The same for names of one model.
+    pub fn set_names(&mut self, names: ModelNames) {
+        self.names = names;
     }
 
     /// Reads a request body, from the end of its longest known start.
@@ -143,7 +157,7 @@ impl ParseCache {
         let ParsedRequest { request, known, new_entries, .. } = parsed;
         match known {
             Some(known) => chain.resume(&known.chain),
-            None => chain.start(&request.model, request.cache_salt.as_deref()),
+            None => chain.start(self.names.one_of(&request.model), request.cache_salt.as_deref()),
         }
         let Prompt::Chat { messages, .. } = &request.prompt else {
             canonical(&request.prompt, |piece| add(chain, piece));
@@ -213,7 +227,7 @@ impl ParseCache {
 
     /// A hash of all that the chain of a prompt has before its messages, and of its kind.
     fn preamble(&self, request: &Request<'_>) -> u64 {
-        let mut digest = self.key.hash(&request.model, u64::from(self.counts));
+        let mut digest = self.key.hash(self.names.one_of(&request.model), u64::from(self.counts));
         if let Some(salt) = &request.cache_salt {
             digest = self.key.hash(salt, !digest);
         }

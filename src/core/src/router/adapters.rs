@@ -14,8 +14,6 @@ pub(super) struct Adapters {
     lists_key: String,
     uses_key: String,
     lists: AdapterLists,
-    /// Which lists these are ([`PodTable::adapter_lists`]).
-    version: u32,
     /// Whether any pod has LoRA.
     any: bool,
     /// The last uses, as read for the request at hand.
@@ -30,7 +28,6 @@ impl Adapters {
             lists_key: keys.adapter_lists.clone(),
             uses_key: keys.adapter_uses.clone(),
             lists: AdapterLists::default(),
-            version: 0,
             any: false,
             uses: Vec::new(),
             places: AdapterPlaces::default(),
@@ -38,16 +35,14 @@ impl Adapters {
     }
 
     /// Takes over what a new table says.
-    pub fn refresh(&mut self, table: &PodTable, shared: &impl SharedData) {
+    pub fn refresh(&mut self, table: &PodTable) {
         self.any = table.pods.iter().any(|pod| pod.adapters.is_some());
-        if self.version == table.adapter_lists {
-            return;
-        }
+    }
+
+    /// Takes over lists that have changed.
+    pub fn read_lists(&mut self, shared: &impl SharedData) {
         let lists = shared.get(&self.lists_key).and_then(|(bytes, _)| AdapterLists::decode(&bytes).ok());
-        if let Some(lists) = lists {
-            self.lists = lists;
-            self.version = table.adapter_lists;
-        }
+        self.lists = lists.unwrap_or_default();
     }
 
     /// Finds where the model of a request is, if it is an adapter: one that a pod lists or whose requests a

@@ -20,6 +20,7 @@ use crate::request::parse_cache::{ParseCache, ParsedRequest};
 use crate::settings::models::Criticality;
 use crate::settings::{PoolSettings, Strategy};
 use crate::shared::clusters::ClusterSet;
+use crate::shared::model_names::ModelNames;
 use crate::shared::pod_table::PodKey;
 use crate::shared::store::{Contended, Keys, SharedData};
 use crate::shared::tenants::TenantId;
@@ -130,6 +131,9 @@ pub(super) struct Steps {
     found: PrefixMatch,
     candidates: Candidates,
     adapters: Adapters,
+    names_key: String,
+    /// Which lists of models are taken over ([`crate::shared::pod_table::PodTable::model_lists`]).
+    model_lists: u32,
     /// When the last request came that may be shed.
     sheddable_at: Option<Micros>,
     /// Counts decisions.
@@ -146,6 +150,8 @@ impl Steps {
             strategy: Strategy::default(),
             follows: false,
             adapters: Adapters::new(&keys),
+            names_key: keys.model_names.clone(),
+            model_lists: 0,
             sheddable_at: None,
             replica: PrefixReplica::new(keys, limits, writer, constants.believed_capacity)
                 .with_pod_tokens(config.index.pod_tokens.unwrap_or(0)),
@@ -227,9 +233,16 @@ impl Steps {
         self.done(DecisionStep::LookUp);
     }
 
-    /// Takes over what a new table says of LoRA adapters.
-    pub fn refresh_adapters(&mut self, shared: &impl SharedData) {
-        self.adapters.refresh(self.replica.table(), shared);
+    /// Takes over what a new table says of models: which have LoRA adapters, and several names.
+    pub fn refresh_models(&mut self, shared: &impl SharedData) {
+        let table = self.replica.table();
+        self.adapters.refresh(table);
+        if self.model_lists != table.model_lists {
+            self.model_lists = table.model_lists;
+            self.adapters.read_lists(shared);
+            let names = shared.get(&self.names_key).and_then(|(bytes, _)| ModelNames::decode(&bytes).ok());
+            self.parse_cache.set_names(names.unwrap_or_default());
+        }
     }
 
     /// Finds the LoRA adapter of the request, if it is for one.

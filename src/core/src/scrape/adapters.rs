@@ -1,16 +1,12 @@
-//! What a pod says of its LoRA adapters: which have requests, on its metrics page, and which there are, in
-//! its list of models.
+//! What the metrics page of a pod says of its LoRA adapters: which have requests.
 
 use crate::ModelId;
 use crate::scrape::exposition::Sample;
-use crate::settings::document::Value;
 
 /// The comment that stands on the page of a pod with LoRA, before any request for an adapter too.
 pub const ANNOUNCED: &[u8] = b"# TYPE vllm:lora_requests_info";
 /// Most adapters that have requests at a time.
 const MOST_ACTIVE: usize = 64;
-/// Most adapters of one pod. Of a pod that lists more it is not known what it has.
-pub const MOST_LISTED: usize = 4096;
 
 /// What a metrics page says of adapters.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,23 +40,6 @@ impl PageAdapters {
     }
 }
 
-/// A body that is no list of models.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoList;
-
-/// The adapters in the body of `GET /v1/models`: the models that have a `parent`, in order.
-///
-/// # Errors
-/// [`NoList`] when the body is something else, or longer than what is read.
-pub fn listed(body: &[u8]) -> Result<Vec<ModelId>, NoList> {
-    let list = Value::parse(body).map_err(|_| NoList)?;
-    let cards = list.get("data").and_then(Value::as_list).ok_or(NoList)?;
-    let is_adapter = |card: &&Value| card.get("parent").and_then(Value::as_text).is_some();
-    let names = cards.iter().filter(is_adapter).filter_map(|card| card.get("id").and_then(Value::as_text));
-    let adapters = in_order(names.map(str::as_bytes).take(MOST_LISTED + 1));
-    if adapters.len() > MOST_LISTED { Err(NoList) } else { Ok(adapters) }
-}
-
 /// The adapters of these names, each once.
 fn in_order<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<ModelId> {
     let mut adapters = Vec::new();
@@ -68,7 +47,8 @@ fn in_order<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<ModelId> {
     adapters
 }
 
-fn insert(adapters: &mut Vec<ModelId>, adapter: ModelId) {
+/// Puts an adapter into a list in order, once.
+pub(super) fn insert(adapters: &mut Vec<ModelId>, adapter: ModelId) {
     if let Err(at) = adapters.binary_search(&adapter) {
         adapters.insert(at, adapter);
     }
@@ -78,7 +58,6 @@ fn insert(adapters: &mut Vec<ModelId>, adapter: ModelId) {
 mod tests {
     use super::*;
     use crate::scrape::vllm::Page;
-    use proptest::prelude::*;
 
     fn ids(names: &[&str]) -> Vec<ModelId> {
         let mut ids: Vec<ModelId> = names.iter().map(|name| ModelId::of(name.as_bytes())).collect();
@@ -119,27 +98,5 @@ mod tests {
         let page = b"vllm:num_requests_running 1\nvllm:lora_requests_info{max_lora=\"x\",running_lora_adapters=\"a, b\\\"c\",waiting_lora_adapters=\"d\"} 5\n";
         let found = Page::parse(page).unwrap().adapters;
         assert_eq!((found.slots, found.active), (0, ids(&["a", "b\\\"c", "d"])));
-    }
-
-    #[test]
-    fn adapters_are_the_models_with_a_parent() {
-        let body = br#"{"object":"list","data":[{"id":"base","parent":null},{"id":"sql","parent":"base"},
-            {"id":"a\/b","parent":"base"},{"id":"sql","parent":"base"},{"parent":"base"},7]}"#;
-        assert_eq!(listed(body), Ok(ids(&["sql", "a/b"])));
-        assert_eq!(
-            listed(include_bytes!("../../../../tests/fixtures/vllm-0.32/models.json")),
-            Ok(Vec::new())
-        );
-        for none in [&b""[..], b"{}", b"[1]", br#"{"data": {}}"#, br#"{"error": {"code": 401}}"#] {
-            assert_eq!(listed(none), Err(NoList));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = listed(&bytes);
-            let _ = listed(&[&br#"{"data":[{"parent":"x","id":""#[..], &bytes].concat());
-        }
     }
 }

@@ -164,8 +164,9 @@ pub struct PodTable {
     pub pods: Vec<Pod>,
     /// The clusters that discovery knows; the place in the list is that in [`Pod::candidate_of`].
     pub clusters: Vec<Cluster>,
-    /// Counts the changes of [`crate::shared::adapters::AdapterLists`]; 0 when there are none.
-    pub adapter_lists: u32,
+    /// Counts the changes of [`crate::shared::adapters::AdapterLists`] and [`crate::shared::model_names::ModelNames`]; 0 when
+    /// there are none.
+    pub model_lists: u32,
     /// Counts the changes of the settings that the collector has fetched; 0 when there are none.
     pub settings: u32,
 }
@@ -273,7 +274,7 @@ impl PodTable {
             out.extend_from_slice(cluster.name.as_bytes());
             out.push(u8::from(cluster.steered));
         }
-        out.extend_from_slice(&self.adapter_lists.to_le_bytes());
+        out.extend_from_slice(&self.model_lists.to_le_bytes());
         out.extend_from_slice(&self.settings.to_le_bytes());
         out
     }
@@ -298,8 +299,8 @@ impl PodTable {
             return Err(CodecError::Range);
         }
         let clusters = (0..count).map(|_| decode_cluster(&mut from)).collect::<Result<_, _>>()?;
-        let (adapter_lists, settings) = (from.u32()?, from.u32()?);
-        Ok(PodTable { published_at, generation, last_id, pods, clusters, adapter_lists, settings })
+        let (model_lists, settings) = (from.u32()?, from.u32()?);
+        Ok(PodTable { published_at, generation, last_id, pods, clusters, model_lists, settings })
     }
 }
 
@@ -407,8 +408,8 @@ mod tests {
         #[test]
         fn tables_round_trip_and_truncations_are_errors(published_at: u64, generation: u64, last_id: u32, pods in prop::collection::vec(pods(), 0..6), names in prop::collection::vec("[a-z/]{0,20}", 0..3)) {
             let clusters = names.into_iter().map(|name| Cluster { name, steered: published_at % 2 == 0 }).collect();
-            let (published_at, adapter_lists, settings) = (Micros(published_at), last_id / 2, last_id / 3);
-            let table = PodTable { published_at, generation, last_id, pods, clusters, adapter_lists, settings };
+            let (published_at, model_lists, settings) = (Micros(published_at), last_id / 2, last_id / 3);
+            let table = PodTable { published_at, generation, last_id, pods, clusters, model_lists, settings };
             let bytes = table.encode();
             prop_assert_eq!(PodTable::decode(&bytes), Ok(table));
             for end in 0..bytes.len() {

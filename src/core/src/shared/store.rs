@@ -83,6 +83,8 @@ pub struct Keys {
     pub settings: String,
     /// Which pods have which LoRA adapters; written by the collector.
     pub adapter_lists: String,
+    /// Which names are of one model; written by the collector.
+    pub model_names: String,
     /// Which LoRA adapters were used where last; written by routers.
     pub adapter_uses: String,
     /// The outstanding work of each tenant; written by routers.
@@ -115,6 +117,7 @@ impl Keys {
             ledger: key("ledger"),
             settings: key("settings"),
             adapter_lists: key("adapters"),
+            model_names: key("model-names"),
             adapter_uses: key("adapter-uses"),
             tenants: key("tenants"),
             lease: key("lease"),

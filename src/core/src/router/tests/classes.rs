@@ -1,7 +1,7 @@
 //! What a request is besides its prompt: for a LoRA adapter, of a tenant.
 
 use super::*;
-use crate::collector::DueScrape;
+use crate::collector::{DueScrape, ListNews};
 use crate::shared::clusters::ClusterSet;
 use crate::shared::tenants::TenantId;
 
@@ -28,7 +28,7 @@ fn with_adapters(active: &[&str], listed: &[&[&str]]) -> Gateway {
     for due in gateway.collector.due_lists(SECOND) {
         let list = list(listed[usize::from(due.slot)]);
         let news = gateway.collector.take_list(&due, list.as_bytes(), &mut gateway.shared);
-        assert_eq!(news, Some(listed[usize::from(due.slot)].len()));
+        assert_eq!(news.adapters, Some(listed[usize::from(due.slot)].len()));
     }
     gateway.collector.publish(&mut gateway.shared, SECOND);
     gateway.refresh();
@@ -92,7 +92,7 @@ fn an_adapter_that_some_pods_lack_is_never_sent_there() {
     assert_eq!(slots(&ask(&mut gateway, 0, "z", 50, 2 * SECOND).unwrap()).len(), 3);
     // A pod keeps its list to itself: it may have it.
     let due = due_of(&gateway, 0);
-    assert_eq!(gateway.collector.take_list(&due, b"", &mut gateway.shared), None);
+    assert_eq!(gateway.collector.take_list(&due, b"", &mut gateway.shared), ListNews::default());
     gateway.collector.publish(&mut gateway.shared, 3 * SECOND);
     gateway.refresh();
     assert_eq!(slots(&ask(&mut gateway, 0, "b", 60, 3 * SECOND).unwrap()).len(), 3);
@@ -111,6 +111,81 @@ fn where_the_pods_that_have_an_adapter_sleep_nobody_else_is_asked() {
     gateway.scrape(|slot| adapters_page("") + if slot.0 == 0 { asleep } else { "" }, 10 * SECOND);
     assert_eq!(ask(&mut gateway, 0, "a", 1, 10 * SECOND).unwrap_err(), NoPod::AdapterAsleep);
     assert_eq!(slots(&ask(&mut gateway, 0, "b", 2, 10 * SECOND).unwrap()), [1]);
+}
+
+/// Gives every pod the names of its model, and lets the workers know.
+fn tell_names(gateway: &mut Gateway, names: &[&[&str]], now: Micros) -> Vec<Option<usize>> {
+    let due = gateway.collector.due_lists(now);
+    let news = due.iter().map(|due| {
+        let cards = names[usize::from(due.slot)].iter();
+        let cards: Vec<String> =
+            cards.map(|name| format!(r#"{{"id":"{name}","root":"/model","parent":null}}"#)).collect();
+        let list = format!(r#"{{"data":[{}]}}"#, cards.join(","));
+        gateway.collector.take_list(due, list.as_bytes(), &mut gateway.shared).names
+    });
+    let news = news.collect();
+    gateway.collector.publish(&mut gateway.shared, now);
+    gateway.refresh();
+    news
+}
+
+/// Tokens of a prompt, which was asked before under `first`, that its pod is believed to hold for `second`.
+fn shared_with(gateway: &mut Gateway, first: &str, second: &str, seed: u64, now: Micros) -> u32 {
+    let before = ask(gateway, 0, first, seed, now).unwrap();
+    gateway.answer(0, before.ticket, None, now);
+    let after = ask(gateway, 1, second, seed, now).unwrap();
+    let matched = after.matched_tokens;
+    gateway.answer(1, after.ticket, None, now);
+    matched.0
+}
+
+#[test]
+fn names_of_one_model_share_prefixes() {
+    let mut gateway = Gateway::new(&config(3, ""), 2);
+    gateway.scrape(|_| page(0, 0, 1e9), SECOND);
+    assert_eq!(shared_with(&mut gateway, "gpt", "qwen", 1, SECOND), 0, "nobody has told the names");
+    let names: [&[&str]; 3] = [&["gpt", "qwen"], &["qwen"], &["qwen", "chat"]];
+    assert_eq!(tell_names(&mut gateway, &names, SECOND), [Some(2), None, Some(2)]);
+    for (seed, [first, second]) in (10..).zip([["gpt", "qwen"], ["chat", "gpt"], ["qwen", "chat"]]) {
+        assert!(shared_with(&mut gateway, first, second, seed, SECOND) > 100, "{first} and {second}");
+    }
+    for (seed, [first, second]) in (20..).zip([["gpt", "other"], ["other", "another"]]) {
+        assert_eq!(shared_with(&mut gateway, first, second, seed, SECOND), 0, "{first} and {second}");
+    }
+    // Nobody is asked again, and the next collector does not forget it while it asks.
+    assert_eq!(gateway.collector.due_lists(60 * SECOND), []);
+    let generation = gateway.collector.table().model_lists;
+    gateway.collector = Collector::new(&config(3, ""), &gateway.shared, 2, 61 * SECOND);
+    gateway.scrape(|_| page(0, 0, 1e9), 61 * SECOND);
+    let due = gateway.collector.due_lists(61 * SECOND);
+    assert_eq!(due.len(), 3);
+    let _ = gateway.collector.take_list(&due[1], br#"{"data":[]}"#, &mut gateway.shared);
+    assert_eq!(gateway.collector.table().model_lists, generation);
+    // Once every pod has told its names, only these hold. One that does not say what it has has one name.
+    for due in [&due[0], &due[2]] {
+        let _ = gateway.collector.take_list(due, b"", &mut gateway.shared);
+    }
+    gateway.collector.publish(&mut gateway.shared, 61 * SECOND);
+    gateway.refresh();
+    assert_eq!(shared_with(&mut gateway, "gpt", "qwen", 30, 61 * SECOND), 0);
+}
+
+#[test]
+fn a_name_that_is_an_adapter_on_some_pod_is_of_no_other_model() {
+    let mut gateway = Gateway::new(&config(2, ""), 2);
+    gateway.scrape(|slot| if slot.0 == 0 { page(0, 0, 1e9) } else { adapters_page("") }, SECOND);
+    for due in gateway.collector.due_lists(SECOND) {
+        let parent = if due.slot.0 == 0 { "null" } else { r#""qwen""# };
+        let list = format!(
+            r#"{{"data":[{{"id":"qwen","root":"/m","parent":null}},{{"id":"sql","root":"/m","parent":{parent}}},
+                {{"id":"gpt","root":"/m","parent":null}}]}}"#
+        );
+        let _ = gateway.collector.take_list(&due, list.as_bytes(), &mut gateway.shared);
+    }
+    gateway.collector.publish(&mut gateway.shared, SECOND);
+    gateway.refresh();
+    assert_eq!(shared_with(&mut gateway, "sql", "qwen", 1, SECOND), 0);
+    assert!(shared_with(&mut gateway, "gpt", "qwen", 2, SECOND) > 100);
 }
 
 fn ask_as(
