@@ -16,6 +16,7 @@
 )]
 
 mod client;
+mod distance;
 mod envoy;
 mod pod;
 mod random;
@@ -25,6 +26,7 @@ mod sim;
 mod traffic;
 
 pub use client::{Opened, Protocol, Reply, Request, raw};
+pub use distance::Distance;
 pub use envoy::{Envoy, EnvoyBuilder, falls_back};
 pub use pod::{Answer, Load, PageEnd, Received, Stream, TestPod};
 pub use random::Random;

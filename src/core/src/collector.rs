@@ -340,6 +340,20 @@ impl Collector {
         self.schedule.note_page(due.slot, took, changed >= FAST_CHANGE);
     }
 
+    /// Whether the pod of the scrape `due`, whose page is taken in, is to be asked for something that costs it nothing, so that
+    /// it is known how far away it is. It counts as asked.
+    pub fn take_trip(&mut self, due: &DueScrape, now: Micros) -> bool {
+        self.table.pod(due.slot).is_some_and(|pod| pod.id == due.id)
+            && self.schedule.take_trip(due.slot, &self.scrape, now)
+    }
+
+    /// That answer came `took` after it was asked for.
+    pub fn note_trip(&mut self, due: &DueScrape, took: Micros, now: Micros) {
+        if self.table.pod(due.slot).is_some_and(|pod| pod.id == due.id) {
+            self.schedule.note_trip(due.slot, took, &self.scrape, now);
+        }
+    }
+
     /// The scrape `due` has ended, whether a page came or not; `cost` is the time that the thread took for the page.
     pub fn done(&mut self, due: &DueScrape, cost: Option<Micros>, now: Micros) {
         // The slot may have a new pod by now, or a restarted one, and be due all the same.

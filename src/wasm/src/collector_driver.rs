@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
-use warmpath::config::{Config, Destination};
+use warmpath::config::{Config, Destination, Scrape};
 use warmpath::discovery::Members;
 use warmpath::monitor::left_alone::LeftAlone;
 use warmpath::shared::clusters::ClusterSet;
@@ -19,6 +19,7 @@ use crate::log_batch::REPEAT_AFTER;
 use crate::metrics::CollectorMetrics;
 use crate::model_lists::ModelLists;
 use crate::pod_changes::PodChanges;
+use crate::round_trips::RoundTrips;
 use crate::settings_driver::SettingsDriver;
 
 /// Longest metrics page that is taken in: vLLM's has 55 KB, and grows with engines and adapters. A longer one would hold
@@ -36,6 +37,7 @@ pub struct CollectorDriver {
     members: Option<Members>,
     metrics: CollectorMetrics,
     lists: ModelLists,
+    trips: RoundTrips,
     /// Present when settings are fetched.
     settings: Option<SettingsDriver>,
     /// The scrapes, and when each was sent.
@@ -60,6 +62,7 @@ impl CollectorDriver {
             metrics: CollectorMetrics::of(&config.pool),
             config: config.clone(),
             lists: ModelLists::default(),
+            trips: RoundTrips::default(),
             settings: SettingsDriver::start(config),
             under_way: Calls::default(),
             changes: PodChanges::default(),
@@ -87,7 +90,7 @@ impl CollectorDriver {
                 continue;
             };
             let scrape = &self.config.scrape;
-            let address = scrape.port.map_or_else(|| due.address.clone(), |port| at_port(&due.address, port));
+            let address = page_address(scrape, &due.address);
             let authorization = scrape.authorization.as_ref().map(|value| ("authorization", &*value.0));
             match host::fetch(through, &address, &scrape.path, authorization, timeout) {
                 Some(call) => {
@@ -141,7 +144,9 @@ impl CollectorDriver {
             }
             return;
         }
-        if self.lists.answered(call, headers, body_size, &mut self.collector) {
+        if self.lists.answered(call, headers, body_size, &mut self.collector)
+            || self.trips.answered(call, headers, &mut self.collector)
+        {
             return;
         }
         let Some((due, sent_at)) = self.under_way.answered(call) else { return };
@@ -167,7 +172,14 @@ impl CollectorDriver {
                     let misrouted = self.collector.misrouted() - misrouted;
                     self.metrics.misrouted.add(misrouted);
                     self.metrics.emptied_caches.add(self.collector.emptied() - emptied);
-                    self.collector.note_page(&due, began.since(sent_at));
+                    self.collector.note_page(&due, host::fetched_after(sent_at, began));
+                    if self.collector.take_trip(&due, began)
+                        && let Some(through) = through(&self.config, self.discovery.as_ref(), &due.address)
+                    {
+                        let address = page_address(&self.config.scrape, &due.address);
+                        let timeout = Duration::from_micros(self.config.scrape.timeout.0);
+                        self.trips.ask(&due, through, &address, timeout);
+                    }
                     cost = Some(host::now().since(began));
                     if misrouted > 0 {
                         String::new()
@@ -235,8 +247,9 @@ fn through<'a>(config: &'a Config, discovery: Option<&'a DiscoveryDriver>, addre
     }
 }
 
-/// The same address with another port.
-fn at_port(address: &str, port: u16) -> String {
+/// Where the metrics page of the pod at this address is.
+fn page_address(scrape: &Scrape, address: &str) -> String {
+    let Some(port) = scrape.port else { return address.to_owned() };
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     format!("{host}:{port}")
 }

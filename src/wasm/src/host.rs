@@ -213,6 +213,15 @@ pub fn fetched_header(name: &str) -> Option<Bytes> {
     hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten()
 }
 
+/// How long a response to [`fetch`], which was asked for at `sent_at`, was on its way: until its headers came, where Envoy
+/// tells that, in whole milliseconds. A long body takes several round trips to a pod far away.
+pub fn fetched_after(sent_at: Micros, now: Micros) -> Micros {
+    let whole = now.since(sent_at);
+    let told = fetched_header("x-envoy-upstream-service-time");
+    let told = told.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
+    told.map_or(whole, |told: u64| whole.min(Micros::from_millis(told.saturating_add(1))))
+}
+
 /// Status and body of a response to [`fetch`]; `None` if there was no response, or not all of it: refused, timed out, cut.
 /// Envoy reports those with no headers, and the SDK panics when a header is read then.
 pub fn fetched(headers: usize, body_size: usize) -> Option<(Bytes, Bytes)> {

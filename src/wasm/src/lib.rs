@@ -30,6 +30,7 @@ mod pod_changes;
 mod profile;
 mod receipt;
 mod root;
+mod round_trips;
 mod router_role;
 mod sent;
 mod settings_driver;

@@ -3,34 +3,65 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use warmpath_tests::{Answer, Envoy, Load, Request, SimPod, TestPod, until};
+use warmpath_tests::{Answer, Distance, Envoy, Load, Request, SimPod, TestPod, until};
 
 /// The simulator as cargo built it for these tests.
 const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
 
-/// B23.
-#[tokio::test]
-async fn a_dear_page_is_fetched_seldom() {
-    const BUSY: Duration = Duration::from_millis(30);
-    let pod = SimPod::start(SIMULATOR, &["--profile", "h100"]);
-    pod.fault(&json!({"metrics_busy_ms": BUSY.as_millis() as u64})).await;
-    let envoy = Envoy::at(vec![pod.address()]).start().await;
-    envoy.sees_ready(1).await;
-    let pages = async || envoy.stat("wasmcustom.warmpath_scrapes_total.result=ok;.pool=default;").await;
-    let (start, before) = (Instant::now(), pages().await);
-    // Traffic, so that the pod is scraped as often as it may be.
-    for n in 0..80 {
+/// Pages that were fetched from a pod.
+async fn pages(envoy: &Envoy) -> i64 {
+    envoy.stat("wasmcustom.warmpath_scrapes_total.result=ok;.pool=default;").await
+}
+
+/// Traffic for so many seconds, so that pods are scraped as often as they may be.
+async fn talk(envoy: &Envoy, seconds: u64) {
+    for n in 0..10 * seconds {
         assert_eq!(Request::chat(&format!("hello {n}")).send(envoy.routed).await.status, 200);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let (fetched, seconds) = (pages().await - before, start.elapsed().as_secs_f64());
-    println!("{fetched} pages in {seconds:.1} s");
-    assert!(fetched >= 1, "it is not scraped");
-    // One percent, and three pages for the time before it is known what they take.
-    assert!(
-        fetched as f64 * BUSY.as_secs_f64() <= 0.0125 * seconds + 0.09,
-        "{fetched} pages in {seconds:.1} s"
-    );
+}
+
+/// B23, with a pod beside the gateway and with one that is 20 ms away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dear_page_is_fetched_seldom() {
+    const BUSY: Duration = Duration::from_millis(30);
+    for one_way in [0, 10] {
+        let pod = SimPod::start(SIMULATOR, &["--profile", "h100"]);
+        pod.fault(&json!({"metrics_busy_ms": BUSY.as_millis() as u64})).await;
+        let way = Distance::to(pod.address(), Duration::from_millis(one_way)).await;
+        let envoy = Envoy::at(vec![way.address()]).start().await;
+        envoy.sees_ready(1).await;
+        let (start, before) = (Instant::now(), pages(&envoy).await);
+        talk(&envoy, 8).await;
+        let (fetched, seconds) = (pages(&envoy).await - before, start.elapsed().as_secs_f64());
+        println!("{} ms away: {fetched} pages in {seconds:.1} s", 2 * one_way);
+        assert!(fetched >= 1, "it is not scraped");
+        // One percent, and three pages for the time before it is known what they take.
+        assert!(
+            fetched as f64 * BUSY.as_secs_f64() <= 0.0125 * seconds + 0.09,
+            "{} ms away: {fetched} pages in {seconds:.1} s",
+            2 * one_way
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_far_away_with_a_cheap_page_is_scraped_no_less_often() {
+    let pods = TestPod::several(2).await;
+    let way = Distance::to(pods[1].address(), Duration::from_millis(10)).await;
+    let envoy = Envoy::at(vec![pods[0].address(), way.address()]).start().await;
+    envoy.sees_ready(2).await;
+    talk(&envoy, 2).await;
+    let before = [0, 1].map(|nth| pods[nth].scrapes());
+    until("the near pod was scraped forty times more", async || {
+        talk(&envoy, 1).await;
+        (pods[0].scrapes() >= before[0] + 40).then_some(())
+    })
+    .await;
+    let [near, far] = [0, 1].map(|nth| pods[nth].scrapes() - before[nth]);
+    println!("{near} pages of the near pod, {far} of the far one");
+    // A scrape of the far one takes 20 ms longer, which its interval does not have in it.
+    assert!(far * 2 >= near, "{near} pages of the near pod, {far} of the far one");
 }
 
 /// B21.

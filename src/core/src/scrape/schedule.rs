@@ -3,7 +3,9 @@
 //! Each pod has its own time with a random part, so that the scrapes of a fleet are spread over the interval.
 //! The interval grows with the fleet, so that taking in pages uses a bounded share of its thread: Envoy's
 //! main thread, which also handles configuration and name resolution. It grows with the time that a pod takes
-//! for its page, too: that time is taken from the thread that streams the pod's tokens.
+//! for its page, too: that time is taken from the thread that streams the pod's tokens. How far away the pod is
+//! does not count: now and then it is asked for something that costs it next to nothing, and the time of that
+//! answer is taken off.
 
 use crate::config::Scrape;
 use crate::{Micros, Random, Slot};
@@ -35,6 +37,12 @@ const POD_SHARE_IN_HASTE: f64 = 0.04;
 const LONGEST_FOR_POD: Micros = Micros::from_seconds(3);
 /// How fast the least time of a pod's page rises again, page by page: pages grow with their labels.
 const RISE: f64 = 1.02;
+/// The same for its round trip, answer by answer: paths change seldom.
+const TRIP_RISE: f64 = 1.05;
+/// Time between two looks at the round trip to a pod.
+const TRIP_EVERY: Micros = Micros::from_seconds(5);
+/// Looks that a pod gets at first, one after each page: a single one may have met a busy thread.
+const FIRST_TRIPS: u8 = 3;
 
 /// Whether a pod is scraped, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +60,12 @@ enum ScrapeState {
 struct PodPages {
     /// The least time in which one came, in microseconds: it waited for nothing else. 0 before the first.
     least: f64,
+    /// The least time in which an answer came that costs nothing, in microseconds; 0 before the first.
+    trip: f64,
+    /// How many such answers came, as far as it matters.
+    trips: u8,
+    /// When it was asked for one last.
+    trip_asked_at: Micros,
     /// The last one showed that requests of others come and go fast.
     in_haste: bool,
 }
@@ -138,25 +152,46 @@ impl Schedule {
     /// which others bring to the pod changes fast.
     pub fn note_page(&mut self, slot: Slot, took: Micros, in_haste: bool) {
         if let Some(pages) = self.pages.get_mut(usize::from(slot)) {
-            let took = took.0 as f64;
-            pages.least = if pages.least > 0.0 { took.min(pages.least * RISE) } else { took };
+            pages.least = least(pages.least, took, RISE);
             pages.in_haste = in_haste;
         }
+    }
+
+    /// Whether the pod in `slot`, whose page has just come, is to be asked for something that costs it nothing, so
+    /// that the round trip is known. It counts as asked. Where its pages come so fast that they cost too little to
+    /// matter, it is not.
+    pub fn take_trip(&mut self, slot: Slot, config: &Scrape, now: Micros) -> bool {
+        let Some(pages) = self.pages.get_mut(usize::from(slot)) else { return false };
+        let matters = pages.least > config.interval.0 as f64 * POD_SHARE;
+        let is_due = pages.trips < FIRST_TRIPS || now.since(pages.trip_asked_at) >= TRIP_EVERY;
+        if matters && is_due {
+            pages.trip_asked_at = now;
+        }
+        matters && is_due
+    }
+
+    /// That answer has come `took` after it was asked for. A pod that was to wait longer than its pages cost is due
+    /// sooner.
+    pub fn note_trip(&mut self, slot: Slot, took: Micros, config: &Scrape, now: Micros) {
+        let Some(pages) = self.pages.get_mut(usize::from(slot)) else { return };
+        pages.trip = least(pages.trip, took, TRIP_RISE);
+        pages.trips = pages.trips.saturating_add(1);
+        let due = now + self.interval(config, now).max(self.affordable_for_pod(slot));
+        self.hasten(slot, due);
     }
 
     /// The interval at which the pages of a pod take no more than their share of its time.
     fn affordable_for_pod(&self, slot: Slot) -> Micros {
         let Some(pages) = self.pages.get(usize::from(slot)) else { return Micros::ZERO };
         let share = if pages.in_haste { POD_SHARE_IN_HASTE } else { POD_SHARE };
-        Micros((pages.least / share) as u64).min(LONGEST_FOR_POD)
+        let cost = (pages.least - pages.trip).max(0.0);
+        Micros((cost / share) as u64).min(LONGEST_FOR_POD)
     }
 
-    /// A pod that waits for its time is due at once.
-    pub fn hasten(&mut self, slot: Slot, now: Micros) {
-        if let Some(state) = self.states.get_mut(usize::from(slot))
-            && let ScrapeState::Due(at) = state
-        {
-            *at = now.min(*at);
+    /// A pod that waits for its time is due at `at`, if that is sooner.
+    pub fn hasten(&mut self, slot: Slot, at: Micros) {
+        if let Some(ScrapeState::Due(due)) = self.states.get_mut(usize::from(slot)) {
+            *due = at.min(*due);
         }
     }
 
@@ -181,6 +216,13 @@ impl Schedule {
         let longest = LONGEST_INTERVAL.max(LONGEST_STRETCH * config.interval);
         wished.max(Micros(affordable as u64).min(longest))
     }
+}
+
+/// The least of several times, in microseconds, which rises by this factor from one to the next; `so_far` is 0 before
+/// the first.
+fn least(so_far: f64, took: Micros, rise: f64) -> f64 {
+    let took = took.0 as f64;
+    if so_far > 0.0 { took.min(so_far * rise) } else { took }
 }
 
 #[cfg(test)]

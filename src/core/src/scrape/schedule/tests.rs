@@ -98,6 +98,45 @@ fn a_dear_page_is_fetched_less_often_and_more_often_in_haste() {
 }
 
 #[test]
+fn a_pod_far_away_with_a_cheap_page_is_scraped_as_often_as_a_near_one() {
+    let config = config();
+    // 20 ms away, a page of half a millisecond and one of thirty: when they are due again, in milliseconds.
+    for (page, sooner, later) in [(20_500, 119, 121), (50_000, 2620, 3380)] {
+        let mut schedule = Schedule::new(3);
+        schedule.add(Slot(0), Micros::ZERO);
+        schedule.note_traffic(1, Micros::ZERO);
+        schedule.note_page(Slot(0), Micros(page), false);
+        assert!(schedule.take_trip(Slot(0), &config, Micros::ZERO));
+        schedule.done(Slot(0), None, &config, Micros::ZERO, Micros::ZERO);
+        assert!(schedule.take_due(1500 * MILLISECOND).is_empty(), "it is not known yet how far away it is");
+        schedule.note_trip(Slot(0), 20 * MILLISECOND, &config, 20 * MILLISECOND);
+        assert_eq!(schedule.take_due(sooner * MILLISECOND), [], "{page}");
+        assert_eq!(schedule.take_due(later * MILLISECOND), [Slot(0)], "{page}");
+        // An answer that met a busy thread counts for little.
+        schedule.note_trip(Slot(0), 900 * MILLISECOND, &config, later * MILLISECOND);
+        schedule.done(Slot(0), None, &config, Micros::ZERO, later * MILLISECOND);
+        assert_eq!(schedule.take_due((later + 85) * MILLISECOND), [], "{page}");
+        assert_eq!(schedule.take_due((later + later) * MILLISECOND), [Slot(0)], "{page}");
+    }
+}
+
+#[test]
+fn the_round_trip_is_looked_at_seldom_and_only_where_it_matters() {
+    let (mut schedule, config) = (Schedule::new(3), config());
+    (0..2).for_each(|slot| schedule.add(Slot(slot), Micros::ZERO));
+    schedule.note_page(Slot(0), Micros(900), false);
+    schedule.note_page(Slot(1), Micros(4000), false);
+    assert!(!schedule.take_trip(Slot(0), &config, SECOND));
+    for _ in 0..FIRST_TRIPS {
+        assert!(schedule.take_trip(Slot(1), &config, SECOND));
+        schedule.note_trip(Slot(1), Micros(300), &config, SECOND);
+    }
+    assert!(!schedule.take_trip(Slot(1), &config, 5 * SECOND));
+    assert!(schedule.take_trip(Slot(1), &config, 6 * SECOND));
+    assert!(!schedule.take_trip(Slot(1), &config, 7 * SECOND));
+}
+
+#[test]
 fn a_fleet_that_shrinks_is_scraped_more_often_again() {
     let (mut schedule, config) = (Schedule::new(3), config());
     (0..100).for_each(|slot| schedule.add(Slot(slot), Micros::ZERO));
