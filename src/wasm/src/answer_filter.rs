@@ -2,8 +2,9 @@
 //!
 //! vLLM sends status 200 and the headers of a stream before it has computed anything. Once a client has them, Envoy cannot ask
 //! another pod. So the headers wait here for the first token: a pod that dies before it is retried as one that sent nothing, and
-//! an error event instead of a token becomes the status that it names, which Envoy's retry policy knows. A refusal that came as
-//! a status waits for its body: only that tells a full pod from a broken one.
+//! an error event instead of a token becomes the status that it names, which Envoy's retry policy knows. A refusal and a fault
+//! that came as a status wait for their body: only that tells a full pod from a broken one, and a dead engine from a request
+//! that no pod could serve.
 
 use std::rc::Rc;
 
@@ -48,7 +49,7 @@ enum Phase {
     Passing,
     /// A stream whose headers wait for its first token.
     Stream(Box<Held>),
-    /// A 503 whose headers wait for its body.
+    /// A 503 or a 500 whose headers wait for its body.
     Refusal(Box<Held>),
     /// A stream that has become an error: the rest of it goes nowhere.
     Dropping,
@@ -85,6 +86,7 @@ impl AnswerFilter {
                 self.count(error);
                 let events = host::response_body(0, size);
                 self.turn_into(error.status, error_body(&events).unwrap_or(&events), size);
+                self.leave_dead(error);
             }
             FirstEvent::NotYet | FirstEvent::DoneWithoutToken if end_of_stream || said.is_final() => {
                 self.role.metrics.empty.count();
@@ -109,10 +111,19 @@ impl AnswerFilter {
     /// path that is not inference is unknown to all of them, and the client must get that answer, not the failure of a pod that
     /// is asked after it.
     fn decline(&self, status: u16) {
+        if status != BAD_GATEWAY && Decline::of_status(u64::from(status)).is_none() {
+            return;
+        }
         // Envoy no longer shows the request's headers here, so the router's own record tells.
-        let declines =
-            status == BAD_GATEWAY || Decline::of_status(u64::from(status)).is_some() && receipt::has_prompt();
-        if declines && self.role.asks_another() {
+        let told = receipt::told();
+        if (status == BAD_GATEWAY || told.has_prompt) && self.role.asks_another(status, told.pods) {
+            host::set_response_header(ASK_ANOTHER, Some(b"1"));
+        }
+    }
+
+    /// Has another pod asked, once, where the engine of this one has died: the request may be the one that has killed it.
+    fn leave_dead(&self, error: ErrorEvent) {
+        if error.kind == ErrorKind::Dead && self.role.asks_another_once() {
             host::set_response_header(ASK_ANOTHER, Some(b"1"));
         }
     }
@@ -126,7 +137,7 @@ impl AnswerFilter {
                 host::set_response_header("retry-after", Some(seconds.to_string().as_bytes()));
             }
             ErrorKind::Request => self.role.metrics.bad_request.count(),
-            ErrorKind::Fault => self.role.metrics.fault.count(),
+            ErrorKind::Fault | ErrorKind::Dead => self.role.metrics.fault.count(),
         }
     }
 }
@@ -134,7 +145,7 @@ impl AnswerFilter {
 impl Callbacks for AnswerFilter {
     fn on_http_response_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
         let status = host::response_header(":status").unwrap_or_default();
-        let refuses = status == b"503";
+        let refuses = matches!(&*status, b"503" | b"500");
         let serves = status.starts_with(b"2");
         if !serves && !refuses {
             self.decline(
@@ -168,10 +179,11 @@ impl Callbacks for AnswerFilter {
                     return Action::Pause;
                 }
                 self.phase = Phase::Passing;
-                if let FirstEvent::Error(error) = said
-                    && error.kind == ErrorKind::Full
-                {
-                    self.count(error);
+                if let FirstEvent::Error(error) = said {
+                    if error.kind == ErrorKind::Full {
+                        self.count(error);
+                    }
+                    self.leave_dead(error);
                 }
                 Action::Continue
             }

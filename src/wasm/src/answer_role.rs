@@ -63,16 +63,17 @@ impl AnswerRole {
         }
     }
 
-    /// The pod of the present attempt has refused it in a way that another pod may not. Returns whether
-    /// another one is to be asked, and tells the routers if so: they learn from its answer who is at fault.
-    pub fn asks_another(&self) -> bool {
+    /// The pod of the present attempt has refused it with this status, in a way that another pod may not; `named` pods were named
+    /// for the request. Returns whether another one is to be asked, and tells the routers if so: they learn from its answer who is
+    /// at fault.
+    pub fn asks_another(&self, status: u16, named: usize) -> bool {
         if is_own_call() {
             return false;
         }
         let (now, table, address) = (host::now(), self.table(), pod());
-        let attempt = host::number(&["upstream", "request_attempt_count"]).unwrap_or(1);
+        let attempt = host::number(&["upstream", "request_attempt_count"]).unwrap_or(1) as usize;
         let in_vain = self.in_vain.get().max(now);
-        if attempt as usize > table.others(&address).min(PICKS - 1) {
+        if !another_follows(attempt, status, named, table.others(&address)) {
             if attempt > 1 {
                 self.in_vain.set(in_vain + SECOND);
             }
@@ -81,18 +82,37 @@ impl AnswerRole {
         if in_vain > now + MOST_IN_VAIN * SECOND {
             return false;
         }
-        let noted = told::note(&self.store, &table, &address, &mut Host, |pod| pod.declined(now));
-        match noted {
+        match told::note(&self.store, &table, &address, &mut Host, |pod| pod.declined(now)) {
             Ok(_) => self.metrics.declined.count(),
+            // The routers will take the refusal for a failure of the pod, which costs it a second. The client must not
+            // pay for that.
             Err(_) => self.metrics.contended.count(),
         }
-        // The routers would take a refusal that they are not told of for a failure.
-        noted.is_ok()
+        true
+    }
+
+    /// The engine of the pod of the present attempt has died. Returns whether another pod is to be asked: only once, so that a
+    /// request that kills engines kills no more than two. The routers take it for the failure of the pod that it is.
+    pub fn asks_another_once(&self) -> bool {
+        let attempt = host::number(&["upstream", "request_attempt_count"]).unwrap_or(1);
+        attempt == 1 && !is_own_call() && self.table().others(&pod()) > 0
     }
 
     fn table(&self) -> PodTable {
         let shared = Host.get(&self.keys.table);
         shared.and_then(|(bytes, _)| PodTable::decode(&bytes).ok()).unwrap_or_default()
+    }
+}
+
+/// Whether another pod is asked where that of this attempt refuses: one that is named, for those before it may have left since,
+/// so that the `others` which are there now do not tell how many are left to ask. After the last one Envoy finds a pod by itself,
+/// which may be one of them, or dead: that is better than a refusal which passes, and worse than one that all pods would give.
+fn another_follows(attempt: usize, status: u16, named: usize, others: usize) -> bool {
+    let passes = matches!(status, 429 | 502);
+    match named {
+        0 => attempt <= others.min(PICKS - 1),
+        PICKS if attempt == PICKS => passes && others >= PICKS,
+        _ => attempt < named && others > 0,
     }
 }
 

@@ -8,9 +8,11 @@ use warmpath::{Micros, Tokens};
 
 use crate::host;
 
-/// The property, as `reason=prefix matched=2351/2415 ttft_ms=12.3 reported=2304/2415`. It is one text, because each property
+/// The property, as `reason=prefix pods=3 matched=2351/2415 ttft_ms=12.3 reported=2304/2415`. It is one text, because each property
 /// costs a call, and each field of the access log a look-up.
 const DECISION: &str = "warmpath.decision";
+/// How many pods are named for the request: one, and those that follow it.
+const PODS: &str = " pods=";
 /// Prompt tokens that the pod was believed to hold, of all. Only a request with a prompt has it.
 const MATCHED: &str = " matched=";
 /// Room for all of it.
@@ -45,6 +47,9 @@ impl Receipt {
         receipt.text.push_str("reason=");
         receipt.text.push_str(reason);
         receipt.part(parts::REASON, reason.as_bytes());
+        receipt.text.push_str(PODS);
+        // Three at most.
+        receipt.text.push(char::from(b'0' + decision.picks.iter().count() as u8));
         if decision.tokens > Tokens::NONE {
             receipt.share(MATCHED, parts::MATCHED, decision.matched_tokens, decision.tokens);
         }
@@ -89,8 +94,23 @@ impl Receipt {
     }
 }
 
-/// Whether the request of this stream has a prompt, as its record tells whoever else looks at the stream.
-pub fn has_prompt() -> bool {
-    host::property(&[DECISION])
-        .is_some_and(|text| text.windows(MATCHED.len()).any(|at| at == MATCHED.as_bytes()))
+/// What the record of a request tells whoever else looks at its stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told {
+    /// Pods that are named for it; 0 for one that goes where Envoy sends it.
+    pub pods: usize,
+    /// Whether it has a prompt.
+    pub has_prompt: bool,
+}
+
+/// What the record of this stream's request tells.
+pub fn told() -> Told {
+    let Some(text) = host::property(&[DECISION]) else { return Told::default() };
+    let after = |name: &str| {
+        let at = text.windows(name.len()).position(|at| at == name.as_bytes())?;
+        text.get(at + name.len()..)
+    };
+    let pods =
+        after(PODS).and_then(|rest| rest.first()).map_or(0, |digit| usize::from(digit.wrapping_sub(b'0')));
+    Told { pods, has_prompt: after(MATCHED).is_some() }
 }

@@ -158,6 +158,11 @@ async fn a_full_pod_is_passed_over_whatever_the_api_and_the_form_of_its_refusal(
             json!({"max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}),
             "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n".to_owned(),
         ),
+        (
+            "/v1/messages",
+            json!({"max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}),
+            include_str!("../../fixtures/first-events/messages-full.sse").to_owned(),
+        ),
     ];
     for (path, body, refusal) in apis {
         let pods = TestPod::several(3).await;
@@ -231,6 +236,63 @@ async fn an_error_event_becomes_its_status_and_a_failing_pod_is_left_alone() {
     let errors = envoy.stat("wasmcustom.warmpath_upstream_errors_total.pool=default;").await;
     assert_eq!(errors, failed as i64);
     envoy.accounts_for_nothing().await;
+}
+
+/// What vLLM 0.32 answers once its engine has died, and what its Messages API makes of it in a stream.
+const DEAD: &str = "{\"error\": {\"message\": \"EngineCore encountered an issue. See stack trace (above) for the root cause.\", \"type\": \"InternalServerError\", \"param\": null, \"code\": 500}}";
+const DEAD_MESSAGES: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"internal_error\",\"message\":\"2 validation errors for ChatCompletionStreamResponse\\nmodel\\n  Field required [type=missing, input_value={'error': {'message': 'En...am': None, 'code': 500}}, input_type=dict]\"}}\n\n";
+
+#[tokio::test]
+async fn where_an_engine_has_died_another_pod_answers_and_a_request_that_kills_engines_kills_no_third_one() {
+    let dead_stream = || events(&format!("data: {DEAD}\n\ndata: [DONE]\n\n"));
+    let dead_whole = || Answer::Whole(500, vec![("content-type", "application/json".into())], DEAD.into());
+    type Form = (&'static str, Value, fn() -> Answer);
+    let forms: [Form; 5] = [
+        ("/v1/chat/completions", json!({"stream": true}), dead_stream),
+        ("/v1/completions", json!({"prompt": "x", "stream": true}), dead_stream),
+        ("/v1/messages", json!({"stream": true, "max_tokens": 2}), || events(DEAD_MESSAGES)),
+        ("/v1/chat/completions", json!({}), dead_whole),
+        ("/v1/embeddings", json!({"input": "x"}), dead_whole),
+    ];
+    for (path, mut body, dead) in forms {
+        body["model"] = "/model/qwen".into();
+        let streams = body["stream"] == true;
+        let pods = TestPod::several(3).await;
+        let envoy = Envoy::ready(&pods).await;
+        // Another prompt each time, as the same one would stay where it was.
+        let mut ask = |n: usize| {
+            let content = format!("{n}: {}", "what now? ".repeat(20));
+            let field = if path == "/v1/completions" { "prompt" } else { "messages" };
+            body[field] = if field == "prompt" {
+                json!(content)
+            } else {
+                json!([{"role": "user", "content": content}])
+            };
+            body["input"] = json!(content);
+            Request::post(path, &body).send(envoy.routed)
+        };
+        pods[0].answer_all(dead);
+        let answer = if streams { || events(TOKEN) } else { || Answer::Completion };
+        pods[1..].iter().for_each(|pod| pod.answer_all(answer));
+        // Equal pods are drawn, so it takes a while until the first one is met.
+        let mut met = 0;
+        for n in 0..200 {
+            let reply = ask(n).await;
+            assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+            met = pods[0].received().len();
+            if met > 0 {
+                break;
+            }
+        }
+        assert_eq!(met, 1, "{path}: the pod was not asked, so that nothing is shown");
+        assert_eq!(envoy.stat("wasmcustom.warmpath_failovers_total.pool=default;").await, 1, "{path}");
+        pods.iter().for_each(|pod| pod.answer_all(dead));
+        let before: usize = pods.iter().map(|pod| pod.received().len()).sum();
+        let reply = ask(1000).await;
+        assert_eq!(reply.status, 500, "{path}: {}", reply.text());
+        let asked = pods.iter().map(|pod| pod.received().len()).sum::<usize>() - before;
+        assert_eq!(asked, 2, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -263,6 +263,30 @@ async fn a_conversation_leaves_an_engine_that_hangs_within_four_tries() {
     assert!(tries > 1, "the pod was not asked, so this test proves nothing");
 }
 
+/// B16, of an engine that had nothing to do when it hung: its page shows no requests, whatever is sent there.
+#[tokio::test]
+async fn an_engine_that_was_idle_when_it_hung_is_left_too() {
+    const PATIENCE: Duration = Duration::from_secs(4);
+    let pods = TestPod::several(2).await;
+    let idle = "vllm:prompt_tokens_total{engine=\"0\"} 1234\nvllm:generation_tokens_total{engine=\"0\"} 99\n";
+    pods[0].set_page(format!("{}{idle}", Load::default().page()));
+    let envoy = Envoy::ready(&pods).await;
+    let conversation = || chat("a talk", 20);
+    first_computes(&envoy, &pods, vec![conversation()]).await;
+    pods[0].answer_all(headers_only);
+    let mut tries = 0;
+    let reply = loop {
+        tries += 1;
+        assert!(tries <= 5, "five tries of {PATIENCE:?} ended without an answer");
+        if let Ok(reply) = tokio::time::timeout(PATIENCE, conversation().send(envoy.routed)).await {
+            break reply;
+        }
+    };
+    println!("answered at try {tries}");
+    assert_eq!((reply.status.as_u16(), reply.pod()), (200, &*pods[1].address()), "{}", reply.text());
+    assert!(tries > 1, "the pod was not asked, so this test proves nothing");
+}
+
 /// Gives the first two of the pods six prompts each: those of the first have only `said` as an answer, and
 /// those of the second have a token. Then new prompts must go to the second.
 async fn waiting_prompts_repel(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use warmpath_tests::{Answer, Envoy, Received, Reply, Request, TestPod, repository};
+use warmpath_tests::{Answer, Envoy, Load, Received, Reply, Request, TestPod, repository, until};
 
 const CLIENTS: usize = 4;
 const REQUESTS: usize = 60;
@@ -256,4 +256,79 @@ async fn no_client_meets_a_refusal_while_the_list_of_pods_changes() {
     println!("{sent} requests, {} met the pod that refuses", pods[0].begun());
     assert!(pods[0].begun() > 20, "too few requests met the pod that refuses");
     assert!(refused.is_empty(), "{} of {sent} were refused: {refused:?}", refused.len());
+}
+
+fn slow_down() -> Answer {
+    json_answer(429, r#"{"error":{"message":"slow down","code":429}}"#)
+}
+
+/// Pods with so many requests of others each, as Envoy's collector has seen them.
+async fn with_loads(envoy: &Envoy, pods: &[TestPod], running: &[u32]) {
+    for (pod, &running) in pods.iter().zip(running) {
+        pod.set_load(Load { running, ..Load::default() });
+    }
+    // What others send counts from the second page on.
+    for _ in 0..3 {
+        envoy.sees(pods).await;
+    }
+}
+
+/// Two pods break the connection off and the third refuses: then Envoy asks one that it finds by itself, unless the refusal is
+/// one that every pod may give. It may find one of those that were asked, so what it answers is left to chance.
+#[tokio::test]
+async fn after_two_pods_that_fail_a_refusal_of_the_third_that_passes_is_not_the_last_word() {
+    for (status, attempts) in [(429, 4), (502, 4), (401, 3)] {
+        let pods = TestPod::several(4).await;
+        let envoy = Envoy::ready(&pods).await;
+        with_loads(&envoy, &pods, &[0, 40, 80, 400]).await;
+        pods[..2].iter().for_each(|pod| pod.answer_all(|| Answer::Reset));
+        pods[2].answer_by(move |_| json_answer(status, r#"{"error":{"message":"slow down"}}"#));
+        let reply = question("m", 0, false).header("x-request-id", "fourth").send(envoy.routed).await;
+        let line = envoy.access("fourth").await;
+        assert_eq!(line["chosen"], pods[0].address());
+        assert_eq!(line["attempts"], attempts, "{status}: {}", reply.text());
+        assert!(pods[..3].iter().all(|pod| !pod.received().is_empty()), "{status}");
+    }
+}
+
+/// A pod that was asked first has left the list since, so that fewer pods are known than were named.
+#[tokio::test]
+async fn a_pod_that_has_left_since_is_not_taken_for_one_of_those_that_are_left_to_ask() {
+    let pods = TestPod::several(3).await;
+    let mut envoy = Envoy::of(&pods).log_level("info").reloadable(20).start().await;
+    envoy.sees_ready(3).await;
+    with_loads(&envoy, &pods, &[0, 40, 80]).await;
+    pods[0].answer_all(|| Answer::After(Duration::from_secs(2), Box::new(Answer::Reset)));
+    pods[1].answer_all(slow_down);
+    let reply = tokio::spawn(question("m", 0, false).header("x-request-id", "left").send(envoy.routed));
+    until("the first pod was asked", async || (pods[0].begun() > 0).then_some(())).await;
+    let rest: Vec<String> = pods[1..].iter().map(TestPod::address).collect();
+    envoy.reload(|settings| (settings["pods"], settings["revision"]) = (json!(rest), json!(1))).await;
+    let known = "wasmcustom.warmpath_pods.pool=default;";
+    until("two pods are known", async || (envoy.stat(known).await == 2).then_some(())).await;
+    assert_eq!(pods[1].begun(), 0, "the first pod has answered too soon, so that nothing is shown");
+    let reply = reply.await.unwrap();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.pod(), pods[2].address());
+    assert_eq!(envoy.access("left").await["attempts"], 3);
+}
+
+/// All of a burst meet a pod that refuses: each asks another one, however many do at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_refusals_at_once_none_reaches_a_client() {
+    const BURST: usize = 200;
+    let pods = TestPod::several(2).await;
+    let envoy = Envoy::of(&pods).concurrency(4).start().await;
+    envoy.sees_ready(2).await;
+    with_loads(&envoy, &pods, &[0, 300]).await;
+    // Nobody is refused before all are under way.
+    pods[0].answer_all(|| Answer::After(Duration::from_millis(500), Box::new(slow_down())));
+    let burst = (0..BURST).map(|n| question("m", n, n % 2 == 0).send(envoy.routed));
+    let replies = futures::future::join_all(burst).await;
+    let refused: Vec<String> =
+        replies.iter().filter(|reply| reply.status != 200).map(|reply| reply.text()).collect();
+    assert!(refused.is_empty(), "{} of {BURST}: {refused:?}", refused.len());
+    let met = pods[0].received().len();
+    println!("{met} of {BURST} met the pod that refuses");
+    assert!(met > 50, "{met} requests met the pod that refuses, so that nothing is shown");
 }

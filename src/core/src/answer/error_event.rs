@@ -6,6 +6,9 @@
 //! | the same, older | `{"object": "error", "message", "type", "param", "code": 400}`, alone or within `error` |
 //! | Responses | `{"type": "error", "code": "server_error", "message"}`, `{"type": "response.failed", "response": {"error": {"code", "message"}}}` |
 //! | Messages | `{"type": "error", "error": {"type": "internal_error", "message"}}` |
+//!
+//! vLLM 0.32 makes a stream of Messages from one of chat chunks, and an error among them is no chunk to it: the message is then
+//! why it is none, and ends with the end of the error as Python writes it.
 
 use crate::request::json::{Kind, Scanner};
 
@@ -27,6 +30,8 @@ pub enum ErrorKind {
     Request,
     /// The pod has failed.
     Fault,
+    /// The pod's engine has died, and all its requests with it: whichever has killed it, most have not.
+    Dead,
 }
 
 /// Words in `type` or `code`, lower case and without marks, and the status that goes with them.
@@ -49,6 +54,13 @@ const STATUS_OF_WORD: [(&[u8], u16); 13] = [
 /// The sentence with which vLLM refuses a request when its queue is full; the Messages API passes it on
 /// without a code.
 const BUSY: &[u8] = b"engine is currently busy";
+/// The same in a stream of Messages.
+const BUSY_QUOTED: &[u8] = b"'code': 503}}";
+
+/// The sentence with which vLLM answers the requests of an engine that has died (`EngineDeadError`).
+const DEAD: &[u8] = b"EngineCore encountered an issue";
+/// The same in a stream of Messages.
+const DEAD_QUOTED: &[u8] = b"'message': 'En...am': None, 'code': 500}}";
 
 impl ErrorEvent {
     /// Reads the JSON of an error, or of an object that has it under `error`; without a status in it, it is a
@@ -60,6 +72,7 @@ impl ErrorEvent {
         let kind = match status {
             429 | 503 => ErrorKind::Full,
             400..500 => ErrorKind::Request,
+            500 if says(json, DEAD) || says(json, DEAD_QUOTED) => ErrorKind::Dead,
             _ => ErrorKind::Fault,
         };
         ErrorEvent { status, kind }
@@ -79,9 +92,11 @@ pub fn error_body(events: &[u8]) -> Option<&[u8]> {
 /// that it is broken.
 pub fn says_full(body: &[u8]) -> bool {
     let object = body.trim_ascii_start().starts_with(b"{");
-    object
-        && memchr::memmem::find(body, b"\"error\"").is_some()
-        && ErrorEvent::of(body).kind == ErrorKind::Full
+    object && says(body, b"\"error\"") && ErrorEvent::of(body).kind == ErrorKind::Full
+}
+
+fn says(text: &[u8], words: &[u8]) -> bool {
+    memchr::memmem::find(text, words).is_some()
 }
 
 /// Finds a status; that of a number counts more than that of a word.
@@ -98,7 +113,8 @@ fn read(json: &[u8], status: &mut Option<u16>, goes_deeper: bool) {
             }
             b"type" => by_word = by_word.or(word(scanner.skip()?)),
             b"message" => {
-                let busy = memchr::memmem::find(scanner.skip()?, BUSY).is_some();
+                let message = scanner.skip()?;
+                let busy = says(message, BUSY) || says(message, BUSY_QUOTED);
                 by_word = if busy { Some(503) } else { by_word };
             }
             b"error" if goes_deeper && scanner.kind()? == Kind::Object => {
@@ -153,5 +169,17 @@ mod tests {
         ] {
             assert!(!says_full(broken), "{}", broken.escape_ascii());
         }
+    }
+
+    #[test]
+    fn an_engine_that_has_died_is_told_from_a_fault_of_one_request() {
+        let dead = br#"{"error": {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause.",
+            "type": "InternalServerError", "param": null, "code": 500}}"#;
+        assert_eq!(ErrorEvent::of(dead), ErrorEvent { status: 500, kind: ErrorKind::Dead });
+        let fault = br#"{"error": {"message": "engine failed", "type": "InternalServerError", "code": 500}}"#;
+        assert_eq!(ErrorEvent::of(fault).kind, ErrorKind::Fault);
+        let quoted =
+            br#"{"error": {"message": "no such model: EngineCore encountered an issue", "code": 404}}"#;
+        assert_eq!(ErrorEvent::of(quoted).kind, ErrorKind::Request);
     }
 }

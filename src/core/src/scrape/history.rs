@@ -2,8 +2,9 @@
 //! count requests which have ended.
 //!
 //! vLLM sets its gauges after each step. An engine that makes no step, because it hangs or because all its requests were
-//! aborted at once, leaves them as they were, while its server goes on serving the page. Its counters of computed tokens
-//! tell the difference between an engine that works and one that stands still.
+//! aborted at once, leaves them as they were, while its server goes on serving the page: an engine that was idle when it
+//! hung goes on to look idle. Its counters of computed tokens tell the difference between an engine that works and one that
+//! stands still, and the ledger whether it has prompts to compute.
 
 use crate::account::learning::DEFAULT_RATE;
 use crate::account::pod_account::PodAccount;
@@ -18,6 +19,8 @@ const STANDSTILL: Micros = Micros::from_seconds(5);
 /// How many times the estimated time for outstanding prompts an engine may stand still: a long prompt is computed without
 /// moving a counter until it is done.
 const PREFILL_PATIENCE: f32 = 3.0;
+/// How long it may have had nothing to do in between: clients that give up come again.
+const PAUSE: Micros = Micros::from_seconds(30);
 /// How long an engine that hangs is left. Then requests are sent to it again, and it is watched anew.
 const LEFT_FOR: Micros = Micros::from_seconds(60);
 
@@ -30,6 +33,7 @@ pub struct PageHistory {
     /// A scrape has failed since the last page.
     failed: bool,
     standstill: Option<Standstill>,
+    stale: Option<StaleGauges>,
 }
 
 /// What is kept of the last page.
@@ -40,16 +44,25 @@ struct Seen {
     computed_tokens: Option<f64>,
 }
 
-/// A time in which the pod had requests and computed nothing.
-#[derive(Clone, Copy, Debug)]
+/// A time in which the pod computed nothing.
+#[derive(Clone, Copy, Debug, Default)]
 struct Standstill {
-    /// How long requests of this Envoy were in flight in it.
+    /// How long requests of this Envoy were to be computed in it.
     ours_waited: Micros,
+    /// How long there have been none.
+    pause: Micros,
+    /// Whether the last page met one.
+    had_work: bool,
+    /// Since when the engine counts as hanging.
+    hangs_since: Option<Micros>,
+}
+
+/// A time in which the gauges counted requests and nothing was computed.
+#[derive(Clone, Copy, Debug)]
+struct StaleGauges {
     /// Requests of this Envoy in flight, and ever sent, when it began.
     in_flight: u32,
     opened: u32,
-    /// Since when the engine counts as hanging.
-    hangs_since: Option<Micros>,
 }
 
 /// What a page shows together with those before it.
@@ -89,22 +102,25 @@ impl PageHistory {
             return Signs { restarted: self.had_a_predecessor(load, account), ..Signs::default() };
         };
         if restarted(&before, load, failed) {
-            self.standstill = None;
+            (self.standstill, self.stale) = (None, None);
             return Signs { restarted: true, ..Signs::default() };
         }
-        let stands_still = load.running + load.waiting > 0.0
-            && load.computed_tokens.is_some()
-            && load.computed_tokens == before.computed_tokens;
+        let stands_still = load.computed_tokens.is_some() && load.computed_tokens == before.computed_tokens;
         let Some(account) = account.filter(|_| stands_still) else {
-            self.standstill = None;
+            (self.standstill, self.stale) = (None, None);
             return Signs::default();
         };
-        let standstill = self.standstill.get_or_insert_with(|| Standstill::begin(account));
-        standstill.go_on(account, now.since(before.at), now);
+        let counts = load.running + load.waiting > 0.0;
+        let standstill = self.standstill.get_or_insert_default();
+        standstill.go_on(account, counts, now.since(before.at), now);
+        if standstill.pause >= PAUSE {
+            self.standstill = None;
+        }
+        self.stale = counts.then(|| self.stale.unwrap_or_else(|| StaleGauges::begin(account)));
         Signs {
             restarted: false,
-            hangs: standstill.hangs_since.is_some(),
-            ended: standstill.ended(account) as f32,
+            hangs: self.standstill.is_some_and(|standstill| standstill.hangs_since.is_some()),
+            ended: self.stale.map_or(0, |stale| stale.ended(account)) as f32,
         }
     }
 
@@ -119,29 +135,34 @@ impl PageHistory {
 }
 
 impl Standstill {
-    fn begin(account: &PodAccount) -> Standstill {
-        Standstill {
-            ours_waited: Micros::ZERO,
-            in_flight: account.in_flight,
-            opened: account.opened,
-            hangs_since: None,
-        }
-    }
-
-    fn go_on(&mut self, account: &PodAccount, passed: Micros, now: Micros) {
+    /// A page has come `passed` after the last one, on which the gauges count requests or not.
+    fn go_on(&mut self, account: &PodAccount, counts: bool, passed: Micros, now: Micros) {
+        // What has no prompt, as a WebSocket, counts as one token.
+        let prompts_wait = account.waiting > 0 && account.outstanding.0 > account.waiting;
+        let has_work = if counts { account.in_flight > 0 } else { prompts_wait && self.had_work };
+        self.had_work = counts || prompts_wait;
         if self.hangs_since.is_some_and(|since| now.since(since) >= LEFT_FOR) {
-            *self = Standstill::begin(account);
-        } else if self.hangs_since.is_none() && account.in_flight > 0 {
+            *self = Standstill { had_work: self.had_work, ..Standstill::default() };
+        } else if self.hangs_since.is_none() && has_work {
+            self.pause = Micros::ZERO;
             self.ours_waited = self.ours_waited + passed;
             let rate = if account.samples > 0 { account.rate } else { DEFAULT_RATE };
             let prefill = PREFILL_PATIENCE * account.outstanding.as_f32() / rate.max(1.0);
             if self.ours_waited >= STANDSTILL + Micros((prefill * SECOND.0 as f32) as u64) {
                 self.hangs_since = Some(now);
             }
+        } else if self.hangs_since.is_none() {
+            self.pause = self.pause + passed;
         }
     }
+}
 
-    /// Requests of this Envoy that have ended since the standstill began: the gauges have them still.
+impl StaleGauges {
+    fn begin(account: &PodAccount) -> StaleGauges {
+        StaleGauges { in_flight: account.in_flight, opened: account.opened }
+    }
+
+    /// Requests of this Envoy that have ended since: the gauges have them still.
     fn ended(&self, account: &PodAccount) -> u32 {
         let sent = account.opened.wrapping_sub(self.opened);
         self.in_flight.saturating_add(sent).saturating_sub(account.in_flight)
@@ -163,161 +184,4 @@ fn restarted(before: &Seen, load: &PodLoad, failed: bool) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Tokens;
-
-    const TICK: Micros = Micros(SECOND.0 / 10);
-
-    fn load(running: f32, computed_tokens: f64) -> PodLoad {
-        PodLoad { running, computed_tokens: Some(computed_tokens), started: Some(1e9), ..PodLoad::default() }
-    }
-
-    fn account(in_flight: u32, opened: u32, outstanding: u32) -> PodAccount {
-        PodAccount {
-            in_flight,
-            opened,
-            outstanding: Tokens(outstanding),
-            waiting: in_flight,
-            ..PodAccount::new(1)
-        }
-    }
-
-    /// Shows the same page every tenth of a second, up to and without `until`; returns when the engine first counts as hanging.
-    fn hangs_at(
-        history: &mut PageHistory,
-        page: &PodLoad,
-        own: &PodAccount,
-        from: Micros,
-        until: Micros,
-    ) -> Option<Micros> {
-        let mut now = from;
-        while now < until {
-            if history.see(page, Some(own), now).hangs {
-                return Some(now);
-            }
-            now = now + TICK;
-        }
-        None
-    }
-
-    #[test]
-    fn another_start_is_a_restart_and_rounding_is_none() {
-        let mut history = PageHistory::default();
-        let page = |started| PodLoad { started: Some(started), ..load(0.0, 5.0) };
-        assert!(!history.see(&page(1e9), None, SECOND).restarted, "the first page");
-        assert!(!history.see(&page(1e9 + 0.4), None, 2 * SECOND).restarted);
-        assert!(history.see(&page(1e9 + 60.0), None, 3 * SECOND).restarted);
-        assert!(!history.see(&page(1e9 + 60.0), None, 4 * SECOND).restarted);
-    }
-
-    #[test]
-    fn a_first_page_of_a_process_that_is_younger_than_the_first_request_is_a_restart() {
-        let first_page = |listed_at, started, opened| {
-            let page = PodLoad { started: Some(started), ..load(0.0, 5.0) };
-            let mut history = PageHistory::of_listed(listed_at);
-            history.see(&page, Some(&account(0, opened, 0)), SECOND).restarted
-        };
-        assert!(first_page(Some(90 * SECOND), 95.0, 3));
-        assert!(!first_page(Some(90 * SECOND), 95.0, 0), "nobody was asked before");
-        assert!(!first_page(Some(90 * SECOND), 60.0, 3), "the process that was listed");
-        assert!(!first_page(None, 95.0, 3), "taken over from another collector");
-    }
-
-    #[test]
-    fn without_a_start_counters_that_fall_or_vanish_are_a_restart() {
-        let page = |computed_tokens| PodLoad { started: None, computed_tokens, ..PodLoad::default() };
-        let after = |before, now, failed| {
-            let mut history = PageHistory::default();
-            history.see(&page(before), None, SECOND);
-            if failed {
-                history.failed();
-            }
-            history.see(&page(now), None, 2 * SECOND).restarted
-        };
-        assert!(after(Some(884_210.0), Some(0.0), false));
-        assert!(after(Some(884_210.0), None, false), "a fresh server has no samples");
-        assert!(!after(Some(884_210.0), Some(884_211.0), true), "a scrape may fail for another reason");
-        assert!(!after(Some(0.0), None, false), "nothing was computed, so nothing is lost");
-        assert!(after(None, None, true), "no counter contradicts the refused scrape");
-        assert!(!after(None, None, false));
-    }
-
-    #[test]
-    fn an_engine_that_computes_nothing_for_requests_of_ours_hangs() {
-        let (mut history, own) = (PageHistory::default(), account(1, 1, 100));
-        let at = hangs_at(&mut history, &load(2.0, 7.0), &own, SECOND, 20 * SECOND).unwrap();
-        assert!((at - SECOND) >= STANDSTILL && (at - SECOND) < STANDSTILL + SECOND, "{at:?}");
-        assert!(
-            history.see(&load(2.0, 7.0), Some(&account(0, 1, 0)), at + TICK).hangs,
-            "also when the client has left"
-        );
-        assert!(!history.see(&load(2.0, 8.0), Some(&own), at + 2 * TICK).hangs, "it computes again");
-    }
-
-    #[test]
-    fn clients_that_give_up_and_try_again_do_not_hide_that_an_engine_hangs() {
-        let mut history = PageHistory::default();
-        let page = load(2.0, 7.0);
-        // Each try takes four seconds, and another second passes before the next one.
-        let mut hung = None;
-        for n in 0..6u32 {
-            let start = SECOND + u64::from(n) * Micros::from_seconds(5);
-            hung = hung.or_else(|| {
-                hangs_at(&mut history, &page, &account(1, n + 1, 100), start, start + 4 * SECOND)
-            });
-            hung = hung.or_else(|| {
-                hangs_at(&mut history, &page, &account(0, n + 1, 0), start + 4 * SECOND, start + 5 * SECOND)
-            });
-        }
-        assert!(hung.unwrap() < SECOND + Micros::from_seconds(10), "in the second try: {hung:?}");
-    }
-
-    #[test]
-    fn a_long_prompt_is_no_hang() {
-        let own = PodAccount { rate: 5_000.0, samples: 9, ..account(1, 1, 100_000) };
-        // 20 seconds of prefill, which moves no counter until its end.
-        assert_eq!(hangs_at(&mut PageHistory::default(), &load(1.0, 7.0), &own, SECOND, 21 * SECOND), None);
-    }
-
-    #[test]
-    fn a_pod_without_requests_or_without_counters_never_hangs() {
-        let own = account(1, 1, 100);
-        assert_eq!(hangs_at(&mut PageHistory::default(), &load(0.0, 7.0), &own, SECOND, 60 * SECOND), None);
-        let older = PodLoad { computed_tokens: None, ..load(2.0, 0.0) };
-        assert_eq!(hangs_at(&mut PageHistory::default(), &older, &own, SECOND, 60 * SECOND), None);
-    }
-
-    #[test]
-    fn a_hanging_engine_is_tried_again_after_a_while() {
-        let (mut history, own, page) = (PageHistory::default(), account(1, 1, 100), load(2.0, 7.0));
-        let first = hangs_at(&mut history, &page, &own, SECOND, 60 * SECOND).unwrap();
-        assert!(history.see(&page, Some(&own), first + LEFT_FOR - TICK).hangs);
-        assert!(!history.see(&page, Some(&own), first + LEFT_FOR).hangs);
-        let again = hangs_at(&mut history, &page, &own, first + LEFT_FOR + TICK, first + 2 * LEFT_FOR);
-        assert!(again.unwrap() - (first + LEFT_FOR) >= STANDSTILL);
-    }
-
-    #[test]
-    fn gauges_that_stay_up_after_a_mass_abort_are_seen_through() {
-        let mut history = PageHistory::default();
-        history.see(&load(64.0, 7.0), Some(&account(64, 64, 0)), SECOND);
-        history.see(&load(64.0, 8.0), Some(&account(64, 64, 0)), 2 * SECOND);
-        assert_eq!(history.see(&load(64.0, 8.0), Some(&account(64, 64, 0)), 3 * SECOND).ended, 0.0);
-        assert_eq!(history.see(&load(64.0, 8.0), Some(&account(0, 64, 0)), 4 * SECOND).ended, 64.0);
-        // Two more are sent there; one of them ends.
-        assert_eq!(history.see(&load(66.0, 8.0), Some(&account(1, 66, 0)), 5 * SECOND).ended, 65.0);
-        assert_eq!(history.see(&load(1.0, 9.0), Some(&account(1, 66, 0)), 6 * SECOND).ended, 0.0);
-    }
-
-    #[test]
-    fn a_restart_ends_a_standstill() {
-        let (mut history, own, page) = (PageHistory::default(), account(1, 1, 100), load(2.0, 7.0));
-        hangs_at(&mut history, &page, &own, SECOND, 60 * SECOND).unwrap();
-        let fresh = PodLoad { started: Some(2e9), ..page };
-        assert_eq!(
-            history.see(&fresh, Some(&own), 70 * SECOND),
-            Signs { restarted: true, ..Signs::default() }
-        );
-    }
-}
+mod tests;

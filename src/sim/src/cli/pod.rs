@@ -138,6 +138,7 @@ Fields of --faults and of POST /sim/faults, which replaces all of them. Counts g
   reset N              reset the connection before any byte of an answer
   fail N, status S     answer at once with this status [503] and an error body
   error_event N        fail before the first token: a stream says 200 and then an error event with `status`
+  dead_engine N        fail as vLLM does once its engine has died: 500, in a stream as its first event
   done_only N          a stream says 200 and nothing but [DONE]
   cut N, cut_after T   break a stream after this many tokens [4]
 The others hold until they are replaced:

@@ -129,6 +129,7 @@ impl<B: ApiBody> Asked<B> {
             Treatment::ErrorEvent(status) => {
                 return Err(self.refuse_late(ApiError::of_fault(status)));
             }
+            Treatment::DeadEngine => return Err(self.refuse_late(ApiError::dead_engine())),
             Treatment::DoneOnly if self.streams => return Err(Refusal::DoneOnly),
             _ => {}
         }

@@ -98,6 +98,17 @@ impl ApiError {
         ApiError { status, kind, message: "a fault was asked for".to_owned(), param: None }
     }
 
+    /// What vLLM answers once its engine has died.
+    pub(super) fn dead_engine() -> ApiError {
+        ApiError {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            kind: "InternalServerError",
+            message: "EngineCore encountered an issue. See stack trace (above) for the root cause."
+                .to_owned(),
+            param: None,
+        }
+    }
+
     /// A body that is not JSON, or JSON of another shape. vLLM gives the offset of the first and the name of
     /// the field for the second.
     pub(super) fn from_json(error: &serde_json::Error, body: &[u8]) -> ApiError {
@@ -121,6 +132,21 @@ impl ApiError {
             message: format!("1 validation error:\n  {{{kind}, 'loc': '{place}', {rest}}}"),
             param: Some(place),
         }
+    }
+
+    /// What vLLM's converter of chat streams to Messages says of the error: it takes it for a chunk, which lacks two fields.
+    fn taken_for_a_chunk(&self) -> String {
+        let start: String = self.message.chars().take(2).collect();
+        let end = self.param.as_ref().map_or("am': None", |_| "': '...'");
+        let value = format!("{{'error': {{'message': '{start}...{end}, 'code': {}}}}}", self.status.as_u16());
+        let missing = |field| {
+            format!(
+                "{field}\n  Field required [type=missing, input_value={value}, input_type=dict]\n    For further information \
+                 visit https://errors.pydantic.dev/2.14/v/missing"
+            )
+        };
+        let fields = ["model", "choices"].map(missing).join("\n");
+        format!("2 validation errors for ChatCompletionStreamResponse\n{fields}")
     }
 
     fn body(&self, kind: &str, dialect: Dialect) -> String {
@@ -162,8 +188,15 @@ impl IntoResponse for Refusal {
                     StatusCode::SERVICE_UNAVAILABLE => "Service Unavailable",
                     _ => error.kind,
                 };
-                let name = if dialect == Dialect::Anthropic { "event: error\n" } else { "" };
-                events(format!("{name}data: {}\n\ndata: [DONE]\n\n", error.body(kind, dialect)))
+                match dialect {
+                    Dialect::OpenAi => {
+                        events(format!("data: {}\n\ndata: [DONE]\n\n", error.body(kind, dialect)))
+                    }
+                    Dialect::Anthropic => {
+                        let error = ApiError { message: error.taken_for_a_chunk(), ..error };
+                        events(format!("event: error\ndata: {}\n\n", error.body("internal_error", dialect)))
+                    }
+                }
             }
             Refusal::DoneOnly => events("data: [DONE]\n\n".to_owned()),
             Refusal::Broken => broken(),

@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 
 /// What goes wrong. The counts go down as inference requests (`POST /v1/...`) use them up; when several are
-/// set, the first of `reset`, `fail`, `error_event`, `done_only`, `cut` that is left applies.
+/// set, the first of `reset`, `fail`, `error_event`, `dead_engine`, `done_only`, `cut` that is left applies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
@@ -19,6 +19,8 @@ pub struct Faults {
     /// Requests whose generation fails before its first token: a stream says 200 and then an error event with
     /// `status`, a whole answer has that status.
     pub error_event: u32,
+    /// Requests that get what vLLM answers once its engine has died: 500, in a stream as its first event.
+    pub dead_engine: u32,
     /// The status of `fail` and `error_event`, 200 to 599.
     pub status: u16,
     /// Streams that say 200 and nothing but `[DONE]`. Whole answers are served.
@@ -57,6 +59,7 @@ impl Default for Faults {
             reset: 0,
             fail: 0,
             error_event: 0,
+            dead_engine: 0,
             status: 503,
             done_only: 0,
             cut: 0,
@@ -81,6 +84,7 @@ pub(super) enum Treatment {
     Reset,
     Failed(u16),
     ErrorEvent(u16),
+    DeadEngine,
     DoneOnly,
     CutAfter(u32),
 }
@@ -99,6 +103,8 @@ impl Faults {
             Treatment::Failed(self.status)
         } else if use_up(&mut self.error_event) {
             Treatment::ErrorEvent(self.status)
+        } else if use_up(&mut self.dead_engine) {
+            Treatment::DeadEngine
         } else if use_up(&mut self.done_only) {
             Treatment::DoneOnly
         } else if use_up(&mut self.cut) {
@@ -158,9 +164,10 @@ mod tests {
 
     #[test]
     fn counts_are_used_up_in_order() {
-        let json = r#"{"reset": 1, "fail": 2, "status": 500, "error_event": 1, "done_only": 1, "cut": 1}"#;
+        let json = r#"{"reset": 1, "fail": 2, "status": 500, "error_event": 1, "dead_engine": 1, "done_only": 1,
+            "cut": 1}"#;
         let mut faults: Faults = json.parse().unwrap();
-        let treatments: Vec<Treatment> = (0..7).map(|_| faults.next()).collect();
+        let treatments: Vec<Treatment> = (0..8).map(|_| faults.next()).collect();
         assert_eq!(
             treatments,
             [
@@ -168,6 +175,7 @@ mod tests {
                 Treatment::Failed(500),
                 Treatment::Failed(500),
                 Treatment::ErrorEvent(500),
+                Treatment::DeadEngine,
                 Treatment::DoneOnly,
                 Treatment::CutAfter(4),
                 Treatment::Served

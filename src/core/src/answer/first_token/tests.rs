@@ -44,6 +44,7 @@ fn recorded_streams_are_read_event_by_event() {
     assert_eq!(steps(fixture!("first-events/responses-failed.sse")), [NotYet, NotYet, FAULT]);
     assert_eq!(steps(fixture!("first-events/messages-waiting.sse")), [NotYet, KeepAlive]);
     assert_eq!(steps(fixture!("first-events/messages-failed.sse")), [FAULT, FAULT]);
+    assert_eq!(steps(fixture!("first-events/messages-full.sse")), [FULL]);
     assert_eq!(steps(b"data: [DONE]\n\n"), [DoneWithoutToken]);
 }
 
@@ -64,7 +65,7 @@ fn whole_answers_are_read_at_their_end() {
 
 #[test]
 fn every_form_of_an_error_has_its_status() {
-    use ErrorKind::{Fault, Full, Request};
+    use ErrorKind::{Dead, Fault, Full, Request};
     for (data, status, kind) in [
         (r#"{"error":{"message":"m","type":"InternalServerError","param":null,"code":500}}"#, 500, Fault),
         (r#"{"error":{"message":"m","type":"Service Unavailable","code":"503"}}"#, 503, Full),
@@ -98,6 +99,16 @@ fn every_form_of_an_error_has_its_status() {
             r#"{"type":"error","error":{"type":"internal_error","message":"The engine is currently busy and"}}"#,
             503,
             Full,
+        ),
+        (
+            r#"{"type":"error","error":{"type":"internal_error","message":"x={'error': {'message': 'Th...am': None, 'code': 503}}, y"}}"#,
+            503,
+            Full,
+        ),
+        (
+            r#"{"type":"error","error":{"type":"internal_error","message":"x={'error': {'message': 'En...am': None, 'code': 500}}, y"}}"#,
+            500,
+            Dead,
         ),
         (r#"{"error":{"code":529,"message":"m"}}"#, 503, Full),
         (r#"{"error":{"code":200,"message":"m"}}"#, 500, Fault),
