@@ -9,6 +9,8 @@ use crate::world::World;
 const SYSTEM: &str = "envoy-gateway-system";
 const OURS: &str = "warmpath-system";
 const IMAGE: &str = "registry.example.com/warmpath-controller:1.2.3";
+/// The image that the manifests name by themselves: it is in the nodes already, as on kind.
+const LOCAL_IMAGE: &str = concat!("warmpath-controller:", env!("CARGO_PKG_VERSION"));
 
 /// Runs the script against this cluster.
 fn script(world: &World, arguments: &[&str]) -> Finished {
@@ -70,16 +72,19 @@ pub async fn the_install_stops_where_another_server_is_asked(world: &mut World) 
 pub async fn it_is_installed_by_the_script_and_removed_again(world: &mut World) {
     let cluster = world.cluster().clone();
     configure(world, "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyGateway\n").await;
-    let done = script(world, &["--image", IMAGE, "--no-wait"]);
-    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
-    assert!(
-        done.err.contains("helm upgrade") && done.err.contains("envoy-gateway-values.yaml"),
-        "{}",
-        done.err
-    );
-    let deployment =
-        cluster.get(DEPLOYMENT, OURS, "warmpath-controller").await.expect("the controller's Deployment");
-    assert_eq!(deployment["spec"]["template"]["spec"]["containers"][0]["image"], IMAGE);
+    // The second time is an upgrade.
+    for image in [LOCAL_IMAGE, IMAGE] {
+        let done = script(world, &["--image", image, "--no-wait"]);
+        assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+        assert!(
+            done.err.contains("helm upgrade") && done.err.contains("envoy-gateway-values.yaml"),
+            "{}",
+            done.err
+        );
+        let deployment =
+            cluster.get(DEPLOYMENT, OURS, "warmpath-controller").await.expect("the controller's Deployment");
+        assert_eq!(deployment["spec"]["template"]["spec"]["containers"][0]["image"], image);
+    }
     // No kubelet starts them, and Envoy Gateway is not to ask them yet.
     let lacks = script(world, &["--check"]);
     assert!(lacks.code == 1 && lacks.err.contains("no replica"), "{}", lacks.err);
