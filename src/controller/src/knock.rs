@@ -80,11 +80,8 @@ pub async fn knock(
 fn places(world: &World) -> BTreeMap<SocketAddr, String> {
     let mut places = BTreeMap::new();
     for (pool, state) in &world.pools {
-        for place in state.places.iter().filter(|place| place.ready) {
-            let pod = state.members.iter().find(|member| member.address == place.address);
-            let whose = format!("{} of InferencePool {pool}", pod.map_or("?", |pod| &pod.pod));
-            places.insert(SocketAddr::new(place.address, place.port), whose);
-        }
+        let whose = |(place, pod)| (place, format!("{pod} of InferencePool {pool}"));
+        places.extend(state.ready_places().map(whose));
     }
     places
 }

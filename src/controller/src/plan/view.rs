@@ -103,15 +103,8 @@ const MOST_REFUSING: usize = 8;
 
 /// The value of [`REFUSING`] of a pool; `None` where each of its places opens.
 pub fn refusing(state: &PoolState, refusing: &BTreeSet<SocketAddr>) -> Option<String> {
-    let named: Vec<String> = state
-        .places
-        .iter()
-        .filter(|place| place.ready && refusing.contains(&SocketAddr::new(place.address, place.port)))
-        .map(|place| {
-            let pod = state.members.iter().find(|member| member.address == place.address);
-            format!("{} {}", pod.map_or("?", |pod| &pod.pod), SocketAddr::new(place.address, place.port))
-        })
-        .collect();
+    let refused = state.ready_places().filter(|(place, _)| refusing.contains(place));
+    let named: Vec<String> = refused.map(|(place, pod)| format!("{pod} {place}")).collect();
     let more = named.len().saturating_sub(MOST_REFUSING);
     let mut text = named.into_iter().take(MOST_REFUSING).collect::<Vec<_>>().join(", ");
     if more > 0 {

@@ -1,6 +1,7 @@
 //! What follows from all that is known at one moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
@@ -98,6 +99,16 @@ impl PoolState {
     /// The number of its pods that are ready.
     pub fn ready(&self) -> usize {
         self.members.iter().filter(|member| member.ready).count()
+    }
+
+    /// The places where new requests may go, each with the name of its pod.
+    pub fn ready_places(&self) -> impl Iterator<Item = (SocketAddr, &str)> {
+        let names: BTreeMap<IpAddr, &str> =
+            self.members.iter().map(|m| (m.address, m.pod.as_str())).collect();
+        let ready = self.places.iter().filter(|place| place.ready);
+        ready.filter_map(move |place| {
+            Some((SocketAddr::new(place.address, place.port), *names.get(&place.address)?))
+        })
     }
 
     /// What the module is told of the pool.
