@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -20,26 +20,8 @@ const AT_ONCE: usize = 16;
 /// Most places that are knocked at within a second, over a whole round.
 const PER_SECOND: f64 = 50.0;
 
-/// The places that refuse connections, as known last.
-#[derive(Debug, Default)]
-pub struct Refusing(Mutex<Arc<BTreeSet<SocketAddr>>>);
-
-impl Refusing {
-    /// All of them.
-    pub fn places(&self) -> Arc<BTreeSet<SocketAddr>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Puts another set in place; returns whether it is another one.
-    fn replace(&self, places: BTreeSet<SocketAddr>) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = **known != places;
-        if changed {
-            *known = Arc::new(places);
-        }
-        changed
-    }
-}
+/// The places that refuse connections; `None` while it is too early to say.
+pub type Refusing = Option<BTreeSet<SocketAddr>>;
 
 /// What a place says to a knock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,25 +36,33 @@ enum Answer {
 pub async fn knock(
     every: Duration,
     snapshots: watch::Receiver<Option<Snapshot>>,
-    leader: watch::Receiver<bool>,
-    refusing: Arc<Refusing>,
+    mut leader: watch::Receiver<bool>,
+    refusing: watch::Sender<Refusing>,
     wake: Arc<Notify>,
 ) {
-    let mut strikes: BTreeMap<SocketAddr, u32> = BTreeMap::new();
-    loop {
-        let snapshot = if *leader.borrow() { snapshots.borrow().clone() } else { None };
-        let world = snapshot.map(|snapshot| snapshot.world).unwrap_or_default();
-        let places = places(&world);
-        let answers = futures::stream::iter(places.keys().copied()).map(ask).buffer_unordered(AT_ONCE);
-        let answers: Vec<_> = answers.collect().await;
-        strikes = count(&strikes, &answers);
-        let now = strikes.iter().filter(|(_, count)| **count >= STRIKES).map(|(place, _)| *place).collect();
-        let before = refusing.places();
-        tell(&before, &now, &places);
-        if refusing.replace(now) {
-            wake.notify_one();
+    while leader.wait_for(|leads| *leads).await.is_ok() {
+        let mut strikes: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+        let mut rounds = 0;
+        while *leader.borrow() {
+            let world =
+                snapshots.borrow().as_ref().map(|snapshot| snapshot.world.clone()).unwrap_or_default();
+            let places = places(&world);
+            let answers = futures::stream::iter(places.keys().copied()).map(ask).buffer_unordered(AT_ONCE);
+            let answers: Vec<_> = answers.collect().await;
+            strikes = count(&strikes, &answers);
+            rounds += 1;
+            // Until then, what the leader before this one found is more than is known here.
+            if rounds >= STRIKES {
+                let struck = strikes.iter().filter(|(_, count)| **count >= STRIKES);
+                let now: BTreeSet<SocketAddr> = struck.map(|(place, _)| *place).collect();
+                tell(refusing.borrow().as_ref().unwrap_or(&BTreeSet::new()), &now, &places);
+                if refusing.send_replace(Some(now.clone())) != Some(now) {
+                    wake.notify_one();
+                }
+            }
+            tokio::time::sleep(every.max(Duration::from_secs_f64(places.len() as f64 / PER_SECOND))).await;
         }
-        tokio::time::sleep(every.max(Duration::from_secs_f64(places.len() as f64 / PER_SECOND))).await;
+        refusing.send_replace(None);
     }
 }
 

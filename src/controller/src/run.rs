@@ -1,6 +1,6 @@
 //! Puts the parts together and lets them run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::cli::Options;
 use crate::hooks::memory::Memory;
 use crate::hooks::server::{Features, Hooks};
-use crate::knock::{Refusing, knock};
+use crate::knock::knock;
 use crate::kube::keeper::{Snapshot, keep};
 use crate::kube::kinds::Kind;
 use crate::kube::writer::Writer;
@@ -82,10 +82,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tokio::spawn(async move { lease::lead(lease_client, &namespace, &replica, leads, &lease_metrics).await });
 
     let wake = Arc::new(Notify::new());
-    let refusing = Arc::new(Refusing::default());
+    // Where nobody knocks, nothing is said to refuse.
+    let (refusals, refusing) = watch::channel((options.knock_seconds == 0).then(BTreeSet::new));
     if options.knock_seconds > 0 {
         let every = Duration::from_secs(options.knock_seconds);
-        tokio::spawn(knock(every, snapshot.clone(), leader.clone(), refusing.clone(), wake.clone()));
+        tokio::spawn(knock(every, snapshot.clone(), leader.clone(), refusals, wake.clone()));
     }
     let judge = Arc::new(judge(memory.clone(), snapshot.clone(), metrics.clone()));
     let writer = || {

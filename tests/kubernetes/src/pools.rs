@@ -278,6 +278,15 @@ pub async fn refusing(cluster: &Cluster, pool: &str) -> Option<String> {
     object["metadata"]["annotations"]["warmpath.dev/refusing"].as_str().map(str::to_owned)
 }
 
+/// What events of this reason say, a line each with its version: one that is told again has another.
+pub fn events(cluster: &Cluster, reason: &str) -> String {
+    let selector = format!("--field-selector=reason={reason}");
+    let each = "-o=jsonpath={range .items[*]}{.message} {.metadata.resourceVersion}{\"\\n\"}{end}";
+    let done = cluster.kubectl(&["get", "events", &selector, each]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
 /// The conditions of a pool at its one Gateway: type, and whether it is True, with reason and message.
 pub async fn conditions(
     cluster: &Cluster,

@@ -39,7 +39,7 @@ pub struct Writer {
     envoy_gateway: String,
     metrics: Arc<Metrics>,
     wiring: Arc<dyn Fn(&PoolKey) -> Wiring + Send + Sync>,
-    refusing: Arc<Refusing>,
+    refusing: watch::Receiver<Refusing>,
     wake: Arc<Notify>,
     recorder: Recorder,
 }
@@ -52,7 +52,7 @@ impl Writer {
         envoy_gateway: String,
         metrics: Arc<Metrics>,
         wiring: Arc<dyn Fn(&PoolKey) -> Wiring + Send + Sync>,
-        refusing: Arc<Refusing>,
+        refusing: watch::Receiver<Refusing>,
         wake: Arc<Notify>,
     ) -> Self {
         let recorder =
@@ -100,10 +100,11 @@ impl Writer {
 
     fn plan(&self, snapshot: &Snapshot) -> Vec<Write> {
         let wiring = |pool: &PoolKey| (self.wiring)(pool);
+        let refusing = self.refusing.borrow();
         let circumstances = Circumstances {
             envoy_gateway: &self.envoy_gateway,
             wiring: &wiring,
-            refusing: &self.refusing.places(),
+            refusing: refusing.as_ref(),
             now: &now(),
         };
         writes(&snapshot.facts, &snapshot.world, &circumstances)

@@ -92,8 +92,8 @@ pub struct Circumstances<'a> {
     pub envoy_gateway: &'a str,
     /// What is known of the wiring, for each pool.
     pub wiring: &'a dyn Fn(&PoolKey) -> Wiring,
-    /// Places that refuse connections.
-    pub refusing: &'a BTreeSet<SocketAddr>,
+    /// Places that refuse connections; `None` while it is too early to say.
+    pub refusing: Option<&'a BTreeSet<SocketAddr>>,
     /// RFC 3339, UTC.
     pub now: &'a str,
 }
@@ -101,7 +101,9 @@ pub struct Circumstances<'a> {
 /// All that is to be written.
 pub fn writes(facts: &Facts, world: &World, circumstances: &Circumstances<'_>) -> Vec<Write> {
     let mut writes = views(facts, world);
-    writes.extend(refusals(facts, world, circumstances.refusing));
+    if let Some(refusing) = circumstances.refusing {
+        writes.extend(refusals(facts, world, refusing));
+    }
     for (key, pool) in &facts.pools {
         let (Ok(pool), Some(state)) = (pool, world.pools.get(key)) else { continue };
         let Circumstances { envoy_gateway, wiring, now, .. } = circumstances;
@@ -221,11 +223,12 @@ mod tests {
     use crate::plan::testing;
 
     fn all(facts: &Facts) -> Vec<Write> {
-        all_with(facts, &[])
+        all_with(facts, Some(&[]))
     }
 
-    fn all_with(facts: &Facts, refusing: &[&str]) -> Vec<Write> {
-        let refusing = refusing.iter().map(|place| place.parse().unwrap()).collect();
+    fn all_with(facts: &Facts, refusing: Option<&[&str]>) -> Vec<Write> {
+        let refusing: Option<BTreeSet<SocketAddr>> =
+            refusing.map(|places| places.iter().map(|place| place.parse().unwrap()).collect());
         let world = World::of(facts, &World::default(), |_| None);
         let wiring = |_: &PoolKey| Some(Ok(()));
         writes(
@@ -234,7 +237,7 @@ mod tests {
             &Circumstances {
                 envoy_gateway: testing::CONTROLLER,
                 wiring: &wiring,
-                refusing: &refusing,
+                refusing: refusing.as_ref(),
                 now: "t",
             },
         )
@@ -301,7 +304,7 @@ mod tests {
         let mut facts = testing::facts();
         let first = all(&facts);
         apply(&mut facts, first);
-        const REFUSES: &[&str] = &["10.244.0.12:8000"];
+        const REFUSES: Option<&[&str]> = Some(&["10.244.0.12:8000"]);
         let told = all_with(&facts, REFUSES);
         let [Write::AnnotateView { value: Some(value), news: Some((_, news)), .. }] = told.as_slice() else {
             panic!("{told:?}");
@@ -310,6 +313,7 @@ mod tests {
         assert!(news.warning && news.message.contains("pod-12"));
         apply(&mut facts, told);
         assert_eq!(all_with(&facts, REFUSES), []);
+        assert_eq!(all_with(&facts, None), [], "a replica that begins to lead knows less");
         let back = all(&facts);
         assert!(matches!(back.as_slice(), [Write::AnnotateView { value: None, .. }]), "{back:?}");
         apply(&mut facts, back);

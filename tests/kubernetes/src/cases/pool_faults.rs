@@ -9,7 +9,7 @@ use warmpath_tests::{Request, Stream, Traffic, until};
 
 use super::{is_used, whole};
 use crate::api::{POD, ROUTED_POOL};
-use crate::pools::{CLUSTER, Controller, FIRST, SECOND_REPLICA, count, pod, remove_pod};
+use crate::pools::{CLUSTER, Controller, FIRST, SECOND_REPLICA, count, events, pod, remove_pod};
 use crate::stopwatch::Stopwatch;
 use crate::world::{World, at, routed};
 
@@ -262,17 +262,16 @@ pub async fn a_helper_that_is_ready_and_does_not_listen(world: &mut World) {
     let lines =
         log[said..].lines().filter(|line| line.contains(&at(14)) && line.contains("[warning]")).count();
     assert!((1..=2).contains(&lines), "{lines} warnings name it");
+    until("an event names it", async || events(&cluster, "NotListening").contains(&at(14)).then_some(()))
+        .await;
+    let all_clears = events(&cluster, "Listening");
     // It serves.
     world.start_pods(&[14]).await;
     let watch = Stopwatch::start();
     is_used(14).await;
     watch.within(Duration::from_secs(5), "the first chat at a pod that begins to listen");
     until("the pool's object names nobody", async || refusing().await.is_none().then_some(())).await;
-    for reason in ["NotListening", "Listening"] {
-        let selector = format!("--field-selector=reason={reason}");
-        let events = cluster.kubectl(&["get", "events", &selector, "-o=name"]).output().unwrap();
-        assert!(!events.stdout.is_empty(), "no event {reason}");
-    }
+    until("an event says so", async || (events(&cluster, "Listening") != all_clears).then_some(())).await;
 }
 
 pub async fn one_of_two_replicas_is_killed(world: &mut World) {

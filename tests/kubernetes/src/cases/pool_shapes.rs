@@ -11,7 +11,8 @@ use super::whole;
 use crate::api::{CRD, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, OLD_POOL, POD, POOL};
 use crate::gateway::Envoy;
 use crate::pools::{
-    CLUSTER, Controller, FIRST, conditions, count, envoy_gateway_values, pod, pool, route, routed_pool,
+    CLUSTER, Controller, FIRST, conditions, count, envoy_gateway_values, events, pod, pool, route,
+    routed_pool,
 };
 use crate::stopwatch::Stopwatch;
 use crate::world::{OF_EG, World, at, input, routed};
@@ -87,6 +88,18 @@ pub async fn a_pod_that_serves_one_of_two_ports(world: &mut World) {
         (crate::pools::refusing(&cluster, "pool").await? == "pod-13 10.244.0.13:8001").then_some(())
     })
     .await;
+    // Another replica begins to lead: what it has not seen itself yet is not taken back.
+    let all_clears = events(&cluster, "Listening");
+    let log = world.ground.logs().join("warmpath-controller.log");
+    let told = || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        text.matches("refuses connections at 10.244.0.13:8001").count()
+    };
+    let before = told();
+    world.controller.take().unwrap().kill();
+    world.controller = Some(Controller::start(&world.ground, &world.module, "replica-next", &[]).await);
+    until("the new leader has seen it too", async || (told() > before).then_some(())).await;
+    assert_eq!(events(&cluster, "Listening"), all_clears, "a false all-clear");
     cluster.apply(POOL, &pool("pool", "vllm", json!({}))).await;
     cluster.patch(POOL, "default", "pool", json!({"spec": {"targetPorts": [{"number": 8000}]}})).await;
 }
