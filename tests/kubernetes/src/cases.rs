@@ -16,8 +16,9 @@ mod shapes;
 mod updates;
 
 use std::pin::Pin;
+use std::time::{Duration, Instant};
 
-use warmpath_tests::{Account, Opened, Reply, Request, until};
+use warmpath_tests::{Account, Opened, Reply, Request, Stream, until};
 
 use crate::world::{World, at, routed};
 
@@ -197,17 +198,39 @@ fn whole(account: &Account) {
     );
 }
 
-/// Opens streams until one meets the pod, and returns that one.
-async fn stream_at(number: u8) -> Opened {
+/// A stream that the pod writes as the case says, and the client's side of it.
+async fn stream_at(world: &World, number: u8) -> (Stream, Opened) {
+    let (stream, answer) = Stream::new();
+    world.pods[&number].answer_next(answer);
     for turn in 0..200 {
         let prompt = format!("{turn} times I asked: {}", "who? ".repeat(turn * 40));
         let body = serde_json::json!({"model": "/model/qwen", "stream": true, "messages": [{"role": "user", "content": prompt}]});
         let opened = Request::post("/v1/chat/completions", &body).open(routed()).await;
         if opened.headers.get("x-test-pod").is_some_and(|pod| pod == at(number).as_str()) {
-            return opened;
+            return (stream, opened);
         }
     }
     panic!("of 200 streams none meets pod {number}");
+}
+
+/// While a stream of the pod goes on for so many events, nothing new goes to the pod; then the stream ends whole.
+async fn only_its_stream_goes_on(
+    world: &World,
+    number: u8,
+    (stream, mut opened): (Stream, Opened),
+    events: usize,
+    spacing: Duration,
+) {
+    let before = world.pods[&number].begun();
+    for event in 0..events {
+        chat_ends_whole(event).await;
+        stream.chunk("data: {}\n\n");
+        tokio::time::sleep(spacing).await;
+    }
+    assert_eq!(world.pods[&number].begun(), before, "a pod that is not ready got new requests");
+    stream.chunk("data: [DONE]\n\n");
+    drop(stream);
+    ends_with_done(&mut opened).await;
 }
 
 /// Reads a stream to its end, which must be the proper one.
@@ -232,8 +255,17 @@ async fn is_used(number: u8) {
     .await;
 }
 
+/// Waits for what takes longer than most, and panics when it takes longer than `bound`.
+async fn until_within(bound: Duration, what: &str, condition: impl AsyncFn() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < bound, "waited {bound:?} in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Whether the request of this answer reached its pod with the header that names pods, which is Warmpath's alone.
 fn named_by_warmpath(world: &World, reply: &Reply) -> bool {
-    let pod = world.pods.values().find(|pod| pod.address() == reply.pod()).expect("a pod of this case");
+    let pod = world.pod_of(reply).expect("a pod of this case");
     pod.received().last().is_some_and(|request| request.headers.contains_key("x-warmpath-destination"))
 }

@@ -206,6 +206,16 @@ impl Envoy {
         page.trim().rsplit_once(": ").map_or(0, |(_, value)| value.parse().unwrap())
     }
 
+    /// How often a cluster has sent to all of its pods, ready or not: Envoy's panic mode.
+    pub async fn panics(&self, cluster: &str) -> u64 {
+        self.stat(&format!("cluster.{cluster}.lb_healthy_panic")).await
+    }
+
+    /// How often a listener has changed: a change ends long streams after its drain time.
+    pub async fn listener_changes(&self) -> u64 {
+        self.stat("listener_manager.listener_modified").await
+    }
+
     /// The sum of the counters whose names end so.
     pub async fn stat_sum(&self, end: &str) -> u64 {
         let page = self.admin(&format!("/stats?filter={end}$")).await.expect("Envoy's admin page").text();
@@ -240,12 +250,24 @@ impl Envoy {
             .collect()
     }
 
+    /// Whether a cluster has exactly these hosts.
+    pub async fn has(&self, cluster: &str, hosts: &[(String, &str)]) -> bool {
+        let wanted = hosts.iter().map(|(host, health)| (host.clone(), (*health).to_owned())).collect();
+        self.hosts(cluster).await == wanted
+    }
+
     /// Waits until a cluster has exactly these hosts.
     pub async fn knows(&self, cluster: &str, hosts: &[(String, &str)]) {
-        let wanted: BTreeMap<String, String> =
-            hosts.iter().map(|(host, health)| (host.clone(), (*health).to_owned())).collect();
-        until(&format!("Envoy knows {wanted:?} of {cluster}"), async || {
-            (self.hosts(cluster).await == wanted).then_some(())
+        until(&format!("Envoy knows {hosts:?} of {cluster}"), async || {
+            self.has(cluster, hosts).await.then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until so many pods are ready to Warmpath, in all pools together.
+    pub async fn has_ready(&self, pods: usize) {
+        until(&format!("{pods} pods are ready to Warmpath"), async || {
+            (self.metric("warmpath_ready_pods").await == Some(pods as f64)).then_some(())
         })
         .await;
     }

@@ -221,19 +221,34 @@ pub fn route(name: &str, rules: &[(&str, &[(&str, u32)])]) -> Value {
     })
 }
 
-/// A pod's object with its label, and its status as the kubelet writes it.
+/// The object of a pod of the pool's namespace, with its label.
 pub async fn pod(cluster: &Cluster, number: u8, app: &str, ready: &str) {
     let name = format!("pod-{number}");
+    pod_object(cluster, ("default", &name), json!({"app": app}), &address::pod(number), ready).await;
+}
+
+/// A pod's object, of a namespace and name, and its status as the kubelet writes it. `ready`: `True` or `False`.
+pub async fn pod_object(
+    cluster: &Cluster,
+    (namespace, name): (&str, &str),
+    labels: Value,
+    ip: &str,
+    ready: &str,
+) {
     let object = json!({
-        "metadata": {"name": name, "namespace": "default", "labels": {"app": app}},
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
         "spec": {"nodeName": "node-1", "containers": [{"name": "vllm", "image": "none"}]},
     });
     cluster.apply(POD, &object).await;
-    let ip = address::pod(number);
+    pod_status(cluster, (namespace, name), ip, ready).await;
+}
+
+/// Its status alone.
+pub async fn pod_status(cluster: &Cluster, (namespace, name): (&str, &str), ip: &str, ready: &str) {
     let status = json!({
         "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": ready}],
     });
-    cluster.patch_status(POD, "default", &name, status).await;
+    cluster.patch_status(POD, namespace, name, status).await;
 }
 
 /// Where a pod is that is an object alone.
@@ -243,21 +258,8 @@ pub fn distant_address(number: u32) -> String {
 
 /// The object of a ready pod that no process serves.
 pub async fn distant_pod(cluster: &Cluster, number: u32) {
-    let object = json!({
-        "metadata": {"name": format!("distant-{number}"), "namespace": "default", "labels": {"app": "vllm", "role": "distant"}},
-        "spec": {"nodeName": "node-1", "containers": [{"name": "vllm", "image": "none"}]},
-    });
-    cluster.apply(POD, &object).await;
-    distant_pod_is_ready(cluster, number, "True").await;
-}
-
-/// Writes its status.
-pub async fn distant_pod_is_ready(cluster: &Cluster, number: u32, ready: &str) {
-    let ip = distant_address(number);
-    let status = json!({
-        "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": ready}],
-    });
-    cluster.patch_status(POD, "default", &format!("distant-{number}"), status).await;
+    let (name, labels) = (format!("distant-{number}"), json!({"app": "vllm", "role": "distant"}));
+    pod_object(cluster, ("default", &name), labels, &distant_address(number), "True").await;
 }
 
 /// Takes a pod's object away at once.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use warmpath_tests::{Answer, Finished, Request, TestPod, command, repository, target, until};
+use warmpath_tests::{Answer, Finished, Reply, Request, TestPod, command, repository, target, until};
 
 use crate::api::{
     BACKEND_POLICY, CLIENT_POLICY, Cluster, ENDPOINT_SLICE, ENVOY_PROXY, EXTENSION_POLICY, GATEWAY,
@@ -129,11 +129,7 @@ impl World {
         for pod in self.pods.values() {
             pod.scraped(3).await;
         }
-        let pods = self.pods.len() as f64;
-        until("every pod is ready to Warmpath", async || {
-            (self.envoy().metric("warmpath_ready_pods").await == Some(pods)).then_some(())
-        })
-        .await;
+        self.envoy().has_ready(self.pods.len()).await;
     }
 
     /// Takes away what a case has left, and writes what every case begins with.
@@ -181,12 +177,17 @@ impl World {
 
     /// `scripts/kubernetes-manifests` against this cluster.
     pub fn manifests(&self, arguments: &[&str]) -> Finished {
+        self.script("scripts/kubernetes-manifests", arguments)
+    }
+
+    /// A script whose kubectl talks to this cluster.
+    pub fn script(&self, script: &str, arguments: &[&str]) -> Finished {
         let kubectl = format!(
             "{} --kubeconfig {}",
             self.ground.tools.join("kubectl").display(),
             self.cluster().kubeconfig().display()
         );
-        command("scripts/kubernetes-manifests", arguments, &[("KUBECTL", &kubectl)])
+        command(script, arguments, &[("KUBECTL", &kubectl)])
     }
 
     /// `--check` of what [`World::print`] printed.
@@ -258,15 +259,16 @@ impl World {
         until("a chat is routed by Warmpath", async || {
             let opened = Request::chat("Are you there?").try_open(routed()).await.ok()?;
             let reply = opened.finish().await.ok()?;
-            let pod = self
-                .pods
-                .iter()
-                .find(|(number, _)| Some(at(**number).as_str()) == reply.header("x-test-pod"))?
-                .1;
-            let received = pod.received();
+            let received = self.pod_of(&reply)?.received();
             received.last()?.headers.contains_key("x-warmpath-destination").then_some(())
         })
         .await;
+    }
+
+    /// The pod that gave an answer, if one of these did.
+    pub fn pod_of(&self, reply: &Reply) -> Option<&TestPod> {
+        let address = reply.header("x-test-pod")?;
+        self.pods.values().find(|pod| pod.address() == address)
     }
 
     /// How many requests each pod has got so far.

@@ -21,7 +21,7 @@ pub async fn a_client_names_no_pod(world: &mut World) {
         let reply =
             Request::chat("Who answers?").header("x-warmpath-destination", at(number)).send(routed()).await;
         assert_eq!(reply.status, 200);
-        let pod = &world.pods.values().find(|pod| pod.address() == reply.pod()).unwrap();
+        let pod = world.pod_of(&reply).unwrap();
         let seen = pod.received().pop().unwrap().headers;
         let named: Vec<_> = seen.get_all("x-warmpath-destination").iter().collect();
         assert_eq!(named.len(), 1, "{named:?}");
@@ -52,7 +52,7 @@ pub async fn whole_bodies_reach_the_pod(world: &mut World) {
     for request in [Request::chat(&prompt), Request::chat(&prompt).chunked(100_000)] {
         let reply = request.send(routed()).await;
         assert_eq!(reply.status, 200);
-        let pod = world.pods.values().find(|pod| pod.address() == reply.pod()).unwrap();
+        let pod = world.pod_of(&reply).unwrap();
         let body: Value = serde_json::from_slice(&pod.received().pop().unwrap().body).unwrap();
         assert!(body["messages"][0]["content"] == prompt.as_str(), "the body changed on its way");
     }

@@ -146,7 +146,7 @@ async fn the_door_holds(world: &World) {
         .header("x-warmpath-destination", "10.244.0.99:8000")
         .send(routed())
         .await;
-    let pod = world.pods.values().find(|pod| pod.address() == reply.pod()).unwrap();
+    let pod = world.pod_of(&reply).unwrap();
     let seen = pod.received().pop().unwrap().headers;
     assert!(
         !seen.get_all("x-warmpath-destination").iter().any(|value| value == "10.244.0.99:8000"),

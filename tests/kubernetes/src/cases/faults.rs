@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde_json::json;
-use warmpath_tests::{Request, Stream, Traffic, until};
+use warmpath_tests::{Request, Traffic, until};
 
 use super::whole;
 use crate::api::{ENDPOINT_SLICE, ENVOY_PROXY, HTTP_ROUTE, SERVICE};
@@ -16,8 +16,7 @@ use crate::world::{POOL, World, at, input, ready, routed, test_pod};
 pub async fn one_pod_is_ready_and_three_load(world: &mut World) {
     three_load(world).await;
     let loading = Loading::watch(world);
-    let panics = async |world: &World| world.envoy().stat(&format!("cluster.{POOL}.lb_healthy_panic")).await;
-    let (before, panics_before) = (world.counts(), panics(world).await);
+    let (before, panics_before) = (world.counts(), world.envoy().panics(POOL).await);
     for number in 0..100 {
         assert_eq!(Request::chat(&format!("{number}")).send(routed()).await.status, 200);
         assert_eq!(Request::get("/v1/models").send(routed()).await.status, 200);
@@ -28,7 +27,7 @@ pub async fn one_pod_is_ready_and_three_load(world: &mut World) {
     for number in [12, 14] {
         assert_eq!(after[&number], before[&number], "pod {number} loads, and got requests");
     }
-    assert_eq!(panics(world).await, panics_before, "Envoy has sent to all pods, ready or not");
+    assert_eq!(world.envoy().panics(POOL).await, panics_before, "Envoy has sent to all pods, ready or not");
     tokio::time::sleep(Duration::from_secs(5)).await;
     loading.check(world);
     world.pods[&14].set_metrics_status(200);
@@ -65,10 +64,7 @@ async fn three_load(world: &mut World) {
     world.cluster().pipe(&["apply", "--server-side", "--force-conflicts"], &input("loading.yaml"));
     let hosts = [(11, "HEALTHY"), (12, "DRAINING"), (13, "DRAINING"), (14, "DRAINING")];
     world.envoy().knows(POOL, &hosts.map(|(number, health)| (at(number), health))).await;
-    until("Warmpath knows that one is ready", async || {
-        (world.envoy().metric("warmpath_ready_pods").await == Some(1.0)).then_some(())
-    })
-    .await;
+    world.envoy().has_ready(1).await;
 }
 
 /// How often pods that load were scraped, and what was said before.
@@ -115,22 +111,11 @@ pub async fn nobody_is_ready(world: &mut World) {
 }
 
 pub async fn a_pod_is_taken_out_while_it_streams(world: &mut World) {
-    let (stream, answer) = Stream::new();
-    world.pods[&12].answer_next(answer);
-    let mut opened = super::stream_at(12).await;
+    let stream = super::stream_at(world, 12).await;
     world.endpoints(&[(11, Is::Ready), (12, Is::NotReady), (13, Is::Ready)]).await;
     world.envoy().knows(POOL, &[(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "HEALTHY")]).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let before = world.pods[&12].begun();
-    for round in 0..60 {
-        super::chat_ends_whole(round).await;
-        stream.chunk("data: {}\n\n");
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    assert_eq!(world.pods[&12].begun(), before, "a pod that is not ready got new requests");
-    stream.chunk("data: [DONE]\n\n");
-    drop(stream);
-    super::ends_with_done(&mut opened).await;
+    super::only_its_stream_goes_on(world, 12, stream, 60, Duration::from_secs(1)).await;
     world.endpoints(&ready(&[11, 12, 13])).await;
     super::is_used(12).await;
 }
@@ -208,10 +193,8 @@ pub async fn a_pod_that_lacks_one_of_two_ports(world: &mut World) {
         .flat_map(|number| [8000, 8001].map(|port| (format!("{}:{port}", address::pod(number)), "HEALTHY")));
     world.envoy().knows(POOL, &all.collect::<Vec<_>>()).await;
     world.is_routed().await;
-    until("the five places that serve are ready to Warmpath", async || {
-        (world.envoy().metric("warmpath_ready_pods").await == Some(5.0)).then_some(())
-    })
-    .await;
+    // The places that serve; each counts as a pod.
+    world.envoy().has_ready(5).await;
     for round in 0..25 {
         let requests = (0..8).map(|number| Request::chat(&format!("{round} {number}")).send(routed()));
         for reply in join_all(requests).await {

@@ -2,16 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use warmpath_tests::{Stream, Traffic};
+use warmpath_tests::Traffic;
 
 use super::{chat_ends_whole, ends_with_done, is_used, stream_at, whole};
 use crate::objects::Is;
 use crate::world::{POOL, World, at, ready, routed};
 
 pub async fn a_pod_that_terminates_gets_nothing_new_and_ends_its_stream(world: &mut World) {
-    let (stream, answer) = Stream::new();
-    world.pods[&13].answer_next(answer);
-    let mut opened = stream_at(13).await;
+    let (stream, mut opened) = stream_at(world, 13).await;
     world.endpoints(&[(11, Is::Ready), (12, Is::Ready), (13, Is::Terminating)]).await;
     let changed = Instant::now();
     world.envoy().knows(POOL, &[(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")]).await;

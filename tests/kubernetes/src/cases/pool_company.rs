@@ -5,11 +5,8 @@ use warmpath_tests::{Answer, Reply, Request, Traffic, until};
 
 use super::{named_by_warmpath, whole};
 use crate::api::{HTTP_ROUTE, MODEL, NAMESPACE, POD, POOL};
-use crate::pools::{conditions, route};
+use crate::pools::{conditions, pod_object, route};
 use crate::world::{World, at, input, routed};
-
-/// Envoy's counter of listeners that it has changed: a change ends long streams after its drain time.
-const CHANGES: &str = "listener_manager.listener_modified";
 
 /// A chat with the key of `own-policies.yaml`.
 async fn with_key(more: &[(&str, &str)]) -> Reply {
@@ -26,8 +23,7 @@ pub async fn a_users_own_policies_keep_their_effect(world: &mut World) {
     .await;
     until("the connection's policy is in force", async || {
         let reply = with_key(&[]).await;
-        let pod =
-            world.pods.values().find(|pod| Some(pod.address().as_str()) == reply.header("x-test-pod"))?;
+        let pod = world.pod_of(&reply)?;
         pod.received().last()?.headers.contains_key("x-front").then_some(())
     })
     .await;
@@ -53,8 +49,7 @@ pub async fn a_users_own_policies_keep_their_effect(world: &mut World) {
     cluster.pipe(&["delete"], &input("own-policies.yaml"));
     until("the policies are gone", async || {
         let reply = Request::chat("Who?").send(routed()).await;
-        let pod =
-            world.pods.values().find(|pod| Some(pod.address().as_str()) == reply.header("x-test-pod"))?;
+        let pod = world.pod_of(&reply)?;
         (!pod.received().last()?.headers.contains_key("x-front")).then_some(())
     })
     .await;
@@ -70,7 +65,7 @@ pub async fn a_model_is_renamed_and_its_change_is_hot(world: &mut World) {
                      "targetModels": [{"name": target, "weight": 100}]},
         })
     };
-    let before = world.envoy().stat(CHANGES).await;
+    let before = world.envoy().listener_changes().await;
     let traffic = Traffic::start(routed(), 2);
     traffic.more(20).await;
     for target in ["first", "second"] {
@@ -79,7 +74,7 @@ pub async fn a_model_is_renamed_and_its_change_is_hot(world: &mut World) {
             let body = json!({"model": "chat", "messages": [{"role": "user", "content": "Who are you?"}]});
             let reply = Request::post("/v1/chat/completions", &body).send(routed()).await;
             assert_eq!(reply.status, 200, "{}", reply.text());
-            let pod = world.pods.values().find(|pod| pod.address() == reply.pod())?;
+            let pod = world.pod_of(&reply)?;
             let asked: Vec<Value> = pod
                 .received()
                 .iter()
@@ -107,7 +102,7 @@ pub async fn a_model_is_renamed_and_its_change_is_hot(world: &mut World) {
     })
     .await;
     whole(&traffic.stop().await);
-    assert_eq!(world.envoy().stat(CHANGES).await, before, "changes of listeners");
+    assert_eq!(world.envoy().listener_changes().await, before, "changes of listeners");
 }
 
 pub async fn what_another_controller_wrote_stays(world: &mut World) {
@@ -145,15 +140,8 @@ pub async fn a_pool_of_another_namespace_needs_a_grant(world: &mut World) {
     let cluster = world.cluster().clone();
     world.start_pods(&[21]).await;
     cluster.apply(NAMESPACE, &json!({"metadata": {"name": "models"}})).await;
-    let pod = json!({
-        "metadata": {"name": "pod-21", "namespace": "models", "labels": {"app": "far"}},
-        "spec": {"nodeName": "node-1", "containers": [{"name": "vllm", "image": "none"}]},
-    });
-    cluster.apply(POD, &pod).await;
     let ip = crate::sandbox::address::pod(21);
-    let status = json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
-        "conditions": [{"type": "Ready", "status": "True"}]});
-    cluster.patch_status(POD, "models", "pod-21", status).await;
+    pod_object(&cluster, ("models", "pod-21"), json!({"app": "far"}), &ip, "True").await;
     let file = input("far-pool.yaml");
     let (pool, grant) = file.split_once("---\n").unwrap();
     cluster.pipe(&["apply"], pool);

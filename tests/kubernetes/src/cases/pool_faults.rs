@@ -1,15 +1,15 @@
 //! Pods of InferencePools that load, vanish, or do not serve; what is around them goes away and comes back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde_json::json;
-use warmpath_tests::{Request, Stream, Traffic, until};
+use warmpath_tests::{Request, Traffic, until};
 
 use super::{is_used, whole};
 use crate::api::{POD, ROUTED_POOL};
-use crate::pools::{CLUSTER, Controller, FIRST, SECOND_REPLICA, count, events, pod, remove_pod};
+use crate::pools::{CLUSTER, Controller, FIRST, SECOND_REPLICA, count, events, pod, pod_object, remove_pod};
 use crate::stopwatch::Stopwatch;
 use crate::world::{World, at, routed};
 
@@ -34,14 +34,12 @@ pub async fn one_pod_of_the_pool_is_ready_and_three_load(world: &mut World) {
     let loading = [(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "DRAINING"), (at(14), "DRAINING")];
     world.envoy().knows(CLUSTER, &loading).await;
     // Of other cases, in which the pool had no pod.
-    let panics =
-        async |world: &World| world.envoy().stat(&format!("cluster.{CLUSTER}.lb_healthy_panic")).await;
-    let before = panics(world).await;
+    let before = world.envoy().panics(CLUSTER).await;
     let only = BTreeSet::from([(200, at(11))]);
     assert_eq!(met(100, |turn| Request::chat(&format!("Chat number {turn}."))).await, only);
     assert_eq!(met(100, |_| Request::get("/v1/models")).await, only);
     assert_eq!(met(100, |_| Request::post("/tokenize", &json!({"prompt": "so"}))).await, only);
-    assert_eq!(panics(world).await, before, "Envoy has sent to all pods, ready or not");
+    assert_eq!(world.envoy().panics(CLUSTER).await, before, "Envoy has sent to all pods, ready or not");
     world.start_pods(&[12]).await;
     pod(&cluster, 12, "vllm", "True").await;
     let watch = Stopwatch::start();
@@ -85,15 +83,10 @@ pub async fn a_deletion_that_no_watch_has_seen_is_noticed(world: &mut World) {
 /// Waits until Envoy knows these hosts of the pool, after the API server was away: Envoy Gateway's watches wait up to a minute
 /// before they try again.
 async fn comes_to_know(world: &World, hosts: &[(String, &str)]) {
-    let wanted: BTreeMap<_, _> = hosts.iter().map(|(host, is)| (host.clone(), (*is).to_owned())).collect();
-    let since = Instant::now();
-    while world.envoy().hosts(CLUSTER).await != wanted {
-        assert!(
-            since.elapsed() < Duration::from_secs(120),
-            "Envoy does not know {wanted:?} after two minutes"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    super::until_within(Duration::from_secs(120), &format!("Envoy knows {hosts:?}"), async || {
+        world.envoy().has(CLUSTER, hosts).await
+    })
+    .await;
 }
 
 /// Starts an Envoy Gateway anew that has lost its lease: then it stops, and its probe is not answered.
@@ -110,15 +103,8 @@ pub async fn an_address_that_was_given_to_a_stranger_gets_nothing(world: &mut Wo
     world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "HEALTHY")]).await;
     // A pod of another namespace with the same label has its address now, while the failed one is still there with it.
     cluster.apply(crate::api::NAMESPACE, &json!({"metadata": {"name": "strangers"}})).await;
-    let stranger = json!({
-        "metadata": {"name": "stranger", "namespace": "strangers", "labels": {"app": "vllm"}},
-        "spec": {"nodeName": "node-1", "containers": [{"name": "vllm", "image": "none"}]},
-    });
-    cluster.apply(POD, &stranger).await;
     let ip = crate::sandbox::address::pod(13);
-    let status = json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
-        "conditions": [{"type": "Ready", "status": "True"}]});
-    cluster.patch_status(POD, "strangers", "stranger", status).await;
+    pod_object(&cluster, ("strangers", "stranger"), json!({"app": "vllm"}), &ip, "True").await;
     world.start_pods(&[13]).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (scrapes, received) = (world.pods[&13].scrapes(), world.pods[&13].received().len());
@@ -128,9 +114,8 @@ pub async fn an_address_that_was_given_to_a_stranger_gets_nothing(world: &mut Wo
 }
 
 /// Requests that met their prefix so far.
-async fn hits(world: &World) -> u64 {
-    let page = world.envoy().admin("/stats?filter=warmpath_prefix_hits_total").await.unwrap().text();
-    page.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok()).sum()
+async fn hits(world: &World) -> f64 {
+    world.envoy().metric("warmpath_prefix_hits_total").await.unwrap_or(0.0)
 }
 
 /// Asks for the story of that number; whether it met its prefix.
@@ -147,10 +132,7 @@ pub async fn a_pod_that_takes_over_an_address_is_believed_to_hold_nothing(world:
         pod(&cluster, number, "vllm", "False").await;
     }
     world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "DRAINING")]).await;
-    until("Warmpath knows one pod", async || {
-        (world.envoy().metric("warmpath_ready_pods").await == Some(1.0)).then_some(())
-    })
-    .await;
+    world.envoy().has_ready(1).await;
     for story in 0..20 {
         assert!(!is_warm(world, story).await, "story {story} is new");
     }
@@ -203,15 +185,12 @@ pub async fn a_pod_that_is_replaced_before_its_first_page_leaves_nothing_behind(
     }
     let before = hits(world).await;
     Request::chat(&opening).send(routed()).await;
-    assert_eq!(hits(world).await, before + 1, "the conversation is warm");
+    assert_eq!(hits(world).await, before + 1.0, "the conversation is warm");
     // Another process has the address, within the same second and without a word to anybody.
     world.start_pods(&[14]).await;
     world.pods[&14].scraped(3).await;
-    let reader = world.envoy();
-    until("Warmpath has read its page", async || {
-        (reader.metric("warmpath_ready_pods").await == Some(1.0)).then_some(())
-    })
-    .await;
+    // Warmpath has read its page.
+    world.envoy().has_ready(1).await;
     let before = hits(world).await;
     assert_eq!(Request::chat(&opening).send(routed()).await.status, 200);
     assert_eq!(hits(world).await, before, "what the pod before it held is believed of its successor");
@@ -219,28 +198,11 @@ pub async fn a_pod_that_is_replaced_before_its_first_page_leaves_nothing_behind(
 
 pub async fn a_pod_of_the_pool_is_taken_out_while_it_streams(world: &mut World) {
     let cluster = world.cluster().clone();
-    let (stream, answer) = Stream::new();
-    world.pods[&12].answer_next(answer);
-    let mut opened = super::stream_at(12).await;
+    let stream = super::stream_at(world, 12).await;
     pod(&cluster, 12, "vllm", "False").await;
     world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "HEALTHY")]).await;
-    until("Warmpath has seen it", async || {
-        (world.envoy().metric("warmpath_ready_pods").await == Some(2.0)).then_some(())
-    })
-    .await;
-    let before = world.pods[&12].begun();
-    let asked = Instant::now();
-    let mut number = 0;
-    while asked.elapsed() < Duration::from_secs(10) {
-        super::chat_ends_whole(number).await;
-        number += 1;
-        stream.chunk("data: {}\n\n");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    assert_eq!(world.pods[&12].begun(), before, "a pod that is not ready got new requests");
-    stream.chunk("data: [DONE]\n\n");
-    drop(stream);
-    super::ends_with_done(&mut opened).await;
+    world.envoy().has_ready(2).await;
+    super::only_its_stream_goes_on(world, 12, stream, 50, Duration::from_millis(200)).await;
     pod(&cluster, 12, "vllm", "True").await;
     is_used(12).await;
 }
@@ -381,8 +343,9 @@ pub async fn a_thousand_pods(world: &mut World) {
     .await;
     let after_the_last = start.elapsed() - written;
     let since = Instant::now();
-    crate::pools::distant_pod_is_ready(&cluster, PODS - 1, "False").await;
-    let last = format!("{}:8000", crate::pools::distant_address(PODS - 1));
+    let (name, ip) = (format!("distant-{}", PODS - 1), crate::pools::distant_address(PODS - 1));
+    crate::pools::pod_status(&cluster, ("default", &name), &ip, "False").await;
+    let last = format!("{ip}:8000");
     until("Envoy knows one change more", async || {
         (world.envoy().hosts(CLUSTER).await.get(&last)? == "DRAINING").then_some(())
     })

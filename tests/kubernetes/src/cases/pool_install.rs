@@ -1,7 +1,7 @@
 //! `scripts/kubernetes-install`: it installs, it stops where it must, and it removes.
 
 use serde_json::{Value, json};
-use warmpath_tests::{Finished, command, repository};
+use warmpath_tests::{Finished, repository};
 
 use crate::api::{CONFIG_MAP, CRD, DEPLOYMENT, MODEL, NAMESPACE, POOL};
 use crate::world::World;
@@ -14,13 +14,7 @@ const LOCAL_IMAGE: &str = concat!("warmpath-controller:", env!("CARGO_PKG_VERSIO
 
 /// Runs the script against this cluster.
 fn script(world: &World, arguments: &[&str]) -> Finished {
-    let ground = &world.ground;
-    let kubectl = format!(
-        "{} --kubeconfig {}",
-        ground.tools.join("kubectl").display(),
-        ground.cluster.kubeconfig().display()
-    );
-    command("scripts/kubernetes-install", arguments, &[("KUBECTL", &kubectl)])
+    world.script("scripts/kubernetes-install", arguments)
 }
 
 /// What Envoy Gateway's chart makes of its values: its configuration in a ConfigMap.

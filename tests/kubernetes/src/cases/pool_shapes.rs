@@ -2,12 +2,12 @@
 //! stands beside a pool in a route, and other configurations of Envoy Gateway.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use warmpath_tests::{Reply, Request, TestPod, Traffic, until};
 
-use super::whole;
+use super::{until_within, whole};
 use crate::api::{CRD, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, OLD_POOL, POD, POOL};
 use crate::gateway::Envoy;
 use crate::pools::{
@@ -35,18 +35,12 @@ async fn other_pool(world: &mut World) {
     world.cluster().apply(POOL, &pool("other", "other", json!({}))).await;
 }
 
+/// What takes longer than most must be so within it.
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Whether that pod gave the answer.
 fn is_at(reply: &Reply, number: u8) -> bool {
     reply.header("x-test-pod") == Some(&at(number))
-}
-
-/// Waits for what takes longer than most: it must be so within a minute.
-async fn within_a_minute(what: &str, condition: impl AsyncFn() -> bool) {
-    let start = Instant::now();
-    while !condition().await {
-        assert!(start.elapsed() < Duration::from_secs(60), "a minute passed in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }
 
 /// How many of so many requests each pod answered; each must be 200.
@@ -226,10 +220,7 @@ pub async fn weights_across_pools_hold_whatever_matches(world: &mut World) {
     }
     until("the other pool is empty", async || (world.envoy().hosts(CLUSTER).await.len() == 3).then_some(()))
         .await;
-    until("the module knows it too", async || {
-        (world.envoy().metric("warmpath_ready_pods").await == Some(3.0)).then_some(())
-    })
-    .await;
+    world.envoy().has_ready(3).await;
     let mut lost = 0;
     for number in 0..200 {
         let reply = chat("/split", number, 1).await;
@@ -394,13 +385,13 @@ pub async fn envoy_gateway_that_does_not_ask_is_told_and_when_it_does_again(worl
         }
         let controller = Controller::start(&world.ground, &world.module, "replica-wiring", &[]).await;
         world.start_gateway(values).await;
-        within_a_minute("the pool says what lacks", async || {
+        until_within(MINUTE, "the pool says what lacks", async || {
             let all = conditions(&cluster, POOL, "pool").await;
             all.get("warmpath.dev/Serving").is_some_and(|(good, _, message)| !good && message.contains(lack))
         })
         .await;
         world.start_gateway(envoy_gateway_values()).await;
-        within_a_minute("the pool says that it is asked", async || {
+        until_within(MINUTE, "the pool says that it is asked", async || {
             conditions(&cluster, POOL, "pool").await.get("warmpath.dev/Serving").is_some_and(|said| said.0)
         })
         .await;

@@ -25,11 +25,6 @@ async fn within_a_second(world: &World, hosts: &[(u8, &str)]) {
     watch.within(SECOND, &format!("the way of {hosts:?} to Envoy"));
 }
 
-/// How often Envoy has changed a listener: a change ends long streams after its drain time.
-async fn listener_changes(world: &World) -> u64 {
-    world.envoy().stat("listener_manager.listener_modified").await
-}
-
 /// The status of an answer, and the pod that gave it.
 async fn ask(path: &str) -> (u16, String) {
     let body = json!({"model": "/model/qwen", "messages": [{"role": "user", "content": "Who are you?"}]});
@@ -74,7 +69,7 @@ pub async fn the_pools_pods_are_served_and_every_status_says_so(world: &mut Worl
 
 pub async fn pods_come_load_leave_and_fail_within_a_second(world: &mut World) {
     let cluster = world.cluster().clone();
-    let before = listener_changes(world).await;
+    let before = world.envoy().listener_changes().await;
     let traffic = Traffic::start(routed(), 2);
     traffic.more(20).await;
     // One turns not ready: it drains, so that nobody new goes there and Envoy does not panic.
@@ -100,7 +95,7 @@ pub async fn pods_come_load_leave_and_fail_within_a_second(world: &mut World) {
     is_used(14).await;
     whole(&traffic.stop().await);
     // Envoy has cut no connection for any of it, and no listener was touched.
-    assert_eq!(listener_changes(world).await, before, "changes of listeners");
+    assert_eq!(world.envoy().listener_changes().await, before, "changes of listeners");
 }
 
 pub async fn a_selector_and_a_label_are_followed(world: &mut World) {
@@ -132,7 +127,7 @@ pub async fn the_strategy_is_hot(world: &mut World) {
         .await;
         watch.within(Duration::from_secs(2), &format!("the way of {strategy} to Envoy"));
     };
-    let before = listener_changes(world).await;
+    let before = world.envoy().listener_changes().await;
     let traffic = Traffic::start(routed(), 2);
     in_force("PREFIX_CACHE").await;
     set("DEFAULT").await;
@@ -152,7 +147,7 @@ pub async fn the_strategy_is_hot(world: &mut World) {
     set("PREFIX_CACHE").await;
     in_force("PREFIX_CACHE").await;
     whole(&traffic.stop().await);
-    assert_eq!(listener_changes(world).await, before, "changes of listeners");
+    assert_eq!(world.envoy().listener_changes().await, before, "changes of listeners");
 }
 
 pub async fn two_pools_of_one_name_are_two_pools(world: &mut World) {

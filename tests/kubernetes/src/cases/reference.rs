@@ -109,7 +109,7 @@ pub async fn the_second_documents_conversation_stays_at_its_pod(world: &mut Worl
 async fn the_model_is_critical_and_keeps_its_name(world: &World) {
     let body = std::fs::read(repository().join("examples/round1.json")).unwrap();
     let reply = round("round1.json", routed()).await;
-    let pod = world.pods.values().find(|pod| pod.address() == reply.pod()).unwrap();
+    let pod = world.pod_of(&reply).unwrap();
     assert_eq!(pod.received().last().unwrap().body, body, "another body than the client's");
     let batch = json!({
         "metadata": {"name": "batch", "namespace": "default"},

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use warmpath_tests::{Request, Stream, Traffic, target, until};
+use warmpath_tests::{Request, Traffic, target, until};
 
 use super::whole;
 use crate::modules::{self, variant};
@@ -29,13 +29,12 @@ pub async fn the_api_server_is_away_and_comes_back(world: &mut World) {
     traffic.lasts(Duration::from_secs(10)).await;
     world.ground.start_api_server().await;
     world.endpoints(&ready(&[11, 12])).await;
-    let wanted = [11, 12].map(|number| (at(number), "HEALTHY".to_owned())).into();
     until("Envoy knows what has changed since", async || {
         // As the kubelet would: it may have lost its lease, and stops then.
         if world.gateway.as_ref().unwrap().is_dead().await {
             world.start_gateway(json!({})).await;
         }
-        (world.envoy().hosts(POOL).await == wanted).then_some(())
+        world.envoy().has(POOL, &[11, 12].map(|number| (at(number), "HEALTHY"))).await.then_some(())
     })
     .await;
     traffic.more(50).await;
@@ -44,9 +43,7 @@ pub async fn the_api_server_is_away_and_comes_back(world: &mut World) {
 
 pub async fn a_new_module_is_in_force_at_once_and_costs_no_request(world: &mut World) {
     world.spoilt();
-    let (stream, answer) = Stream::new();
-    world.pods[&11].answer_next(answer);
-    let mut long = super::stream_at(11).await;
+    let (stream, mut long) = super::stream_at(world, 11).await;
     let mut homes = Vec::new();
     for number in 0..10 {
         homes.push(round(number, 1).send(routed()).await.pod().to_owned());
@@ -146,7 +143,7 @@ pub async fn a_module_that_cannot_be_had_leaves_traffic_flowing(world: &mut Worl
     whole(&traffic.stop().await);
     // A client still cannot name a pod.
     let reply = Request::chat("Who?").header("x-warmpath-destination", at(11)).send(routed()).await;
-    let pod = world.pods.values().find(|pod| pod.address() == reply.pod()).unwrap();
+    let pod = world.pod_of(&reply).unwrap();
     assert!(
         !pod.received()
             .pop()
@@ -195,9 +192,7 @@ async fn streams_survive(world: &mut World, seconds: u32) {
     world.spoilt();
     let mut streams = Vec::new();
     for number in [11, 12] {
-        let (stream, answer) = Stream::new();
-        world.pods[&number].answer_next(answer);
-        streams.push((stream, super::stream_at(number).await));
+        streams.push(super::stream_at(world, number).await);
         if number == 11 {
             world.attach_module(&variant(&world.module, "while it streams"), &[]).await;
         }
