@@ -4,7 +4,7 @@
 //! everything for itself, the addresses too, so that a case may stop Envoy Gateway or the API server. What measures time has
 //! the machine for itself, when the rest is done; so has, for one more try, what failed beside others. Both are named.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -34,7 +34,7 @@ pub async fn run(mut cases: Vec<Case>, lanes: usize, arguments: &[String]) -> i3
         waiting: RefCell::new(beside),
         again: RefCell::default(),
         tally: RefCell::default(),
-        started: RefCell::new(0),
+        started: Cell::new(0),
         arguments: arguments.to_vec(),
     };
     let lanes = lanes.min(all.waiting.borrow().len());
@@ -82,7 +82,7 @@ struct Run {
     /// Those that have failed beside others.
     again: RefCell<Vec<Case>>,
     tally: RefCell<Tally>,
-    started: RefCell<usize>,
+    started: Cell<usize>,
     arguments: Vec<String>,
 }
 
@@ -102,7 +102,7 @@ impl Run {
         while let Some(case) = self.next(ground) {
             ground = case.ground;
             let outcome = self.attempt(&mut lane, &case).await;
-            if matches!(outcome.said, Said::Passed(_)) {
+            if outcome.failure.is_none() {
                 self.tell(&case, outcome, 1);
             } else {
                 // What others took of the machine is no excuse when it has the machine for itself.
@@ -124,8 +124,7 @@ impl Run {
         let first = if case.pace == Pace::Alone { 1 } else { TRIES_OF_TIMED };
         for number in first.. {
             let outcome = self.attempt(lane, case).await;
-            let passed = matches!(outcome.said, Said::Passed(_));
-            if passed || number == TRIES_OF_TIMED {
+            if outcome.failure.is_none() || number == TRIES_OF_TIMED {
                 return self.tell(case, outcome, number);
             }
             outcome.print("AGAIN", case);
@@ -135,14 +134,13 @@ impl Run {
     /// Runs a case in the lane, which is started where there is none. A lane in which a case has failed is no more.
     async fn attempt(&self, lane: &mut Option<Lane>, case: &Case) -> Outcome {
         if lane.is_none() {
-            *self.started.borrow_mut() += 1;
-            let number = *self.started.borrow();
-            *lane = Some(Lane::start(number, case.ground, &self.arguments));
+            self.started.set(self.started.get() + 1);
+            *lane = Some(Lane::start(self.started.get(), case.ground, &self.arguments));
         }
         let running = lane.as_mut().unwrap();
         running.ground = case.ground;
         let outcome = running.run(case).await;
-        if !matches!(outcome.said, Said::Passed(_)) {
+        if outcome.failure.is_some() {
             lane.take().unwrap().end().await;
         }
         outcome
@@ -150,17 +148,13 @@ impl Run {
 
     fn tell(&self, case: &Case, outcome: Outcome, tries: usize) {
         let mut tally = self.tally.borrow_mut();
-        match outcome.said {
-            Said::Passed(seconds) | Said::Up(seconds) => {
-                tally.passed += 1;
-                tally.seconds += seconds;
-                outcome.print("PASS", case);
-            }
-            Said::Failed(seconds, _) => {
-                tally.failed.push(case.name);
-                tally.seconds += seconds;
-                outcome.print("FAIL", case);
-            }
+        tally.seconds += outcome.seconds;
+        if outcome.failure.is_none() {
+            tally.passed += 1;
+            outcome.print("PASS", case);
+        } else {
+            tally.failed.push(case.name);
+            outcome.print("FAIL", case);
         }
         if tries > 1 {
             tally.again.push(case.name);
@@ -170,17 +164,18 @@ impl Run {
 
 /// How a case ended, what it printed, and where the logs are.
 struct Outcome {
-    said: Said,
+    seconds: f64,
+    /// Why it has failed; `None` where it has passed.
+    failure: Option<String>,
     notes: Vec<String>,
     logs: PathBuf,
 }
 
 impl Outcome {
     fn print(&self, word: &str, case: &Case) {
-        let (Said::Up(seconds) | Said::Passed(seconds) | Said::Failed(seconds, _)) = &self.said;
-        println!("{word:<5} {seconds:6.1} s  {}", case.name);
+        println!("{word:<5} {:6.1} s  {}", self.seconds, case.name);
         self.notes.iter().for_each(|note| println!("      {}", note.trim()));
-        if let Said::Failed(_, why) = &self.said {
+        if let Some(why) = &self.failure {
             why.lines().for_each(|line| println!("      {line}"));
             println!("      logs: {}", self.logs.display());
         }
@@ -219,17 +214,18 @@ impl Lane {
         let mut notes = Vec::new();
         // One that has ended says nothing more.
         let _ = self.names.write_all(format!("{}\n", case.name).as_bytes()).await;
-        let said = loop {
+        let (seconds, failure) = loop {
             let Ok(Some(line)) = self.lines.next_line().await else {
-                break Said::Failed(0.0, self.last_words());
+                break (0.0, Some(self.last_words()));
             };
             match serde_json::from_str(&line) {
                 Ok(Said::Up(seconds)) => println!("{} is up after {seconds:.1} s", self.name()),
-                Ok(ended) => break ended,
+                Ok(Said::Passed(seconds)) => break (seconds, None),
+                Ok(Said::Failed(seconds, why)) => break (seconds, Some(why)),
                 Err(_) => notes.push(line),
             }
         };
-        Outcome { said, notes, logs: self.folder.join("logs") }
+        Outcome { seconds, failure, notes, logs: self.folder.join("logs") }
     }
 
     fn name(&self) -> String {
