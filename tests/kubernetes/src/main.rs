@@ -77,7 +77,7 @@ struct Args {
 async fn main() -> ExitCode {
     let args = Args::parse();
     if args.list {
-        chosen(&args).iter().for_each(|case| println!("{}", case.name));
+        chosen(&args).0.iter().for_each(|case| println!("{}", case.name));
         return ExitCode::SUCCESS;
     }
     let code = tokio::select! {
@@ -118,30 +118,28 @@ async fn run(args: &Args) -> i32 {
         sandbox::enter();
         return stay(&tools, module).await;
     }
-    let cases = chosen(args);
-    if cases.is_empty() {
+    let (cases, left) = chosen(args);
+    if cases.is_empty() && left.is_empty() {
         println!("no case has one of these words in its name: {}", args.filter.join(" "));
-        return 1;
     }
-    let code = lanes::run(cases, args.jobs.into(), &lanes::flags(&tools, module)).await;
-    let left: Vec<_> =
-        cases::all().into_iter().filter(|case| case.pace == Pace::Long && !args.long).collect();
-    if args.filter.is_empty() {
-        left.iter().for_each(|case| println!("only with --long: {}", case.name));
-    }
+    let code = if cases.is_empty() {
+        1
+    } else {
+        lanes::run(cases, args.jobs.into(), &lanes::flags(&tools, module)).await
+    };
+    left.iter().for_each(|case| println!("only with --long: {}", case.name));
     code
 }
 
-/// The cases that are asked for. One that takes long is asked for by `--long` or by its whole name.
-fn chosen(args: &Args) -> Vec<Case> {
-    let mut cases = cases::all();
-    cases.retain(|case| {
-        let named =
-            args.filter.is_empty() || args.filter.iter().any(|word| case.name.contains(word.as_str()));
-        let whole = args.filter.iter().any(|word| word == case.name);
-        named && (case.pace != Pace::Long || args.long || whole)
-    });
-    cases
+/// The cases that have one of the words in their name: those to run, and those that take so long that only `--long` or
+/// their whole name asks for them.
+fn chosen(args: &Args) -> (Vec<Case>, Vec<Case>) {
+    let named =
+        |case: &Case| args.filter.is_empty() || args.filter.iter().any(|word| case.name.contains(word));
+    let asked = |case: &Case| {
+        case.pace != Pace::Long || args.long || args.filter.iter().any(|word| word == case.name)
+    };
+    cases::all().into_iter().filter(named).partition(asked)
 }
 
 /// Starts a cluster and says how to look into it.
