@@ -163,16 +163,29 @@ fn the_controllers_install_gives_metrics_the_labels_that_a_plain_envoy_has() {
 
 #[test]
 fn the_documents_name_cases_that_exist() {
-    let listed =
-        std::process::Command::new(env!("CARGO_BIN_EXE_kubernetes-tests")).arg("--list").output().unwrap();
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    let cases: Vec<&str> = listed.lines().collect();
-    let document = std::fs::read_to_string(repository().join("docs/compatibility.md")).unwrap();
-    let (_, table) = document.split_once("### Cases from the field in Kubernetes").unwrap();
-    let (table, _) = table.split_once("\n### ").unwrap();
-    let named: Vec<&str> = table.split('`').skip(1).step_by(2).collect();
-    assert!(named.len() > 10, "{named:?}");
-    for name in named {
-        assert!(cases.contains(&name), "there is no case {name}");
+    let mut list = std::process::Command::new(env!("CARGO_BIN_EXE_kubernetes-tests"));
+    let listed = String::from_utf8(list.args(["--list", "--long"]).output().unwrap().stdout).unwrap();
+    let exists = |name: &str| match name.strip_suffix('*') {
+        Some(module) => listed.lines().any(|case| case.starts_with(module)),
+        None => listed.lines().any(|case| case == name),
+    };
+    for (file, heading) in [
+        ("docs/compatibility.md", "### Cases from the field in Kubernetes"),
+        ("docs/envoy-gateway.md", "holds the right outcome for the attach by policies:"),
+    ] {
+        let document = std::fs::read_to_string(repository().join(file)).unwrap();
+        let (_, table) = document.split_once(heading).unwrap();
+        let table = table.split_once("\n### ").map_or(table, |(table, _)| table);
+        // Flags and settings are named beside the cases.
+        let named: Vec<&str> = table
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|name| !name.starts_with("--") && !name.contains(' '))
+            .collect();
+        assert!(named.len() > 10, "{file}: {named:?}");
+        for name in named {
+            assert!(exists(name), "{file}: there is no case {name}");
+        }
     }
 }
