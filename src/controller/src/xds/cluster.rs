@@ -1,5 +1,5 @@
 //! A pool's cluster: the pod that the module named first, the protocol that the pool speaks, room for many
-//! requests.
+//! requests, and none for pods that are not ready.
 
 use super::listener::Module;
 use super::wire::{Message, WireError};
@@ -8,6 +8,7 @@ use super::{DESTINATION_HEADER, build};
 // envoy.config.cluster.v3.Cluster
 const NAME: u32 = 1;
 const CIRCUIT_BREAKERS: u32 = 10;
+const COMMON_LB_CONFIG: u32 = 27;
 const TYPED_EXTENSION_PROTOCOL_OPTIONS: u32 = 36;
 const LOAD_BALANCING_POLICY: u32 = 41;
 
@@ -46,6 +47,7 @@ pub fn attach(cluster: &[u8], h2c: bool, answer: Option<&Module>) -> Result<Vec<
         cluster.set_bytes(LOAD_BALANCING_POLICY, override_host(&behind));
     }
     cluster.edit(CIRCUIT_BREAKERS, make_room)?;
+    cluster.edit(COMMON_LB_CONFIG, never_panic)?;
     if h2c || answer.is_some() {
         let options = cluster.map_value(TYPED_EXTENSION_PROTOCOL_OPTIONS, HTTP_OPTIONS)?.unwrap_or_default();
         let options = Message::parse(&options)?.message(2)?.unwrap_or_default().into_owned();
@@ -131,6 +133,16 @@ fn make_room(breakers: &mut Message<'_>) -> Result<(), WireError> {
     })
 }
 
+/// Where the user set no threshold: where too few pods are ready, Envoy would send to those that are not, and clients would wait
+/// for pods that load their model.
+fn never_panic(config: &mut Message<'_>) -> Result<(), WireError> {
+    // healthy_panic_threshold, a Percent: one without a value is 0.
+    if !config.has(1) {
+        config.set_bytes(1, Vec::new());
+    }
+    Ok(())
+}
+
 fn http_options(bytes: &[u8], h2c: bool, answer: Option<&Module>) -> Result<Vec<u8>, WireError> {
     let mut options = Message::parse(bytes)?;
     if h2c {
@@ -206,6 +218,25 @@ mod tests {
         let thresholds = Message::parse(breakers.all(1).next().unwrap().unwrap()).unwrap();
         assert_eq!(thresholds.message(4).unwrap().unwrap().as_ref(), build::wrapped(7));
         assert_eq!(thresholds.message(2).unwrap().unwrap().as_ref(), build::wrapped(ROOM));
+    }
+
+    #[test]
+    fn envoy_sends_to_no_pod_that_is_not_ready_unless_the_user_wants_it() {
+        let threshold = |bytes: &[u8]| {
+            let attached = attach(bytes, false, None).unwrap();
+            let config =
+                Message::parse(&attached).unwrap().message(COMMON_LB_CONFIG).unwrap().unwrap().into_owned();
+            Message::parse(&config).unwrap().message(1).unwrap().unwrap().into_owned()
+        };
+        assert!(threshold(&cluster()).is_empty(), "a percentage without a value is 0");
+        let mut percent = Message::new();
+        percent.set_double(1, 50.0);
+        let mut config = Message::new();
+        config.set_bytes(1, percent.encode());
+        let bytes = cluster();
+        let mut cluster = Message::parse(&bytes).unwrap();
+        cluster.set_bytes(COMMON_LB_CONFIG, config.encode());
+        assert_eq!(threshold(&cluster.encode()), percent.encode());
     }
 
     #[test]
