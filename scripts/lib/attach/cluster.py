@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ..common import Failure
 
@@ -39,13 +40,18 @@ class Facts:
     kind, what stands in the namespace; `unknown` has a sentence for what could not be read."""
 
     listeners: list
-    merges_extensions: bool
+    ask_merges_extensions: object
     merged_class: str = None
     gateway: dict = None
     proxy: dict = None
     objects: dict = field(default_factory=dict)
     routes: list = field(default_factory=list)
     unknown: list = field(default_factory=list)
+
+    @cached_property
+    def merges_extensions(self):
+        """Whether an EnvoyExtensionPolicy can merge with the one above it: asked for where it matters alone, as it is dear."""
+        return self.ask_merges_extensions()
 
     def of(self, kind):
         return self.objects.get(kind, [])
@@ -56,7 +62,7 @@ def assume(options):
     name = options.listener[0]
     return Facts(
         listeners=[Listener(name, name, options.port, options.http3)],
-        merges_extensions=options.envoy_gateway >= (1, 9),
+        ask_merges_extensions=lambda: options.envoy_gateway >= (1, 9),
         merged_class=options.merged_class,
     )
 
@@ -91,13 +97,7 @@ def look(options):
     gateway = one(objects, "Gateway", options.gateway, options.namespace)
     facts = Facts(
         listeners=[],
-        merges_extensions=kubectl(
-            options,
-            "explain",
-            f"{PLURALS['EnvoyExtensionPolicy'].split('.')[0]}.spec.mergeType",
-            f"--api-version={ENVOY_GATEWAY}/v1alpha1",
-        )[0]
-        == 0,
+        ask_merges_extensions=lambda: has_merge_type(options),
         gateway=gateway,
         objects=objects,
         routes=routes(options, objects),
@@ -105,6 +105,12 @@ def look(options):
     facts.listeners = listeners(options, facts)
     proxy_of(options, facts)
     return facts
+
+
+def has_merge_type(options):
+    """Whether the definition of EnvoyExtensionPolicy has the field."""
+    field_of = f"{PLURALS['EnvoyExtensionPolicy'].split('.')[0]}.spec.mergeType"
+    return kubectl(options, "explain", field_of, f"--api-version={ENVOY_GATEWAY}/v1alpha1")[0] == 0
 
 
 def one(objects, kind, name, namespace):
@@ -146,7 +152,10 @@ def listeners(options, facts):
                 f"Gateway {options.gateway} has no HTTP listener '{name}'; there: {', '.join(each['name'] for each in every)}"
             )
         first = next(each["name"] for each in every if each["port"] == mine["port"])
-        http3 = any("http3" in each["spec"] for each in above(facts, "ClientTrafficPolicy", [name]))
+        # QUIC has TLS always: beside a listener without, there is no second one.
+        http3 = mine["protocol"] == "HTTPS" and any(
+            "http3" in each["spec"] for each in above(facts, "ClientTrafficPolicy", [name])
+        )
         found.append(Listener(name, first, mine["port"], http3))
     if not found:
         raise Failure(f"no route attaches to an HTTP listener of Gateway {options.gateway}; name one with --listener")

@@ -14,22 +14,26 @@ PLAIN = ROOT / "envoy" / "envoy.yaml"
 
 def text(options, facts):
     """All of it, as one YAML file."""
-    by_name = sorted({f"{options.namespace}/{options.gateway}/{each.first}" for each in facts.listeners})
-    by_port = sorted({each.port for each in facts.listeners})
-    http3 = any(each.http3 for each in facts.listeners)
+    gateway = f"{options.namespace}/{options.gateway}"
+    with_http3 = [each for each in facts.listeners if each.http3]
     return "---\n".join(
         [
             head(options)
             + patches(
-                options, facts, options.name, FIRST_PATCHES, by_name, [f"{each}-quic" for each in by_name if http3]
+                options,
+                facts,
+                options.name,
+                FIRST_PATCHES,
+                sorted({f"{gateway}/{each.first}" for each in facts.listeners}),
+                sorted({f"{gateway}/{each.first}-quic" for each in with_http3}),
             ),
             patches(
                 options,
                 facts,
                 f"{options.name}-by-port",
                 SECOND_PATCHES,
-                [f"tcp-{port}" for port in by_port],
-                [f"udp-{port}" for port in by_port if http3],
+                [f"tcp-{port}" for port in sorted({each.port for each in facts.listeners})],
+                [f"udp-{port}" for port in sorted({each.port for each in with_http3})],
             ),
             extension(options, facts),
             backend_traffic(options),
