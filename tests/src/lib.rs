@@ -30,6 +30,6 @@ pub use distance::Distance;
 pub use envoy::{Envoy, EnvoyBuilder, falls_back};
 pub use pod::{Answer, Load, PageEnd, Received, Stream, TestPod};
 pub use random::Random;
-pub use run::{Finished, command, repository, target, until, within};
+pub use run::{Finished, command, repository, target, until, until_looking, within};
 pub use sim::SimPod;
 pub use traffic::{Account, Ending, Met, Sent, Traffic};

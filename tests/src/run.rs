@@ -13,14 +13,23 @@ const PATIENCE: Duration = Duration::from_secs(45);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Waits until `condition` gives a value; panics with `what` when it takes too long.
-pub async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    until_looking(LOOK, what, condition).await
+}
+
+/// The same with this time between two checks, where a check is dear to whom it asks.
+pub async fn until_looking<T>(
+    every: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition().await {
             return value;
         }
         assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain until {what}");
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(every).await;
     }
 }
 

@@ -73,6 +73,7 @@ pub struct Traffic {
 
 struct Shared {
     to: SocketAddr,
+    path: String,
     start: Instant,
     /// Time between two requests, where they are paced.
     pace: Option<Duration>,
@@ -84,18 +85,24 @@ struct Shared {
 impl Traffic {
     /// Starts to send to `to` from so many connections, each as fast as it is answered.
     pub fn start(to: SocketAddr, connections: usize) -> Traffic {
-        Traffic::begin(to, connections, None)
+        Traffic::begin(to, "", connections, None)
     }
 
     /// Starts to send so many requests per second, from as many connections at most. What is late is made up
     /// for, as long as a connection is free.
     pub fn paced(to: SocketAddr, connections: usize, per_second: u32) -> Traffic {
-        Traffic::begin(to, connections, Some(Duration::from_secs(1) / per_second))
+        Traffic::paced_below(to, "", connections, per_second)
     }
 
-    fn begin(to: SocketAddr, connections: usize, pace: Option<Duration>) -> Traffic {
+    /// The same with paths that begin with `prefix`.
+    pub fn paced_below(to: SocketAddr, prefix: &str, connections: usize, per_second: u32) -> Traffic {
+        Traffic::begin(to, prefix, connections, Some(Duration::from_secs(1) / per_second))
+    }
+
+    fn begin(to: SocketAddr, prefix: &str, connections: usize, pace: Option<Duration>) -> Traffic {
         let shared = Arc::new(Shared {
             to,
+            path: format!("{prefix}/v1/chat/completions"),
             start: Instant::now(),
             pace,
             begun: AtomicU64::new(0),
@@ -212,7 +219,7 @@ impl Connection {
             }
         }
         let Some(sender) = &mut self.sender else { return lost(&"no connection") };
-        let request = hyper::Request::post("/v1/chat/completions")
+        let request = hyper::Request::post(&self.shared.path)
             .header("host", self.shared.to.to_string())
             .header("content-type", "application/json")
             .header("x-request-id", id)

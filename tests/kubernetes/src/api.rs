@@ -1,17 +1,18 @@
 //! The API server, as a user with every right: objects as JSON through the `kube` crate, files through
 //! kubectl as people type it.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
-use warmpath_tests::until;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
 use crate::sandbox::address;
+use crate::wait::until;
 
 /// The token of the one user there is.
 pub const TOKEN: &str = "tests-admin";
@@ -39,6 +40,7 @@ pub const SERVICE: Kind = Kind("", "v1", "Service", "services");
 pub const SECRET: Kind = Kind("", "v1", "Secret", "secrets");
 pub const CONFIG_MAP: Kind = Kind("", "v1", "ConfigMap", "configmaps");
 pub const ENDPOINT_SLICE: Kind = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices");
+pub const EVENT: Kind = Kind("", "v1", "Event", "events");
 pub const LEASE: Kind = Kind("coordination.k8s.io", "v1", "Lease", "leases");
 pub const DEPLOYMENT: Kind = Kind("apps", "v1", "Deployment", "deployments");
 pub const CRD: Kind =
@@ -61,6 +63,7 @@ pub const CLIENT_POLICY: Kind =
 pub const POOL: Kind = Kind("inference.networking.k8s.io", "v1", "InferencePool", "inferencepools");
 pub const OLD_POOL: Kind = Kind(OLD_INFERENCE, "v1alpha2", "InferencePool", "inferencepools");
 pub const MODEL: Kind = Kind(OLD_INFERENCE, "v1alpha2", "InferenceModel", "inferencemodels");
+pub const OBJECTIVE: Kind = Kind(OLD_INFERENCE, "v1alpha2", "InferenceObjective", "inferenceobjectives");
 /// Warmpath's own.
 pub const ROUTED_POOL: Kind = Kind("warmpath.dev", "v1alpha1", "RoutedPool", "routedpools");
 
@@ -186,7 +189,16 @@ impl Cluster {
 
     /// The objects of a kind with this label, `KEY=VALUE`, or all of them with "".
     pub async fn list(&self, kind: Kind, namespace: &str, label: &str) -> Vec<Value> {
-        let found = self.api(kind, namespace).list(&ListParams::default().labels(label)).await;
+        self.find(kind, namespace, &ListParams::default().labels(label)).await
+    }
+
+    /// The events with this reason.
+    pub async fn events(&self, reason: &str) -> Vec<Value> {
+        self.find(EVENT, "", &ListParams::default().fields(&format!("reason={reason}"))).await
+    }
+
+    async fn find(&self, kind: Kind, namespace: &str, which: &ListParams) -> Vec<Value> {
+        let found = self.api(kind, namespace).list(which).await;
         let found = found.unwrap_or_else(|error| panic!("cannot list {}: {error}", kind.3));
         found.items.into_iter().map(|object| serde_json::to_value(object).unwrap()).collect()
     }
@@ -212,8 +224,10 @@ impl Cluster {
     }
 
     /// Applies the objects of a file or of a folder.
-    pub fn apply_file(&self, path: &Path) {
-        let done = self.kubectl(&["apply", "--server-side", "-f", path.to_str().unwrap()]).output().unwrap();
+    pub async fn apply_file(&self, path: &Path) {
+        let mut kubectl =
+            Command::from(self.kubectl(&["apply", "--server-side", "-f", path.to_str().unwrap()]));
+        let done = kubectl.output().await.unwrap();
         assert!(done.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&done.stderr));
     }
 
@@ -223,24 +237,23 @@ impl Cluster {
     }
 
     /// A command of kubectl.
-    pub fn kubectl(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.kubectl);
+    pub fn kubectl(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.kubectl);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
         command
     }
 
     /// `kubectl ... -f -` with this text; panics with what it says to a mistake.
-    pub fn pipe(&self, arguments: &[&str], text: &str) -> String {
-        let mut child = self
-            .kubectl(arguments)
+    pub async fn pipe(&self, arguments: &[&str], text: &str) -> String {
+        let mut child = Command::from(self.kubectl(arguments))
             .args(["-f", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("kubectl");
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        let done = child.wait_with_output().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).await.unwrap();
+        let done = child.wait_with_output().await.unwrap();
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
         assert!(
             done.status.success(),

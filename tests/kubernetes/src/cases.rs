@@ -18,8 +18,9 @@ mod updates;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use warmpath_tests::{Account, Opened, Reply, Request, Stream, until};
+use warmpath_tests::{Account, Opened, Reply, Request, Stream, Traffic};
 
+use crate::wait::until;
 use crate::world::{World, at, routed};
 
 /// What a case does; a panic is its failure.
@@ -28,10 +29,19 @@ type Run = for<'a> fn(&'a mut World) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 /// What a case begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ground {
-    /// Attached by policies: [`World::reset`].
+    /// Attached by policies, with an Envoy: [`World::reset`].
     Policies,
+    /// The same, and the case starts the Envoy: [`World::reset_without_envoy`].
+    Bare,
     /// An InferencePool and the controller: [`crate::pools::reset`].
     Pools,
+}
+
+impl Ground {
+    /// Whether a cluster that has had the one case has what the other begins with, but for a moment's work.
+    pub fn is_like(self, other: Ground) -> bool {
+        (self == Ground::Pools) == (other == Ground::Pools)
+    }
 }
 
 /// How a case runs beside others.
@@ -39,9 +49,11 @@ pub enum Ground {
 pub enum Pace {
     /// At any time, while other clusters run other cases.
     Beside,
-    /// The same, and it takes so long that it begins first.
-    Early,
-    /// It measures time: when the rest is done, with the machine for itself. It may be tried again.
+    /// The same, and it takes about so many seconds: the longest begin first.
+    Early(u32),
+    /// It measures time: when the rest is done, beside at most one other that does.
+    Timed,
+    /// What it measures hangs on how processors are shared: at the end, with the machine for itself.
     Alone,
     /// It takes so long that it runs only where `--long` asks for it.
     Long,
@@ -62,16 +74,17 @@ pub struct Case {
 
 /// Names functions of one module as cases, each with its pace where that is not [`Pace::Beside`].
 macro_rules! cases {
-    ($($module:ident on $ground:ident: $($name:ident $(($pace:ident))?),+ $(,)?;)+) => {
+    ($($module:ident on $ground:ident: $($name:ident $(($($pace:tt)+))?),+ $(,)?;)+) => {
         vec![$($(Case {
             name: concat!(stringify!($module), "::", stringify!($name)),
             ground: Ground::$ground,
-            pace: cases!(@ $($pace)?),
+            pace: cases!(@ $($($pace)+)?),
             run: |world| Box::pin($module::$name(world)),
         },)+)+]
     };
     (@) => { Pace::Beside };
     (@ $pace:ident) => { Pace::$pace };
+    (@ $pace:ident $seconds:literal) => { Pace::$pace($seconds) };
 }
 
 /// All of them.
@@ -81,82 +94,87 @@ pub fn all() -> Vec<Case> {
             the_printed_policies_are_accepted_and_the_check_says_so,
             a_client_names_no_pod,
             whole_bodies_reach_the_pod,
-            a_pod_that_is_dead_or_full_costs_nothing,
+            a_pod_that_is_dead_or_full_costs_nothing;
+        attach on Bare:
             a_singleton_collects_pages_show_it_and_a_broken_stream_is_answered_by_another_pod;
         conversation on Policies:
             the_second_round_goes_to_the_pod_of_the_first,
             twenty_conversations_stay_where_they_are,
             a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request (Alone);
         pods on Policies:
-            a_pod_that_is_added_is_used_within_a_second (Alone),
+            a_pod_that_is_added_is_used_within_a_second (Timed),
             a_pod_that_terminates_gets_nothing_new_and_ends_its_stream,
             pods_are_replaced_one_after_the_other_under_load;
         updates on Policies:
             envoy_gateway_restarts_and_brings_what_changed_meanwhile,
-            the_api_server_is_away_and_comes_back (Early),
+            the_api_server_is_away_and_comes_back (Early 35),
             a_new_module_is_in_force_at_once_and_costs_no_request,
-            a_module_that_cannot_be_had_leaves_traffic_flowing (Early),
-            envoy_starts_while_the_module_cannot_be_had,
+            a_module_that_cannot_be_had_leaves_traffic_flowing (Early 25),
             envoy_gateway_restarts_while_the_module_cannot_be_had,
-            a_stream_of_ninety_seconds_survives_an_update (Early),
+            a_stream_of_ninety_seconds_survives_an_update (Early 95),
             streams_of_ten_minutes_survive_updates (Long),
             a_trap_costs_one_request,
             policies_are_removed_and_nothing_is_left;
+        updates on Bare:
+            envoy_starts_while_the_module_cannot_be_had;
         faults on Policies:
-            one_pod_is_ready_and_three_load (Alone),
+            one_pod_is_ready_and_three_load (Timed),
             three_pods_load_for_ten_minutes (Long),
-            nobody_is_ready (Alone),
-            a_pod_is_taken_out_while_it_streams (Early),
-            a_pod_that_is_ready_and_does_not_listen (Alone),
-            a_pod_that_lacks_one_of_two_ports,
-            two_hundred_requests_a_second_while_pods_are_replaced (Early);
+            nobody_is_ready (Timed),
+            pods_are_taken_out_while_they_stream (Early 63),
+            two_hundred_requests_a_second_while_pods_are_replaced (Early 127);
+        faults on Bare:
+            a_pod_that_is_ready_and_does_not_listen (Timed),
+            a_pod_that_lacks_one_of_two_ports;
+        doors on Bare:
+            the_door_holds_while_the_module_cannot_be_had;
         doors on Policies:
             policies_that_are_there_first_keep_their_effect,
             policies_that_come_later_have_their_effect,
-            the_door_holds_while_the_module_cannot_be_had,
             a_second_policy_on_the_route_is_named_and_nothing_is_printed,
             where_a_version_cannot_merge_nothing_is_printed;
         shapes on Policies:
             the_names_of_listeners_change_under_load,
-            a_listener_that_no_patch_names_hangs_nobody (Alone),
+            a_listener_that_no_patch_names_hangs_nobody (Timed),
             two_pools_on_one_listener_are_kept_apart,
-            a_rule_that_moves_takes_its_pool_along (Early),
-            merged_gateways_share_an_envoy,
-            envoys_in_the_namespace_of_their_gateway,
-            a_listener_with_tls_and_several_host_names,
-            a_service_in_place_of_its_pods_is_told,
+            a_rule_that_moves_takes_its_pool_along (Early 45),
             a_dual_stack_service_is_told,
             a_hundred_routes_to_the_same_pods,
             two_hundred_pods;
-        func_e on Policies:
+        shapes on Bare:
+            merged_gateways_share_an_envoy,
+            envoys_in_the_namespace_of_their_gateway,
+            listeners_with_tls_and_http3_and_several_host_names,
+            a_service_in_place_of_its_pods_is_told;
+        func_e on Bare:
             func_e_runs_the_configuration_of_the_readme;
         pools on Pools:
             the_pools_pods_are_served_and_every_status_says_so,
-            pods_come_load_leave_and_fail_within_a_second (Alone),
-            a_selector_and_a_label_are_followed (Alone),
-            the_strategy_is_hot (Alone),
+            pods_come_load_leave_and_fail_within_a_second (Timed),
+            a_selector_and_a_label_are_followed (Timed),
+            the_strategy_is_hot (Timed),
             two_pools_of_one_name_are_two_pools,
             a_pool_keeps_its_share_beside_one_that_is_not_there,
-            a_route_that_comes_before_its_pool_is_served_when_the_pool_comes (Alone),
-            nothing_is_written_when_nothing_changes (Alone),
+            a_route_that_comes_before_its_pool_is_served_when_the_pool_comes (Timed),
+            nothing_is_written_when_nothing_changes (Early 135),
             the_controller_is_killed_and_nothing_is_lost;
         reference on Pools:
             the_first_documents_files_are_served_as_they_stand,
             the_second_documents_conversation_stays_at_its_pod;
         pool_faults on Pools:
-            one_pod_of_the_pool_is_ready_and_three_load (Alone),
-            a_deletion_that_no_watch_has_seen_is_noticed,
+            one_pod_of_the_pool_is_ready_and_three_load (Timed),
+            a_deletion_that_no_watch_has_seen_is_noticed (Early 35),
             an_address_that_was_given_to_a_stranger_gets_nothing,
             a_pod_that_takes_over_an_address_is_believed_to_hold_nothing,
             a_pod_that_is_replaced_before_its_first_page_leaves_nothing_behind,
-            a_pod_of_the_pool_is_taken_out_while_it_streams,
+            pods_of_the_pool_are_taken_out_while_they_stream (Early 63),
             a_helper_that_is_ready_and_does_not_listen,
-            one_of_two_replicas_is_killed (Alone),
+            one_of_two_replicas_is_killed (Timed),
             envoy_gateway_is_killed_and_pools_are_served_on,
-            the_api_server_is_gone_for_a_minute (Early),
-            the_api_server_accepts_and_never_answers_for_a_minute (Early),
+            the_api_server_is_gone_for_a_minute (Early 85),
+            the_api_server_accepts_and_never_answers_for_a_minute (Early 68),
             envoy_restarts_while_controller_and_gateway_live,
-            a_thousand_pods (Early);
+            a_thousand_pods (Early 15);
         pool_shapes on Pools:
             a_pod_that_serves_one_of_two_ports,
             pods_with_addresses_of_both_families_and_of_the_newer_alone,
@@ -166,10 +184,11 @@ pub fn all() -> Vec<Case> {
             an_older_definition_goes_and_comes_back,
             merged_gateways_with_a_pool_on_one,
             envoys_of_pools_in_the_namespace_of_their_gateway,
-            envoy_gateway_that_does_not_ask_is_told_and_when_it_does_again (Early);
+            envoy_gateway_that_does_not_ask_is_told_and_when_it_does_again (Early 68);
         pool_company on Pools:
             a_users_own_policies_keep_their_effect,
             a_model_is_renamed_and_its_change_is_hot,
+            an_objective_says_who_is_refused_when_pods_are_full,
             what_another_controller_wrote_stays,
             a_pool_of_another_namespace_needs_a_grant;
         pool_install on Pools:
@@ -184,6 +203,11 @@ async fn chat_ends_whole(number: usize) {
         .send(routed())
         .await;
     assert_eq!(reply.status, 200, "{}", reply.text());
+}
+
+/// Load for as long as something is away: fifty requests per second.
+fn steady() -> Traffic {
+    Traffic::paced(routed(), 4, 50)
 }
 
 /// Panics unless every request of the load ended whole.
@@ -213,24 +237,25 @@ async fn stream_at(world: &World, number: u8) -> (Stream, Opened) {
     panic!("of 200 streams none meets pod {number}");
 }
 
-/// While a stream of the pod goes on for so many events, nothing new goes to the pod; then the stream ends whole.
-async fn only_its_stream_goes_on(
+/// For so many seconds streams of these pods go on, an event each second, and nothing new goes there; then they end whole.
+async fn only_streams_go_on<const N: usize>(
     world: &World,
-    number: u8,
-    (stream, mut opened): (Stream, Opened),
-    events: usize,
-    spacing: Duration,
+    streams: [(u8, (Stream, Opened)); N],
+    seconds: usize,
 ) {
-    let before = world.pods[&number].begun();
-    for event in 0..events {
-        chat_ends_whole(event).await;
-        stream.chunk("data: {}\n\n");
-        tokio::time::sleep(spacing).await;
+    let begun = || streams.each_ref().map(|(number, _)| world.pods[number].begun());
+    let before = begun();
+    for second in 0..seconds {
+        chat_ends_whole(second).await;
+        streams.iter().for_each(|(_, (stream, _))| stream.chunk("data: {}\n\n"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    assert_eq!(world.pods[&number].begun(), before, "a pod that is not ready got new requests");
-    stream.chunk("data: [DONE]\n\n");
-    drop(stream);
-    ends_with_done(&mut opened).await;
+    assert_eq!(begun(), before, "pods that are taken out got new requests");
+    for (_, (stream, mut opened)) in streams {
+        stream.chunk("data: [DONE]\n\n");
+        drop(stream);
+        ends_with_done(&mut opened).await;
+    }
 }
 
 /// Reads a stream to its end, which must be the proper one.

@@ -22,13 +22,13 @@ pub async fn run(tools: &Path, module: &[u8], report: &Path, test: Option<&str>)
     let ground = Ground::start(tools, folder()).await;
     let _manager = controller_manager(&ground);
     let cluster = &ground.cluster;
-    cluster.apply_file(&tools.join("crds-inference/v1"));
-    prepare(&ground);
-    cluster.apply_file(&repository().join("tests/kubernetes/inputs/conformance.yaml"));
+    cluster.apply_file(&tools.join("crds-inference/v1")).await;
+    prepare(&ground).await;
+    cluster.apply_file(&repository().join("tests/kubernetes/inputs/conformance.yaml")).await;
     let _controller = Controller::start(&ground, module, "replica-a", &["--conformance"]).await;
     let gateway = EnvoyGateway::start(&ground, &gateway_configuration()).await;
     let nodes = async {
-        tokio::join!(Kubelet::new(&ground).await.run(), services::serve(cluster.client()));
+        tokio::join!(Kubelet::new(&ground).await.run(), services::serve(cluster.client(), |_| true));
     };
     let code = tokio::select! {
         code = suite(&ground, report, test) => code,

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Api, PostParams};
+use serde_json::{Value, json};
 
 use crate::api::{CONFIG_MAP, Cluster, SECRET};
 use crate::ground::Ground;
@@ -129,22 +132,15 @@ async fn config_files(ground: &Ground, identity: &Identity<'_>, volume: &Value, 
 async fn token_file(ground: &Ground, identity: &Identity<'_>, token: &Value, account: &str) -> PathBuf {
     let folder = identity.folder(ground).join("token");
     std::fs::create_dir_all(&folder).unwrap();
-    let Identity { namespace, name, .. } = identity;
-    let bound = ["--bound-object-kind", "Pod", "--bound-object-name", name];
-    let done = ground
-        .cluster
-        .kubectl(&["create", "token", account, "--namespace", namespace])
-        .args(bound)
-        .arg("--audience")
-        .arg(token["audience"].as_str().unwrap())
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "a token: {}", String::from_utf8_lossy(&done.stderr));
-    std::fs::write(
-        folder.join(token["path"].as_str().unwrap()),
-        String::from_utf8_lossy(&done.stdout).trim(),
-    )
-    .unwrap();
+    let request = json!({"metadata": {}, "spec": {
+        "audiences": [token["audience"]],
+        "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": identity.name},
+    }});
+    let accounts: Api<ServiceAccount> = Api::namespaced(ground.cluster.client(), identity.namespace);
+    let request: TokenRequest = serde_json::from_value(request).unwrap();
+    let made = accounts.create_token_request(account, &PostParams::default(), &request).await;
+    let made = made.unwrap_or_else(|error| panic!("a token of {account}: {error}"));
+    std::fs::write(folder.join(token["path"].as_str().unwrap()), made.status.unwrap().token).unwrap();
     folder
 }
 

@@ -2,22 +2,29 @@
 //! says.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
-use warmpath_tests::{Reply, Request, until};
+use warmpath_tests::{Reply, Request};
 
-use crate::api::{Cluster, DEPLOYMENT, ENDPOINT_SLICE, SECRET, SERVICE, TOKEN};
+use crate::api::{Cluster, DEPLOYMENT, ENDPOINT_SLICE, POD, SECRET, SERVICE, TOKEN};
 use crate::container::{self, Identity, secret_files};
 use crate::ground::Ground;
+use crate::modules::port;
 use crate::process::Process;
 use crate::sandbox::{address, run};
+use crate::wait::until;
 
 const SYSTEM: &str = "envoy-gateway-system";
-/// The name of Envoy's pod, which is its name as a node too.
-const POD: &str = "envoy-0";
+/// The label of Envoy's pods.
+const ENVOYS: (&str, &str) = ("warmpath.dev/test", "envoy");
+/// How many Envoys were started: each has a name of its own, as a pod and as a node, as those of a Deployment have. By an old name
+/// the API server may know an older pod for a moment, and take a token of the new one for a forgery.
+static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// A running Envoy Gateway, in a network namespace of its own: it listens on ports that Envoy wants too.
 pub struct EnvoyGateway {
@@ -39,26 +46,34 @@ pub fn configuration(more: Value) -> Value {
     document
 }
 
+/// How Envoy Gateway knows where it is.
+fn environment(ground: &Ground) -> [(&'static str, OsString); 5] {
+    [
+        ("KUBECONFIG", ground.cluster.kubeconfig().into()),
+        ("ENVOY_GATEWAY_NAMESPACE", SYSTEM.into()),
+        ("KUBERNETES_CLUSTER_DOMAIN", "cluster.local".into()),
+        ("KUBERNETES_SERVICE_HOST", address::API.into()),
+        ("KUBERNETES_SERVICE_PORT", "6443".into()),
+    ]
+}
+
+/// Makes the certificates of Envoy Gateway and of Envoys, where there are none.
+pub async fn certify(ground: &Ground) {
+    if ground.cluster.get(SECRET, SYSTEM, "envoy-gateway").await.is_none() {
+        let done = Command::new(ground.tools.join("envoy-gateway"))
+            .args(["certgen", "--disable-topology-injector"])
+            .envs(environment(ground))
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "certgen: {}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
 impl EnvoyGateway {
     /// Starts it with this configuration, and waits until it serves Envoys.
     pub async fn start(ground: &Ground, configuration: &Value) -> EnvoyGateway {
+        certify(ground).await;
         let program = ground.tools.join("envoy-gateway");
-        let kubeconfig = ground.cluster.kubeconfig();
-        let environment = [
-            ("KUBECONFIG", kubeconfig.to_str().unwrap()),
-            ("ENVOY_GATEWAY_NAMESPACE", SYSTEM),
-            ("KUBERNETES_CLUSTER_DOMAIN", "cluster.local"),
-            ("KUBERNETES_SERVICE_HOST", address::API),
-            ("KUBERNETES_SERVICE_PORT", "6443"),
-        ];
-        if ground.cluster.get(SECRET, SYSTEM, "envoy-gateway").await.is_none() {
-            let done = Command::new(&program)
-                .args(["certgen", "--disable-topology-injector"])
-                .envs(environment)
-                .output()
-                .unwrap();
-            assert!(done.status.success(), "certgen: {}", String::from_utf8_lossy(&done.stderr));
-        }
         let certificates = secret_files(&ground.cluster, &ground.folder, SYSTEM, "envoy-gateway").await;
         let config = ground.folder.join("envoy-gateway-config");
         std::fs::create_dir_all(&config).unwrap();
@@ -90,7 +105,7 @@ exec "$4" server --config-path=/config/envoy-gateway.yaml"#
         command
             .args(["--net", "--mount", "sh", "-c", &script, "envoy-gateway"])
             .args([&certificates, &config, &account, &program])
-            .envs(environment);
+            .envs(environment(ground));
         let mut process = Process::start("envoy-gateway", &ground.logs(), &mut command);
         let id = process.id().to_string();
         let own = std::fs::read_link("/proc/self/ns/net").unwrap();
@@ -139,7 +154,7 @@ pub struct Envoy {
 
 impl Envoy {
     /// Starts the container `envoy` of the Deployment that belongs to the Gateway or class that `label`
-    /// names, and waits until it says that it is ready.
+    /// names, and waits until it says that it is ready, and listens where every case has a listener.
     pub async fn start(ground: &Ground, label: &str, namespace: &str) -> Envoy {
         let mut envoy = Envoy::begin(ground, label, namespace).await;
         until("Envoy is ready", async || {
@@ -147,6 +162,8 @@ impl Envoy {
             (envoy.admin("/ready").await?.text().trim() == "LIVE").then_some(())
         })
         .await;
+        // Envoy Gateway may tell it of the listeners a moment after it has told it of nothing.
+        until("Envoy listens", async || tokio::net::TcpStream::connect(port(8081)).await.ok()).await;
         envoy
     }
 
@@ -165,13 +182,15 @@ impl Envoy {
         let container = containers.iter().find(|each| each["name"] == "envoy").unwrap();
         // A token belongs to the Pod, without which Envoy Gateway does not know whose it is.
         let account = &pod["serviceAccountName"];
+        let name = format!("envoy-{}", STARTED.fetch_add(1, Ordering::Relaxed));
+        let (key, value) = ENVOYS;
         let object = json!({
-            "metadata": {"name": POD, "namespace": namespace},
+            "metadata": {"name": name, "namespace": namespace, "labels": {key: value}},
             "spec": {"serviceAccountName": account, "nodeName": "here", "containers": [{"name": "envoy", "image": "none"}]},
         });
-        cluster.delete(crate::api::POD, namespace, POD).await;
-        cluster.apply(crate::api::POD, &object).await;
-        let identity = Identity { namespace, name: POD, address: address::ENVOY };
+        cluster.delete_all(POD, namespace, &format!("{key}={value}")).await;
+        cluster.apply(POD, &object).await;
+        let identity = Identity { namespace, name: &name, address: address::ENVOY };
         let program = ground.tools.join("envoy");
         let mut command = container::command(ground, &identity, pod, container, &program).await;
         let log = ground.logs().join("envoy.log");

@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::json;
-use warmpath_tests::until;
+use serde_json::{Value, json};
 
 use crate::api::{CERTGEN_TOKEN, CONTROLLER_TOKEN, Cluster, NAMESPACE, TOKEN};
+use crate::beginning;
 use crate::process::Process;
 use crate::sandbox::address;
+use crate::wait::until;
 
 /// The running control plane of Kubernetes.
 pub struct Ground {
@@ -28,6 +29,7 @@ impl Ground {
     pub async fn start(tools: &Path, folder: PathBuf) -> Ground {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(folder.join("logs")).unwrap();
+        let defined = beginning::copy(tools, &folder.join("etcd"));
         let key = rcgen::KeyPair::generate().unwrap();
         std::fs::write(folder.join("service-accounts.key"), key.serialize_pem()).unwrap();
         std::fs::write(folder.join("service-accounts.pub"), key.public_key_pem()).unwrap();
@@ -51,11 +53,29 @@ impl Ground {
                 "--log-level=warn",
             ]),
         );
+        // Who writes what is told of the controller alone.
+        let controller = "system:serviceaccount:warmpath-system:warmpath-controller";
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+            "rules": [
+                {"level": "Metadata", "users": [controller], "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
+                {"level": "None"},
+            ],
+        });
+        std::fs::write(folder.join("audit-policy.yaml"), policy.to_string()).unwrap();
         let cluster = Cluster::new(tools, &folder);
         let mut ground = Ground { tools: tools.to_owned(), folder, cluster, etcd, api_server: None };
         ground.start_api_server().await;
-        ground.define().await;
+        if !defined {
+            ground.define().await;
+        }
         ground
+    }
+
+    /// Ends all of it in order, so that what etcd has kept is whole.
+    pub fn end(self) {
+        drop(self.api_server);
+        self.etcd.end();
     }
 
     /// The folder of the logs.
@@ -90,6 +110,8 @@ impl Ground {
             .arg(format!("--advertise-address={}", address::API))
             .arg(flag("cert-dir", "certificates"))
             .arg(flag("token-auth-file", "tokens.csv"))
+            .arg(flag("audit-policy-file", "audit-policy.yaml"))
+            .arg(flag("audit-log-path", "logs/audit.log"))
             .arg(flag("service-account-key-file", "service-accounts.pub"))
             .arg(flag("service-account-signing-key-file", "service-accounts.key"));
         let mut server = Process::start("kube-apiserver", &self.logs(), &mut command);
@@ -113,13 +135,22 @@ impl Ground {
         until("the API server answers again", async || self.cluster.is_ready().await.then_some(())).await;
     }
 
+    /// What the controller has written so far, by the API server's audit log: verb and object of each write, but not those of its
+    /// lease, which it renews every two seconds.
+    pub fn writes_of_the_controller(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.logs().join("audit.log")).unwrap_or_default();
+        let written = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+        let others = written.filter(|each| each["objectRef"]["resource"] != "leases");
+        others.map(|each| format!("{} {}", each["verb"], each["objectRef"])).collect()
+    }
+
     /// Stops the API server, as when its node goes away.
     pub fn stop_api_server(&mut self) {
         self.api_server = None;
     }
 
     async fn define(&self) {
-        self.cluster.apply_file(&self.tools.join("crds"));
+        self.cluster.apply_file(&self.tools.join("crds")).await;
         self.cluster.apply(NAMESPACE, &json!({"metadata": {"name": "envoy-gateway-system"}})).await;
     }
 }

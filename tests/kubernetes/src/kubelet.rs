@@ -216,7 +216,7 @@ async fn network(ground: &Ground, number: u8, address: &str) -> Process {
     let holder = Process::start("pods", &ground.logs(), &mut command);
     let id = holder.id().to_string();
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-    warmpath_tests::until("a pod has its network namespace", async || {
+    crate::wait::until("a pod has its network namespace", async || {
         (std::fs::read_link(format!("/proc/{id}/ns/net")).ok()? != own).then_some(())
     })
     .await;

@@ -69,6 +69,7 @@ pub async fn serve(tools: &Path, module: Option<&Path>, folder: PathBuf) -> i32 
 async fn run(world: &mut World, case: &Case) {
     match case.ground {
         Ground::Policies => world.reset().await,
+        Ground::Bare => world.reset_without_envoy().await,
         Ground::Pools => pools::reset(world).await,
     }
     (case.run)(world).await;

@@ -1,10 +1,12 @@
 //! Hands the cases out to lanes, several clusters that run side by side, and tells how each case ended.
 //!
 //! Most cases wait more than they compute, so a few clusters on one machine take a fraction of the time of one. Each has
-//! everything for itself, the addresses too, so that a case may stop Envoy Gateway or the API server. What measures time has
-//! the machine for itself, when the rest is done; so has, for one more try, what failed beside others. Both are named.
+//! everything for itself, the addresses too, so that a case may stop Envoy Gateway or the API server. What measures time comes
+//! when the rest is done, in two clusters; what measures how processors are shared has the machine for itself, at the end. So has,
+//! for one more try, what has failed before; it is named.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,8 +20,10 @@ use crate::cases::{Case, Ground, Pace};
 use crate::lane::Said;
 use crate::{folder, sandbox};
 
+const GROUNDS: [Ground; 2] = [Ground::Policies, Ground::Pools];
+
 /// A virtual machine sometimes stands still for a second between two lines of a case that measures time.
-const TRIES_OF_TIMED: usize = 3;
+const TRIES: usize = 2;
 
 /// Runs the cases; the exit code.
 pub async fn run(mut cases: Vec<Case>, lanes: usize, arguments: &[String]) -> i32 {
@@ -27,37 +31,43 @@ pub async fn run(mut cases: Vec<Case>, lanes: usize, arguments: &[String]) -> i3
     let _ = std::fs::remove_dir_all(folder());
     std::fs::create_dir_all(folder()).unwrap();
     // A sort that keeps the order of equals.
-    cases.sort_by_key(|case| case.pace != Pace::Early);
+    cases.sort_by_key(|case| match case.pace {
+        Pace::Early(seconds) => Reverse(seconds),
+        _ => Reverse(0),
+    });
+    let (timed, cases): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| case.pace == Pace::Timed);
     let (mut alone, beside): (Vec<Case>, Vec<Case>) =
         cases.into_iter().partition(|case| case.pace == Pace::Alone);
     let all = Run {
         waiting: RefCell::new(beside),
         again: RefCell::default(),
+        kept: RefCell::default(),
         tally: RefCell::default(),
         started: Cell::new(0),
         arguments: arguments.to_vec(),
     };
     let lanes = lanes.min(all.waiting.borrow().len());
     // One ground each in turn, where both are asked for.
-    let grounds = [Ground::Policies, Ground::Pools].into_iter().cycle().take(lanes);
-    let kept = join_all(grounds.map(|ground| all.side_by_side(ground))).await;
-    let mut kept: Vec<Lane> = kept.into_iter().flatten().collect();
+    let grounds = GROUNDS.into_iter().cycle().take(lanes);
+    join_all(grounds.map(|ground| all.side_by_side(ground))).await;
+    // Two clusters are left.
+    let mut kept = all.kept.take();
+    join_all(kept.iter_mut().zip(GROUNDS).map(|(lane, ground)| {
+        let cases = timed.iter().filter(move |case| case.ground.is_like(ground));
+        all.one_by_one(lane, cases)
+    }))
+    .await;
     alone.extend(all.again.take());
-    for ground in [Ground::Policies, Ground::Pools] {
-        let timed: Vec<&Case> = alone.iter().filter(|case| case.ground == ground).collect();
-        if timed.is_empty() {
-            continue;
+    for (at, ground) in GROUNDS.into_iter().enumerate() {
+        let cases: Vec<&Case> = alone.iter().filter(|case| case.ground.is_like(ground)).collect();
+        if !cases.is_empty() {
+            let mut lane = kept[at].take();
+            kept = [None, None];
+            for case in cases {
+                all.try_alone(&mut lane, case).await;
+            }
         }
-        // The others end: nothing else runs on the machine.
-        let at = kept.iter().position(|lane| lane.ground == ground).unwrap_or(0);
-        let mut lane = (at < kept.len()).then(|| kept.swap_remove(at));
-        kept.clear();
-        for case in timed {
-            all.try_alone(&mut lane, case).await;
-        }
-        kept.extend(lane);
     }
-    drop(kept);
     let tally = all.tally.into_inner();
     if !tally.again.is_empty() {
         println!("not at the first try: {}", tally.again.join(", "));
@@ -81,6 +91,8 @@ struct Run {
     waiting: RefCell<Vec<Case>>,
     /// Those that have failed beside others.
     again: RefCell<Vec<Case>>,
+    /// A lane for each ground that has done its part beside others.
+    kept: RefCell<[Option<Lane>; 2]>,
     tally: RefCell<Tally>,
     started: Cell<usize>,
     arguments: Vec<String>,
@@ -97,34 +109,50 @@ struct Tally {
 
 impl Run {
     /// Runs one waiting case after the other in a lane until none waits, first those that begin with `ground`.
-    async fn side_by_side(&self, mut ground: Ground) -> Option<Lane> {
+    /// Then the lane is kept, or ends where there is one of its ground.
+    async fn side_by_side(&self, mut ground: Ground) {
         let mut lane = None;
         while let Some(case) = self.next(ground) {
             ground = case.ground;
-            let outcome = self.attempt(&mut lane, &case).await;
-            if outcome.failure.is_none() {
-                self.tell(&case, outcome, 1);
-            } else {
-                // What others took of the machine is no excuse when it has the machine for itself.
-                outcome.print("AGAIN", &case);
-                self.again.borrow_mut().push(case);
-            }
+            self.try_once(&mut lane, &case).await;
         }
-        lane
+        let mut kept = self.kept.borrow_mut();
+        let place = &mut kept[usize::from(ground.is_like(Ground::Pools))];
+        if place.is_none() {
+            *place = lane;
+        }
+    }
+
+    /// Runs these cases one after the other in a lane.
+    async fn one_by_one(&self, lane: &mut Option<Lane>, cases: impl Iterator<Item = &Case>) {
+        for case in cases {
+            self.try_once(lane, case).await;
+        }
+    }
+
+    /// What others took of the machine is no excuse when a case has the machine for itself: one that fails is tried again then.
+    async fn try_once(&self, lane: &mut Option<Lane>, case: &Case) {
+        let outcome = self.attempt(lane, case).await;
+        if outcome.failure.is_none() {
+            self.tell(case, outcome, 1);
+        } else {
+            outcome.print("AGAIN", case);
+            self.again.borrow_mut().push(*case);
+        }
     }
 
     /// The first case of this ground, else the first of the other.
     fn next(&self, ground: Ground) -> Option<Case> {
         let mut waiting = self.waiting.borrow_mut();
-        let at = waiting.iter().position(|case| case.ground == ground).unwrap_or(0);
+        let at = waiting.iter().position(|case| case.ground.is_like(ground)).unwrap_or(0);
         (at < waiting.len()).then(|| waiting.remove(at))
     }
 
     async fn try_alone(&self, lane: &mut Option<Lane>, case: &Case) {
-        let first = if case.pace == Pace::Alone { 1 } else { TRIES_OF_TIMED };
+        let first = if case.pace == Pace::Alone { 1 } else { TRIES };
         for number in first.. {
             let outcome = self.attempt(lane, case).await;
-            if outcome.failure.is_none() || number == TRIES_OF_TIMED {
+            if outcome.failure.is_none() || number == TRIES {
                 return self.tell(case, outcome, number);
             }
             outcome.print("AGAIN", case);

@@ -14,6 +14,7 @@
 )]
 
 mod api;
+mod beginning;
 mod cases;
 mod conformance;
 mod container;
@@ -29,6 +30,7 @@ mod process;
 mod sandbox;
 mod services;
 mod stopwatch;
+mod wait;
 mod world;
 
 use std::path::PathBuf;
@@ -53,7 +55,7 @@ struct Args {
     #[arg(long, value_name = "REPORT")]
     conformance: Option<PathBuf>,
     /// How many clusters run cases side by side
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..=16))]
     jobs: u8,
     /// Run the cases that take ten minutes and more too
     #[arg(long)]
@@ -61,6 +63,9 @@ struct Args {
     /// Run the cases that come on standard input; everything of this cluster lies in this folder
     #[arg(long, value_name = "FOLDER", hide = true)]
     lane: Option<PathBuf>,
+    /// Make what every cluster begins with
+    #[arg(long, hide = true)]
+    beginning: bool,
     /// Start the cluster, print how to reach it, and stay until Ctrl-C
     #[arg(long)]
     stay: bool,
@@ -109,6 +114,11 @@ async fn run(args: &Args) -> i32 {
         sandbox::enter();
         return lane::serve(&tools, module, folder.clone()).await;
     }
+    if args.beginning {
+        sandbox::enter();
+        beginning::keep(&tools, folder().join("beginning")).await;
+        return 0;
+    }
     if let Some(report) = &args.conformance {
         sandbox::enter();
         let test = args.filter.first().map(String::as_str);
@@ -125,7 +135,11 @@ async fn run(args: &Args) -> i32 {
     let code = if cases.is_empty() {
         1
     } else {
-        lanes::run(cases, args.jobs.into(), &lanes::flags(&tools, module)).await
+        let flags = lanes::flags(&tools, module);
+        if !beginning::is_there(&tools) {
+            beginning::make(&flags);
+        }
+        lanes::run(cases, args.jobs.into(), &flags).await
     };
     left.iter().for_each(|case| println!("only with --long: {}", case.name));
     code

@@ -6,16 +6,17 @@ use std::process::Command;
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
-use warmpath_tests::{Reply, Request, repository, target, until};
+use warmpath_tests::{Reply, Request, repository, target};
 
 use crate::api::{
     BACKEND_POLICY, CERTGEN_TOKEN, CLIENT_POLICY, CONTROLLER_TOKEN, Cluster, EXTENSION_POLICY, GATEWAY,
-    GATEWAY_CLASS, HTTP_ROUTE, Kind, MODEL, OLD_POOL, PATCH_POLICY, POD, POOL, ROUTED_POOL,
+    GATEWAY_CLASS, HTTP_ROUTE, Kind, MODEL, OBJECTIVE, OLD_POOL, PATCH_POLICY, POD, POOL, ROUTED_POOL,
 };
 use crate::container::secret_files;
 use crate::ground::Ground;
 use crate::process::Process;
 use crate::sandbox::address;
+use crate::wait::until;
 use crate::world::{World, at};
 
 /// Envoy's name of the cluster behind the first rule of the route `pooled`.
@@ -26,9 +27,9 @@ const BEFORE_THE_CONTROLLER: [&str; 5] =
     ["crds/routedpools.yaml", "namespace.yaml", "rbac.yaml", "rbac-envoy-gateway.yaml", "certificates.yaml"];
 
 /// Applies what comes before the controller, and makes its certificates as the Job does.
-pub fn prepare(ground: &Ground) {
+pub async fn prepare(ground: &Ground) {
     for file in BEFORE_THE_CONTROLLER {
-        ground.cluster.apply_file(&repository().join("manifests/install").join(file));
+        ground.cluster.apply_file(&repository().join("manifests/install").join(file)).await;
     }
     let mut certgen = Command::new(target().join("debug/warmpath-controller"));
     certgen.arg("certgen").env("KUBECONFIG", ground.cluster.kubeconfig_of(CERTGEN_TOKEN));
@@ -142,10 +143,12 @@ pub async fn reset(world: &mut World) {
     if first {
         install(world).await;
     }
+    world.gateway_lives(envoy_gateway_values()).await;
     for (kind, stay) in [
         (POOL, &["pool"][..]),
         (OLD_POOL, &[]),
         (MODEL, &[]),
+        (OBJECTIVE, &[]),
         (POD, &["pod-11", "pod-12", "pod-13"]),
         (PATCH_POLICY, &[]),
         (EXTENSION_POLICY, &[]),
@@ -175,6 +178,8 @@ pub async fn reset(world: &mut World) {
     }
     world.envoy().knows(CLUSTER, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
     world.is_routed().await;
+    // Until then a pod may be taken for the process that the case before had at its address, and what it is given is forgotten.
+    world.is_seen().await;
 }
 
 /// Definitions, rights, certificates, the controller and then Envoy Gateway: the order of docs/kubernetes.md.
@@ -183,10 +188,10 @@ async fn install(world: &mut World) {
     if let Some(envoy) = world.envoy.take() {
         envoy.end();
     }
-    for version in ["v1", "v1alpha2"] {
-        world.cluster().apply_file(&world.ground.tools.join("crds-inference").join(version));
+    for version in ["v1", "v1alpha2", "objectives"] {
+        world.cluster().apply_file(&world.ground.tools.join("crds-inference").join(version)).await;
     }
-    prepare(&world.ground);
+    prepare(&world.ground).await;
     world.controller = Some(Controller::start(&world.ground, &world.module, "replica-a", &[]).await);
     world.start_gateway(envoy_gateway_values()).await;
     world.restore().await;
@@ -256,9 +261,9 @@ pub fn distant_address(number: u32) -> String {
     format!("10.245.{}.{}", number / 250, number % 250 + 1)
 }
 
-/// The object of a ready pod that no process serves.
-pub async fn distant_pod(cluster: &Cluster, number: u32) {
-    let (name, labels) = (format!("distant-{number}"), json!({"app": "vllm", "role": "distant"}));
+/// The object of a ready pod that no process serves, with this label.
+pub async fn distant_pod(cluster: &Cluster, number: u32, app: &str) {
+    let (name, labels) = (format!("distant-{number}"), json!({"app": app, "role": "distant"}));
     pod_object(cluster, ("default", &name), labels, &distant_address(number), "True").await;
 }
 
@@ -280,13 +285,10 @@ pub async fn refusing(cluster: &Cluster, pool: &str) -> Option<String> {
     object["metadata"]["annotations"]["warmpath.dev/refusing"].as_str().map(str::to_owned)
 }
 
-/// What events of this reason say, a line each with its version: one that is told again has another.
-pub fn events(cluster: &Cluster, reason: &str) -> String {
-    let selector = format!("--field-selector=reason={reason}");
-    let each = "-o=jsonpath={range .items[*]}{.message} {.metadata.resourceVersion}{\"\\n\"}{end}";
-    let done = cluster.kubectl(&["get", "events", &selector, each]).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).unwrap()
+/// What events of this reason say, each with its version: one that is told again has another.
+pub async fn events(cluster: &Cluster, reason: &str) -> Vec<String> {
+    let told = cluster.events(reason).await;
+    told.iter().map(|each| format!("{} {}", each["message"], each["metadata"]["resourceVersion"])).collect()
 }
 
 /// The conditions of a pool at its one Gateway: type, and whether it is True, with reason and message.

@@ -13,12 +13,13 @@ use crate::sandbox::run;
 
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Serves the addresses of all Services, for ever.
-pub async fn serve(client: kube::Client) {
+/// Serves the addresses of these Services, for ever.
+pub async fn serve(client: kube::Client, these: impl Fn(&Service) -> bool) {
     let all: Api<Service> = Api::all(client.clone());
     let mut served = BTreeSet::new();
     loop {
-        for service in all.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
+        let services = all.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+        for service in services.into_iter().filter(&these) {
             let spec = service.spec.clone().unwrap_or_default();
             let address = spec.cluster_ip.filter(|address| address != "None").unwrap_or_default();
             if address.is_empty() || !served.insert(address.clone()) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use warmpath_tests::{Answer, Finished, Reply, Request, TestPod, command, repository, target, until};
+use warmpath_tests::{Answer, Finished, Reply, Request, TestPod, command, repository, target};
 
 use crate::api::{
     BACKEND_POLICY, CLIENT_POLICY, Cluster, ENDPOINT_SLICE, ENVOY_PROXY, EXTENSION_POLICY, GATEWAY,
@@ -18,6 +18,7 @@ use crate::ground::Ground;
 use crate::modules::{ModuleServer, port};
 use crate::objects::{self, Is};
 use crate::sandbox::address;
+use crate::wait::until;
 
 /// The label of what belongs to the Gateway `eg`.
 pub const OF_EG: &str = "gateway.envoyproxy.io/owning-gateway-name=eg";
@@ -52,6 +53,8 @@ pub struct World {
     pub module: Bytes,
     /// The pods that live, by number.
     pub pods: BTreeMap<u8, TestPod>,
+    /// The policies that every case begins with, as they were applied first.
+    policies: Vec<(Kind, Value)>,
     /// Envoy must be started anew before the next case: its clusters or its configuration were changed.
     spoilt: bool,
 }
@@ -71,6 +74,7 @@ impl World {
             modules,
             module,
             pods: BTreeMap::new(),
+            policies: Vec::new(),
             spoilt: true,
         }
     }
@@ -98,29 +102,78 @@ impl World {
     /// Back to the beginning: three new pods behind the Service `vllm`, the two routes, Warmpath attached to
     /// one of them.
     pub async fn reset(&mut self) {
-        self.end_pods().await;
-        self.start_pods(&[11, 12, 13]).await;
-        if self.controller.take().is_some() {
-            self.stop_gateway().await;
-            self.spoilt = true;
-        }
-        if self.gateway.is_none() {
-            self.start_gateway(json!({})).await;
-        }
-        if self.spoilt || self.envoy.is_none() {
-            if let Some(envoy) = self.envoy.take() {
-                envoy.end();
-            }
-            self.restore().await;
-            self.attach(&[]).await;
+        if self.spoilt || self.envoy.is_none() || self.controller.is_some() {
+            self.reset_without_envoy().await;
             self.start_envoy().await;
             self.spoilt = false;
         } else {
+            self.renew_pods().await;
+            self.gateway_lives(json!({})).await;
             self.cluster().apply(ENDPOINT_SLICE, &objects::endpoints("vllm", &ready(&[11, 12, 13]))).await;
         }
+        self.is_served().await;
+    }
+
+    /// The same without an Envoy.
+    pub async fn reset_without_envoy(&mut self) {
+        self.spoilt = true;
+        if let Some(envoy) = self.envoy.take() {
+            envoy.end();
+        }
+        self.renew_pods().await;
+        if self.controller.take().is_some() {
+            self.stop_gateway().await;
+        }
+        self.gateway_lives(json!({})).await;
+        self.restore().await;
+        self.attach_as_before().await;
+    }
+
+    /// Waits until chats go to three pods that Warmpath knows.
+    async fn is_served(&self) {
         self.envoy().knows(POOL, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
         self.is_routed().await;
         self.is_seen().await;
+    }
+
+    async fn renew_pods(&mut self) {
+        self.end_pods().await;
+        self.start_pods(&[11, 12, 13]).await;
+    }
+
+    /// Starts Envoy Gateway where there is none, or one that has lost its lease and has stopped: on a busy machine it may not renew
+    /// it in time, and the kubelet would start it anew.
+    pub async fn gateway_lives(&mut self, more: Value) {
+        let dead = match &self.gateway {
+            Some(gateway) => gateway.is_dead().await,
+            None => true,
+        };
+        if dead {
+            self.start_gateway(more).await;
+        }
+    }
+
+    /// Attaches Warmpath as in the first case: the script prints it once, and afterwards the objects are made what they were.
+    async fn attach_as_before(&mut self) {
+        if !self.policies.is_empty() {
+            self.publish(&self.module);
+            for (kind, object) in &self.policies {
+                self.cluster().replace(*kind, object).await;
+            }
+            return;
+        }
+        self.attach(&[]).await;
+        // In the order in which they are printed.
+        for kind in [PATCH_POLICY, EXTENSION_POLICY, BACKEND_POLICY] {
+            for mut object in self.cluster().list(kind, "default", "").await {
+                let metadata = object["metadata"].as_object_mut().unwrap();
+                metadata.retain(|field, _| {
+                    ["name", "namespace", "labels", "annotations"].contains(&field.as_str())
+                });
+                object.as_object_mut().unwrap().remove("status");
+                self.policies.push((kind, object));
+            }
+        }
     }
 
     /// Waits until Warmpath has read the load of every pod that lives, as it is now: the first page of a new
@@ -155,11 +208,16 @@ impl World {
         cluster.replace(HTTP_ROUTE, &objects::route("routed", "routed", &[("/", "vllm")])).await;
     }
 
-    /// Prints the policies for the Gateway and its route, as a user does, with these flags more.
-    pub fn print(&self, module: &Bytes, flags: &[&str]) -> Finished {
-        let url = self.modules.put(module);
+    /// Puts a module where Envoy Gateway gets it, and into a file: its URL, and the file.
+    pub fn publish(&self, module: &Bytes) -> (String, PathBuf) {
         let file = self.ground.folder.join("module.wasm");
         std::fs::write(&file, module).unwrap();
+        (self.modules.put(module), file)
+    }
+
+    /// Prints the policies for the Gateway and its route, as a user does, with these flags more.
+    pub async fn print(&self, module: &Bytes, flags: &[&str]) -> Finished {
+        let (url, file) = self.publish(module);
         let mut arguments = vec![
             "--gateway=eg",
             "--listener=routed",
@@ -172,27 +230,33 @@ impl World {
             arguments.push("--route=routed");
         }
         arguments.extend(flags);
-        self.manifests(&arguments)
+        self.manifests(&arguments).await
     }
 
     /// `scripts/kubernetes-manifests` against this cluster.
-    pub fn manifests(&self, arguments: &[&str]) -> Finished {
-        self.script("scripts/kubernetes-manifests", arguments)
+    pub async fn manifests(&self, arguments: &[&str]) -> Finished {
+        self.script("scripts/kubernetes-manifests", arguments).await
     }
 
-    /// A script whose kubectl talks to this cluster.
-    pub fn script(&self, script: &str, arguments: &[&str]) -> Finished {
+    /// A script whose kubectl talks to this cluster. Clients and pods of the case go on meanwhile.
+    pub async fn script(&self, script: &str, arguments: &[&str]) -> Finished {
         let kubectl = format!(
             "{} --kubeconfig {}",
             self.ground.tools.join("kubectl").display(),
             self.cluster().kubeconfig().display()
         );
-        command(script, arguments, &[("KUBECTL", &kubectl)])
+        let script = script.to_owned();
+        let arguments: Vec<String> = arguments.iter().map(|&each| each.to_owned()).collect();
+        let run = move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            command(&script, &arguments, &[("KUBECTL", &kubectl)])
+        };
+        tokio::task::spawn_blocking(run).await.expect("the script's thread")
     }
 
     /// `--check` of what [`World::print`] printed.
-    pub fn check(&self) -> Finished {
-        self.manifests(&["--gateway=eg", "--listener=routed", "--route=routed", "--check"])
+    pub async fn check(&self) -> Finished {
+        self.manifests(&["--gateway=eg", "--listener=routed", "--route=routed", "--check"]).await
     }
 
     /// Prints the policies and applies them.
@@ -203,9 +267,9 @@ impl World {
 
     /// The same with another module.
     pub async fn attach_module(&mut self, module: &Bytes, flags: &[&str]) {
-        let printed = self.print(module, flags);
+        let printed = self.print(module, flags).await;
         assert_eq!(printed.code, 0, "{}", printed.err);
-        self.cluster().pipe(&["apply"], &printed.out);
+        self.cluster().pipe(&["apply"], &printed.out).await;
     }
 
     /// Starts Envoy Gateway with additions to its configuration.
@@ -290,7 +354,7 @@ pub async fn test_pod(address: &str) -> TestPod {
     pod.answer_all(|| Answer::Tokens {
         first: Duration::from_millis(5),
         each: Duration::from_millis(1),
-        tokens: 8,
+        tokens: 3,
         cut: None,
     });
     pod

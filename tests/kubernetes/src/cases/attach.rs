@@ -3,15 +3,16 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use warmpath_tests::{Answer, Request, Stream, until};
+use warmpath_tests::{Answer, Request, Stream};
 
 use crate::api::{DEPLOYMENT, ENVOY_PROXY};
 use crate::objects::envoy_proxy;
 use crate::sandbox::address;
+use crate::wait::until;
 use crate::world::{OF_EG, World, at, plain, routed};
 
 pub async fn the_printed_policies_are_accepted_and_the_check_says_so(world: &mut World) {
-    let checked = world.check();
+    let checked = world.check().await;
     assert_eq!(checked.code, 0, "{}{}", checked.out, checked.err);
     assert!(checked.out.ends_with("all there\n"), "{}", checked.out);
 }
@@ -80,11 +81,11 @@ pub async fn a_singleton_collects_pages_show_it_and_a_broken_stream_is_answered_
     world: &mut World,
 ) {
     world.spoilt();
-    let printed = world.print(&world.module, &["--collector=singleton", "--pages"]);
+    let printed = world.print(&world.module, &["--collector=singleton", "--pages"]).await;
     assert_eq!(printed.code, 0, "{}", printed.err);
     // Envoy would refuse the clusters as long as it has no file.
     let both = ["--collector=singleton", "--answer-filter"];
-    let refused = world.print(&world.module, &both);
+    let refused = world.print(&world.module, &both).await;
     assert!(refused.code == 1 && refused.err.contains("--collector singleton alone"), "{}", refused.err);
     // The command of the printed comment, and what the printed EnvoyProxy says, in that of the Gateway.
     let module = world.ground.folder.join("module.wasm");
@@ -96,7 +97,7 @@ pub async fn a_singleton_collects_pages_show_it_and_a_broken_stream_is_answered_
         .output()
         .unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    world.cluster().pipe(&["apply", "--server-side"], &String::from_utf8(done.stdout).unwrap());
+    world.cluster().pipe(&["apply", "--server-side"], &String::from_utf8(done.stdout).unwrap()).await;
     let proxy = printed.out.split("---\n").find(|object| object.contains("kind: EnvoyProxy\n")).unwrap();
     let proxy: Value = serde_saphyr::from_str(proxy).unwrap();
     world.cluster().replace(ENVOY_PROXY, &envoy_proxy(proxy["spec"].clone())).await;
@@ -123,7 +124,7 @@ pub async fn a_singleton_collects_pages_show_it_and_a_broken_stream_is_answered_
     assert!(reply.status == 200 && reply.text().ends_with("data: [DONE]\n\n"), "{}", reply.text());
     assert_ne!(reply.pod(), home, "the pod that failed answered");
     let there = ["--gateway=eg", "--listener=routed", "--route=routed", "--check"];
-    let checked = world.manifests(&[&there[..], &both[..]].concat());
+    let checked = world.manifests(&[&there[..], &both[..]].concat()).await;
     assert_eq!(checked.code, 0, "{}", checked.out);
     // What the roles that show things know, which is what the routers share: for Prometheus, and on loopback
     // for a person.

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use futures::future::join_all;
 use serde_json::json;
-use warmpath_tests::{Request, target, until};
+use warmpath_tests::{Request, target};
 
 use crate::process::Process;
 use crate::sandbox::address;
+use crate::wait::until;
 use crate::world::{World, at, plain, routed};
 
 /// What both rounds of the reference's conversation begin with.

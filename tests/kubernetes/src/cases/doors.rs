@@ -1,25 +1,26 @@
 //! What a platform team laid on its Gateway keeps its effect, whether it was there first or comes later.
 
 use serde_json::{Value, json};
-use warmpath_tests::{Request, until};
+use warmpath_tests::Request;
 
 use super::named_by_warmpath;
 use crate::api::{BACKEND_POLICY, CLIENT_POLICY, CRD, EXTENSION_POLICY, PATCH_POLICY};
+use crate::wait::until;
 use crate::world::{World, at, input, plain, routed};
 
 pub async fn policies_that_are_there_first_keep_their_effect(world: &mut World) {
     world.spoilt();
     detach(world).await;
-    world.cluster().pipe(&["apply"], &input("door.yaml"));
+    world.cluster().pipe(&["apply"], &input("door.yaml")).await;
     door_is_shut(plain()).await;
     world.attach(&[]).await;
     // A cluster that changed is used with its endpoints, 15 s later; one that Envoy starts with, at once.
     world.start_envoy().await;
     the_door_holds(world).await;
     // And it is as before when Warmpath goes.
-    let printed = world.print(&world.module, &[]);
+    let printed = world.print(&world.module, &[]).await;
     assert_eq!(printed.code, 0, "{}", printed.err);
-    world.cluster().pipe(&["delete"], &printed.out);
+    world.cluster().pipe(&["delete"], &printed.out).await;
     door_is_shut(routed()).await;
     until("Warmpath names no pod any more", async || {
         let reply = Request::chat("Who?").header("x-key", "k").send(routed()).await;
@@ -31,11 +32,11 @@ pub async fn policies_that_are_there_first_keep_their_effect(world: &mut World) 
 
 pub async fn policies_that_come_later_have_their_effect(world: &mut World) {
     world.spoilt();
-    world.cluster().pipe(&["apply"], &input("door.yaml"));
+    world.cluster().pipe(&["apply"], &input("door.yaml")).await;
     door_is_shut(routed()).await;
     world.start_envoy().await;
     the_door_holds(world).await;
-    let checked = world.check();
+    let checked = world.check().await;
     assert_eq!(checked.code, 0, "{}", checked.out);
 }
 
@@ -43,7 +44,7 @@ pub async fn the_door_holds_while_the_module_cannot_be_had(world: &mut World) {
     world.spoilt();
     world.modules.go();
     world.start_gateway(json!({})).await;
-    world.cluster().pipe(&["apply"], &input("door.yaml"));
+    world.cluster().pipe(&["apply"], &input("door.yaml")).await;
     world.start_envoy().await;
     door_is_shut(routed()).await;
     door_is_shut(plain()).await;
@@ -62,8 +63,8 @@ pub async fn the_door_holds_while_the_module_cannot_be_had(world: &mut World) {
 
 pub async fn a_second_policy_on_the_route_is_named_and_nothing_is_printed(world: &mut World) {
     world.spoilt();
-    world.cluster().pipe(&["apply"], &input("second-on-route.yaml"));
-    let printed = world.print(&world.module, &[]);
+    world.cluster().pipe(&["apply"], &input("second-on-route.yaml")).await;
+    let printed = world.print(&world.module, &[]).await;
     assert_eq!(printed.code, 1, "{}", printed.out);
     assert!(
         printed.out.is_empty() && printed.err.contains("EnvoyExtensionPolicy default/stamp"),
@@ -71,7 +72,7 @@ pub async fn a_second_policy_on_the_route_is_named_and_nothing_is_printed(world:
         printed.err
     );
     assert_eq!(printed.err.lines().count(), 1, "{}", printed.err);
-    let checked = world.check();
+    let checked = world.check().await;
     assert_eq!(checked.code, 1, "{}", checked.out);
     assert!(checked.out.contains("EnvoyExtensionPolicy default/stamp"), "{}", checked.out);
 }
@@ -87,9 +88,9 @@ pub async fn where_a_version_cannot_merge_nothing_is_printed(world: &mut World) 
     let rules = spec["x-kubernetes-validations"].as_array_mut().unwrap();
     rules.retain(|rule| !rule["rule"].as_str().unwrap().contains("mergeType"));
     world.cluster().replace(CRD, &older).await;
-    world.cluster().pipe(&["apply"], &input("door.yaml"));
+    world.cluster().pipe(&["apply"], &input("door.yaml")).await;
     let printed = until("the older definition is in force", async || {
-        let printed = world.print(&world.module, &[]);
+        let printed = world.print(&world.module, &[]).await;
         (printed.code == 1).then_some(printed)
     })
     .await;
@@ -100,7 +101,8 @@ pub async fn where_a_version_cannot_merge_nothing_is_printed(world: &mut World) 
     );
     assert!(printed.err.contains("upgrade to 1.9"), "{}", printed.err);
     world.cluster().replace(CRD, &definition).await;
-    until("the definition is back", async || (world.print(&world.module, &[]).code == 0).then_some(())).await;
+    until("the definition is back", async || (world.print(&world.module, &[]).await.code == 0).then_some(()))
+        .await;
 }
 
 /// Takes Warmpath away.

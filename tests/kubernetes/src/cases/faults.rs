@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde_json::json;
-use warmpath_tests::{Request, Traffic, until};
+use warmpath_tests::{Request, Traffic};
 
 use super::whole;
 use crate::api::{ENDPOINT_SLICE, ENVOY_PROXY, HTTP_ROUTE, SERVICE};
 use crate::objects::{self, Is, envoy_proxy};
 use crate::sandbox::address;
+use crate::wait::until;
 use crate::world::{POOL, World, at, input, ready, routed, test_pod};
 
 pub async fn one_pod_is_ready_and_three_load(world: &mut World) {
@@ -18,9 +19,14 @@ pub async fn one_pod_is_ready_and_three_load(world: &mut World) {
     let loading = Loading::watch(world);
     let (before, panics_before) = (world.counts(), world.envoy().panics(POOL).await);
     for number in 0..100 {
-        assert_eq!(Request::chat(&format!("{number}")).send(routed()).await.status, 200);
-        assert_eq!(Request::get("/v1/models").send(routed()).await.status, 200);
-        assert_eq!(Request::post("/v1/load", &json!({})).send(routed()).await.status, 200);
+        let three = [
+            Request::chat(&format!("{number}")),
+            Request::get("/v1/models"),
+            Request::post("/v1/load", &json!({})),
+        ];
+        for reply in join_all(three.map(|request| request.send(routed()))).await {
+            assert_eq!(reply.status, 200);
+        }
     }
     let after = world.counts();
     assert_eq!(after[&11] - before[&11], 300);
@@ -61,7 +67,7 @@ async fn three_load(world: &mut World) {
     world.start_pods(&[14]).await;
     world.pods.remove(&13).unwrap().kill().await;
     world.pods[&14].set_metrics_status(503);
-    world.cluster().pipe(&["apply", "--server-side", "--force-conflicts"], &input("loading.yaml"));
+    world.cluster().pipe(&["apply", "--server-side", "--force-conflicts"], &input("loading.yaml")).await;
     let hosts = [(11, "HEALTHY"), (12, "DRAINING"), (13, "DRAINING"), (14, "DRAINING")];
     world.envoy().knows(POOL, &hosts.map(|(number, health)| (at(number), health))).await;
     world.envoy().has_ready(1).await;
@@ -110,14 +116,16 @@ pub async fn nobody_is_ready(world: &mut World) {
     world.is_routed().await;
 }
 
-pub async fn a_pod_is_taken_out_while_it_streams(world: &mut World) {
-    let stream = super::stream_at(world, 12).await;
-    world.endpoints(&[(11, Is::Ready), (12, Is::NotReady), (13, Is::Ready)]).await;
-    world.envoy().knows(POOL, &[(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "HEALTHY")]).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    super::only_its_stream_goes_on(world, 12, stream, 60, Duration::from_secs(1)).await;
+/// One turns not ready, another is selected no more; their servers go on, and so does a minute of their streams.
+pub async fn pods_are_taken_out_while_they_stream(world: &mut World) {
+    let streams = [(12, super::stream_at(world, 12).await), (13, super::stream_at(world, 13).await)];
+    world.endpoints(&[(11, Is::Ready), (12, Is::NotReady)]).await;
+    world.envoy().knows(POOL, &[(at(11), "HEALTHY"), (at(12), "DRAINING")]).await;
+    world.envoy().has_ready(1).await;
+    super::only_streams_go_on(world, streams, 60).await;
     world.endpoints(&ready(&[11, 12, 13])).await;
     super::is_used(12).await;
+    super::is_used(13).await;
 }
 
 pub async fn a_pod_that_is_ready_and_does_not_listen(world: &mut World) {

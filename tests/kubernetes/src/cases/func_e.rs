@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use serde_json::json;
-use warmpath_tests::{Request, TestPod, repository, until};
+use warmpath_tests::{Request, TestPod, repository};
 
 use crate::process::Process;
+use crate::wait::until;
 use crate::world::World;
 
 pub async fn func_e_runs_the_configuration_of_the_readme(world: &mut World) {
-    // Both Envoys want the same ports.
-    world.envoy.take().unwrap().end();
     let mut pods = Vec::new();
     for port in [8000, 8001, 8002] {
         pods.push(TestPod::at(&format!("127.0.0.1:{port}")).await);

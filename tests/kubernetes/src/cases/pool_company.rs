@@ -1,11 +1,12 @@
 //! What stands beside InferencePools: a user's own policies, models, other controllers, other namespaces.
 
 use serde_json::{Value, json};
-use warmpath_tests::{Answer, Reply, Request, Traffic, until};
+use warmpath_tests::{Answer, Load, Reply, Request, Traffic};
 
 use super::{named_by_warmpath, whole};
-use crate::api::{HTTP_ROUTE, MODEL, NAMESPACE, POD, POOL};
+use crate::api::{HTTP_ROUTE, MODEL, NAMESPACE, OBJECTIVE, POD, POOL};
 use crate::pools::{conditions, pod_object, route};
+use crate::wait::until;
 use crate::world::{World, at, input, routed};
 
 /// A chat with the key of `own-policies.yaml`.
@@ -16,7 +17,7 @@ async fn with_key(more: &[(&str, &str)]) -> Reply {
 
 pub async fn a_users_own_policies_keep_their_effect(world: &mut World) {
     let cluster = world.cluster().clone();
-    cluster.pipe(&["apply"], &input("own-policies.yaml"));
+    cluster.pipe(&["apply"], &input("own-policies.yaml")).await;
     until("no key is no answer", async || {
         (Request::chat("Who?").send(routed()).await.status == 403).then_some(())
     })
@@ -46,7 +47,7 @@ pub async fn a_users_own_policies_keep_their_effect(world: &mut World) {
     assert!(all.len() == 5 && all.values().all(|(good, ..)| *good), "{all:?}");
     // The next case begins with listeners that do not change any more.
     world.pods.values().for_each(|pod| pod.answer_all(|| Answer::Completion));
-    cluster.pipe(&["delete"], &input("own-policies.yaml"));
+    cluster.pipe(&["delete"], &input("own-policies.yaml")).await;
     until("the policies are gone", async || {
         let reply = Request::chat("Who?").send(routed()).await;
         let pod = world.pod_of(&reply)?;
@@ -105,6 +106,47 @@ pub async fn a_model_is_renamed_and_its_change_is_hot(world: &mut World) {
     assert_eq!(world.envoy().listener_changes().await, before, "changes of listeners");
 }
 
+/// Of requests of two objectives, those below 0 are refused when all pods are full; and a changed priority is in force at once.
+pub async fn an_objective_says_who_is_refused_when_pods_are_full(world: &mut World) {
+    let cluster = world.cluster().clone();
+    let objective = |name: &str, priority: i32, pool: &str| {
+        json!({
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"priority": priority, "poolRef": {"name": pool, "group": POOL.0}},
+        })
+    };
+    for (name, priority, pool) in [("urgent", 10, "pool"), ("some-day", -1, "pool"), ("lost", 0, "nothere")] {
+        cluster.apply(OBJECTIVE, &objective(name, priority, pool)).await;
+    }
+    let verdict = async |name: &str| {
+        let object = cluster.get(OBJECTIVE, "default", name).await?;
+        let accepted =
+            object["status"]["conditions"].as_array()?.iter().find(|each| each["type"] == "Accepted")?;
+        Some((accepted["status"] == "True", accepted["reason"].as_str()?.to_owned()))
+    };
+    until("each says whether it is accepted", async || {
+        let told = [verdict("urgent").await?, verdict("some-day").await?, verdict("lost").await?];
+        let good = (true, "Accepted".to_owned());
+        (told == [good.clone(), good, (false, "PoolNotFound".to_owned())]).then_some(())
+    })
+    .await;
+    for pod in world.pods.values() {
+        pod.set_load(Load { running: 64, waiting: 500, ..Load::default() });
+    }
+    let before = world.envoy().listener_changes().await;
+    let ask = async |objective: &str| {
+        let chat = Request::chat("Hello?").header("x-gateway-inference-objective", objective);
+        chat.send(routed()).await.status.as_u16()
+    };
+    until("the pool is full for who can wait", async || (ask("some-day").await == 429).then_some(())).await;
+    for _ in 0..20 {
+        assert_eq!((ask("urgent").await, ask("some-day").await), (200, 429));
+    }
+    cluster.apply(OBJECTIVE, &objective("some-day", 1, "pool")).await;
+    until("the changed priority is in force", async || (ask("some-day").await == 200).then_some(())).await;
+    assert_eq!(world.envoy().listener_changes().await, before, "changes of listeners");
+}
+
 pub async fn what_another_controller_wrote_stays(world: &mut World) {
     let cluster = world.cluster().clone();
     let parents = async || cluster.get(POOL, "default", "pool").await.unwrap()["status"]["parents"].clone();
@@ -144,7 +186,7 @@ pub async fn a_pool_of_another_namespace_needs_a_grant(world: &mut World) {
     pod_object(&cluster, ("models", "pod-21"), json!({"app": "far"}), &ip, "True").await;
     let file = input("far-pool.yaml");
     let (pool, grant) = file.split_once("---\n").unwrap();
-    cluster.pipe(&["apply"], pool);
+    cluster.pipe(&["apply"], pool).await;
     let mut far = route("far", &[("/far", &[("far", 1)])]);
     far["spec"]["rules"][0]["backendRefs"][0]["namespace"] = json!("models");
     cluster.apply(HTTP_ROUTE, &far).await;
@@ -155,13 +197,13 @@ pub async fn a_pool_of_another_namespace_needs_a_grant(world: &mut World) {
     };
     until("the route is refused", async || (ask().await.0 == 500).then_some(())).await;
     assert!(world.pods[&21].received().is_empty());
-    cluster.pipe(&["apply"], grant);
+    cluster.pipe(&["apply"], grant).await;
     until("the far pool answers", async || (ask().await == (200, at(21))).then_some(())).await;
     let views = cluster.list(crate::api::ROUTED_POOL, "default", "").await;
     let of_far = |view: &&Value| view["spec"]["pool"]["namespace"] == "models";
     assert_eq!(views.iter().filter(of_far).count(), 1, "the object is where the route is");
-    cluster.pipe(&["delete"], grant);
+    cluster.pipe(&["delete"], grant).await;
     until("without the grant it is refused again", async || (ask().await.0 == 500).then_some(())).await;
-    cluster.pipe(&["delete"], pool);
+    cluster.pipe(&["delete"], pool).await;
     cluster.delete(POD, "models", "pod-21").await;
 }

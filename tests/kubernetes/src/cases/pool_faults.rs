@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde_json::json;
-use warmpath_tests::{Request, Traffic, until};
+use warmpath_tests::{Request, Traffic};
 
-use super::{is_used, whole};
+use super::{is_used, steady, whole};
 use crate::api::{POD, ROUTED_POOL};
 use crate::pools::{CLUSTER, Controller, FIRST, SECOND_REPLICA, count, events, pod, pod_object, remove_pod};
 use crate::stopwatch::Stopwatch;
+use crate::wait::until;
 use crate::world::{World, at, routed};
 
 /// Statuses and pods of so many requests, one after the other.
@@ -51,18 +52,24 @@ pub async fn one_pod_of_the_pool_is_ready_and_three_load(world: &mut World) {
     }
     let nobody = [11, 12, 13, 14].map(|number| (at(number), "DRAINING"));
     world.envoy().knows(CLUSTER, &nobody).await;
-    // Until the module has looked, it names a pod that has just turned not ready, which is still there.
+    // Until the module has looked, which it does once a second, it names a pod that has just turned not ready and is still there.
+    let watch = Stopwatch::start();
     until("nobody is asked any more, and the client is told so at once", async || {
         let since = Instant::now();
         let reply = Request::chat("Is anybody there?").send(routed()).await;
         (reply.status == 503 && since.elapsed() < Duration::from_secs(1)).then_some(())
     })
     .await;
+    watch.within(Duration::from_secs(3), "the first 503 after the last pod has turned not ready");
+    for _ in 0..20 {
+        assert_eq!(Request::chat("And now?").send(routed()).await.status, 503);
+    }
+    assert_eq!(world.envoy().panics(CLUSTER).await, before, "Envoy has sent to all pods, ready or not");
 }
 
 pub async fn a_deletion_that_no_watch_has_seen_is_noticed(world: &mut World) {
     let cluster = world.cluster().clone();
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = steady();
     traffic.more(20).await;
     // The controller sees nothing of it: it stands still, and when it goes on its watches have lost the server.
     let controller = world.controller.as_ref().unwrap();
@@ -71,12 +78,21 @@ pub async fn a_deletion_that_no_watch_has_seen_is_noticed(world: &mut World) {
     world.ground.stop_api_server();
     traffic.lasts(Duration::from_secs(3)).await;
     world.controller.as_ref().unwrap().go_on();
-    traffic.lasts(Duration::from_secs(3)).await;
+    traffic.lasts(Duration::from_secs(17)).await;
     world.ground.start_api_server().await;
-    let since = Instant::now();
-    as_the_kubelet_would(world).await;
+    let (since, watch) = (Instant::now(), Stopwatch::start());
+    world.gateway_lives(crate::pools::envoy_gateway_values()).await;
+    until("the controller tells of it", async || {
+        (crate::pools::routed_pool(&cluster, "pool").await?["pods"] == 2).then_some(())
+    })
+    .await;
+    watch.within(Duration::from_secs(5), "the controller's word after the API server's return");
+    let told = since.elapsed();
     comes_to_know(world, &[(at(11), "HEALTHY"), (at(12), "HEALTHY")]).await;
-    println!("      Envoy knows it {:.1?} after the API server is back", since.elapsed());
+    println!(
+        "after the API server's return the controller tells of it in {told:.1?}, Envoy knows it in {:.1?}",
+        since.elapsed()
+    );
     whole(&traffic.stop().await);
 }
 
@@ -87,13 +103,6 @@ async fn comes_to_know(world: &World, hosts: &[(String, &str)]) {
         world.envoy().has(CLUSTER, hosts).await
     })
     .await;
-}
-
-/// Starts an Envoy Gateway anew that has lost its lease: then it stops, and its probe is not answered.
-async fn as_the_kubelet_would(world: &mut World) {
-    if world.gateway.as_ref().unwrap().is_dead().await {
-        world.start_gateway(crate::pools::envoy_gateway_values()).await;
-    }
 }
 
 pub async fn an_address_that_was_given_to_a_stranger_gets_nothing(world: &mut World) {
@@ -196,15 +205,22 @@ pub async fn a_pod_that_is_replaced_before_its_first_page_leaves_nothing_behind(
     assert_eq!(hits(world).await, before, "what the pod before it held is believed of its successor");
 }
 
-pub async fn a_pod_of_the_pool_is_taken_out_while_it_streams(world: &mut World) {
+/// One turns not ready, another loses the label of the pool; their servers go on, and so does a minute of their streams.
+pub async fn pods_of_the_pool_are_taken_out_while_they_stream(world: &mut World) {
     let cluster = world.cluster().clone();
-    let stream = super::stream_at(world, 12).await;
+    let streams = [(12, super::stream_at(world, 12).await), (13, super::stream_at(world, 13).await)];
+    let label = |app: &str| json!({"metadata": {"labels": {"app": app}}});
     pod(&cluster, 12, "vllm", "False").await;
-    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "HEALTHY")]).await;
-    world.envoy().has_ready(2).await;
-    super::only_its_stream_goes_on(world, 12, stream, 50, Duration::from_millis(200)).await;
+    cluster.patch(POD, "default", "pod-13", label("drained")).await;
+    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "DRAINING")]).await;
+    world.envoy().has_ready(1).await;
+    let view = crate::pools::routed_pool(&cluster, "pool").await.expect("a RoutedPool");
+    assert_eq!((&view["pods"], &view["ready"]), (&json!(2), &json!(1)));
+    super::only_streams_go_on(world, streams, 60).await;
     pod(&cluster, 12, "vllm", "True").await;
+    cluster.patch(POD, "default", "pod-13", label("vllm")).await;
     is_used(12).await;
+    is_used(13).await;
 }
 
 pub async fn a_helper_that_is_ready_and_does_not_listen(world: &mut World) {
@@ -224,16 +240,19 @@ pub async fn a_helper_that_is_ready_and_does_not_listen(world: &mut World) {
     let lines =
         log[said..].lines().filter(|line| line.contains(&at(14)) && line.contains("[warning]")).count();
     assert!((1..=2).contains(&lines), "{lines} warnings name it");
-    until("an event names it", async || events(&cluster, "NotListening").contains(&at(14)).then_some(()))
-        .await;
-    let all_clears = events(&cluster, "Listening");
+    until("an event names it", async || {
+        events(&cluster, "NotListening").await.iter().any(|event| event.contains(&at(14))).then_some(())
+    })
+    .await;
+    let all_clears = events(&cluster, "Listening").await;
     // It serves.
     world.start_pods(&[14]).await;
     let watch = Stopwatch::start();
     is_used(14).await;
     watch.within(Duration::from_secs(5), "the first chat at a pod that begins to listen");
     until("the pool's object names nobody", async || refusing().await.is_none().then_some(())).await;
-    until("an event says so", async || (events(&cluster, "Listening") != all_clears).then_some(())).await;
+    until("an event says so", async || (events(&cluster, "Listening").await != all_clears).then_some(()))
+        .await;
 }
 
 pub async fn one_of_two_replicas_is_killed(world: &mut World) {
@@ -285,7 +304,7 @@ pub async fn envoy_gateway_is_killed_and_pools_are_served_on(world: &mut World) 
 }
 
 pub async fn the_api_server_is_gone_for_a_minute(world: &mut World) {
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = steady();
     traffic.more(20).await;
     world.ground.stop_api_server();
     traffic.lasts(Duration::from_secs(60)).await;
@@ -295,7 +314,7 @@ pub async fn the_api_server_is_gone_for_a_minute(world: &mut World) {
 }
 
 pub async fn the_api_server_accepts_and_never_answers_for_a_minute(world: &mut World) {
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = steady();
     traffic.more(20).await;
     world.ground.freeze_api_server();
     traffic.lasts(Duration::from_secs(60)).await;
@@ -307,7 +326,7 @@ pub async fn the_api_server_accepts_and_never_answers_for_a_minute(world: &mut W
 /// After its return, what changes is in force.
 async fn follows(world: &mut World) {
     let cluster = world.cluster().clone();
-    as_the_kubelet_would(world).await;
+    world.gateway_lives(crate::pools::envoy_gateway_values()).await;
     pod(&cluster, 13, "vllm", "False").await;
     let watch = Stopwatch::start();
     until("the controller tells of the change", async || {
@@ -335,7 +354,7 @@ pub async fn a_thousand_pods(world: &mut World) {
     let before = world.controller.as_ref().unwrap().memory();
     let start = Instant::now();
     let pods = futures::stream::iter(0..PODS);
-    pods.for_each_concurrent(8, |number| crate::pools::distant_pod(&cluster, number)).await;
+    pods.for_each_concurrent(8, |number| crate::pools::distant_pod(&cluster, number, "vllm")).await;
     let written = start.elapsed();
     until("Envoy knows all of them", async || {
         (world.envoy().hosts(CLUSTER).await.len() == PODS as usize + 3).then_some(())

@@ -13,8 +13,8 @@ const IMAGE: &str = "registry.example.com/warmpath-controller:1.2.3";
 const LOCAL_IMAGE: &str = concat!("warmpath-controller:", env!("CARGO_PKG_VERSION"));
 
 /// Runs the script against this cluster.
-fn script(world: &World, arguments: &[&str]) -> Finished {
-    world.script("scripts/kubernetes-install", arguments)
+async fn script(world: &World, arguments: &[&str]) -> Finished {
+    world.script("scripts/kubernetes-install", arguments).await
 }
 
 /// What Envoy Gateway's chart makes of its values: its configuration in a ConfigMap.
@@ -49,7 +49,7 @@ fn state(world: &World) -> String {
 pub async fn the_install_stops_where_another_server_is_asked(world: &mut World) {
     configure(world, &crate::world::input("another-server.yaml")).await;
     let before = state(world);
-    let done = script(world, &["--image", IMAGE]);
+    let done = script(world, &["--image", IMAGE]).await;
     assert_eq!(done.code, 1, "{}", done.out);
     assert_eq!(done.err.lines().count(), 1, "one sentence: {}", done.err);
     assert!(
@@ -59,7 +59,7 @@ pub async fn the_install_stops_where_another_server_is_asked(world: &mut World) 
         done.err
     );
     assert_eq!(state(world), before, "it has changed something");
-    assert_eq!(script(world, &["--check"]).code, 1);
+    assert_eq!(script(world, &["--check"]).await.code, 1);
     world.cluster().delete(CONFIG_MAP, SYSTEM, "envoy-gateway-config").await;
 }
 
@@ -68,7 +68,7 @@ pub async fn it_is_installed_by_the_script_and_removed_again(world: &mut World) 
     configure(world, "apiVersion: gateway.envoyproxy.io/v1alpha1\nkind: EnvoyGateway\n").await;
     // The second time is an upgrade.
     for image in [LOCAL_IMAGE, IMAGE] {
-        let done = script(world, &["--image", image, "--no-wait"]);
+        let done = script(world, &["--image", image, "--no-wait"]).await;
         assert_eq!(done.code, 0, "{}{}", done.out, done.err);
         assert!(
             done.err.contains("helm upgrade") && done.err.contains("envoy-gateway-values.yaml"),
@@ -80,7 +80,7 @@ pub async fn it_is_installed_by_the_script_and_removed_again(world: &mut World) 
         assert_eq!(deployment["spec"]["template"]["spec"]["containers"][0]["image"], image);
     }
     // No kubelet starts them, and Envoy Gateway is not to ask them yet.
-    let lacks = script(world, &["--check"]);
+    let lacks = script(world, &["--check"]).await;
     assert!(lacks.code == 1 && lacks.err.contains("no replica"), "{}", lacks.err);
     assert!(lacks.err.contains("asks no extension server"), "{}", lacks.err);
     // Envoy Gateway asks it, and all is well.
@@ -91,16 +91,16 @@ pub async fn it_is_installed_by_the_script_and_removed_again(world: &mut World) 
     configure(world, &asks.to_string()).await;
     let ready = json!({"replicas": 2, "readyReplicas": 2});
     cluster.patch_status(DEPLOYMENT, OURS, "warmpath-controller", ready).await;
-    let good = script(world, &["--check"]);
+    let good = script(world, &["--check"]).await;
     assert_eq!(good.code, 0, "{}", good.err);
     // A hook that lacks is named.
     asks["extensionManager"]["hooks"]["xdsTranslator"]["post"] = json!(["Route", "Cluster", "HTTPListener"]);
     configure(world, &asks.to_string()).await;
-    let lacks = script(world, &["--check"]);
+    let lacks = script(world, &["--check"]).await;
     assert!(lacks.code == 1 && lacks.err.contains("the hook Endpoints"), "{}", lacks.err);
     // While Envoy Gateway asks it, nothing is removed.
     let before = state(world);
-    let refused = script(world, &["--remove"]);
+    let refused = script(world, &["--remove"]).await;
     assert!(refused.code == 1 && refused.err.contains("nothing was removed"), "{}", refused.err);
     assert_eq!(state(world), before);
     let model = json!({
@@ -110,7 +110,7 @@ pub async fn it_is_installed_by_the_script_and_removed_again(world: &mut World) 
     cluster.apply(MODEL, &model).await;
     cluster.delete(CONFIG_MAP, SYSTEM, "envoy-gateway-config").await;
     world.controller.take().unwrap().kill();
-    let removed = script(world, &["--remove"]);
+    let removed = script(world, &["--remove"]).await;
     assert_eq!(removed.code, 0, "{}{}", removed.out, removed.err);
     assert!(cluster.get(DEPLOYMENT, OURS, "warmpath-controller").await.is_none());
     assert!(cluster.get(CRD, "", "routedpools.warmpath.dev").await.is_none());
@@ -126,5 +126,5 @@ async fn finish(world: &World, name: &str) {
     let Some(mut namespace) = world.cluster().get(NAMESPACE, "", name).await else { return };
     namespace["spec"]["finalizers"] = json!([]);
     let path = format!("/api/v1/namespaces/{name}/finalize");
-    world.cluster().pipe(&["replace", "--raw", &path], &namespace.to_string());
+    world.cluster().pipe(&["replace", "--raw", &path], &namespace.to_string()).await;
 }

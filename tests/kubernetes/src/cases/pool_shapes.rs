@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::StreamExt;
 use serde_json::{Value, json};
-use warmpath_tests::{Reply, Request, TestPod, Traffic, until};
+use warmpath_tests::{Reply, Request, TestPod, Traffic};
 
 use super::{until_within, whole};
 use crate::api::{CRD, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, OLD_POOL, POD, POOL};
@@ -15,6 +16,7 @@ use crate::pools::{
     routed_pool,
 };
 use crate::stopwatch::Stopwatch;
+use crate::wait::until;
 use crate::world::{OF_EG, World, at, input, routed};
 
 /// A chat on a path, as long as a conversation whose number it is.
@@ -43,11 +45,15 @@ fn is_at(reply: &Reply, number: u8) -> bool {
     reply.header("x-test-pod") == Some(&at(number))
 }
 
+/// The answers to so many chats on a path, a few at a time.
+async fn chats(path: &str, requests: usize) -> Vec<Reply> {
+    futures::stream::iter(0..requests).map(|number| chat(path, number, 1)).buffer_unordered(4).collect().await
+}
+
 /// How many of so many requests each pod answered; each must be 200.
 async fn shares(path: &str, requests: usize) -> BTreeMap<String, usize> {
     let mut shares = BTreeMap::new();
-    for number in 0..requests {
-        let reply = chat(path, number, 1).await;
+    for reply in chats(path, requests).await {
         assert_eq!(reply.status, 200, "{}", reply.text());
         *shares.entry(reply.pod().to_owned()).or_default() += 1;
     }
@@ -83,7 +89,7 @@ pub async fn a_pod_that_serves_one_of_two_ports(world: &mut World) {
     })
     .await;
     // Another replica begins to lead: what it has not seen itself yet is not taken back.
-    let all_clears = events(&cluster, "Listening");
+    let all_clears = events(&cluster, "Listening").await;
     let log = world.ground.logs().join("warmpath-controller.log");
     let told = || {
         let text = std::fs::read_to_string(&log).unwrap();
@@ -93,7 +99,7 @@ pub async fn a_pod_that_serves_one_of_two_ports(world: &mut World) {
     world.controller.take().unwrap().kill();
     world.controller = Some(Controller::start(&world.ground, &world.module, "replica-next", &[]).await);
     until("the new leader has seen it too", async || (told() > before).then_some(())).await;
-    assert_eq!(events(&cluster, "Listening"), all_clears, "a false all-clear");
+    assert_eq!(events(&cluster, "Listening").await, all_clears, "a false all-clear");
     cluster.apply(POOL, &pool("pool", "vllm", json!({}))).await;
     cluster.patch(POOL, "default", "pool", json!({"spec": {"targetPorts": [{"number": 8000}]}})).await;
 }
@@ -222,8 +228,7 @@ pub async fn weights_across_pools_hold_whatever_matches(world: &mut World) {
         .await;
     world.envoy().has_ready(3).await;
     let mut lost = 0;
-    for number in 0..200 {
-        let reply = chat("/split", number, 1).await;
+    for reply in chats("/split", 200).await {
         assert!(reply.status == 200 || reply.status == 503, "{}", reply.status);
         lost += usize::from(reply.status == 503);
     }
@@ -237,12 +242,12 @@ pub async fn what_stands_beside_a_pool_is_told(world: &mut World) {
     cluster.apply(POOL, &pool("pool-b", "nobody", json!({}))).await;
     let file = input("beside.yaml");
     // The policy comes first, so that from its first moment the route must not send there.
-    cluster.pipe(&["apply"], file.split("---\n").last().unwrap());
+    cluster.pipe(&["apply"], file.split("---\n").last().unwrap()).await;
     until("the controller knows the policy", async || {
         (count(FIRST, r#"objects{kind="BackendTLSPolicy"}"#).await == 1.0).then_some(())
     })
     .await;
-    cluster.pipe(&["apply"], &file);
+    cluster.pipe(&["apply"], &file).await;
     until("the pool says that filters of its backendRef and copies to a pool are not served", async || {
         let all = conditions(&cluster, POOL, "pool").await;
         let (good, _, message) = all.get("warmpath.dev/RoutesComplete")?;
@@ -279,7 +284,7 @@ pub async fn what_stands_beside_a_pool_is_told(world: &mut World) {
     }
     // Envoy Gateway knows no copies to a pool, and the pool says what it does instead.
     assert_eq!(chat("/copy", 1, 1).await.status, 500);
-    cluster.pipe(&["delete"], &file);
+    cluster.pipe(&["delete"], &file).await;
 }
 
 pub async fn an_older_definition_goes_and_comes_back(world: &mut World) {
@@ -319,7 +324,7 @@ pub async fn an_older_definition_goes_and_comes_back(world: &mut World) {
     world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")]).await;
     pod(&cluster, 13, "vllm", "True").await;
     assert_eq!(told(), before + 2, "one line of the new one");
-    cluster.apply_file(&world.ground.tools.join("crds-inference/v1alpha2"));
+    cluster.apply_file(&world.ground.tools.join("crds-inference/v1alpha2")).await;
     until("the older API is back", async || {
         let listed =
             cluster.kubectl(&["get", "inferencepools.inference.networking.x-k8s.io"]).output().ok()?;
@@ -334,7 +339,7 @@ pub async fn an_older_definition_goes_and_comes_back(world: &mut World) {
 }
 
 pub async fn merged_gateways_with_a_pool_on_one(world: &mut World) {
-    world.cluster().pipe(&["apply"], &input("merged.yaml"));
+    world.cluster().pipe(&["apply"], &input("merged.yaml")).await;
     let mut pooled = route("a", &[("/", &[("pool", 1)])]);
     pooled["spec"]["parentRefs"] = json!([{"name": "team-a", "sectionName": "llm"}]);
     world.cluster().apply(HTTP_ROUTE, &pooled).await;
@@ -397,7 +402,6 @@ pub async fn envoy_gateway_that_does_not_ask_is_told_and_when_it_does_again(worl
         .await;
         controller.kill();
     }
-    let events = cluster.kubectl(&["get", "events", "--field-selector=reason=NotAsked", "-o=name"]).output();
-    assert!(!events.unwrap().stdout.is_empty(), "no event says it");
+    assert!(!events(&cluster, "NotAsked").await.is_empty(), "no event says it");
     assert!(routed_pool(&cluster, "pool").await.is_some());
 }

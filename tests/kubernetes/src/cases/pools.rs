@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
-use warmpath_tests::{Request, Traffic, until};
+use warmpath_tests::{Request, Traffic};
 
 use super::{is_used, whole};
-use crate::api::{HTTP_ROUTE, MODEL, OLD_POOL, POD, POOL, ROUTED_POOL};
+use crate::api::{HTTP_ROUTE, MODEL, OLD_POOL, POD, POOL};
 use crate::pools::{
     CLUSTER, Controller, FIRST, conditions, count, pod, pool, remove_pod, route, routed_pool,
 };
 use crate::stopwatch::Stopwatch;
+use crate::wait::until;
 use crate::world::{World, at, routed};
 
 /// What a change may take until Envoy has it.
@@ -141,9 +142,7 @@ pub async fn the_strategy_is_hot(world: &mut World) {
     })
     .await;
     assert_eq!(routed_pool(&cluster, "pool").await.unwrap()["strategy"], "LOAD_ONLY");
-    let events =
-        cluster.kubectl(&["get", "events", "--field-selector=reason=Invalid", "-o=name"]).output().unwrap();
-    assert!(!events.stdout.is_empty(), "no event says it");
+    assert!(!cluster.events("Invalid").await.is_empty(), "no event says it");
     set("PREFIX_CACHE").await;
     in_force("PREFIX_CACHE").await;
     whole(&traffic.stop().await);
@@ -243,42 +242,58 @@ pub async fn a_route_that_comes_before_its_pool_is_served_when_the_pool_comes(wo
     }
 }
 
+/// Two pools and twenty pods, of which three are served. Twice a minute passes in which nothing changes that anybody has to know.
 pub async fn nothing_is_written_when_nothing_changes(world: &mut World) {
+    const MINUTE: u32 = 60;
     let cluster = world.cluster().clone();
-    let so_far = async || (count(FIRST, "writes_total").await, count(FIRST, "hooks_total").await);
-    // What follows from the case before is on its way.
+    let distant = |number: u32| if number < 7 { ("vllm", number) } else { ("other", number) };
+    for (app, number) in (0..17).map(distant) {
+        crate::pools::distant_pod(&cluster, number, app).await;
+    }
+    cluster.apply(POOL, &pool("other", "other", json!({}))).await;
+    cluster.apply(HTTP_ROUTE, &route("other", &[("/other", &[("other", 1)])])).await;
+    until("both pools are known", async || {
+        let has = async |name: &str, pods: u32| {
+            routed_pool(&cluster, name).await.is_some_and(|view| view["pods"] == pods)
+        };
+        (has("pool", 10).await && has("other", 10).await).then_some(())
+    })
+    .await;
+    let so_far = async || (world.ground.writes_of_the_controller(), count(FIRST, "hooks_total").await);
+    // What follows from all that is on its way.
     let mut before = so_far().await;
     until("all is quiet for three seconds", async || {
         tokio::time::sleep(Duration::from_secs(3)).await;
         let now = so_far().await;
-        (std::mem::replace(&mut before, now) == now).then_some(())
+        (std::mem::replace(&mut before, now.clone()) == now).then_some(())
     })
     .await;
-    let versions = async || {
-        let views = cluster.list(ROUTED_POOL, "default", "").await;
-        views.into_iter().map(|view| view["metadata"]["resourceVersion"].to_string()).collect::<Vec<_>>()
-    };
-    let objects = versions().await;
-    for turn in 0..10 {
-        for number in [11, 12, 13] {
-            let name = format!("pod-{number}");
-            let note = json!({"metadata": {"annotations": {"note": turn.to_string()}}});
-            cluster.patch(POD, "default", &name, note).await;
-            let conditions = json!([{"type": "Ready", "status": "True"}, {"type": "Other", "status": (turn % 2 == 0).to_string()}]);
-            cluster.patch_status(POD, "default", &name, json!({"conditions": conditions})).await;
-        }
-        cluster
-            .patch(POOL, "default", "pool", json!({"metadata": {"annotations": {"note": turn.to_string()}}}))
-            .await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_secs(MINUTE.into())).await;
+    assert_eq!(so_far().await, before, "writes and calls of hooks while nothing happened");
+    let names = [11, 12, 13].map(|number| format!("pod-{number}")).into_iter();
+    let names: Vec<String> = names.chain((0..17).map(|number| format!("distant-{number}"))).collect();
+    let start = tokio::time::Instant::now();
+    for second in 0..MINUTE {
+        let note = json!({"metadata": {"annotations": {"note": second.to_string()}}});
+        let other = if second % 2 == 0 { "True" } else { "False" };
+        let conditions = json!([{"type": "Ready", "status": "True"}, {"type": "Other", "status": other}]);
+        let written = names.iter().map(async |name| {
+            cluster.patch(POD, "default", name, note.clone()).await;
+            cluster.patch_status(POD, "default", name, json!({"conditions": conditions})).await;
+        });
+        futures::future::join_all(written).await;
+        cluster.patch(POOL, "default", "pool", note.clone()).await;
+        tokio::time::sleep_until(start + Duration::from_secs((second + 1).into())).await;
     }
-    assert_eq!(so_far().await, before, "writes and calls of hooks");
-    assert_eq!(versions().await, objects, "our objects");
+    assert_eq!(so_far().await, before, "writes and calls of hooks while pods and a pool had other notes");
     pod(&cluster, 13, "vllm", "False").await;
-    within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY"), (13, "DRAINING")]).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let writes = count(FIRST, "writes_total").await - before.0;
-    assert!((1.0..=3.0).contains(&writes), "{writes} writes for one change");
+    until("Envoy knows that one pod is not ready", async || {
+        (world.envoy().hosts(CLUSTER).await.get(&at(13))? == "DRAINING").then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let writes = world.ground.writes_of_the_controller().split_off(before.0.len());
+    assert!((1..=3).contains(&writes.len()), "for one change: {writes:#?}");
 }
 
 pub async fn the_controller_is_killed_and_nothing_is_lost(world: &mut World) {

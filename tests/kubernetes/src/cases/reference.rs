@@ -3,20 +3,21 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use warmpath_tests::{Load, Reply, Request, repository, until};
+use warmpath_tests::{Load, Reply, Request, repository};
 
 use crate::api::{ENDPOINT_SLICE, GATEWAY, HTTP_ROUTE, MODEL, OLD_POOL, POD, SERVICE};
 use crate::gateway::Envoy;
 use crate::pools::{conditions, routed_pool};
+use crate::wait::until;
 use crate::world::{World, at, plain, ready, routed};
 
 /// Envoy's name of the cluster behind port 8081.
 const CLUSTER: &str = "httproute/default/qwen-backend/rule/0";
 
 /// Applies a file of the examples.
-fn apply(world: &World, file: &str) {
+async fn apply(world: &World, file: &str) {
     let path = repository().join("manifests/examples").join(file);
-    world.cluster().pipe(&["apply"], &std::fs::read_to_string(path).unwrap());
+    world.cluster().pipe(&["apply"], &std::fs::read_to_string(path).unwrap()).await;
 }
 
 /// Pods, Service and Gateway of a document, and the Envoy of the Gateway. Two Gateways cannot have one Envoy's ports here, so this
@@ -33,8 +34,8 @@ async fn deploy(world: &mut World, pool: &str) {
         cluster.delete(HTTP_ROUTE, "default", route).await;
     }
     cluster.delete(GATEWAY, "default", "eg").await;
-    apply(world, pool);
-    apply(world, "inference-gateway.yaml");
+    apply(world, pool).await;
+    apply(world, "inference-gateway.yaml").await;
     world.envoy.take().unwrap().end();
     let label = "gateway.envoyproxy.io/owning-gateway-name=qwen-inference-gateway";
     world.envoy = Some(Envoy::start(&world.ground, label, "envoy-gateway-system").await);

@@ -1,26 +1,34 @@
 //! Other shapes of Gateways, routes and Services.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
 
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
-use warmpath_tests::{Request, until};
+use warmpath_tests::{Account, Ending, Request, Traffic};
 
 use super::{chat_ends_whole, named_by_warmpath, whole};
-use crate::api::{ENDPOINT_SLICE, GATEWAY, HTTP_ROUTE, SERVICE};
+use crate::api::{CLIENT_POLICY, ENDPOINT_SLICE, GATEWAY, HTTP_ROUTE, SERVICE};
 use crate::gateway::Envoy;
 use crate::objects;
-use crate::world::{OF_EG, World, at, input, plain, ready, routed};
+use crate::process::Process;
+use crate::sandbox::address;
+use crate::wait::until;
+use crate::world::{OF_EG, POOL, World, at, input, plain, ready, routed};
 
 pub async fn the_names_of_listeners_change_under_load(world: &mut World) {
     world.spoilt();
-    let traffic = warmpath_tests::Traffic::start(routed(), 2);
+    let traffic = Traffic::start(routed(), 2);
     traffic.more(50).await;
     for (flags, policy) in
         [(json!({"enabled": ["XDSNameSchemeV2"]}), "warmpath-by-port"), (json!({}), "warmpath")]
     {
         world.start_gateway(json!({"runtimeFlags": flags})).await;
         until(&format!("{policy} is the one that is programmed"), async || {
-            let checked = world.check();
+            let checked = world.check().await;
             let line = format!("EnvoyPatchPolicy default/{policy} is accepted and programmed");
             (checked.code == 0 && checked.out.contains(&line)).then_some(())
         })
@@ -54,7 +62,7 @@ pub async fn two_pools_on_one_listener_are_kept_apart(world: &mut World) {
     }
 }
 
-/// The same move on the port that Warmpath does not route tells what it costs by itself.
+/// Fifty requests per second on both paths. The same move on the port that Warmpath does not route tells what it costs by itself.
 pub async fn a_rule_that_moves_takes_its_pool_along(world: &mut World) {
     world.spoilt();
     second_pool(world).await;
@@ -64,47 +72,38 @@ pub async fn a_rule_that_moves_takes_its_pool_along(world: &mut World) {
     for number in 0..20 {
         homes.push(conversation(number, 1).send(routed()).await.pod().to_owned());
     }
-    for (round, rules) in [(2, &after[..]), (3, &before[..])] {
-        let ports = [routed(), plain()].map(|port| warmpath_tests::Traffic::start(port, 2));
-        for traffic in &ports {
+    for (round, rules, pool_of_b) in [(2, &after[..], &[21, 22][..]), (3, &before[..], &[11, 12, 13])] {
+        let loads = [(routed(), ""), (plain(), ""), (routed(), "/b"), (plain(), "/b")]
+            .map(|(port, prefix)| Traffic::paced_below(port, prefix, 4, 50));
+        for traffic in &loads {
             traffic.more(20).await;
         }
-        let changed = ports[0].now();
+        let changed = loads[0].now();
         for name in ["routed", "plain"] {
             world.cluster().apply(HTTP_ROUTE, &objects::route(name, name, rules)).await;
         }
         // Until then Envoy may use the changed cluster as it was.
-        ports[0].lasts(std::time::Duration::from_secs(17)).await;
+        loads[0].lasts(Duration::from_secs(20)).await;
         let mut told = Vec::new();
-        for traffic in ports {
-            let account = traffic.stop().await;
-            // Envoy Gateway gives the name of a cluster to other pods, and tells Envoy of these before it tells of the routes. So
-            // for a moment requests meet the other pool, or a cluster that is not there, with Warmpath or without.
-            let of_pool = |pod: &str| [11, 12, 13].iter().any(|&number| at(number) == pod);
-            let astray = |sent: &&warmpath_tests::Sent| !sent.pod.as_deref().is_some_and(of_pool);
-            let refused =
-                account.sent.iter().filter(|sent| sent.ending != warmpath_tests::Ending::Whole).count();
-            let astray: Vec<_> = account.sent.iter().filter(astray).map(|sent| sent.at).collect();
-            let last = astray.last().map_or(0.0, |at| at.saturating_sub(changed).as_secs_f64());
-            assert!(astray.len() <= 20 && last < 5.0, "{} astray, the last after {last:.2} s", astray.len());
-            told.push((refused, astray.len(), last));
+        for (traffic, pool) in loads.into_iter().zip([&[11, 12, 13][..], &[11, 12, 13], pool_of_b, pool_of_b])
+        {
+            told.push(Move::of(&traffic.stop().await, changed, pool));
         }
-        let (ours, theirs) = (told[0], told[1]);
-        println!("refused, astray, seconds until the last: {ours:.2?} with Warmpath, {theirs:.2?} without");
-        assert!(ours.0 <= theirs.0 + 3, "{} refused, and {} without Warmpath", ours.0, theirs.0);
+        let [root, plain_root, below, plain_below] = told.try_into().expect("a move for each load");
+        println!(
+            "/: {root:.2?}, without Warmpath {plain_root:.2?}; /b: {below:.2?}, without Warmpath {plain_below:.2?}"
+        );
+        for (ours, theirs) in [(root, plain_root), (below, plain_below)] {
+            assert!(ours.refused <= theirs.refused + 3, "{ours:?}, without Warmpath {theirs:?}");
+            assert!(ours.last < 5.0, "{ours:?}");
+        }
+        assert!(root.astray <= 20, "{root:?}");
         let mut warm = 0;
         for (number, home) in homes.iter().enumerate() {
             let reply = conversation(number, round).send(routed()).await;
             warm += usize::from(reply.pod() == home);
         }
         assert!(warm >= 19, "after the move {warm} of 20 conversations are warm");
-        if round == 2 {
-            for number in 0..20 {
-                let request = Request::new("POST", "/b/v1/chat/completions").body(body(&format!("{number}")));
-                let reply = request.send(routed()).await;
-                assert!(at_one_of(&reply, &[21, 22]), "{}", reply.pod());
-            }
-        }
     }
     // No series has the name of a rule.
     let page = world.envoy().admin("/stats/prometheus").await.unwrap().text();
@@ -112,26 +111,45 @@ pub async fn a_rule_that_moves_takes_its_pool_along(world: &mut World) {
     assert_eq!(named, None);
 }
 
+/// What a load saw of a rule that moves: requests that were not answered whole; requests that met no pod of the pool that
+/// answers after the move; and how many seconds after it the last of these was.
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    refused: usize,
+    astray: usize,
+    last: f64,
+}
+
+impl Move {
+    /// Envoy Gateway gives the name of a cluster to other pods, and tells Envoy of these before it tells of the routes. So for a
+    /// moment requests meet the other pool, or a cluster that is not there, with Warmpath or without.
+    fn of(account: &Account, changed: Duration, pool: &[u8]) -> Move {
+        let of_pool = |pod: &str| pool.iter().any(|&number| at(number) == pod);
+        let since = account.sent.iter().filter(|sent| sent.at >= changed);
+        let astray: Vec<_> = since.filter(|sent| !sent.pod.as_deref().is_some_and(of_pool)).collect();
+        let refused = account.sent.iter().filter(|sent| sent.ending != Ending::Whole).count();
+        let last = astray.last().map_or(0.0, |sent| (sent.at - changed).as_secs_f64());
+        Move { refused, astray: astray.len(), last }
+    }
+}
+
 pub async fn merged_gateways_share_an_envoy(world: &mut World) {
     world.spoilt();
-    world.cluster().pipe(&["apply"], &input("merged.yaml"));
+    world.cluster().pipe(&["apply"], &input("merged.yaml")).await;
     for (name, gateway, listener) in [("a", "team-a", "llm"), ("b", "team-b", "web")] {
         let mut route = objects::route(name, listener, &[("/", "vllm")]);
         route["spec"]["parentRefs"][0]["name"] = gateway.into();
         world.cluster().apply(HTTP_ROUTE, &route).await;
     }
     let where_ = ["--gateway=team-a", "--listener=llm", "--route=a"];
-    let url = world.modules.put(&world.module);
-    let file = world.ground.folder.join("module.wasm");
+    let (url, file) = world.publish(&world.module);
     let mut flags = where_.to_vec();
     // Policies of a name of their own: the Gateway `eg` has those called warmpath.
     flags.extend(["--name=merged", "--module-url", &url, "--module", file.to_str().unwrap()]);
-    let printed = world.manifests(&flags);
+    let printed = world.manifests(&flags).await;
     assert_eq!(printed.code, 0, "{}", printed.err);
     assert!(printed.out.contains("kind: GatewayClass, name: merged"), "{}", printed.out);
-    world.cluster().pipe(&["apply"], &printed.out);
-    // Both Envoys want the same ports.
-    world.envoy.take().unwrap().end();
+    world.cluster().pipe(&["apply"], &printed.out).await;
     world.envoy = Some(
         Envoy::start(
             &world.ground,
@@ -142,7 +160,7 @@ pub async fn merged_gateways_share_an_envoy(world: &mut World) {
     );
     world.is_routed().await;
     until("the check finds all of it", async || {
-        let checked = world.manifests(&[&where_[..], &["--name=merged", "--check"]].concat());
+        let checked = world.manifests(&[&where_[..], &["--name=merged", "--check"]].concat()).await;
         (checked.code == 0).then_some(())
     })
     .await;
@@ -163,38 +181,53 @@ pub async fn merged_gateways_share_an_envoy(world: &mut World) {
 
 pub async fn a_service_in_place_of_its_pods_is_told(world: &mut World) {
     world.spoilt();
-    world.cluster().pipe(&["apply"], &input("by-service.yaml"));
-    let printed = world.print(&world.module, &[]);
+    world.cluster().pipe(&["apply"], &input("by-service.yaml")).await;
+    let printed = world.print(&world.module, &[]).await;
     assert_eq!(printed.code, 1);
     assert!(printed.out.is_empty() && printed.err.contains("routingType: Endpoint"), "{}", printed.err);
-    let checked = world.check();
+    let checked = world.check().await;
     assert!(
         checked.code == 1 && checked.out.contains("EnvoyProxy default/eg has routingType Service"),
         "{}",
         checked.out
     );
+    // What was attached before is there still, and Envoy knows the one address of the Service, behind which kube-proxy takes a pod
+    // for each connection: traffic flows. Not that of Envoy's own Service: it has Envoy's ports, which Envoy wants at every address.
+    let vllm = |service: &Service| service.metadata.name.as_deref() == Some("vllm");
+    let kube_proxy = tokio::spawn(crate::services::serve(world.cluster().client(), vllm));
+    world.start_envoy().await;
+    until("Envoy knows one address", async || (world.envoy().hosts(POOL).await.len() == 1).then_some(()))
+        .await;
+    until("the Service's address answers", async || {
+        let reply = Request::chat("Who?").try_open(routed()).await.ok()?;
+        (reply.status == 200).then_some(())
+    })
+    .await;
+    let traffic = Traffic::start(routed(), 4);
+    traffic.more(100).await;
+    whole(&traffic.stop().await);
+    kube_proxy.abort();
 }
 
 pub async fn a_dual_stack_service_is_told(world: &mut World) {
     world.spoilt();
-    world.cluster().pipe(&["apply"], &input("slice-ipv6.yaml"));
-    let printed = world.print(&world.module, &[]);
+    world.cluster().pipe(&["apply"], &input("slice-ipv6.yaml")).await;
+    let printed = world.print(&world.module, &[]).await;
     assert_eq!(printed.code, 0, "{}", printed.err);
     assert!(printed.err.contains("Service default/vllm is dual stack"), "{}", printed.err);
-    let checked = world.check();
+    let checked = world.check().await;
     assert!(checked.code == 1 && checked.out.contains("ipFamilyPolicy: SingleStack"), "{}", checked.out);
     world.cluster().delete(ENDPOINT_SLICE, "default", "vllm-6").await;
 }
 
 pub async fn a_hundred_routes_to_the_same_pods(world: &mut World) {
     world.spoilt();
-    for number in 0..100 {
+    let apply = async |number: usize| {
         let path = format!("/r{number}/");
-        world
-            .cluster()
-            .apply(HTTP_ROUTE, &objects::route(&format!("r{number}"), "routed", &[(&path, "vllm")]))
-            .await;
-    }
+        let route = objects::route(&format!("r{number}"), "routed", &[(&path, "vllm")]);
+        world.cluster().apply(HTTP_ROUTE, &route).await;
+    };
+    futures::stream::iter(0..100).for_each_concurrent(8, apply).await;
     world.attach(&["--selector=pool=vllm"]).await;
     for number in 0..100 {
         until(&format!("route {number} is routed"), async || {
@@ -214,10 +247,11 @@ pub async fn two_hundred_pods(world: &mut World) {
     world.start_pods(&numbers).await;
     world.endpoints(&ready(&numbers)).await;
     let wanted: Vec<(String, &str)> = numbers.iter().map(|&number| (at(number), "HEALTHY")).collect();
-    world.envoy().knows(crate::world::POOL, &wanted).await;
+    world.envoy().knows(POOL, &wanted).await;
     let mut met = BTreeSet::new();
-    for number in 0..400 {
-        let reply = Request::chat(&format!("Chat {number}. {}", "word ".repeat(number))).send(routed()).await;
+    let chats = futures::stream::iter(0..400)
+        .map(|number| Request::chat(&format!("Chat {number}. {}", "word ".repeat(number))).send(routed()));
+    for reply in chats.buffer_unordered(4).collect::<Vec<_>>().await {
         assert_eq!(reply.status, 200);
         met.insert(reply.pod().to_owned());
     }
@@ -231,7 +265,7 @@ pub async fn two_hundred_pods(world: &mut World) {
 /// A pod's page is read by one of all root contexts, ten times per second at most.
 async fn one_poller_a_pod(world: &World) {
     let (before, since) = (world.pods[&11].scrapes(), std::time::Instant::now());
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let rate = (world.pods[&11].scrapes() - before) as f64 / since.elapsed().as_secs_f64();
     assert!(rate <= 15.0, "{rate:.1} scrapes of one pod per second");
 }
@@ -276,9 +310,9 @@ pub async fn a_listener_that_no_patch_names_hangs_nobody(world: &mut World) {
         let start = std::time::Instant::now();
         chat_ends_whole(number).await;
         let waited = start.elapsed();
-        assert!(waited < std::time::Duration::from_millis(2500), "request {number} waited {waited:?}");
+        assert!(waited < Duration::from_millis(2500), "request {number} waited {waited:?}");
     }
-    let checked = world.check();
+    let checked = world.check().await;
     assert!(
         checked.code == 1 && checked.out.contains("EnvoyPatchPolicy default/warmpath is not there"),
         "{}",
@@ -287,7 +321,9 @@ pub async fn a_listener_that_no_patch_names_hangs_nobody(world: &mut World) {
     assert_eq!(world.envoy().metric("warmpath_unpatched").await, Some(1.0), "the gauge warmpath_unpatched");
 }
 
-pub async fn a_listener_with_tls_and_several_host_names(world: &mut World) {
+/// Two listeners of one port are one listener in Envoy, with a filter chain for each host name and the first one's name; and one
+/// more of the same chains for HTTP/3.
+pub async fn listeners_with_tls_and_http3_and_several_host_names(world: &mut World) {
     world.spoilt();
     let names = ["a.example.com", "b.example.com"];
     let key = rcgen::KeyPair::generate().unwrap();
@@ -299,7 +335,6 @@ pub async fn a_listener_with_tls_and_several_host_names(world: &mut World) {
         "stringData": {"tls.crt": certificate.pem(), "tls.key": key.serialize_pem()},
     });
     world.cluster().apply(crate::api::SECRET, &secret).await;
-    // Two listeners of one port are one listener in Envoy, with a filter chain for each host name and the first one's name.
     let mut gateway = objects::gateway();
     let listeners = gateway["spec"]["listeners"].as_array_mut().unwrap();
     for (name, host) in ["tls-a", "tls-b"].into_iter().zip(names) {
@@ -309,6 +344,14 @@ pub async fn a_listener_with_tls_and_several_host_names(world: &mut World) {
         }));
     }
     world.cluster().apply(GATEWAY, &gateway).await;
+    let http3 = json!({
+        "metadata": {"name": "http3", "namespace": "default"},
+        "spec": {
+            "targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg"}],
+            "http3": {},
+        },
+    });
+    world.cluster().apply(CLIENT_POLICY, &http3).await;
     let mut route = objects::route("routed", "routed", &[("/", "vllm")]);
     for name in ["tls-a", "tls-b"] {
         route["spec"]["parentRefs"].as_array_mut().unwrap().push(json!({"name": "eg", "sectionName": name}));
@@ -317,26 +360,49 @@ pub async fn a_listener_with_tls_and_several_host_names(world: &mut World) {
     let flags = ["--listener=tls-a", "--listener=tls-b"];
     world.attach(&flags).await;
     world.start_envoy().await;
-    for host in names {
-        until(&format!("{host} is routed by Warmpath"), async || {
-            let before = world.counts();
-            let status = over_tls(host, &body("Who?")).await;
-            let after = world.counts();
-            let number = after.keys().find(|number| after[number] > before[number])?;
-            let headers = world.pods[number].received().pop()?.headers;
-            (status == "200" && headers.contains_key("x-warmpath-destination")).then_some(())
+    let mut clients = Vec::new();
+    for (host, port) in names.into_iter().zip(7443..) {
+        let http3 = Http3Client::start(world, host, port).await;
+        until(&format!("{host} is routed by Warmpath over TLS"), async || {
+            (is_named(world, async || over_tls(host, &body("Who?")).await).await? == 200).then_some(())
         })
         .await;
+        until(&format!("{host} is routed by Warmpath over HTTP/3"), async || {
+            (is_named(world, async || http3.chat("Who?").await).await? == 200).then_some(())
+        })
+        .await;
+        clients.push(http3);
+    }
+    assert!(world.envoy().stat_sum("downstream_cx_http3_total").await >= 2, "no connection was HTTP/3");
+    // A client names no pod on this way either.
+    for client in &clients {
+        let request = Request::chat("Who?").header("x-warmpath-destination", "10.244.0.99:8000");
+        let reply = request.send(client.at).await;
+        let seen = world.pod_of(&reply).expect("a pod of this case").received().pop().unwrap().headers;
+        let named: Vec<_> = seen.get_all("x-warmpath-destination").iter().collect();
+        assert!(named.len() == 1 && named[0] != "10.244.0.99:8000", "{named:?}");
     }
     world.is_routed().await;
-    let checked = world.manifests(
-        &[&["--gateway=eg", "--listener=routed", "--route=routed", "--check"], &flags[..]].concat(),
-    );
+    let checked = world
+        .manifests(
+            &[&["--gateway=eg", "--listener=routed", "--route=routed", "--check"], &flags[..]].concat(),
+        )
+        .await;
     assert_eq!(checked.code, 0, "{}", checked.out);
 }
 
+/// The status of a request, if it reached a pod with the header that names pods.
+async fn is_named(world: &World, send: impl AsyncFnOnce() -> u16) -> Option<u16> {
+    let before = world.counts();
+    let status = send().await;
+    let after = world.counts();
+    let number = after.keys().find(|number| after[number] > before[number])?;
+    let headers = world.pods[number].received().pop()?.headers;
+    headers.contains_key("x-warmpath-destination").then_some(status)
+}
+
 /// The status of a chat over TLS to this host name, by curl.
-async fn over_tls(host: &str, body: &str) -> String {
+async fn over_tls(host: &str, body: &str) -> u16 {
     let done = tokio::process::Command::new("curl")
         .args([
             "--insecure",
@@ -348,21 +414,49 @@ async fn over_tls(host: &str, body: &str) -> String {
             "--write-out",
             "%{http_code}",
         ])
-        .args(["--resolve", &format!("{host}:8443:{}", crate::sandbox::address::ENVOY), "--data", body])
+        .args(["--resolve", &format!("{host}:8443:{}", address::ENVOY), "--data", body])
         .arg(format!("https://{host}:8443/v1/chat/completions"))
         .output()
         .await
         .expect("curl");
-    String::from_utf8_lossy(&done.stdout).into_owned()
+    String::from_utf8_lossy(&done.stdout).parse().expect("a status")
+}
+
+/// Another Envoy, which hands on by HTTP/3 what it gets by HTTP/1.1.
+struct Http3Client {
+    at: SocketAddr,
+    _envoy: Process,
+}
+
+impl Http3Client {
+    async fn start(world: &World, host: &'static str, port: u16) -> Http3Client {
+        let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        let configuration = input("http3-client.yaml")
+            .replace("LISTEN_PORT", &port.to_string())
+            .replace("HOST_NAME", host)
+            .replace("GATEWAY_ADDRESS", address::ENVOY);
+        let mut command = Command::new(world.ground.tools.join("envoy"));
+        command.args(["--disable-hot-restart", "--concurrency", "1", "--config-yaml", &configuration]);
+        let mut envoy = Process::start(&format!("http3-client-{host}"), &world.ground.logs(), &mut command);
+        until("the client of HTTP/3 listens", async || {
+            envoy.lives();
+            tokio::net::TcpStream::connect(at).await.ok()
+        })
+        .await;
+        Http3Client { at, _envoy: envoy }
+    }
+
+    async fn chat(&self, prompt: &str) -> u16 {
+        Request::chat(prompt).send(self.at).await.status.as_u16()
+    }
 }
 
 pub async fn envoys_in_the_namespace_of_their_gateway(world: &mut World) {
     world.spoilt();
     world.start_gateway(json!({"provider": {"kubernetes": {"deploy": {"type": "GatewayNamespace"}}}})).await;
-    world.envoy.take().unwrap().end();
     world.envoy = Some(Envoy::start(&world.ground, OF_EG, "default").await);
     world.is_routed().await;
-    let checked = world.check();
+    let checked = world.check().await;
     assert_eq!(checked.code, 0, "{}", checked.out);
     for number in 0..10 {
         chat_ends_whole(number).await;

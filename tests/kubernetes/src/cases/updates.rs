@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use serde_json::json;
-use warmpath_tests::{Request, Traffic, target, until};
+use warmpath_tests::{Request, Traffic, target};
 
-use super::whole;
+use super::{steady, whole};
 use crate::modules::{self, variant};
 use crate::objects::Is;
+use crate::wait::until;
 use crate::world::{POOL, World, at, ready, routed};
 
 pub async fn envoy_gateway_restarts_and_brings_what_changed_meanwhile(world: &mut World) {
@@ -23,17 +24,14 @@ pub async fn envoy_gateway_restarts_and_brings_what_changed_meanwhile(world: &mu
 }
 
 pub async fn the_api_server_is_away_and_comes_back(world: &mut World) {
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = steady();
     traffic.more(50).await;
     world.ground.stop_api_server();
     traffic.lasts(Duration::from_secs(10)).await;
     world.ground.start_api_server().await;
     world.endpoints(&ready(&[11, 12])).await;
     until("Envoy knows what has changed since", async || {
-        // As the kubelet would: it may have lost its lease, and stops then.
-        if world.gateway.as_ref().unwrap().is_dead().await {
-            world.start_gateway(json!({})).await;
-        }
+        world.gateway_lives(json!({})).await;
         world.envoy().has(POOL, &[11, 12].map(|number| (at(number), "HEALTHY"))).await.then_some(())
     })
     .await;
@@ -121,16 +119,16 @@ pub async fn a_trap_costs_one_request(world: &mut World) {
 
 pub async fn a_module_that_cannot_be_had_leaves_traffic_flowing(world: &mut World) {
     world.spoilt();
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = steady();
     traffic.more(50).await;
     // Announced and not there; then there, with other bytes than the checksum says.
     let other = variant(&world.module, "nobody has this one");
-    let printed = world.print(&other, &[]);
+    let printed = world.print(&other, &[]).await;
     let url = world.modules.put(&other);
     world.modules.replace(&url, &variant(&other, "wrong"));
-    world.cluster().pipe(&["apply"], &printed.out);
+    world.cluster().pipe(&["apply"], &printed.out).await;
     until("the check says that requests go unrouted", async || {
-        let checked = world.check();
+        let checked = world.check().await;
         (checked.code == 1 && checked.out.contains("requests go unrouted")).then_some(())
     })
     .await;
@@ -154,7 +152,7 @@ pub async fn a_module_that_cannot_be_had_leaves_traffic_flowing(world: &mut Worl
             .any(|value| value == at(11).as_str())
     );
     until("the check says that requests go unrouted", async || {
-        let checked = world.check();
+        let checked = world.check().await;
         (checked.code == 1 && checked.out.contains("requests go unrouted")).then_some(())
     })
     .await;
@@ -230,10 +228,10 @@ pub async fn envoy_gateway_restarts_while_the_module_cannot_be_had(world: &mut W
 
 pub async fn policies_are_removed_and_nothing_is_left(world: &mut World) {
     world.spoilt();
-    let printed = world.print(&world.module, &[]);
+    let printed = world.print(&world.module, &[]).await;
     let traffic = Traffic::start(routed(), 2);
     traffic.more(50).await;
-    world.cluster().pipe(&["delete"], &printed.out);
+    world.cluster().pipe(&["delete"], &printed.out).await;
     until("no listener has the filter", async || {
         let now = world.envoy().listeners().await;
         (!now.contains("warmpath") && !now.contains("envoy.filters.http.wasm")).then_some(())
