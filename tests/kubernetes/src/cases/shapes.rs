@@ -40,7 +40,6 @@ pub async fn the_names_of_listeners_change_under_load(world: &mut World) {
 }
 
 pub async fn two_pools_on_one_listener_are_kept_apart(world: &mut World) {
-    world.spoilt();
     second_pool(world).await;
     world.cluster().apply(HTTP_ROUTE, &objects::route("second", "routed", &[("/b/", "vllm-b")])).await;
     world.attach(&["--selector=pool=vllm"]).await;
@@ -60,6 +59,7 @@ pub async fn two_pools_on_one_listener_are_kept_apart(world: &mut World) {
             second.pod()
         );
     }
+    world.rewrite().await;
 }
 
 /// Fifty requests per second on both paths. The same move on the port that Warmpath does not route tells what it costs by itself.
@@ -210,7 +210,6 @@ pub async fn a_service_in_place_of_its_pods_is_told(world: &mut World) {
 }
 
 pub async fn a_dual_stack_service_is_told(world: &mut World) {
-    world.spoilt();
     world.cluster().pipe(&["apply"], &input("slice-ipv6.yaml")).await;
     let printed = world.print(&world.module, &[]).await;
     assert_eq!(printed.code, 0, "{}", printed.err);
@@ -221,7 +220,6 @@ pub async fn a_dual_stack_service_is_told(world: &mut World) {
 }
 
 pub async fn a_hundred_routes_to_the_same_pods(world: &mut World) {
-    world.spoilt();
     let apply = async |number: usize| {
         let path = format!("/r{number}/");
         let route = objects::route(&format!("r{number}"), "routed", &[(&path, "vllm")]);
@@ -239,10 +237,10 @@ pub async fn a_hundred_routes_to_the_same_pods(world: &mut World) {
     }
     // However many clusters name a pod, it is one pod, and its page is read once a time.
     one_poller_a_pod(world).await;
+    world.rewrite().await;
 }
 
 pub async fn two_hundred_pods(world: &mut World) {
-    world.spoilt();
     let numbers: Vec<u8> = (11..211).collect();
     world.start_pods(&numbers).await;
     world.endpoints(&ready(&numbers)).await;
