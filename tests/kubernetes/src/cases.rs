@@ -99,7 +99,8 @@ pub fn all() -> Vec<Case> {
             a_singleton_collects_pages_show_it_and_a_broken_stream_is_answered_by_another_pod;
         conversation on Policies:
             the_second_round_goes_to_the_pod_of_the_first,
-            twenty_conversations_stay_where_they_are,
+            twenty_conversations_stay_where_they_are;
+        conversation on Bare:
             a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request (Alone);
         pods on Policies:
             a_pod_that_is_added_is_used_within_a_second (Timed),

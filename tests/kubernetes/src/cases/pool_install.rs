@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use warmpath_tests::{Finished, repository};
 
 use crate::api::{CONFIG_MAP, CRD, DEPLOYMENT, MODEL, NAMESPACE, POOL};
+use crate::wait::until;
 use crate::world::World;
 
 const SYSTEM: &str = "envoy-gateway-system";
@@ -113,7 +114,11 @@ pub async fn it_is_installed_by_the_script_and_removed_again(world: &mut World) 
     let removed = script(world, &["--remove"]).await;
     assert_eq!(removed.code, 0, "{}{}", removed.out, removed.err);
     assert!(cluster.get(DEPLOYMENT, OURS, "warmpath-controller").await.is_none());
-    assert!(cluster.get(CRD, "", "routedpools.warmpath.dev").await.is_none());
+    // The API server takes a definition away when the objects of it are gone.
+    until("the definition of RoutedPool is gone", async || {
+        cluster.get(CRD, "", "routedpools.warmpath.dev").await.is_none().then_some(())
+    })
+    .await;
     // Nobody's pool or model goes with it.
     assert!(cluster.get(POOL, "default", "pool").await.is_some());
     assert!(cluster.get(MODEL, "default", "chat").await.is_some());
