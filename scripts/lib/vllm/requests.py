@@ -184,3 +184,8 @@ def conversation_on(envoy, pod, words=400):
         if envoy.pod_of(talk.round(envoy.port)) == pod.address:
             return talk
     raise Failure(f"none of 40 conversations went to {pod.address}")
+
+
+def uses(envoy, pod):
+    """Whether a new prompt goes to this pod."""
+    return envoy.pod_of(send(envoy.port, CHAT, chat_body(MODEL, fresh(20))).must_be_well()) == pod.address

@@ -9,7 +9,7 @@ from ...common import Failure
 from ...processes import wait_for
 from ..modes import PAIR, check
 from ..pods import MODEL
-from ..requests import CHAT, COMPLETIONS, Conversation, chat_body, conversation_on, fresh, send
+from ..requests import CHAT, COMPLETIONS, Conversation, chat_body, conversation_on, fresh, send, uses
 
 STOPPED_SECONDS = 20
 # What a check gives Warmpath to notice a pod that stands still: scrapes take at most 1 s, and are repeated.
@@ -25,9 +25,7 @@ def pod_killed(world):
     """A pod is killed with streams that wait for their first token: each is answered, whole, by the other pod. Then the pod
     comes back, is believed to hold nothing, and gets requests again."""
     envoy, victim = world.gateway(), world.pods[1]
-    talk = next(
-        t for t in iter(lambda: Conversation(MODEL), None) if envoy.pod_of(t.round(envoy.port)) == victim.address
-    )
+    talk = conversation_on(envoy, victim, words=900)
     envoy.wait_for_metric(
         "warmpath_pod_held_tokens", lambda value: value > 0, "it to hold something", pod=victim.address
     )
@@ -50,14 +48,8 @@ def pod_killed(world):
     answer = talk.round(envoy.port)
     if envoy.pod_of(answer) == victim.address and envoy.believed(answer)[0] > 0:
         raise Failure(f"the pod that was started anew is believed to hold {envoy.believed(answer)[0]} tokens")
-
     wait_for("the pod to be used again", lambda: uses(envoy, victim), 60)
     return f"16 of 16 streams whole, {moved} of them moved; {on_victim:.0f} were on the pod; it is used again"
-
-
-def uses(envoy, pod):
-    """Whether a new prompt goes to this pod."""
-    return envoy.pod_of(send(envoy.port, CHAT, chat_body(MODEL, fresh(20))).must_be_well()) == pod.address
 
 
 @check(PAIR, "B16", "B31")

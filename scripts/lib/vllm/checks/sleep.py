@@ -4,7 +4,7 @@ from ...common import Failure
 from ...processes import wait_for
 from ..modes import PAIR, SLEEP, check
 from ..pods import MODEL
-from ..requests import CHAT, chat_body, conversation_on, fresh, send
+from ..requests import CHAT, chat_body, conversation_on, fresh, send, uses
 
 REQUESTS = 20
 
@@ -29,11 +29,7 @@ def while_asleep(world, sleep, wake_up):
         raise Failure(f"{went.count(sleeper.address)} of {len(went)} requests went to the pod that sleeps")
     wait_for_status(envoy, sleeper, "ready")
     held = envoy.metric("warmpath_pod_held_tokens", pod=sleeper.address)
-
-    def used():
-        return envoy.pod_of(send(envoy.port, CHAT, chat_body(MODEL, fresh(20))).must_be_well()) == sleeper.address
-
-    wait_for("the pod to be used again", used)
+    wait_for("the pod to be used again", lambda: uses(envoy, sleeper))
     return len(went), held
 
 
