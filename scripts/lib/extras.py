@@ -33,22 +33,38 @@ def tracer():
     ] + [f'    - {{ tag: {tag}, value: "{value}" }}' for tag, value in tags.items()]
 
 
-def otlp_cluster(host, number):
+def quoted(host):
+    """An address as YAML takes it: one with colons would be a mapping."""
+    return f'"{host}"' if ":" in host else host
+
+
+def socket(host, port):
+    return f"{{ socket_address: {{ address: {quoted(host)}, port_value: {port} }} }}"
+
+
+def cluster(name, kind, connect_timeout, address):
+    """Lines of a cluster with one endpoint."""
+    return [
+        f"    - name: {name}",
+        f"      type: {kind}",
+        f"      connect_timeout: {connect_timeout}",
+        "      load_assignment:",
+        f"        cluster_name: {name}",
+        "        endpoints:",
+        "          - lb_endpoints:",
+        f"              - endpoint: {{ address: {address} }}",
+    ]
+
+
+def otlp_cluster(host, port):
     """How the tracer reaches the collector of spans."""
     return [
         "",
-        "    - name: warmpath-otlp",
-        "      type: STRICT_DNS",
-        "      connect_timeout: 1s",
+        *cluster("warmpath-otlp", "STRICT_DNS", "1s", socket(host, port)),
         "      typed_extension_protocol_options:",
         "        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:",
         '          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions',
         "          explicit_http_config: { http2_protocol_options: {} } # OTLP over gRPC",
-        "      load_assignment:",
-        "        cluster_name: warmpath-otlp",
-        "        endpoints:",
-        "          - lb_endpoints:",
-        f"              - endpoint: {{ address: {{ socket_address: {{ address: {quoted(host)}, port_value: {number} }} }} }}",
     ]
 
 
@@ -56,7 +72,7 @@ SETTINGS_FILE = """
     # ------------------------------------------------------------------------ the file with the settings
     # A module cannot read files. Here Envoy reads one for it, at each look; nothing but this Envoy can reach it.
     - name: warmpath-settings
-      address: {{ pipe: {{ path: "{socket}" }} }}
+      address: {{ pipe: {{ path: "{pipe}" }} }}
       filter_chains:
         - filters:
             - name: envoy.filters.network.http_connection_manager
@@ -83,17 +99,11 @@ SETTINGS_FILE = """
                     typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
                 route_config: {{ name: warmpath-settings }}"""
 
-SETTINGS_CLUSTER = """
-    # ------------------------------------------------------------------- how the collector reads the settings
-    # No route names this cluster, so no client can reach it.
-    - name: warmpath-settings
-      type: {type}
-      connect_timeout: 2s
-      load_assignment:
-        cluster_name: warmpath-settings
-        endpoints:
-          - lb_endpoints:
-              - endpoint: {{ address: {address} }}"""
+SETTINGS_CLUSTER = [
+    "",
+    "    # ------------------------------------------------------------------- how the collector reads the settings",
+    "    # No route names this cluster, so no client can reach it.",
+]
 
 SETTINGS_TLS = """\
       transport_socket:
@@ -115,18 +125,16 @@ def poll_settings(template, options):
     if options.settings_file:
         # An abstract name is gone with its process. Two Envoys of one machine have different files, or different ports.
         digest = hashlib.sha256(f"{options.settings_file} {options.port}".encode()).hexdigest()[:16]
-        socket = f"@warmpath-settings-{digest}"
-        listener = SETTINGS_FILE.format(socket=socket, file=json.dumps(options.settings_file, ensure_ascii=False))
+        pipe = f"@warmpath-settings-{digest}"
+        listener = SETTINGS_FILE.format(pipe=pipe, file=json.dumps(options.settings_file, ensure_ascii=False))
         template.before("  clusters:", listener.splitlines())
-        address = f'{{ pipe: {{ path: "{socket}" }} }}'
-        template.lines += SETTINGS_CLUSTER.format(type="STATIC", address=address).splitlines()
+        kind, address, tls = "STATIC", f'{{ pipe: {{ path: "{pipe}" }} }}', []
     else:
         scheme, host, port, named, path = options.settings_url
         source |= {"host": named, "path": path}
-        address = f"{{ socket_address: {{ address: {quoted(host)}, port_value: {port} }} }}"
-        template.lines += SETTINGS_CLUSTER.format(type="STRICT_DNS", address=address).splitlines()
-        if scheme == "https":
-            template.lines += SETTINGS_TLS.format(host=host).splitlines()
+        kind, address = "STRICT_DNS", socket(host, port)
+        tls = SETTINGS_TLS.format(host=host).splitlines() if scheme == "https" else []
+    template.lines += [*SETTINGS_CLUSTER, *cluster("warmpath-settings", kind, "2s", address), *tls]
     template.more_settings({"settings": source | {"interval_ms": options.settings_ms}})
 
 
@@ -144,22 +152,11 @@ def receipt():
     return lines
 
 
-def quoted(host):
-    """An address as YAML takes it: one with colons would be a mapping."""
-    return f'"{host}"' if ":" in host else host
-
-
-ADMIN_CLUSTER = """
-    # --------------------------------------------------------------- how the collector finds the pods
-    # Envoy's own admin page lists the hosts of each cluster. No route names this cluster, so no client can reach it.
-    - name: warmpath-discovery
-      type: STATIC
-      connect_timeout: 0.5s
-      load_assignment:
-        cluster_name: warmpath-discovery
-        endpoints:
-          - lb_endpoints:
-              - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }}"""
+ADMIN_CLUSTER = [
+    "",
+    "    # --------------------------------------------------------------- how the collector finds the pods",
+    "    # Envoy's own admin page lists the hosts of each cluster. No route names this cluster, so no client can reach it.",
+]
 
 
 def discover(template, options):
@@ -171,4 +168,5 @@ def discover(template, options):
     for name in (options.discover, "plain"):
         by_name = "type: STRICT_DNS # each address of each name is a pod\n      dns_lookup_family: V4_PREFERRED"
         template.after(f"- name: {name}", "type: STATIC", by_name)
-    template.lines += ADMIN_CLUSTER.format(port=options.admin_port).splitlines()
+    admin = socket("127.0.0.1", options.admin_port)
+    template.lines += [*ADMIN_CLUSTER, *cluster("warmpath-discovery", "STATIC", "0.5s", admin)]
