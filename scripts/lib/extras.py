@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import urllib.parse
 
 
 def tracer():
@@ -70,7 +71,8 @@ def otlp_cluster(host, port):
 
 SETTINGS_FILE = """
     # ------------------------------------------------------------------------ the file with the settings
-    # A module cannot read files. Here Envoy reads one for it, at each look; nothing but this Envoy can reach it.
+    # A module cannot read files. Here Envoy reads one for it, at each look. No port leads here, but any program in Envoy's
+    # network namespace can ask for the file: keep nothing secret in it.
     - name: warmpath-settings
       address: {{ pipe: {{ path: "{pipe}" }} }}
       filter_chains:
@@ -87,13 +89,10 @@ SETTINGS_FILE = """
                         inline_string: |
                           function envoy_on_request(handle)
                             local file = io.open({file}, "rb")
-                            if file == nil then
-                              handle:respond({{[":status"] = "404"}}, "")
-                              return
-                            end
-                            local text = file:read("*a")
-                            file:close()
-                            handle:respond({{[":status"] = "200"}}, text)
+                            -- A folder can be opened and not be read.
+                            local text = file and file:read("*a")
+                            if file then file:close() end
+                            handle:respond({{[":status"] = text and "200" or "404"}}, text or "")
                           end
                   - name: envoy.filters.http.router
                     typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
@@ -123,6 +122,8 @@ def poll_settings(template, options):
     """Lets the collector look at a file or a page for newer settings."""
     source = {"cluster": "warmpath-settings"}
     if options.settings_file:
+        # The listener does not look at the path. The module's lines in the log name the page by it.
+        source["path"] = urllib.parse.quote(options.settings_file)
         # An abstract name is gone with its process. Two Envoys of one machine have different files, or different ports.
         digest = hashlib.sha256(f"{options.settings_file} {options.port}".encode()).hexdigest()[:16]
         pipe = f"@warmpath-settings-{digest}"

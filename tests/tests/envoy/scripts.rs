@@ -32,6 +32,20 @@ fn every_flag_reaches_the_configuration() {
         ("--strategy=LOAD_ONLY", r#""strategy": "LOAD_ONLY","#),
         ("--strategy=DEFAULT", r#""strategy": "DEFAULT","#),
         ("--fail-closed", r#""fail_open": false,"#),
+        ("--plain-percent=7", r#""plain_percent": 7,"#),
+        ("--metrics-port=19902", "port_value: 19902 "),
+        ("--console-port=19903", "port_value: 19903 "),
+        ("--receipt", r#"{ key: x-warmpath-matched, value: "%FILTER_STATE(wasm.warmpath.matched:PLAIN)%" }"#),
+        ("--receipt", r#""receipt_properties": true,"#),
+        ("--tracing=[fd00::9]:4317", r#"{ address: "fd00::9", port_value: 4317 }"#),
+        ("--tracing=[fd00::9]:4317", r#""receipt_properties": true,"#),
+        ("--settings-file=/my folder/a.json", r#"local file = io.open("/my folder/a.json", "rb")"#),
+        ("--settings-file=/my folder/a.json", r#""path": "/my%20folder/a.json", "interval_ms": 2000},"#),
+        (
+            "--settings-url=https://files.example.com:8443/a.json",
+            r#""host": "files.example.com:8443", "path": "/a.json", "interval_ms": 2000},"#,
+        ),
+        ("--settings-url=https://files.example.com", "sni: files.example.com"),
         ("--wasm=/opt/warmpath.wasm", "filename: /opt/warmpath.wasm }"),
         ("--wasm=/my folder/a: b.wasm", r#"filename: "/my folder/a: b.wasm" }"#),
         (
@@ -90,6 +104,10 @@ fn a_wrong_flag_is_named_with_its_remedy() {
         ("--scrape-ms=1", "--scrape-ms", "10 to 60000"),
         ("--index-mib=lots", "--index-mib", "1 to 512"),
         ("--upload-timeout=5", "--upload-timeout", "30s"),
+        ("--settings-file=", "--settings-file", "printable"),
+        ("--settings-url=files.example.com/a.json", "--settings-url", "like http://"),
+        ("--settings-url=https://[fd00::9]/a.json", "--settings-url", "the host's name"),
+        ("--settings-ms=1", "--settings-ms", "100 to 600000"),
         ("--pod=10.0.0.4:8000", "--pod", "--help"),
     ];
     for (flag, name, remedy) in cases {
@@ -127,6 +145,8 @@ fn envoy_itself_accepts_what_envoy_config_prints() {
         &["--pods=10.0.0.4:8000,[fd00::5]:8001"][..],
         &["--pods=vllm.example.com:8000", "--discover=vllm"],
         &["--fail-closed", "--strategy=LOAD_ONLY", "--listen=::"],
+        &["--receipt", "--tracing=127.0.0.1:4317", "--settings-file=/no/such.json"],
+        &["--settings-url=http://files.example.com/a.json", "--restore-model-names"],
     ] {
         let wasm = format!("--wasm={}", warmpath_tests::target().join("warmpath.wasm").display());
         let printed = config(&[flags, &[&wasm]].concat());

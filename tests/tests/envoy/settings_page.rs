@@ -49,7 +49,9 @@ async fn a_file_changes_the_settings_and_touches_no_connection() {
         .await;
     envoy.sees_ready(3).await;
     // Without the file the configuration holds, and the log says that there is none.
-    envoy.logs(&["settings cannot be fetched, those in force stay", "it answers 404"]).await;
+    envoy
+        .logs(&["settings cannot be fetched, those in force stay", "/pool%20settings.json by", "it answers 404"])
+        .await;
     takes(&envoy, BY_PREFIX).await;
 
     // A stream that lasts longer than all that follows.
@@ -110,7 +112,8 @@ async fn a_file_changes_the_settings_and_touches_no_connection() {
 async fn a_bad_file_leaves_the_last_good_one_in_force_and_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("settings.json");
-    write(&file, r#"{"strategy": "LOAD_ONLY"}"#);
+    // A folder can be opened, and is no document.
+    std::fs::create_dir(&file).unwrap();
     let pods = TestPod::several(2).await;
     let envoy = Envoy::of(&pods)
         .flag("--settings-file", file.to_str().unwrap())
@@ -120,6 +123,9 @@ async fn a_bad_file_leaves_the_last_good_one_in_force_and_says_why() {
         .start()
         .await;
     envoy.sees_ready(2).await;
+    envoy.logs(&["settings cannot be fetched, those in force stay", "it answers 404"]).await;
+    std::fs::remove_dir(&file).unwrap();
+    write(&file, r#"{"strategy": "LOAD_ONLY"}"#);
     takes(&envoy, BY_LOAD).await;
     for (nth, (text, why)) in (1..).zip([
         (r#"{"strategy": "FASTEST"}"#, "`strategy` is \"FASTEST\"; use \"PREFIX_CACHE\" or"),
@@ -128,7 +134,7 @@ async fn a_bad_file_leaves_the_last_good_one_in_force_and_says_why() {
     ]) {
         write(&file, text);
         let line = envoy.logs(&["are refused, those before stay in force", why]).await;
-        assert!(line.contains("settings of the page"), "{line}");
+        assert!(line.contains(&format!("settings of the page {} are", file.display())), "{line}");
         assert_eq!((envoy.stat(BAD).await, envoy.stat(REFUSED).await), (1, nth));
         let by_prefix = envoy.stat(BY_PREFIX).await;
         takes(&envoy, BY_LOAD).await;
