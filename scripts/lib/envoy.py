@@ -41,7 +41,7 @@ def find(version=None):
     found = version_of(path)
     must_be_new_enough(path, found)
     must_have_v8(path, found)
-    say(f"{found}, from {source} ({path})")
+    say(f"Envoy {found}, from {source} ({path})")
     return path, found
 
 
