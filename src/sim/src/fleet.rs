@@ -20,6 +20,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod text;
+pub mod tuning;
 pub mod warmpath;
 
 use std::sync::Arc;

@@ -14,7 +14,8 @@ use self::conditions::conditions;
 use self::help::{at_most, long_help, policy_name, positive, profile_name, short_help, workload_name};
 use self::runs::PlannedRun;
 use crate::fleet::Connections;
-use crate::fleet::contender::{Contender, Sweep};
+use crate::fleet::contender::Contender;
+use crate::fleet::tuning::Sweep;
 use crate::fleet::warmpath::Share;
 use crate::report::{self, ResultRow};
 use crate::workload;
@@ -79,8 +80,9 @@ pub struct FleetArgs {
     /// "output_tokens"}
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Run ours with other constants of its cost as well, as in own_work_weight=0,0.5,2; several with a slash
-    /// before the one that varies, as in backlog_weight=2/tie_band=0,0.1
+    /// Run ours with other constants of its cost, or another interval of its scrapes (scrape_ms), as well, as
+    /// in own_work_weight=0,0.5,2; several with a slash before the one that varies, as in
+    /// backlog_weight=2/tie_band=0,0.1
     #[arg(long, value_name = "CONSTANT=VALUES")]
     pub sweep: Vec<Sweep>,
     /// Answers do not report cached_tokens: vLLM without --enable-prompt-tokens-details

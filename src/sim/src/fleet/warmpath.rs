@@ -18,8 +18,8 @@ use warmpath::shared::tenants::TenantId;
 use warmpath::{MILLISECOND, Micros, Tokens};
 
 use super::adapters::name as adapter_name;
-use super::contender::Tuning;
 use super::text::Texts;
+use super::tuning::Tuning;
 use crate::baselines::LeastRequest;
 use crate::policy::{FleetPod, Policy, RequestEnd, RouteRequest, World};
 use crate::workload::{Dice, Role, Span};

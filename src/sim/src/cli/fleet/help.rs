@@ -3,7 +3,8 @@
 use clap::ValueEnum;
 
 use crate::engine::Hardware;
-use crate::fleet::contender::{Contender, Sweep};
+use crate::fleet::contender::Contender;
+use crate::fleet::tuning::Sweep;
 use crate::workload;
 
 /// A whole number from 1 to `most`.
