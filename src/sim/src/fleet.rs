@@ -11,7 +11,6 @@
 
 #![expect(clippy::indexing_slicing, reason = "requests, pods and sessions are numbered by the fleet itself")]
 
-mod adapters;
 mod client;
 pub mod contender;
 mod events;
@@ -25,13 +24,12 @@ pub mod warmpath;
 
 use std::sync::Arc;
 
-pub use adapters::{FleetAdapters, name as adapter_name};
 pub use events::{EventQueue, FleetEvent};
 pub use stats::{FleetRun, FleetSample, FleetSummary, RequestRecord, Spread, summarize};
 pub use warmpath::{Warmpath, WarmpathOptions};
 
 use crate::engine::{Chain, Engine, EngineConfig, Queued};
-use crate::policy::{FleetPod, Policy, World};
+use crate::policy::{FleetAdapters, FleetPod, Policy, World};
 use crate::workload::{Fate, Span, Workload};
 
 /// One way through the network, in seconds: two hops in a data centre.
@@ -204,7 +202,7 @@ impl Fleet<'_> {
             FleetEvent::Turn { session } => self.turn(session),
             FleetEvent::Again { request } => self.choose(request),
             FleetEvent::Deliver { request, attempt } => self.deliver(request, attempt),
-            FleetEvent::AdapterReady { pod } => self.load_adapters(pod),
+            FleetEvent::AdapterReady { pod } => self.schedule(pod),
             FleetEvent::Step { pod } => self.step(pod),
             FleetEvent::Headers { request, attempt } => self.headers(request, attempt),
             FleetEvent::FirstToken { request, attempt } => self.first_token(request, attempt),

@@ -1,8 +1,11 @@
 //! What a routing policy sees of a fleet, and what the fleet asks of it. One policy decides for one gateway;
 //! ours and every baseline implement the same trait.
 
+mod adapters;
+
+pub use adapters::FleetAdapters;
+
 use crate::engine::{Engine, EngineLoad, QueueLimits, Queued};
-use crate::fleet::FleetAdapters;
 use crate::workload::{RequestClass, Span};
 
 /// A pod of the fleet.

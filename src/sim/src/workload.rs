@@ -70,6 +70,13 @@ pub struct RequestClass {
     pub tenant: Option<u32>,
 }
 
+impl RequestClass {
+    /// What its adapter is called.
+    pub fn adapter_name(&self) -> Option<String> {
+        self.adapter.map(adapter_name)
+    }
+}
+
 /// One client.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Session {
@@ -79,6 +86,11 @@ pub struct Session {
     pub turns: Vec<Turn>,
     /// What its requests are.
     pub class: RequestClass,
+}
+
+/// What an adapter is called in requests and on metrics pages.
+pub fn adapter_name(adapter: u32) -> String {
+    format!("lora-{adapter}")
 }
 
 /// How pods have LoRA adapters.

@@ -1,11 +1,10 @@
 //! What pods do, and what becomes of them.
 
-use super::adapters::{FleetAdapters, name};
 use super::events::FleetEvent;
 use super::stats::{FleetRun, FleetSample};
 use super::{Fleet, HEALTH_SECONDS, NETWORK_SECONDS};
 use crate::engine::{EngineRequest, EventKind, Queued};
-use crate::policy::{AnswerReport, FleetPod, RequestEnd};
+use crate::policy::{AnswerReport, FleetAdapters, FleetPod, RequestEnd};
 use crate::workload::Fate;
 
 impl Fleet<'_> {
@@ -14,9 +13,12 @@ impl Fleet<'_> {
         let pod = state.picks[attempt];
         let Some(client) = &self.clients[state.session] else { return };
         let record = &self.run.records[state.record];
-        let adapter = self.setup.workload.sessions[state.session].class.adapter;
+        let adapter = self.setup.workload.sessions[state.session].class.adapter_name();
         let FleetPod { engine, up, limits, queued, adapters, .. } = &mut self.pods[pod];
-        if *up && limits.refuses(*queued).is_some() {
+        if !*up {
+            return self.next_pick(request);
+        }
+        if limits.refuses(*queued).is_some() {
             return self.refused(request, pod);
         }
         let asked = EngineRequest {
@@ -25,11 +27,8 @@ impl Fleet<'_> {
             prompt_tokens: client.prompt_tokens,
             output_tokens: record.output_tokens,
         };
-        if !*up {
-            return self.next_pick(request);
-        }
         match (adapters, adapter) {
-            (Some(adapters), Some(adapter)) => adapters.push(asked, name(adapter)),
+            (Some(adapters), Some(adapter)) => adapters.push(asked, adapter),
             _ if engine.submit(self.now, asked).is_err() => return self.next_pick(request),
             _ => {}
         }
@@ -37,7 +36,7 @@ impl Fleet<'_> {
         queued.prompt_tokens += u64::from(record.prompt_tokens);
         self.requests[request].at_pod = true;
         self.queue.push(self.now + NETWORK_SECONDS, FleetEvent::Headers { request, attempt });
-        self.load_adapters(pod);
+        self.schedule(pod);
     }
 
     /// A full pod has refused a request: Envoy goes on, and the policy hears of it.
@@ -49,8 +48,20 @@ impl Fleet<'_> {
         self.next_pick(request);
     }
 
+    /// Hands the engine the requests whose adapter is there, and queues what the pod does next.
     pub(super) fn schedule(&mut self, pod: usize) {
-        let next = self.pods[pod].engine.next_event();
+        let FleetPod { engine, adapters, .. } = &mut self.pods[pod];
+        if let Some(adapters) = adapters {
+            for request in adapters.load(self.now) {
+                // Workloads are checked to fit.
+                let submitted = engine.submit(self.now, request);
+                debug_assert_eq!(submitted, Ok(()));
+            }
+            if let Some(at) = adapters.next_look() {
+                self.queue.push(at, FleetEvent::AdapterReady { pod });
+            }
+        }
+        let next = engine.next_event();
         if next != self.steps[pod] {
             self.steps[pod] = next;
             if let Some(at) = next {
@@ -82,10 +93,9 @@ impl Fleet<'_> {
                     queue.push(at, FleetEvent::FirstToken { request, attempt });
                 }
                 EventKind::Finished => {
-                    if let (Some(adapters), Some(adapter)) =
-                        (&mut *adapters, sessions[state.session].class.adapter)
-                    {
-                        adapters.ended(&name(adapter));
+                    let adapter = sessions[state.session].class.adapter_name();
+                    if let (Some(adapters), Some(adapter)) = (&mut *adapters, adapter) {
+                        adapters.ended(&adapter);
                     }
                     queued.requests -= 1;
                     if run.records[state.record].output_tokens == 0 {
@@ -96,7 +106,7 @@ impl Fleet<'_> {
                 EventKind::Preempted | EventKind::Token { .. } => {}
             }
         });
-        self.load_adapters(pod);
+        self.schedule(pod);
     }
 
     pub(super) fn headers(&mut self, request: usize, attempt: usize) {

@@ -17,7 +17,6 @@ use warmpath::shared::store::{Contended, Keys, Map};
 use warmpath::shared::tenants::TenantId;
 use warmpath::{MILLISECOND, Micros, Tokens};
 
-use super::adapters::name as adapter_name;
 use super::text::Texts;
 use super::tuning::Tuning;
 use crate::baselines::LeastRequest;
@@ -205,7 +204,7 @@ impl Warmpath {
 impl Policy for Warmpath {
     fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
         let texts: Vec<Arc<str>> = ask.spans.iter().map(|span| self.texts.get(span)).collect();
-        let model = ask.class.adapter.map_or_else(|| "m".to_owned(), adapter_name);
+        let model = ask.class.adapter_name().unwrap_or_else(|| "m".to_owned());
         let reading = request(&model, ask.spans, &texts).into();
         let Some(worker) = self.routers.get_mut(ask.worker) else { return Vec::new() };
         worker.refresh(self.generation, &self.map);

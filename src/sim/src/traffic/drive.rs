@@ -18,7 +18,6 @@ use super::sessions::{Message, Sessions, TICK};
 use super::watch::{Seen, Watch};
 use super::{Named, TrafficOptions};
 use crate::engine::Hardware;
-use crate::fleet::adapter_name;
 use crate::workload::{Session, Traffic, Workload, WorkloadError, trace};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -236,7 +235,7 @@ async fn sessions(
         for (round, turn) in (1..).zip(&session.turns) {
             tokio::time::sleep_until(clock.when(due + turn.think)).await;
             dialogue.add(&turn.adds);
-            let model = session.class.adapter.map_or_else(|| options.model.clone(), adapter_name);
+            let model = session.class.adapter_name().unwrap_or_else(|| options.model.clone());
             let ask = Outgoing { user, round, ..turn_of(options, &model, &dialogue, turn.output_tokens) };
             let mut outcome = client.send(ask).await;
             due = outcome.finished;
