@@ -33,6 +33,8 @@ struct Loaded {
     /// Virtual seconds.
     ready_at: f64,
     used_at: f64,
+    /// Whether requests for it compute, or wait for nothing but its loading.
+    in_use: bool,
 }
 
 /// The slots of a GPU for adapters.
@@ -61,24 +63,37 @@ impl AdapterSlots {
         self.waiting.iter().filter(|waiting| waiting.engine == engine).count() as u32
     }
 
-    /// Gives slots to those who wait, in their order. A slot whose adapter has requests under way, as
-    /// `in_use` says, is not taken from it; of the others the least recently used goes first.
-    pub fn assign(&mut self, now: f64, in_use: impl Fn(&str) -> bool) {
+    /// Gives slots to those who wait, in their order. `requests` says how many requests for an adapter are at
+    /// the pod, those who wait included. A slot is not taken from an adapter while requests for it are under
+    /// way; of the others the least recently used goes first.
+    pub fn assign(&mut self, now: f64, requests: impl Fn(&str) -> usize) {
+        for there in &mut self.loaded {
+            let without_slot = self
+                .waiting
+                .iter()
+                .filter(|waiting| waiting.adapter == there.adapter && waiting.ready_at.is_none());
+            there.in_use = requests(&there.adapter) > without_slot.count();
+        }
         for waiting in self.waiting.iter_mut().filter(|waiting| waiting.ready_at.is_none()) {
             if let Some(there) = self.loaded.iter_mut().find(|there| there.adapter == waiting.adapter) {
-                there.used_at = now;
+                (there.used_at, there.in_use) = (now, true);
                 waiting.ready_at = Some(there.ready_at.max(now));
                 continue;
             }
             if self.loaded.len() >= self.most {
-                let idle = self.loaded.iter().enumerate().filter(|(_, there)| !in_use(&there.adapter));
+                let idle = self.loaded.iter().enumerate().filter(|(_, there)| !there.in_use);
                 let Some((oldest, _)) = idle.min_by(|a, b| a.1.used_at.total_cmp(&b.1.used_at)) else {
                     continue;
                 };
                 self.loaded.swap_remove(oldest);
             }
             let ready_at = now + self.load_seconds;
-            self.loaded.push(Loaded { adapter: waiting.adapter.clone(), ready_at, used_at: now });
+            self.loaded.push(Loaded {
+                adapter: waiting.adapter.clone(),
+                ready_at,
+                used_at: now,
+                in_use: true,
+            });
             waiting.ready_at = Some(ready_at);
         }
     }
@@ -92,11 +107,6 @@ impl AdapterSlots {
     pub fn take_ready(&mut self, now: f64) -> Option<WaitingForAdapter> {
         let at = self.waiting.iter().position(|waiting| waiting.ready_at.is_some_and(|at| at <= now))?;
         self.waiting.remove(at)
-    }
-
-    /// Whether requests for an adapter wait without a slot.
-    pub fn without_slot(&self, adapter: &str) -> usize {
-        self.waiting.iter().filter(|waiting| waiting.adapter == adapter && waiting.ready_at.is_none()).count()
     }
 
     /// Forgets a request.
@@ -140,17 +150,37 @@ mod tests {
         push(&mut slots, 1, "a");
         push(&mut slots, 2, "a");
         push(&mut slots, 3, "b");
-        slots.assign(10.0, |adapter| adapter == "a");
-        assert_eq!(slots.next_ready(), Some(12.0));
-        assert_eq!((slots.without_slot("b"), slots.waiting(0)), (1, 3));
+        let all = |adapter: &str| if adapter == "a" { 2 } else { 1 };
+        slots.assign(10.0, all);
+        assert_eq!((slots.next_ready(), slots.waiting(0)), (Some(12.0), 3));
         assert!(slots.take_ready(11.0).is_none());
         assert_eq!([12.0, 12.0].map(|now| slots.take_ready(now).unwrap().request.id), [1, 2]);
-        slots.assign(20.0, |adapter| adapter == "a");
+        slots.assign(20.0, all);
         assert!(slots.next_ready().is_none(), "the only slot is in use");
-        slots.assign(21.0, |_| false);
+        slots.assign(21.0, |adapter| usize::from(adapter == "b"));
         assert_eq!(slots.next_ready(), Some(23.0));
         slots.abort(3);
         assert!(slots.take_ready(99.0).is_none());
+    }
+
+    #[test]
+    fn a_slot_that_is_free_goes_to_one_of_those_who_wait() {
+        let mut slots = AdapterSlots::new(1, 2.0);
+        push(&mut slots, 1, "a");
+        slots.assign(10.0, |adapter| usize::from(adapter == "a"));
+        assert_eq!(slots.take_ready(12.0).unwrap().request.id, 1);
+        push(&mut slots, 2, "b");
+        push(&mut slots, 3, "c");
+        slots.assign(13.0, |_| 1);
+        assert_eq!(slots.next_ready(), None, "the only slot is in use");
+        let rest = |adapter: &str| usize::from(adapter != "a");
+        slots.assign(20.0, rest);
+        assert_eq!(slots.take_ready(99.0).unwrap().request.id, 2);
+        assert!(slots.take_ready(99.0).is_none(), "the only slot is given");
+        slots.assign(99.0, rest);
+        assert_eq!(slots.next_ready(), None, "the only slot is in use");
+        slots.assign(100.0, |adapter| usize::from(adapter == "c"));
+        assert_eq!(slots.next_ready(), Some(102.0));
     }
 
     #[test]

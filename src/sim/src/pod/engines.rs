@@ -176,15 +176,12 @@ impl Engines {
         if of_adapter.is_empty() && self.adapters.lines().is_empty() {
             return;
         }
-        let in_use: Vec<String> = of_adapter
-            .iter()
-            .filter(|(name, requests)| *requests > self.adapters.without_slot(name))
-            .map(|(name, _)| (*name).to_owned())
-            .collect();
         let names: Vec<&str> = of_adapter.iter().map(|(name, _)| *name).collect();
         self.adapters.note(names.join(","), unix_seconds());
-        let now = self.clock.now();
-        self.adapters.assign(now, |adapter| in_use.iter().any(|name| name == adapter));
+        let requests = |adapter: &str| {
+            of_adapter.iter().find(|(name, _)| *name == adapter).map_or(0, |(_, requests)| *requests)
+        };
+        self.adapters.assign(self.clock.now(), requests);
     }
 
     /// As after a crash: nothing is known any more.

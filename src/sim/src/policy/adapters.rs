@@ -57,13 +57,7 @@ impl FleetAdapters {
 
     /// Gives slots to adapters that requests wait for, and takes out the requests whose adapter is there.
     pub fn load(&mut self, now: f64) -> impl Iterator<Item = EngineRequest> {
-        let in_use: Vec<String> = self
-            .requests
-            .iter()
-            .filter(|(name, requests)| **requests > self.slots.without_slot(name))
-            .map(|(name, _)| name.clone())
-            .collect();
-        self.slots.assign(now, |adapter| in_use.iter().any(|name| name == adapter));
+        self.slots.assign(now, |adapter| self.requests.get(adapter).copied().unwrap_or(0));
         std::iter::from_fn(move || Some(self.slots.take_ready(now)?.request))
     }
 
