@@ -128,6 +128,19 @@ pub enum Answer {
     Silence,
 }
 
+impl Answer {
+    /// `tokens` tokens, of which the first comes after `first` and the others `each` apart; nothing breaks
+    /// off.
+    pub fn tokens(first: Duration, each: Duration, tokens: u32) -> Answer {
+        Answer::Tokens { first, each, tokens, cut: None }
+    }
+
+    /// A status with a JSON document, which the test writes.
+    pub fn json(status: u16, document: impl Into<Bytes>) -> Answer {
+        Answer::Whole(status, vec![("content-type", "application/json".to_owned())], document.into())
+    }
+}
+
 /// The pod's end of a [`Stream`].
 #[derive(Debug)]
 pub struct StreamEnd(pub(super) mpsc::UnboundedReceiver<io::Result<Frame<Bytes>>>);

@@ -6,16 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use warmpath_tests::{Answer, Envoy, Load, Random, Received, Reply, Request, SimPod, TestPod, until};
 
-/// The simulator as cargo built it for these tests.
-const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
+use crate::SIMULATOR;
 
 fn question(model: &str, seed: u64) -> Request {
     let messages = json!([{"role": "user", "content": Random::text(seed, 700)}]);
     Request::post("/v1/chat/completions", &json!({"model": model, "messages": messages, "max_tokens": 4}))
-}
-
-fn json_answer(status: u16, body: &Value) -> Answer {
-    Answer::Whole(status, vec![("content-type", "application/json".into())], body.to_string().into())
 }
 
 fn model_of(received: &Received) -> String {
@@ -42,10 +37,8 @@ fn serve(pod: &TestPod, adapters: &[&str], active: &str, slots: usize) {
             return Answer::Completion;
         }
         let message = format!("The model `{asked}` does not exist.");
-        json_answer(
-            404,
-            &json!({"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}}),
-        )
+        let error = json!({"message": message, "type": "NotFoundError", "param": "model", "code": 404});
+        Answer::json(404, json!({"error": error}).to_string())
     });
 }
 

@@ -68,12 +68,7 @@ async fn pods_that_die_before_the_first_token_lose_no_stream() {
         let mut pods = TestPod::several(3).await;
         let envoy = Envoy::ready(&pods).await;
         pods.iter().for_each(|pod| {
-            pod.answer_all(|| Answer::Tokens {
-                first: Duration::from_secs(2),
-                each: Duration::ZERO,
-                tokens: 3,
-                cut: None,
-            });
+            pod.answer_all(|| Answer::tokens(Duration::from_secs(2), Duration::ZERO, 3));
         });
         let replies: Vec<_> =
             (0..STREAMS).map(|n| sent(chat(&format!("{n} bottles")).over(protocol), &envoy)).collect();
@@ -208,12 +203,7 @@ async fn an_error_event_becomes_its_status_and_a_failing_pod_is_left_alone() {
     let envoy = Envoy::ready(&pods).await;
     pods[0].answer_all(|| events(FAULT));
     pods[1..].iter().for_each(|pod| {
-        pod.answer_all(|| Answer::Tokens {
-            first: Duration::from_millis(30),
-            each: Duration::ZERO,
-            tokens: 2,
-            cut: None,
-        });
+        pod.answer_all(|| Answer::tokens(Duration::from_millis(30), Duration::ZERO, 2));
     });
     let mut failed = 0;
     for four in 0..STREAMS / 4 {
@@ -373,9 +363,8 @@ async fn answers_pass_unchanged_however_they_are_cut() {
         assert_eq!(reply.await.unwrap().text(), text, "in pieces of {size} bytes");
     }
     // An answer that is no stream is not looked at, whatever it says.
-    let json = vec![("content-type", "application/json".to_owned())];
     let long = format!("{}{}", FULL, "x".repeat(300_000));
-    pods[0].answer_next(Answer::Whole(200, json, long.clone().into()));
+    pods[0].answer_next(Answer::json(200, long.clone()));
     let reply = Request::chat("hello").send(envoy.routed).await;
     assert_eq!((reply.status.as_u16(), reply.body.len()), (200, long.len()));
 }

@@ -66,7 +66,7 @@ async fn first_computes(envoy: &Envoy, pods: &[TestPod], requests: Vec<Request>)
 fn answer_of_7500_tokens() -> Answer {
     let usage = json!({"prompt_tokens": 7500, "completion_tokens": 1, "total_tokens": 7501});
     let body = json!({"choices": [{"index": 0, "message": {"content": "Yes."}}], "usage": usage});
-    Answer::Whole(200, vec![("content-type", "application/json".to_owned())], body.to_string().into())
+    Answer::json(200, body.to_string())
 }
 
 /// The same after the time that an engine needs for it. Pods that answer at once would have learned rates
@@ -118,12 +118,7 @@ async fn conversations_stay_where_they_are_while_a_hybrid_models_cache_holds_the
 async fn a_line_that_vllm_leaves_out_changes_no_prefix() {
     let pods = TestPod::several(3).await;
     pods.iter().for_each(|pod| {
-        pod.answer_all(|| Answer::Tokens {
-            first: Duration::from_millis(80),
-            each: Duration::ZERO,
-            tokens: 2,
-            cut: None,
-        });
+        pod.answer_all(|| Answer::tokens(Duration::from_millis(80), Duration::ZERO, 2));
     });
     let envoy = Envoy::ready(&pods).await;
     let turn = |name: &str| post("/v1/messages", input(&format!("B03/{name}.json")));
@@ -231,12 +226,7 @@ async fn a_conversation_leaves_an_engine_that_hangs_within_four_tries() {
         )
     };
     pods.iter().for_each(|pod| {
-        pod.answer_all(|| Answer::Tokens {
-            first: Duration::from_millis(20),
-            each: Duration::ZERO,
-            tokens: 2,
-            cut: None,
-        });
+        pod.answer_all(|| Answer::tokens(Duration::from_millis(20), Duration::ZERO, 2));
     });
     first_computes(&envoy, &pods, vec![conversation()]).await;
     pods[0].answer_all(headers_only);
@@ -433,18 +423,9 @@ async fn after_a_burst_nobody_is_refused_and_requests_are_routed_as_before() {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                     drop(place);
                 });
-                Answer::Tokens {
-                    first: Duration::from_millis(250),
-                    each: Duration::from_millis(100),
-                    tokens: 2,
-                    cut: None,
-                }
+                Answer::tokens(Duration::from_millis(250), Duration::from_millis(100), 2)
             }
-            Err(_) => Answer::Whole(
-                503,
-                vec![("content-type", "application/json".to_owned())],
-                input("B20/answer-503.json").into(),
-            ),
+            Err(_) => Answer::json(503, input("B20/answer-503.json")),
         });
     }
     let envoy = Envoy::of(&pods).concurrency(2).start().await;
@@ -502,8 +483,7 @@ async fn a_cache_that_is_emptied_while_the_process_lives_is_noticed() {
     fn answer(details: Value) -> Answer {
         let usage = json!({"prompt_tokens": TOKENS, "completion_tokens": 1, "total_tokens": TOKENS + 1, "prompt_tokens_details": details});
         let body = json!({"choices": [{"index": 0, "message": {"content": "Yes."}}], "usage": usage});
-        let json = vec![("content-type", "application/json".to_owned())];
-        Answer::After(Duration::from_millis(160), Box::new(Answer::Whole(200, json, body.to_string().into())))
+        Answer::After(Duration::from_millis(160), Box::new(Answer::json(200, body.to_string())))
     }
     for reports_cached in [false, true] {
         let pods = TestPod::several(3).await;

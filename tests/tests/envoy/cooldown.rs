@@ -8,7 +8,7 @@ use warmpath_tests::{Answer, Ending, Envoy, Load, Request, TestPod, Traffic, unt
 const SECOND: Duration = Duration::from_secs(1);
 
 fn model() -> Answer {
-    Answer::Tokens { first: Duration::from_millis(60), each: Duration::from_millis(10), tokens: 5, cut: None }
+    Answer::tokens(Duration::from_millis(60), Duration::from_millis(10), 5)
 }
 
 fn unavailable() -> Answer {

@@ -8,8 +8,8 @@ use futures::StreamExt;
 use serde_json::json;
 use warmpath_tests::{Answer, Envoy, Reply, Request, SimPod, TestPod, repository, until};
 
-/// The simulator as cargo built it for these tests.
-const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
+use crate::SIMULATOR;
+
 const RANK: &str = "x-data-parallel-rank";
 /// Engines of the page of B27.
 const ENGINES: usize = 4;
@@ -43,12 +43,7 @@ async fn each_engine_is_a_place_of_its_own() {
     let pods = TestPod::several(2).await;
     pods.iter().for_each(|pod| {
         pod.set_page(page());
-        pod.answer_all(|| Answer::Tokens {
-            first: Duration::from_millis(30),
-            each: Duration::ZERO,
-            tokens: 2,
-            cut: None,
-        });
+        pod.answer_all(|| Answer::tokens(Duration::from_millis(30), Duration::ZERO, 2));
     });
     let envoy = Envoy::ready(&pods).await;
     envoy.sees(&pods).await;

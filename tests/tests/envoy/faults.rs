@@ -127,8 +127,7 @@ async fn a_4xx_or_500_of_all_pods_reaches_the_client_as_it_is() {
     for (status, attempts) in [(400, 1), (422, 1), (500, 1), (401, 3), (404, 3), (429, 3)] {
         let error = json!({"error": {"message": "as the pod says", "type": "x", "code": status}}).to_string();
         for pod in &pods {
-            let headers = vec![("content-type", "application/json".into())];
-            pod.answer_next(Answer::Whole(status, headers, error.clone().into()));
+            pod.answer_next(Answer::json(status, error.clone()));
         }
         let before: usize = pods.iter().map(|pod| pod.received().len()).sum();
         let reply = Request::chat("hello").send(envoy.routed).await;

@@ -11,16 +11,16 @@ use warmpath_tests::{
     Account, Answer, Ending, Envoy, Load, Random, Request, Sent, SimPod, TestPod, Traffic, until,
 };
 
+use crate::SIMULATOR;
+
 const CONNECTIONS: usize = 64;
-/// The simulator as cargo built it for these tests.
-const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
 /// A simulated pod that answers in about 150 ms. Longer answers are the effect of the fault.
 const SWIFT: [&str; 6] = ["--profile", "h100", "--speed-up", "2", "--step-ms", "30"];
 
 /// Answers in about 170 ms: long enough that each pod has requests at any moment, short enough for some
 /// hundred requests per second.
 fn model() -> Answer {
-    Answer::Tokens { first: Duration::from_millis(90), each: Duration::from_millis(10), tokens: 8, cut: None }
+    Answer::tokens(Duration::from_millis(90), Duration::from_millis(10), 8)
 }
 
 async fn pods(count: usize) -> Vec<TestPod> {
@@ -266,12 +266,7 @@ async fn a_pod_that_becomes_slow_gets_fewer_requests() {
     let envoy = envoy(&pods).await;
     let load = Traffic::start(envoy.routed, CONNECTIONS);
     load.more(200).await;
-    pods[1].answer_all(|| Answer::Tokens {
-        first: Duration::from_millis(1500),
-        each: Duration::from_millis(10),
-        tokens: 8,
-        cut: None,
-    });
+    pods[1].answer_all(|| Answer::tokens(Duration::from_millis(1500), Duration::from_millis(10), 8));
     load.more(200).await;
     let before: Vec<usize> = pods.iter().map(TestPod::begun).collect();
     load.more(400).await;

@@ -7,8 +7,8 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use warmpath_tests::{Answer, Envoy, Load, Reply, Request, SimPod, TestPod};
 
-/// The simulator as cargo built it for these tests.
-const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
+use crate::SIMULATOR;
+
 /// A request at a time and two that wait: what a client sends beyond nine to three such pods is refused.
 const NARROW: [&str; 8] =
     ["--profile", "h100", "--step-ms", "40", "--max-num-seqs", "1", "--max-num-queued-reqs", "2"];
@@ -17,7 +17,7 @@ const PODS: usize = 3;
 /// vLLM 0.32's refusal of an answer that is not streamed.
 fn refusal() -> Answer {
     let body = json!({"error": {"message": "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance.", "type": "Service Unavailable", "param": null, "code": 503}});
-    Answer::Whole(503, vec![("content-type", "application/json".to_owned())], body.to_string().into())
+    Answer::json(503, body.to_string())
 }
 
 fn request(n: u64, stream: bool) -> Request {

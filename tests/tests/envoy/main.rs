@@ -46,3 +46,6 @@ mod steering;
 mod stored_responses;
 mod streaming;
 mod traps;
+
+/// The simulator as cargo built it for these tests.
+const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");

@@ -11,12 +11,7 @@ use warmpath_tests::{Answer, Envoy, EnvoyBuilder, Request, TestPod, until};
 async fn streaming_pods(count: usize) -> Vec<TestPod> {
     let pods = TestPod::several(count).await;
     for pod in &pods {
-        pod.answer_all(|| Answer::Tokens {
-            first: Duration::from_millis(20),
-            each: Duration::from_millis(1),
-            tokens: 3,
-            cut: None,
-        });
+        pod.answer_all(|| Answer::tokens(Duration::from_millis(20), Duration::from_millis(1), 3));
     }
     pods
 }
@@ -247,8 +242,7 @@ async fn the_access_log_says_what_an_answer_reports() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::ready(&pods).await;
     let usage = r#"{"usage":{"prompt_tokens":120,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":96}}}"#;
-    let json = vec![("content-type", "application/json".to_owned())];
-    pods[0].answer_next(Answer::Whole(200, json, usage.into()));
+    pods[0].answer_next(Answer::json(200, usage));
     Request::chat("a prompt").header("x-request-id", "reports").send(envoy.routed).await;
     let line = envoy.access("reports").await;
     assert_eq!((part_of(&line, "reported"), part_of(&line, "ttft_ms")), (Some("96/120"), None), "{line}");

@@ -7,8 +7,7 @@ use warmpath_tests::{Envoy, Random, Reply, Request, SimPod, TestPod, until};
 
 use crate::discovery::{Endpoints, attached_at};
 
-/// The simulator as cargo built it for these tests.
-const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
+use crate::SIMULATOR;
 
 fn question(model: &str, seed: u64) -> Request {
     let messages = json!([{"role": "user", "content": Random::text(seed, 6000)}]);

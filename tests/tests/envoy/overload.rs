@@ -9,8 +9,8 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use warmpath_tests::{Envoy, Random, Reply, Request, SimPod};
 
-/// The simulator as cargo built it for these tests.
-const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
+use crate::SIMULATOR;
+
 /// Four requests at a time with about 12 steps each: some eight requests per second.
 const SMALL: [&str; 8] = ["--profile", "h100", "--step-ms", "40", "--max-num-seqs", "4", "--blocks", "4000"];
 const CLIENTS: usize = 20;

@@ -14,16 +14,12 @@ const REQUESTS: usize = 60;
 /// that were under way with each.
 const PROBES: usize = 12;
 
-fn json_answer(status: u16, body: impl Into<bytes::Bytes>) -> Answer {
-    Answer::Whole(status, vec![("content-type", "application/json".to_owned())], body.into())
-}
-
 fn events(text: &'static str) -> Answer {
     Answer::Whole(200, vec![("content-type", "text/event-stream".to_owned())], text.into())
 }
 
 fn served() -> Answer {
-    Answer::Tokens { first: Duration::from_millis(300), each: Duration::ZERO, tokens: 2, cut: None }
+    Answer::tokens(Duration::from_millis(300), Duration::ZERO, 2)
 }
 
 fn case(name: &str) -> Vec<u8> {
@@ -60,10 +56,10 @@ async fn ask(envoy: &Envoy, model: &'static str, stream: bool) -> Vec<Reply> {
 async fn a_pod_that_refuses_what_others_serve_gets_no_more_than_probes_and_no_client_notices() {
     type Refusal = fn(&Received) -> Answer;
     let refusals: [(&str, Refusal); 6] = [
-        ("401", |_| json_answer(401, r#"{"error":"Unauthorized"}"#)),
-        ("404", |_| json_answer(404, case("answer-404.json"))),
-        ("429", |_| json_answer(429, r#"{"error":{"message":"slow down","code":429}}"#)),
-        ("502", |_| json_answer(502, "upstream connect error")),
+        ("401", |_| Answer::json(401, r#"{"error":"Unauthorized"}"#)),
+        ("404", |_| Answer::json(404, case("answer-404.json"))),
+        ("429", |_| Answer::json(429, r#"{"error":{"message":"slow down","code":429}}"#)),
+        ("502", |_| Answer::json(502, "upstream connect error")),
         ("an error event", |_| {
             events("data: {\"error\":{\"message\":\"no such key\",\"code\":401}}\n\ndata: [DONE]\n\n")
         }),
@@ -97,7 +93,7 @@ async fn an_adapter_that_one_pod_has_is_found_there_and_others_get_the_rest() {
         pod.answer_by(move |received| {
             let body: Value = serde_json::from_slice(&received.body).unwrap();
             if body["model"] == "adapter-blue" && n != 4 {
-                return json_answer(404, case("answer-404.json"));
+                return Answer::json(404, case("answer-404.json"));
             }
             served()
         });
@@ -138,7 +134,7 @@ async fn a_prompt_that_no_pod_serves_costs_no_pod_its_place() {
         pod.answer_by(|received| {
             let text = String::from_utf8_lossy(&received.body);
             match [401, 404, 500, 502].iter().find(|status| text.contains(&format!("gets {status}"))) {
-                Some(&status) => json_answer(status, r#"{"error":{"message":"no"}}"#),
+                Some(&status) => Answer::json(status, r#"{"error":{"message":"no"}}"#),
                 None => Answer::After(Duration::from_millis(80), Box::new(Answer::Completion)),
             }
         });
@@ -171,7 +167,7 @@ async fn what_a_pod_says_of_a_path_that_is_not_inference_reaches_the_client() {
     const NOT_FOUND: &str = r#"{"detail":"Not Found"}"#;
     let mut pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
-    pods.iter().for_each(|pod| pod.answer_all(|| json_answer(404, NOT_FOUND)));
+    pods.iter().for_each(|pod| pod.answer_all(|| Answer::json(404, NOT_FOUND)));
     // Were it asked after the others, the client would see its failure instead of their answer.
     pods[2].kill().await;
     for n in 0..30 {
@@ -186,7 +182,7 @@ async fn what_a_pod_says_of_a_path_that_is_not_inference_reaches_the_client() {
 async fn requests_that_all_pods_refuse_are_not_sent_three_times_for_long() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
-    pods.iter().for_each(|pod| pod.answer_all(|| json_answer(401, r#"{"error":"Unauthorized"}"#)));
+    pods.iter().for_each(|pod| pod.answer_all(|| Answer::json(401, r#"{"error":"Unauthorized"}"#)));
     for n in 0..100 {
         let reply = question("/model/qwen", n, false).send(envoy.routed).await;
         assert_eq!((reply.status.as_u16(), reply.text()), (401, r#"{"error":"Unauthorized"}"#.to_owned()));
@@ -202,7 +198,7 @@ async fn without_the_answer_filter_a_pod_that_refuses_gets_no_more_than_its_shar
         let pods = TestPod::several(3).await;
         let envoy = Envoy::of(&pods).switch("--no-answer-filter").start().await;
         envoy.sees_ready(3).await;
-        pods[0].answer_by(move |_| json_answer(status, r#"{"error":{"message":"no"}}"#));
+        pods[0].answer_by(move |_| Answer::json(status, r#"{"error":{"message":"no"}}"#));
         pods[1..].iter().for_each(|pod| pod.answer_all(served));
         ask(&envoy, "adapter-blue", false).await;
         let refused = pods[0].begun();
@@ -217,7 +213,7 @@ async fn without_the_answer_filter_a_pod_that_refuses_gets_no_more_than_its_shar
 async fn no_client_meets_a_refusal_while_the_list_of_pods_changes() {
     const CHANGES: usize = 40;
     let pods = TestPod::several(4).await;
-    pods[0].answer_by(|_| json_answer(429, r#"{"error":{"message":"slow down","code":429}}"#));
+    pods[0].answer_by(|_| Answer::json(429, r#"{"error":{"message":"slow down","code":429}}"#));
     let mut envoy = Envoy::of(&pods).concurrency(2).log_level("warn").reloadable(20).start().await;
     envoy.sees_ready(4).await;
     let done = Arc::new(AtomicBool::new(false));
@@ -259,7 +255,7 @@ async fn no_client_meets_a_refusal_while_the_list_of_pods_changes() {
 }
 
 fn slow_down() -> Answer {
-    json_answer(429, r#"{"error":{"message":"slow down","code":429}}"#)
+    Answer::json(429, r#"{"error":{"message":"slow down","code":429}}"#)
 }
 
 /// Pods with so many requests of others each, as Envoy's collector has seen them.
@@ -282,7 +278,7 @@ async fn after_two_pods_that_fail_a_refusal_of_the_third_that_passes_is_not_the_
         let envoy = Envoy::ready(&pods).await;
         with_loads(&envoy, &pods, &[0, 40, 80, 400]).await;
         pods[..2].iter().for_each(|pod| pod.answer_all(|| Answer::Reset));
-        pods[2].answer_by(move |_| json_answer(status, r#"{"error":{"message":"slow down"}}"#));
+        pods[2].answer_by(move |_| Answer::json(status, r#"{"error":{"message":"slow down"}}"#));
         let reply = question("m", 0, false).header("x-request-id", "fourth").send(envoy.routed).await;
         let line = envoy.access("fourth").await;
         assert_eq!(line["chosen"], pods[0].address());

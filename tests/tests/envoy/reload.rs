@@ -7,7 +7,7 @@ use serde_json::json;
 use warmpath_tests::{Answer, Envoy, Load, Random, Request, TestPod, Traffic, until};
 
 fn model() -> Answer {
-    Answer::Tokens { first: Duration::from_millis(60), each: Duration::from_millis(10), tokens: 6, cut: None }
+    Answer::tokens(Duration::from_millis(60), Duration::from_millis(10), 6)
 }
 
 /// Reloads every second under load, with another list of pods and another strategy each time.

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use warmpath_tests::{Answer, Distance, Envoy, Load, Request, SimPod, TestPod, until};
 
-/// The simulator as cargo built it for these tests.
-const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
+use crate::SIMULATOR;
 
 /// Pages that were fetched from a pod.
 async fn pages(envoy: &Envoy) -> i64 {

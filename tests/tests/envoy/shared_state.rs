@@ -102,12 +102,7 @@ async fn two_gateways_that_share_nothing_send_a_cold_prompt_to_the_same_pod() {
 
 /// Generates until its client goes away.
 fn endless() -> Answer {
-    Answer::Tokens {
-        first: Duration::from_millis(20),
-        each: Duration::from_millis(250),
-        tokens: 10_000,
-        cut: None,
-    }
+    Answer::tokens(Duration::from_millis(20), Duration::from_millis(250), 10_000)
 }
 
 /// Opens a stream with a new prompt, and waits for its first token, after which it counts as running.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use warmpath_tests::{Envoy, Reply, Request, SimPod, repository, until};
 
-/// The simulator as cargo built it for these tests.
-const SIMULATOR: &str = env!("CARGO_BIN_EXE_sim");
+use crate::SIMULATOR;
+
 const CONVERSATIONS: usize = 12;
 
 fn case(name: &str) -> Value {

@@ -149,8 +149,7 @@ async fn answered(envoy: &Envoy, pod: &TestPod, topic: &str, stream: bool, cache
         "prompt_tokens_details": {"cached_tokens": cached}});
     if !stream {
         let body = json!({"choices": [{"message": {"content": "Yes."}}], "usage": usage});
-        let json = vec![("content-type", "application/json".to_owned())];
-        pod.answer_next(Answer::Whole(200, json, body.to_string().into()));
+        pod.answer_next(Answer::json(200, body.to_string()));
         assert_eq!(long_chat(topic, stream).send(envoy.routed).await.status, 200);
         return;
     }

@@ -177,12 +177,7 @@ async fn counts_of_a_trapped_router_are_reconciled_after_ten_seconds() {
 async fn under_load() -> (Envoy, Vec<TestPod>, Traffic) {
     let pods = TestPod::several(3).await;
     for pod in &pods {
-        pod.answer_all(|| Answer::Tokens {
-            first: Duration::from_millis(90),
-            each: Duration::from_millis(10),
-            tokens: 8,
-            cut: None,
-        });
+        pod.answer_all(|| Answer::tokens(Duration::from_millis(90), Duration::from_millis(10), 8));
     }
     let envoy = trapping(&pods).flag("--scrape-ms", "100").concurrency(2).log_level("warn").start().await;
     envoy.sees_ready(3).await;
