@@ -18,6 +18,7 @@
 mod client;
 mod distance;
 mod envoy;
+mod flood;
 mod pod;
 mod random;
 mod reload;
@@ -28,6 +29,7 @@ mod traffic;
 pub use client::{Opened, Protocol, Reply, Request, raw};
 pub use distance::Distance;
 pub use envoy::{Envoy, EnvoyBuilder, falls_back};
+pub use flood::Flood;
 pub use pod::{Answer, Load, PageEnd, Received, Stream, TestPod};
 pub use random::Random;
 pub use run::{Finished, command, repository, target, until, until_looking, within};

@@ -1,19 +1,8 @@
 //! Criticality: when all pods are busy, requests that may be shed are refused, and those that may not find a
 //! free pod.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-
 use serde_json::{Value, json};
-use warmpath_tests::{Answer, Envoy, Random, Request, TestPod};
-
-/// Time until the first token of every answer.
-const FIRST: Duration = Duration::from_millis(500);
-
-fn slow() -> Answer {
-    Answer::Tokens { first: FIRST, each: Duration::from_millis(2), tokens: 3, cut: None }
-}
+use warmpath_tests::{Envoy, Flood, Random, Received, Request, TestPod, until};
 
 fn classes() -> Value {
     json!({
@@ -31,77 +20,26 @@ fn stream(model: &str, seed: u64) -> Request {
 
 const SHED: &str = "wasmcustom.warmpath_rejected_total.reason=saturated;.pool=default;";
 
-/// Lets the workers learn how fast the pods are.
-async fn learned(envoy: &Envoy, pods: &[TestPod]) {
-    for n in 0..6 {
-        let all =
-            (0..pods.len() as u64).map(|pod| stream("other", 90_000 + n * 100 + pod).send(envoy.routed));
-        futures::future::join_all(all).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_critical_find_a_free_pod_while_what_may_be_shed_overloads_the_pool() {
     const CRITICAL: u64 = 12;
     let pods = TestPod::several(4).await;
-    pods.iter().for_each(|pod| pod.answer_all(slow));
+    pods.iter().for_each(|pod| pod.answer_all(Flood::answer));
     let envoy = Envoy::of(&pods).settings(&classes()).concurrency(4).log_level("warn").start().await;
     envoy.sees_ready(4).await;
-    learned(&envoy, &pods).await;
+    Flood::prepare(&envoy, pods.len(), |n| stream("other", n)).await;
 
     // Forty clients of which the pods can serve some eight at a time.
-    let routed = envoy.routed;
-    let (stop, shed, served) =
-        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let mut clients = tokio::task::JoinSet::new();
-    for client in 0..40u64 {
-        let (stop, shed, served) = (Arc::clone(&stop), Arc::clone(&shed), Arc::clone(&served));
-        clients.spawn(async move {
-            let mut sent = 0;
-            while !stop.load(Ordering::Relaxed) {
-                sent += 1;
-                let reply = stream("batch", client * 1000 + sent).send(routed).await;
-                if reply.status == 429 {
-                    shed.fetch_add(1, Ordering::Relaxed);
-                    let seconds: u64 = reply.header("retry-after").unwrap().parse().unwrap();
-                    assert!((1..=60).contains(&seconds), "{seconds}");
-                    assert_eq!(reply.header("x-llm-d-request-dropped-reason"), Some("rejected-saturated"));
-                    assert_eq!(reply.json()["error"]["code"], 429);
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                } else {
-                    assert_eq!(reply.status, 200, "{}", reply.text());
-                    served.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        });
-    }
-    warmpath_tests::until("requests were shed", async || (shed.load(Ordering::Relaxed) > 20).then_some(()))
-        .await;
+    let flood = Flood::start(envoy.routed, 40, "rejected-saturated", |n| stream("batch", n)).await;
     for n in 0..CRITICAL {
-        let reply = stream("vital", 50_000 + n).send(routed).await;
+        let reply = stream("vital", 50_000 + n).send(envoy.routed).await;
         assert_eq!(reply.status, 200, "a critical request was refused: {}", reply.text());
     }
-    stop.store(true, Ordering::Relaxed);
-    while let Some(client) = clients.join_next().await {
-        client.unwrap();
-    }
-    let (shed, served) = (shed.load(Ordering::Relaxed), served.load(Ordering::Relaxed));
-
-    // Whoever came to a pod within the time of a first token before a critical request was waiting there.
-    let mut crowded = 0;
-    for pod in &pods {
-        let received = pod.received();
-        let is = |body: &[u8], model: &str| {
-            serde_json::from_slice::<Value>(body).is_ok_and(|body| body["model"] == model)
-        };
-        for critical in received.iter().filter(|request| is(&request.body, "vital")) {
-            let before = critical.at - FIRST;
-            crowded += received
-                .iter()
-                .filter(|r| is(&r.body, "batch") && r.at > before && r.at < critical.at)
-                .count();
-        }
-    }
+    let (served, shed) = flood.stop().await;
+    let is = |request: &Received, model: &str| {
+        serde_json::from_slice::<Value>(&request.body).is_ok_and(|body| body["model"] == model)
+    };
+    let crowded = Flood::met(&pods, |request| is(request, "vital"), |request| is(request, "batch"));
     println!(
         "{served} of what may be shed were served and {shed} shed; {crowded} waited where one of {CRITICAL} critical came"
     );
@@ -122,14 +60,14 @@ async fn old_numbers_shed_nothing_and_only_sheddable_requests_are_shed() {
         assert_eq!(stream("batch", n).send(envoy.routed).await.status, 200);
     }
     // Busy pods.
-    pods.iter().for_each(|pod| pod.answer_all(slow));
-    learned(&envoy, &pods).await;
+    pods.iter().for_each(|pod| pod.answer_all(Flood::answer));
+    Flood::prepare(&envoy, pods.len(), |n| stream("other", n)).await;
     let routed = envoy.routed;
     let mut held = tokio::task::JoinSet::new();
     for n in 0..8 {
         held.spawn(async move { stream("other", 7000 + n).send(routed).await.status });
     }
-    warmpath_tests::until("the pods were busy", async || {
+    until("the pods were busy", async || {
         (pods.iter().map(TestPod::working).sum::<usize>() == 8).then_some(())
     })
     .await;
