@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use warmpath_tests::{
-    Answer, Envoy, EnvoyBuilder, Random, Request, Stream, TestPod, Traffic, command, until,
+    Answer, Envoy, EnvoyBuilder, Opened, Random, Request, Stream, TestPod, Traffic, command, until,
 };
 
 /// The routes of the routed port in a file that Envoy follows, with the settings in their metadata.
@@ -70,26 +70,57 @@ fn of_rule(strategy: &str) -> Value {
         "not_known_yet": [1, {"a": null}]}]})
 }
 
-fn chat(n: u64) -> Request {
+/// A chat that is like no other number's.
+pub fn chat(n: u64) -> Request {
     Request::chat(&Random::text(n, 300))
 }
 
-fn model() -> Answer {
-    Answer::Tokens { first: Duration::from_millis(20), each: Duration::from_millis(5), tokens: 6, cut: None }
+/// What a pod answers under load.
+pub fn model() -> Answer {
+    Answer::tokens(Duration::from_millis(20), Duration::from_millis(5), 6)
 }
 
-const BY_PREFIX: &str = "wasmcustom.warmpath_requests_total.by=prefix;.pool=default;";
-const BY_LOAD: &str = "wasmcustom.warmpath_requests_total.by=load;.pool=default;";
-const BAD: &str = "wasmcustom.warmpath_bad_settings.pool=default;";
+pub const BY_PREFIX: &str = "wasmcustom.warmpath_requests_total.by=prefix;.pool=default;";
+pub const BY_LOAD: &str = "wasmcustom.warmpath_requests_total.by=load;.pool=default;";
+pub const BAD: &str = "wasmcustom.warmpath_bad_settings.pool=default;";
 
 /// Sends chats until one is counted as `by`.
-async fn takes(envoy: &Envoy, by: &str) {
+pub async fn takes(envoy: &Envoy, by: &str) {
     let before = envoy.stat(by).await;
     until("the new strategy was in force", async || {
         chat(999).send(envoy.routed).await;
         (envoy.stat(by).await > before).then_some(())
     })
     .await;
+}
+
+/// A stream that has begun, and ends when the test says so.
+pub struct LongStream {
+    pod: Stream,
+    client: Opened,
+}
+
+impl LongStream {
+    /// Sends the chat of number `n`, which goes to `home`, and waits for its first token.
+    pub async fn open(envoy: &Envoy, home: &TestPod, n: u64) -> LongStream {
+        let (pod, answer) = Stream::new();
+        let before = home.begun();
+        home.answer_next(answer);
+        let opened = tokio::spawn(Request::streamed_chat(&Random::text(n, 300)).open(envoy.routed));
+        until("the stream was at its pod", async || (home.begun() > before).then_some(())).await;
+        pod.chunk("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n");
+        let mut client = opened.await.unwrap();
+        assert!(client.chunk().await.unwrap().is_some());
+        LongStream { pod, client }
+    }
+
+    /// Ends it; the client must have all of it.
+    pub async fn ends_whole(self) {
+        self.pod.chunk("data: [DONE]\n\n");
+        drop(self.pod);
+        let rest = self.client.finish().await.unwrap().text();
+        assert!(rest.ends_with("[DONE]\n\n"), "the stream was cut");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,15 +140,7 @@ async fn the_strategy_changes_with_the_route_and_cuts_no_stream_and_forgets_no_p
 
     // A stream that lasts longer than all that follows.
     let home = pods.iter().find(|pod| pod.address() == homes[0]).unwrap();
-    let (stream, answer) = Stream::new();
-    let before = home.begun();
-    home.answer_next(answer);
-    let body = json!({"model": "/model/qwen", "stream": true, "messages": [{"role": "user", "content": Random::text(0, 300)}]});
-    let opened = tokio::spawn(Request::post("/v1/chat/completions", &body).open(envoy.routed));
-    until("the stream was at its pod", async || (home.begun() > before).then_some(())).await;
-    stream.chunk("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n");
-    let mut opened = opened.await.unwrap();
-    assert!(opened.chunk().await.unwrap().is_some());
+    let stream = LongStream::open(&envoy, home, 0).await;
 
     pods.iter().for_each(|pod| pod.answer_all(model));
     let load = Traffic::start(envoy.routed, 8);
@@ -132,9 +155,7 @@ async fn the_strategy_changes_with_the_route_and_cuts_no_stream_and_forgets_no_p
     assert_eq!((account.lost().len(), account.errors().len(), account.broken()), (0, 0, 0), "{account}");
     assert_eq!(account.resent(), 0, "a connection was closed: {account}");
 
-    stream.chunk("data: [DONE]\n\n");
-    drop(stream);
-    assert!(opened.finish().await.unwrap().text().ends_with("[DONE]\n\n"), "the stream was cut");
+    stream.ends_whole().await;
     let listeners = envoy.stats("^listener_manager\\.listener_(modified|added)$").await;
     assert_eq!(listeners.get("listener_manager.listener_modified"), Some(&0), "{listeners:?}");
 

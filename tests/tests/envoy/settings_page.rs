@@ -3,29 +3,26 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use serde_json::json;
-use warmpath_tests::{Answer, Envoy, Random, Request, Stream, TestPod, Traffic, until};
+use warmpath_tests::{Answer, Envoy, Request, TestPod, Traffic, until};
 
-const BY_PREFIX: &str = "wasmcustom.warmpath_requests_total.by=prefix;.pool=default;";
-const BY_LOAD: &str = "wasmcustom.warmpath_requests_total.by=load;.pool=default;";
-const BAD: &str = "wasmcustom.warmpath_bad_settings.pool=default;";
+use crate::settings::{BAD, BY_LOAD, BY_PREFIX, LongStream, chat, model, takes};
+
 const UNFETCHED: &str = "wasmcustom.warmpath_unfetched_settings_total.pool=default;";
 const REFUSED: &str = "wasmcustom.warmpath_refused_settings_total.pool=default;";
 
-fn chat(n: u64) -> Request {
-    Request::chat(&Random::text(n, 300))
-}
-
-/// Sends chats until one is counted as `by`.
-async fn takes(envoy: &Envoy, by: &str) {
-    let before = envoy.stat(by).await;
-    until("the new strategy was in force", async || {
-        chat(999).send(envoy.routed).await;
-        (envoy.stat(by).await > before).then_some(())
-    })
-    .await;
+/// An Envoy that looks for settings where `flag` says.
+async fn follows(pods: &[TestPod], flag: &str, source: &str) -> Envoy {
+    let envoy = Envoy::of(pods)
+        .flag(flag, source)
+        .flag("--settings-ms", "100")
+        .concurrency(2)
+        .log_level("info")
+        .start()
+        .await;
+    envoy.sees_ready(pods.len()).await;
+    envoy
 }
 
 /// As an editor does it: never half of it.
@@ -40,14 +37,7 @@ async fn a_file_changes_the_settings_and_touches_no_connection() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pool settings.json");
     let pods = TestPod::several(3).await;
-    let envoy = Envoy::of(&pods)
-        .flag("--settings-file", file.to_str().unwrap())
-        .flag("--settings-ms", "100")
-        .concurrency(2)
-        .log_level("info")
-        .start()
-        .await;
-    envoy.sees_ready(3).await;
+    let envoy = follows(&pods, "--settings-file", file.to_str().unwrap()).await;
     // Without the file the configuration holds, and the log says that there is none.
     envoy
         .logs(&["settings cannot be fetched, those in force stay", "/pool%20settings.json by", "it answers 404"])
@@ -55,29 +45,11 @@ async fn a_file_changes_the_settings_and_touches_no_connection() {
     takes(&envoy, BY_PREFIX).await;
 
     // A stream that lasts longer than all that follows.
-    let (stream, answer) = Stream::new();
-    pods.iter().for_each(|pod| pod.forget_answers());
-    let before: usize = pods.iter().map(TestPod::begun).sum();
     let home = chat(1).send(envoy.routed).await.pod().to_owned();
-    pods.iter().find(|pod| pod.address() == home).unwrap().answer_next(answer);
-    let body = json!({"model": "/model/qwen", "stream": true, "messages": [{"role": "user", "content": Random::text(1, 300)}]});
-    let opened = tokio::spawn(Request::post("/v1/chat/completions", &body).open(envoy.routed));
-    until("the stream was at its pod", async || {
-        (pods.iter().map(TestPod::begun).sum::<usize>() > before + 1).then_some(())
-    })
-    .await;
-    stream.chunk("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n");
-    let mut opened = opened.await.unwrap();
-    assert!(opened.chunk().await.unwrap().is_some());
+    let home = pods.iter().find(|pod| pod.address() == home).unwrap();
+    let stream = LongStream::open(&envoy, home, 1).await;
 
-    pods.iter().for_each(|pod| {
-        pod.answer_all(|| Answer::Tokens {
-            first: Duration::from_millis(20),
-            each: Duration::from_millis(5),
-            tokens: 6,
-            cut: None,
-        });
-    });
+    pods.iter().for_each(|pod| pod.answer_all(model));
     let load = Traffic::start(envoy.routed, 6);
     load.more(20).await;
     for _ in 0..2 {
@@ -101,9 +73,7 @@ async fn a_file_changes_the_settings_and_touches_no_connection() {
     until("it passes again", async || (chat(3).send(envoy.routed).await.status == 200).then_some(())).await;
     let account = load.stop().await;
     assert_eq!(account.resent(), 0, "a connection was closed: {account}");
-    stream.chunk("data: [DONE]\n\n");
-    drop(stream);
-    assert!(opened.finish().await.unwrap().text().ends_with("[DONE]\n\n"), "the stream was cut");
+    stream.ends_whole().await;
     let listeners = envoy.stats("^listener_manager\\.listener_modified$").await;
     assert_eq!(listeners.get("listener_manager.listener_modified"), Some(&0), "{listeners:?}");
 }
@@ -115,14 +85,7 @@ async fn a_bad_file_leaves_the_last_good_one_in_force_and_says_why() {
     // A folder can be opened, and is no document.
     std::fs::create_dir(&file).unwrap();
     let pods = TestPod::several(2).await;
-    let envoy = Envoy::of(&pods)
-        .flag("--settings-file", file.to_str().unwrap())
-        .flag("--settings-ms", "100")
-        .concurrency(2)
-        .log_level("info")
-        .start()
-        .await;
-    envoy.sees_ready(2).await;
+    let envoy = follows(&pods, "--settings-file", file.to_str().unwrap()).await;
     envoy.logs(&["settings cannot be fetched, those in force stay", "it answers 404"]).await;
     std::fs::remove_dir(&file).unwrap();
     write(&file, r#"{"strategy": "LOAD_ONLY"}"#);
@@ -141,9 +104,9 @@ async fn a_bad_file_leaves_the_last_good_one_in_force_and_says_why() {
         assert_eq!(envoy.stat(BY_PREFIX).await, by_prefix);
     }
     // It is gone: nothing changes. It is back, and good.
+    let before = envoy.stat(UNFETCHED).await;
     std::fs::remove_file(&file).unwrap();
-    envoy.logs(&["settings cannot be fetched", "it answers 404"]).await;
-    assert!(envoy.stat(UNFETCHED).await > 0);
+    until("it was missed", async || (envoy.stat(UNFETCHED).await > before).then_some(())).await;
     takes(&envoy, BY_LOAD).await;
     write(&file, r#"{"strategy": "PREFIX_CACHE"}"#);
     takes(&envoy, BY_PREFIX).await;
@@ -165,14 +128,7 @@ async fn a_page_is_asked_for_by_its_tag() {
     });
     let pods = TestPod::several(2).await;
     let url = format!("http://{}/pools/default.json?x=1", server.address());
-    let envoy = Envoy::of(&pods)
-        .flag("--settings-url", &url)
-        .flag("--settings-ms", "100")
-        .concurrency(2)
-        .log_level("info")
-        .start()
-        .await;
-    envoy.sees_ready(2).await;
+    let envoy = follows(&pods, "--settings-url", &url).await;
     takes(&envoy, BY_LOAD).await;
     until("it was asked for again, by its tag", async || {
         let received = server.received();
