@@ -15,7 +15,7 @@ const LARGE: usize = 1_600_000;
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Before,
-    Behind,
+    After,
 }
 
 /// The configuration with the other filter in the chain of the routed port.
@@ -56,7 +56,7 @@ fn with_filter(configuration: &str, place: Place, server: u16) -> String {
     let (module, rest) = rest.split_once(ROUTER).unwrap();
     let routed = match place {
         Place::Before => [warmpath, filter, WARMPATH, module, ROUTER, rest].concat(),
-        Place::Behind => [warmpath, WARMPATH, module, filter, ROUTER, rest].concat(),
+        Place::After => [warmpath, WARMPATH, module, filter, ROUTER, rest].concat(),
     };
     let (listeners, clusters) = routed.split_once(CLUSTERS).unwrap();
     [head, "    - name: routed\n", listeners, CLUSTERS, &cluster, clusters].concat()
@@ -72,7 +72,7 @@ fn chat(size: usize) -> Vec<u8> {
 async fn bodies_arrive_as_they_were_sent_beside_a_full_duplex_filter() {
     for answers in [Answers::AtOnce, Answers::AtTheEnd] {
         let processor = Processor::start(answers).await;
-        for place in [Place::Before, Place::Behind] {
+        for place in [Place::Before, Place::After] {
             let pods = TestPod::several(3).await;
             let port = processor.port();
             let envoy = Envoy::of(&pods)

@@ -397,8 +397,7 @@ async fn no_prompt_and_no_key_reaches_a_log_or_a_statistic() {
     }
 }
 
-// What each role may call
-// ---------------------------------------------------------------------------------------------
+// What each role may call ---------------------------------------------------------------------------------
 
 /// What the module imports and exports, functions only.
 fn functions_of(module: &[u8]) -> (BTreeSet<String>, BTreeSet<String>) {

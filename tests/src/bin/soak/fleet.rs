@@ -93,6 +93,7 @@ impl Fleet {
     async fn begin(&mut self) {
         let pod = self.random.within(0, self.pods.len() as u64) as usize;
         let count = self.random.within(1, 20);
+        // Those from 9 on are in what pods answer.
         let (name, trouble, fault) = match self.random.within(0, if self.answers { 13 } else { 9 }) {
             0 | 1 => ("killed", Trouble::Killed, None),
             2 => ("paused", Trouble::Paused, None),
@@ -100,15 +101,15 @@ impl Fleet {
             4 => ("reset", Trouble::Simulated, Some(json!({"reset": count}))),
             5 => ("cut", Trouble::Simulated, Some(json!({"cut": count, "cut_after": count % 5}))),
             6 => ("slow", Trouble::Simulated, Some(json!({"slow_down": 6}))),
+            7 => ("no metrics", Trouble::Simulated, Some(json!({"refuse_metrics": true}))),
+            8 => ("restarted", Trouble::Simulated, Some(json!({"restart": true}))),
             9 => {
                 let status = self.random.of(&[401, 404, 429, 502]);
                 ("refuses", Trouble::Simulated, Some(json!({"fail": count, "status": status})))
             }
             10 => ("error events", Trouble::Simulated, Some(json!({"error_event": count, "status": 503}))),
             11 => ("no tokens", Trouble::Simulated, Some(json!({"done_only": count}))),
-            12 => ("keep-alives", Trouble::Simulated, Some(json!({"slow_down": 6, "keep_alive_ms": 100}))),
-            7 => ("no metrics", Trouble::Simulated, Some(json!({"refuse_metrics": true}))),
-            _ => ("restarted", Trouble::Simulated, Some(json!({"restart": true}))),
+            _ => ("keep-alives", Trouble::Simulated, Some(json!({"slow_down": 6, "keep_alive_ms": 100}))),
         };
         // Each client has one request at a time, which bounds the streams on one pod. A simulated engine that
         // restarts breaks off its requests, as one that dies does.

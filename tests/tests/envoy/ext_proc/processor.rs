@@ -158,7 +158,7 @@ impl Service<http::Request<Body>> for Processor {
         self.streams.fetch_add(1, Ordering::Relaxed);
         let echo = Echo(self.answers);
         let grpc = Grpc::new(ProstCodec::default());
-        // Behind Warmpath the whole body comes in one message.
+        // After Warmpath the whole body comes in one message.
         let mut grpc = grpc.apply_max_message_size_config(Some(MOST), Some(MOST));
         Box::pin(async move { Ok(grpc.streaming(echo, request).await) })
     }

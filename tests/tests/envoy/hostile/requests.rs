@@ -32,6 +32,11 @@ pub const PATHS: [&str; 9] = [
     "//v1/chat/completions/%2e%2e/x",
 ];
 
+fn push_line(head: &mut Vec<u8>, line: &[u8]) {
+    head.extend_from_slice(line);
+    head.extend_from_slice(b"\r\n");
+}
+
 /// A request in HTTP/1.1, byte by byte.
 pub fn http1(random: &mut Random) -> Hostile {
     let sound = body(random);
@@ -95,13 +100,11 @@ pub fn http1(random: &mut Random) -> Hostile {
     let mut expect = if read { expect } else { Expect::Judged };
     let mut kind = kind;
     if kind == "compressed" {
-        head.extend_from_slice(b"content-encoding: gzip\r\n");
+        push_line(&mut head, b"content-encoding: gzip");
     } else if random.chance(10) {
         let encoding: &[u8] =
             random.of(&[b"br", b"gzip", b"identity", b"", b"x-unknown", b"gzip, br", b"\xff"]);
-        head.extend_from_slice(b"content-encoding: ");
-        head.extend_from_slice(encoding);
-        head.extend_from_slice(b"\r\n");
+        push_line(&mut head, &[b"content-encoding: ", encoding].concat());
         expect = Expect::Judged;
     }
     if random.chance(6) {
@@ -119,8 +122,7 @@ pub fn http1(random: &mut Random) -> Hostile {
             b"range: bytes=-1",
             b"x-empty:",
         ]);
-        head.extend_from_slice(line);
-        head.extend_from_slice(b"\r\n");
+        push_line(&mut head, line);
     }
     if random.chance(25) {
         let line: &[u8] = random.of(&[
@@ -134,10 +136,9 @@ pub fn http1(random: &mut Random) -> Hostile {
             b"transfer-encoding: chunked\r\ncontent-length: 5",
             b"host: \0",
         ]);
-        head.extend_from_slice(line);
-        head.extend_from_slice(b"\r\n");
+        push_line(&mut head, line);
         // Envoy refuses malformed HTTP. No body follows, because it would be taken for the next request.
-        head.extend_from_slice(b"\r\n");
+        push_line(&mut head, b"");
         return Hostile { kind: "no HTTP", bytes: head, expect: Expect::Only(400) };
     }
 
