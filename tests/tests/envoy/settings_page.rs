@@ -40,7 +40,11 @@ async fn a_file_changes_the_settings_and_touches_no_connection() {
     let envoy = follows(&pods, "--settings-file", file.to_str().unwrap()).await;
     // Without the file the configuration holds, and the log says that there is none.
     envoy
-        .logs(&["settings cannot be fetched, those in force stay", "/pool%20settings.json by", "it answers 404"])
+        .logs(&[
+            "settings cannot be fetched, those in force stay",
+            "/pool%20settings.json by",
+            "it answers 404",
+        ])
         .await;
     takes(&envoy, BY_PREFIX).await;
 
