@@ -8,7 +8,7 @@
 mod layout;
 
 use crate::account::pod_account::PodAccount;
-use crate::account::refusals::{self, Refusal};
+use crate::account::refusal::{self, Refusal};
 use crate::prefix::log::{LogRecord, OpenSegment, SEGMENT_BYTES, SealedSegment};
 use crate::shared::codec::CodecError;
 use crate::shared::pod_table::PodKey;
@@ -138,7 +138,7 @@ impl Ledger {
     /// The refusals, in no order.
     pub fn refusals(&self) -> impl Iterator<Item = Refusal> {
         let bytes = self.bytes.get(self.refusals_at()..self.log_at()).unwrap_or_default();
-        bytes.chunks_exact(refusals::layout::SIZE).map(Refusal::decode)
+        bytes.chunks_exact(refusal::layout::SIZE).map(Refusal::decode)
     }
 
     pub(super) fn set_refusals(&mut self, list: &[Refusal]) {
@@ -226,7 +226,7 @@ impl Ledger {
     }
 
     fn log_at(&self) -> usize {
-        self.refusals_at() + usize::from(head::REFUSALS.get(&self.bytes)) * refusals::layout::SIZE
+        self.refusals_at() + usize::from(head::REFUSALS.get(&self.bytes)) * refusal::layout::SIZE
     }
 }
 

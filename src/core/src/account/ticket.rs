@@ -10,7 +10,7 @@ mod repair;
 use crate::account::learning;
 use crate::account::ledger::Ledger;
 use crate::account::pod_health::Observed;
-use crate::account::refusals::{AT_ONCE, Cause, Causes, IN_A_ROW};
+use crate::account::refusal::{AT_ONCE, Cause, Causes, IN_A_ROW};
 use crate::prefix::index::UseStamp;
 use crate::shared::pod_table::{PodKey, PodTable};
 use crate::shared::tenants::TenantShare;

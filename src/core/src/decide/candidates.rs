@@ -3,7 +3,7 @@
 use crate::account::learning::DEFAULT_RATE;
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
-use crate::account::refusals::Causes;
+use crate::account::refusal::Causes;
 use crate::decide::adapters::AdapterPlaces;
 use crate::decide::cost::{CostConstants, PodView, RequestView, cost};
 use crate::decide::pick::{Candidate, Rank};

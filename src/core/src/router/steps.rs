@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::adapters::Adapters;
 use crate::account::ledger::Ledger;
-use crate::account::refusals::{Cause, Causes};
+use crate::account::refusal::{Cause, Causes};
 use crate::account::ticket::{Belief, Booking, PICKS, PromptTrace, Repair, Ticket};
 use crate::config::Config;
 use crate::decide::candidates::{Candidates, Pool, PromptView, score_all};

@@ -2,7 +2,7 @@
 
 use super::{PICKS, Ticket};
 use crate::account::ledger::Ledger;
-use crate::account::refusals::{AT_ONCE, Causes, IN_A_ROW};
+use crate::account::refusal::{AT_ONCE, Causes, IN_A_ROW};
 use crate::answer::verdict::Decline;
 use crate::request::blocks::bytes_of;
 use crate::shared::pod_table::PodKey;
