@@ -2,8 +2,8 @@
 
 mod script;
 mod server;
+mod state;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -18,25 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::run::until;
 pub use script::{Answer, Load, PageEnd, Received, Stream};
 use server::respond;
-
-struct State {
-    load: Load,
-    page: Option<String>,
-    metrics_status: u16,
-    page_end: PageEnd,
-    scrapes: usize,
-    scrape_headers: Option<HeaderMap>,
-    models: Option<String>,
-    lists: usize,
-    begun: usize,
-    working: u32,
-    received: Vec<Received>,
-    next: VecDeque<Answer>,
-    usual: Usual,
-}
-
-/// The answer to a request that has none of its own.
-type Usual = Arc<dyn Fn(&Received) -> Answer + Send + Sync>;
+use state::State;
 
 /// A scripted pod on a free port of loopback. Its answers carry its address in `x-test-pod`.
 pub struct TestPod {
@@ -65,25 +47,10 @@ impl TestPod {
     }
 
     async fn listening(address: &str, load: Load) -> Self {
-        let state = State {
-            load,
-            page: None,
-            metrics_status: 200,
-            page_end: PageEnd::Whole,
-            scrapes: 0,
-            scrape_headers: None,
-            models: None,
-            lists: 0,
-            begun: 0,
-            working: 0,
-            received: Vec::new(),
-            next: VecDeque::new(),
-            usual: Arc::new(|_| Answer::Completion),
-        };
         let listener = TcpListener::bind(address).await.unwrap_or_else(|e| panic!("{address}: {e}"));
         let mut pod = Self {
             address: listener.local_addr().unwrap(),
-            state: Arc::new(Mutex::new(state)),
+            state: Arc::new(Mutex::new(State::new(load))),
             server: None,
             listens: None,
         };

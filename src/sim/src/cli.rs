@@ -2,11 +2,13 @@
 
 mod fleet;
 mod pod;
+mod wrong_flag;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::wrong_flag::WrongFlag;
 use crate::traffic::compare;
 use crate::{instant, load, traffic};
 
@@ -52,18 +54,6 @@ pub fn main() -> ExitCode {
         }
     }
 }
-
-/// A flag whose value clap alone cannot judge, with what it must be.
-#[derive(Debug)]
-pub struct WrongFlag(pub String);
-
-impl std::fmt::Display for WrongFlag {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for WrongFlag {}
 
 impl Cli {
     /// Does it, and comes back when it is done.

@@ -146,7 +146,7 @@ impl Worker {
         self.observations.flush(&self.metrics);
         self.watch.tick(&self.keys.looked, &self.keys.decisions, now);
         if self.has_routed() {
-            self.tell();
+            self.told.tell(&self.router, &self.metrics, &self.keys);
         }
         if let Some(unknown) = &mut self.unknown {
             unknown.tick();

@@ -12,8 +12,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 
-use super::State;
 use super::script::{Answer, Load, PageEnd, Received, StreamEnd};
+use super::state::State;
 
 type Body = BoxBody<Bytes, io::Error>;
 

@@ -7,7 +7,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cli::WrongFlag;
+use super::wrong_flag::WrongFlag;
 use crate::engine::{Profile, QueueLimits};
 use crate::pod::{Faults, PodConfig, serve_until};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use memchr::memmem;
 
-use super::InstantOptions;
+use super::options::InstantOptions;
 
 /// What an idle vLLM says of itself, and where it says the size of its KV cache: blocks of 128 tokens.
 const METRICS: &str = include_str!("../../../../tests/fixtures/vllm-0.32/metrics-idle.txt");

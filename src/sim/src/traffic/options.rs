@@ -236,17 +236,20 @@ impl TrafficOptions {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::cli::{Cli, Command};
     use clap::Parser;
+
+    /// A command line of these flags alone.
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: TrafficOptions,
+    }
 
     /// What the command line with these flags means.
     pub(in crate::traffic) fn options(flags: &[&str]) -> TrafficOptions {
         let url: &[&str] = if flags.contains(&"--url") { &[] } else { &["--url", "http://127.0.0.1:1"] };
-        let line = [&["warmpath-sim", "traffic"], url, flags].concat();
-        match Cli::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).command {
-            Command::Traffic(options) => *options,
-            other => panic!("{other:?}"),
-        }
+        let line = [&["traffic"], url, flags].concat();
+        Line::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).options
     }
 
     #[test]
@@ -337,8 +340,8 @@ pub(super) mod tests {
 
     #[test]
     fn an_unknown_workload_is_refused_with_the_known_ones() {
-        let line = ["warmpath-sim", "traffic", "--url", "http://a", "--workload", "nonsense"];
-        let error = Cli::try_parse_from(line).unwrap_err().to_string();
+        let line = ["traffic", "--url", "http://a", "--workload", "nonsense"];
+        let error = Line::try_parse_from(line).unwrap_err().to_string();
         assert!(error.contains("'nonsense'") && error.contains("multi-round-qa, random"), "{error}");
     }
 }

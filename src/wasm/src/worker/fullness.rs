@@ -3,10 +3,11 @@
 
 use warmpath::monitor::held;
 use warmpath::prefix::index::Evictions;
-use warmpath::shared::store::SharedData;
+use warmpath::router::Router;
+use warmpath::shared::store::{Keys, SharedData};
 
-use super::Worker;
 use crate::host::Host;
+use crate::metrics::RouterMetrics;
 
 /// What was told last, as counters take what was added since.
 #[derive(Debug, Default)]
@@ -15,18 +16,18 @@ pub struct Told {
     lost_segments: u64,
 }
 
-impl Worker {
+impl Told {
     /// Tells how full the index is.
-    pub(super) fn tell(&mut self) {
-        let index = self.router.index();
-        self.metrics.index_holdings.set(index.holdings() as u64);
-        self.metrics.index_bytes.set(index.memory() as u64);
-        let now = Told { evictions: index.evictions(), lost_segments: self.router.lost_segments() };
-        let before = std::mem::replace(&mut self.told, now);
-        self.metrics.evicted_by_pod.add(self.told.evictions.by_pod - before.evictions.by_pod);
-        self.metrics.evicted_by_limit.add(self.told.evictions.by_limit - before.evictions.by_limit);
-        self.metrics.lost_segments.add(self.told.lost_segments - before.lost_segments);
-        let held = held::encode(index, self.router.table().pods.len(), self.router.bytes_per_token());
-        let _ = Host.set(&self.keys.held, &held, None);
+    pub(super) fn tell(&mut self, router: &Router, metrics: &RouterMetrics, keys: &Keys) {
+        let index = router.index();
+        metrics.index_holdings.set(index.holdings() as u64);
+        metrics.index_bytes.set(index.memory() as u64);
+        let now = Told { evictions: index.evictions(), lost_segments: router.lost_segments() };
+        let before = std::mem::replace(self, now);
+        metrics.evicted_by_pod.add(self.evictions.by_pod - before.evictions.by_pod);
+        metrics.evicted_by_limit.add(self.evictions.by_limit - before.evictions.by_limit);
+        metrics.lost_segments.add(self.lost_segments - before.lost_segments);
+        let held = held::encode(index, router.table().pods.len(), router.bytes_per_token());
+        let _ = Host.set(&keys.held, &held, None);
     }
 }

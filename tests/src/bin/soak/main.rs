@@ -16,6 +16,7 @@
 
 mod clients;
 mod fleet;
+mod options;
 mod report;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ use warmpath_tests::{Envoy, SimPod};
 
 use crate::clients::Clients;
 use crate::fleet::Fleet;
+use crate::options::Options;
 use crate::report::{Report, Sample};
 
 /// Simulated pods. One is faulty at a time, and up to two are off the list.
@@ -35,29 +37,6 @@ const PODS: usize = 5;
 const SAMPLE: Duration = Duration::from_secs(2);
 /// Time between two lines of progress.
 const LINE: Duration = Duration::from_secs(10);
-
-#[derive(Parser)]
-#[command(
-    name = "scripts/soak",
-    about = "Mixed traffic and random faults on a real Envoy, for as long as you like"
-)]
-struct Options {
-    /// Minutes to run
-    #[arg(long, default_value_t = 3.0)]
-    minutes: f64,
-    /// Repeats a run's traffic and faults, as far as time allows
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Clients, each with one request at a time
-    #[arg(long, default_value_t = 24)]
-    clients: usize,
-    /// Inflict faults in what pods answer, too: refusals, error events, streams without a token, keep-alives
-    #[arg(long)]
-    answers: bool,
-    /// Print the summary as JSON, and the lines before it to standard error
-    #[arg(long)]
-    json: bool,
-}
 
 fn main() -> ExitCode {
     let options = Options::parse();

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use warmpath_tests::Envoy;
 
-use crate::Options;
 use crate::clients::{Clients, Counts};
 use crate::fleet::{Cut, Faults, Fleet};
+use crate::options::Options;
 
 /// Time until memory must be flat. Before, caches fill and V8 optimizes the code.
 const WARM_UP: Duration = Duration::from_secs(60);

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use super::FleetArgs;
-use crate::cli::WrongFlag;
+use super::args::FleetArgs;
+use crate::cli::wrong_flag::WrongFlag;
 use crate::engine::{EngineConfig, Hardware};
 use crate::fleet::contender::Contender;
 use crate::fleet::{Setup, run, summarize};
