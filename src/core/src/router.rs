@@ -1,19 +1,21 @@
 //! The story of a request: read what all workers share, choose a pod, book the request there, and learn from the answer.
 
 mod adapters;
+mod answers;
+mod decision;
+mod demand;
 mod fair_shares;
+mod index_repair;
 mod steps;
 
 use std::sync::Arc;
 
-use crate::account::ledger::Ledger;
-use crate::account::ticket::Repair;
+use crate::Micros;
 pub use crate::account::ticket::{End, Ticket};
 use crate::account::transaction::LedgerStore;
 use crate::config::Config;
 use crate::decide::cost::CostConstants;
-use crate::decide::pick::{Candidate, Picks};
-use crate::decide::reason::Reason;
+use crate::decide::pick::Candidate;
 use crate::prefix::index::PrefixIndex;
 use crate::request::blocks::bytes_of;
 use crate::request::body::{Api, BodyError};
@@ -21,11 +23,12 @@ use crate::request::parse_cache::ParsedRequest;
 use crate::settings::PoolSettings;
 use crate::shared::codec::CodecError;
 use crate::shared::pod_table::PodTable;
-use crate::shared::store::{Contended, Keys, SharedData};
-use crate::{Bytes, Micros, Slot, Tokens};
+use crate::shared::store::{Keys, SharedData};
+pub use decision::Decision;
+pub use demand::{Demand, NoPod, RouteBy};
 use fair_shares::FairShares;
+pub use steps::DecisionStep;
 use steps::Steps;
-pub use steps::{DecisionStep, Demand, NoPod, RouteBy};
 
 /// The router of one worker.
 ///
@@ -46,45 +49,13 @@ pub use steps::{DecisionStep, Demand, NoPod, RouteBy};
 /// [`follow`](Self::follow) once when the worker starts and then every second, so that a worker without requests keeps up.
 ///
 /// Steps 2 to 6 each are one transaction on the ledger. When other workers write first at every try, it has no effect at
-/// all, and the caller gets [`Contended`] (or [`NoPod::Contended`]) to count; it does not call again. A request that could
+/// all, and the caller gets [`Contended`](crate::shared::store::Contended) (or [`NoPod::Contended`]) to count; it does not call again. A request that could
 /// not be closed stays in the ledger until the collector reconciles it with what the pod reports.
 #[derive(Debug)]
 pub struct Router {
     store: LedgerStore,
     steps: Steps,
     tenants: FairShares,
-}
-
-/// Where a request goes, and why.
-#[derive(Clone, Debug)]
-#[must_use = "the request is booked: its ticket must be closed"]
-pub struct Decision {
-    /// The pods, best first.
-    pub picks: Picks,
-    /// Canonical bytes of the prompt.
-    pub bytes: Bytes,
-    /// Canonical bytes of it that the best pod is believed to hold.
-    pub matched_bytes: Bytes,
-    /// Tokens of the prompt, as estimated; 0 without one.
-    pub tokens: Tokens,
-    /// Tokens of it that the best pod is believed to hold.
-    pub matched_tokens: Tokens,
-    /// Why it goes to the best pod.
-    pub reason: Reason,
-    /// The pod that holds most of the prompt, where the request leaves it for another one.
-    pub left: Option<Slot>,
-    /// Pods beyond those that are named would not know the model: the request is for a LoRA adapter that only
-    /// some have.
-    pub restricted: bool,
-    /// The request's account in the ledger.
-    pub ticket: Ticket,
-}
-
-impl Decision {
-    /// Share of the prompt that the best pod is believed to hold, 0 to 1.
-    pub fn match_ratio(&self) -> f64 {
-        self.matched_bytes.0 as f64 / self.bytes.0.max(1) as f64
-    }
 }
 
 impl Router {
@@ -201,152 +172,6 @@ impl Router {
         let (tokens, matched_tokens) = steps.prompt_tokens(ticket.slot());
         let restricted = steps.restricted();
         Ok(Decision { picks, bytes, matched_bytes, tokens, matched_tokens, reason, left, restricted, ticket })
-    }
-
-    /// The first byte of an answer's body has come. If that cannot be written, the request still waits in the ledger, and
-    /// its end takes it out from there.
-    ///
-    /// # Errors
-    /// [`Contended`]: nothing has changed.
-    pub fn start(
-        &mut self,
-        ticket: &mut Ticket,
-        shared: &mut impl SharedData,
-        now: Micros,
-    ) -> Result<(), Contended> {
-        if !ticket.started() {
-            self.change(shared, |ledger| ticket.start(ledger, now))?;
-            ticket.set_started();
-            self.tenants.release(ticket, shared);
-        }
-        Ok(())
-    }
-
-    /// Envoy has failed over: the first `attempts` pods of the decision failed, and the pod in the slot `to` answers; `None`
-    /// when the pod that answers is not in the table. That pod holds the prompt now, and the first one does not.
-    ///
-    /// # Errors
-    /// [`Contended`]: nothing has changed, and the request is still booked on the first pod.
-    pub fn failed_over(
-        &mut self,
-        ticket: &mut Ticket,
-        attempts: usize,
-        to: Option<Slot>,
-        shared: &mut impl SharedData,
-        now: Micros,
-    ) -> Result<(), Contended> {
-        let Router { store, steps, .. } = self;
-        let to = to.and_then(|slot| steps.replica.table().key(slot));
-        let moves = to != Some(ticket.pod());
-        let (_, (opened, retracted)) = store.transact(shared, |ledger, shared| {
-            steps.synchronize(ledger, shared);
-            ticket.fail(ledger, steps.replica.table(), attempts, to, now);
-            let opened = ticket.move_to(ledger, steps.replica.table(), to, now);
-            let retracted = if moves { steps.write_repair(ledger, ticket, Repair::Retract) } else { None };
-            if let Some(to) = to.filter(|_| moves) {
-                steps.write_prompt(ledger, to, ticket.hashes());
-            }
-            Ok::<_, Contended>((opened, retracted))
-        })?;
-        if moves {
-            steps.correct(ticket, retracted);
-            ticket.set_pod(to, attempts, opened.probes, now);
-            steps.hold(ticket, opened.ahead);
-        } else {
-            ticket.set_pod(to, attempts, opened.probes, now);
-        }
-        Ok(())
-    }
-
-    /// The last of the `attempts` pods that were asked says that it takes no more requests at the moment, and the others before it
-    /// will have said so, too: nothing is held against them. Before [`failed_over`](Self::failed_over).
-    ///
-    /// # Errors
-    /// [`Contended`]: nothing has changed.
-    pub fn refused_as_full(
-        &mut self,
-        ticket: &Ticket,
-        attempts: usize,
-        shared: &mut impl SharedData,
-        now: Micros,
-    ) -> Result<(), Contended> {
-        self.change_any(shared, |ledger, table| ticket.refused_as_full(ledger, table, attempts, now))
-    }
-
-    /// The first `attempts` pods of the decision failed, and none answers.
-    ///
-    /// # Errors
-    /// [`Contended`]: nothing has changed.
-    pub fn unanswered(
-        &mut self,
-        ticket: &Ticket,
-        attempts: usize,
-        shared: &mut impl SharedData,
-        now: Micros,
-    ) -> Result<(), Contended> {
-        self.change_any(shared, |ledger, table| ticket.fail(ledger, table, attempts, None, now))
-    }
-
-    /// The pod that the request is booked on failed it: said 503, or broke its answer off.
-    ///
-    /// # Errors
-    /// [`Contended`]: nothing has changed.
-    pub fn failed_upstream(
-        &mut self,
-        ticket: &Ticket,
-        shared: &mut impl SharedData,
-        now: Micros,
-    ) -> Result<(), Contended> {
-        self.change(shared, |ledger| ticket.fail_own_pod(ledger, now))
-    }
-
-    /// The request has ended: closes its account, and learns from what the answer reported.
-    ///
-    /// # Errors
-    /// [`Contended`]: nothing has changed, and the request stays in the ledger until the collector reconciles it.
-    pub fn close(
-        &mut self,
-        mut ticket: Ticket,
-        end: End,
-        shared: &mut impl SharedData,
-    ) -> Result<(), Contended> {
-        let Router { store, steps, tenants } = self;
-        tenants.release(&mut ticket, shared);
-        let repair = ticket.repair(end);
-        let (_, (learned, correction)) = store.transact(shared, |ledger, shared| {
-            let correction = repair.and_then(|repair| {
-                // First what others wrote, so that the pod's clock is that of the log.
-                steps.synchronize(ledger, shared);
-                steps.write_repair(ledger, &ticket, repair)
-            });
-            Ok::<_, Contended>((ticket.close(ledger, end), correction))
-        })?;
-        steps.correct(&ticket, correction);
-        if let Some(bytes_per_token) = learned {
-            steps.replica.learn_bytes_per_token(bytes_per_token);
-        }
-        Ok(())
-    }
-
-    /// Changes the ledger, once it has an account of every pod in the table.
-    fn change_any(
-        &self,
-        shared: &mut impl SharedData,
-        with: impl Fn(&mut Ledger, &PodTable),
-    ) -> Result<(), Contended> {
-        let table = self.table();
-        self.change(shared, |ledger| {
-            ledger.grow(table.pods.len());
-            with(ledger, table);
-        })
-    }
-
-    fn change(&self, shared: &mut impl SharedData, with: impl Fn(&mut Ledger)) -> Result<(), Contended> {
-        let transaction = self.store.transact(shared, |ledger, _| {
-            with(ledger);
-            Ok(())
-        });
-        transaction.map(drop)
     }
 
     // --- what it knows ---

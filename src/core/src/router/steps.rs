@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use super::adapters::Adapters;
+use super::demand::{Demand, NoPod, RouteBy};
+use super::index_repair;
 use crate::account::ledger::Ledger;
 use crate::account::refusal::{Cause, Causes};
-use crate::account::ticket::{Belief, Booking, PICKS, PromptTrace, Repair, Ticket};
+use crate::account::ticket::{Belief, Booking, PICKS, PromptTrace, Ticket};
 use crate::config::Config;
 use crate::decide::candidates::{Candidates, Pool, PromptView, score_all};
 use crate::decide::cost::CostConstants;
 use crate::decide::pick::{Candidate, Picks, Rank, pick};
 use crate::decide::reason::{Reason, reason};
 use crate::decide::shedding::{contended, kept, none_open};
-use crate::prefix::index::{IndexLimits, PrefixMatch, UseStamp};
-use crate::prefix::log::Correction;
+use crate::prefix::index::{IndexLimits, PrefixMatch};
 use crate::prefix::replica::PrefixReplica;
 use crate::request::blocks::{Chain, mix};
 use crate::request::parse_cache::{ParseCache, ParsedRequest};
@@ -22,8 +23,7 @@ use crate::settings::{PoolSettings, Strategy};
 use crate::shared::clusters::ClusterSet;
 use crate::shared::model_names::ModelNames;
 use crate::shared::pod_table::PodKey;
-use crate::shared::store::{Contended, Keys, SharedData};
-use crate::shared::tenants::TenantId;
+use crate::shared::store::{Keys, SharedData};
 use crate::{Bytes, DEFAULT_BYTES_PER_TOKEN, Micros, ModelId, Slot, Tokens};
 
 /// Sealed log segments that one decision may apply; the rest waits for the next decision.
@@ -31,73 +31,6 @@ const SEGMENTS_PER_DECISION: usize = 128;
 
 /// How long after a request that may be shed others are expected, on other gateways too.
 const SHEDDABLE_FOR: Micros = Micros::from_seconds(10);
-
-/// What a request is routed by.
-#[derive(Clone, Copy, Debug)]
-pub enum RouteBy<'a> {
-    /// The prompt of an inference request, and load.
-    Prompt(&'a ParsedRequest<'a>),
-    /// Load alone, though it has a prompt: a sample of plain routing. The prompt is known to lie where it went all the same.
-    Plain(&'a ParsedRequest<'a>),
-    /// Load alone, for any other request.
-    Load,
-}
-
-impl<'a> RouteBy<'a> {
-    /// The request, if it has a prompt.
-    pub fn prompt(self) -> Option<&'a ParsedRequest<'a>> {
-        match self {
-            RouteBy::Prompt(request) | RouteBy::Plain(request) => Some(request),
-            RouteBy::Load => None,
-        }
-    }
-}
-
-/// What a request asks for besides a pod.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Demand {
-    /// The clusters whose pods may serve it.
-    pub among: ClusterSet,
-    /// How much it matters.
-    pub criticality: Criticality,
-    /// Whose it is, where tenants have fair shares.
-    pub tenant: Option<TenantId>,
-    /// The pod, if there is one, which has what the request goes on from: it goes there, and the others follow for the case that
-    /// the pod is gone.
-    pub holder: Option<PodKey>,
-}
-
-/// Why no pod could be named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoPod {
-    /// There is no table yet, or it has no candidate.
-    NoTable,
-    /// Discovery does not know the request's cluster yet.
-    UnknownCluster,
-    /// The request may be shed, and the pool is saturated ([`crate::decide::shedding`]).
-    Saturated {
-        /// Seconds after which the client may come again.
-        seconds: u32,
-    },
-    /// The pool is saturated, and the request's tenant has more than its share of the work.
-    OverShare {
-        /// Seconds after which the client may come again.
-        seconds: u32,
-    },
-    /// Every pod has failed and is cooling down, or is asleep. A pod that answers at all, even with errors, is not among
-    /// them.
-    AllCoolingDown,
-    /// Every pod that has the request's LoRA adapter is asleep. The other pods do not have it.
-    AdapterAsleep,
-    /// Other workers wrote first at every try.
-    Contended,
-}
-
-impl From<Contended> for NoPod {
-    fn from(_: Contended) -> Self {
-        NoPod::Contended
-    }
-}
 
 /// A step of a decision that has just been made, for an observer that measures how long each takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +61,7 @@ pub(super) struct Steps {
     pub parse_cache: ParseCache,
     /// The prompt that is being decided, as its chain of block hashes.
     chain: Chain,
-    found: PrefixMatch,
+    pub found: PrefixMatch,
     candidates: Candidates,
     adapters: Adapters,
     names_key: String,
@@ -357,7 +290,7 @@ impl Steps {
             }),
         };
         let ticket = Ticket::book(ledger, self.replica.table(), booking, now);
-        self.write_prompt(ledger, ticket.pod(), ticket.hashes());
+        index_repair::write_prompt(&mut self.replica, ledger, ticket.pod(), ticket.hashes());
         self.done(DecisionStep::Book);
         ticket
     }
@@ -368,57 +301,6 @@ impl Steps {
         ticket.set_belief(Belief { used, ..ticket.belief() });
         self.done(DecisionStep::Keep);
         self.replica.wrote(ledger.sealed().last().map(|segment| segment.number), ledger.log());
-    }
-
-    // --- what a request changes in the index after its decision ---
-
-    /// Writes to the log that a pod will hold the prompt `hashes`.
-    pub fn write_prompt(&mut self, ledger: &mut Ledger, pod: PodKey, hashes: &[u32]) {
-        if let Some(record) = self.replica.record(pod, None, hashes) {
-            ledger.append(&record);
-        }
-    }
-
-    /// Writes a repair of the index to the log; returns the correction that is to be applied here once the ledger is written.
-    pub fn write_repair(
-        &mut self,
-        ledger: &mut Ledger,
-        ticket: &Ticket,
-        repair: Repair,
-    ) -> Option<Correction> {
-        if ticket.pod() == PodKey::NONE {
-            return None;
-        }
-        let Belief { matched, used, .. } = ticket.belief();
-        let prompts_ago = |at| self.replica.prompts_since(ticket.slot(), at);
-        let (correction, hashes) = match repair {
-            Repair::EvictUpTo(at) => (Correction::EvictUpTo { prompts_ago: prompts_ago(at) }, &[][..]),
-            Repair::Retract if ticket.hashes().is_empty() => return None,
-            Repair::Retract => (
-                Correction::KeepBlocks { blocks: matched, prompts_ago: prompts_ago(used.at) },
-                ticket.hashes(),
-            ),
-        };
-        ledger.append(&self.replica.record(ticket.pod(), Some(correction), hashes)?);
-        Some(correction)
-    }
-
-    /// Applies a correction that is written.
-    pub fn correct(&mut self, ticket: &Ticket, correction: Option<Correction>) {
-        if let Some(correction) = correction {
-            self.replica.correct(ticket.slot(), correction, ticket.hashes());
-        }
-    }
-
-    /// The pod that the request was moved to holds its prompt from now on; `ahead` requests waited there.
-    pub fn hold(&mut self, ticket: &mut Ticket, ahead: u32) {
-        let mut belief = Belief { matched: 0, used: UseStamp::default(), ahead };
-        if ticket.pod() != PodKey::NONE && !ticket.hashes().is_empty() {
-            self.replica.look_up(ticket.hashes(), &mut self.found);
-            belief.matched = self.found.blocks(ticket.slot());
-            belief.used = self.replica.insert(ticket.slot(), ticket.hashes());
-        }
-        ticket.set_belief(belief);
     }
 
     // --- what the last decision left ---

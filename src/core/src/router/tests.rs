@@ -9,14 +9,16 @@ mod shared;
 mod states;
 
 use super::*;
+use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
 use crate::answer::usage::Usage;
 use crate::collector::Collector;
-use crate::decide::pick::Rank;
+use crate::decide::pick::{Picks, Rank};
+use crate::decide::reason::Reason;
 use crate::request::blocks::mix;
 use crate::request::parse;
-use crate::shared::store::{Conflict, Map};
-use crate::{Bytes, MILLISECOND, Random, SECOND, Tokens};
+use crate::shared::store::{Conflict, Contended, Map};
+use crate::{Bytes, MILLISECOND, Random, SECOND, Slot, Tokens};
 
 /// An answer to a prompt of which the pod held nothing.
 const MISS: Option<Usage> = Some(Usage { prompt_tokens: Tokens(2000), cached_tokens: Some(Tokens(0)) });
