@@ -1,12 +1,13 @@
-//! A client can steer nothing, the module may call only what its role needs, and no secret reaches a log.
+//! A client can steer nothing, and no secret reaches a log.
+
+mod roles;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use warmpath_tests::{Answer, Envoy, Protocol, Request, TestPod, command, repository, target};
-use wasmparser::{ExternalKind, Parser, Payload};
+use serde_json::json;
+use warmpath_tests::{Answer, Envoy, Protocol, Request, TestPod};
 
 use crate::hostile::exchange;
 
@@ -289,55 +290,6 @@ async fn no_client_steers_retries_timeouts_or_statistics() {
     scene.stranger_is_untouched().await;
 }
 
-/// Every object inside `value`, itself included.
-fn objects<'a>(value: &'a Value, visit: &mut impl FnMut(&'a serde_json::Map<String, Value>)) {
-    match value {
-        Value::Object(map) => {
-            visit(map);
-            map.values().for_each(|inner| objects(inner, visit));
-        }
-        Value::Array(list) => list.iter().for_each(|inner| objects(inner, visit)),
-        _ => {}
-    }
-}
-
-#[tokio::test]
-async fn the_scrape_cluster_has_no_route_and_the_admin_page_is_on_loopback() {
-    let pods = TestPod::several(1).await;
-    let envoy = Envoy::of(&pods).start().await;
-    let dump = envoy.admin_json("/config_dump").await;
-
-    let (mut routed_to, mut composed_of, mut scrapes) = (BTreeSet::new(), BTreeSet::new(), 0);
-    objects(&dump, &mut |map| {
-        if let Some(action) = map.get("route").filter(|route| route.is_object()) {
-            for (key, value) in action.as_object().unwrap() {
-                match key.as_str() {
-                    "cluster" => drop(routed_to.insert(value.as_str().unwrap())),
-                    "timeout" | "retry_policy" => {}
-                    // Other keys can name clusters too: a mirror, weights, a header. None is in use.
-                    other => panic!("a route has `{other}`: does it reach another cluster?"),
-                }
-            }
-        }
-        if map.get("@type").is_some_and(|kind| kind.as_str().unwrap().contains("composite")) {
-            composed_of
-                .extend(map["clusters"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()));
-        }
-        scrapes += usize::from(map.get("name").is_some_and(|name| name == "warmpath-scrape"));
-    });
-    assert_eq!(routed_to, BTreeSet::from(["plain", "warmpath", "warmpath-fallback"]));
-    let parts = ["warmpath-choice-1", "warmpath-choice-2", "warmpath-choice-3", "warmpath-fallback"];
-    assert_eq!(composed_of, BTreeSet::from(parts));
-    assert!(scrapes > 0, "the dump shows no scrape cluster, so this test saw too little");
-
-    let admin = dump["configs"].as_array().unwrap().iter().find_map(|c| c["bootstrap"].get("admin")).unwrap();
-    assert_eq!(admin["address"]["socket_address"]["address"], "127.0.0.1");
-    // No flag makes it listen elsewhere.
-    let opened = command("scripts/envoy-config", &["--listen", "0.0.0.0"], &[]);
-    let line = opened.out.lines().find(|line| line.contains("# --admin-port")).unwrap();
-    assert!(line.contains("address: 127.0.0.1,"), "{line}");
-}
-
 #[tokio::test]
 async fn no_prompt_and_no_key_reaches_a_log_or_a_statistic() {
     const CANARY: &str = "canary7f3a";
@@ -395,185 +347,4 @@ async fn no_prompt_and_no_key_reaches_a_log_or_a_statistic() {
         let line = text.lines().find(|line| line.contains(CANARY));
         assert!(line.is_none(), "{what}: {line:?}");
     }
-}
-
-// What each role may call ---------------------------------------------------------------------------------
-
-/// What the module imports and exports, functions only.
-fn functions_of(module: &[u8]) -> (BTreeSet<String>, BTreeSet<String>) {
-    let (mut imports, mut exports) = (BTreeSet::new(), BTreeSet::new());
-    for payload in Parser::new(0).parse_all(module) {
-        match payload.unwrap() {
-            Payload::ImportSection(section) => {
-                imports.extend(section.into_imports().map(|import| import.unwrap().name.to_owned()));
-            }
-            Payload::ExportSection(section) => {
-                let functions = section
-                    .into_iter()
-                    .map(Result::unwrap)
-                    .filter(|export| export.kind == ExternalKind::Func);
-                exports.extend(functions.map(|export| export.name.to_owned()));
-            }
-            _ => {}
-        }
-    }
-    (imports, exports)
-}
-
-/// The host calls that `src/wasm` makes, by their import names.
-fn calls_in_source() -> BTreeSet<String> {
-    // The one call that is not made through the SDK.
-    let mut calls = BTreeSet::from(["proxy_set_property".to_owned()]);
-    let mut folders = vec![repository().join("src/wasm/src")];
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
-    }
-    for path in files.iter().filter(|path| path.extension().is_some_and(|end| end == "rs")) {
-        let text = std::fs::read_to_string(path).unwrap();
-        for (at, _) in text.match_indices("hostcalls::") {
-            let name: String =
-                text[at + 11..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-            let import = match name.as_str() {
-                // In a list of `use`, not a call.
-                "" => continue,
-                "get_shared_data"
-                | "set_shared_data"
-                | "get_log_level"
-                | "get_property"
-                | "define_metric"
-                | "increment_metric"
-                | "record_metric"
-                | "get_metric"
-                | "log"
-                | "set_effective_context" => name,
-                "resume_http_request" => "continue_stream".into(),
-                "set_tick_period" => "set_tick_period_milliseconds".into(),
-                "get_buffer" => "get_buffer_bytes".into(),
-                "set_buffer" => "set_buffer_bytes".into(),
-                "get_map_value_bytes" => "get_header_map_value".into(),
-                "set_map_value_bytes" => "replace_header_map_value".into(),
-                "remove_map_value" => "remove_header_map_value".into(),
-                "send_http_response" => "send_local_response".into(),
-                "dispatch_http_call" => "http_call".into(),
-                other => panic!("{}: what does hostcalls::{other} import?", path.display()),
-            };
-            calls.insert(format!("proxy_{import}"));
-        }
-    }
-    // Behind the SDK's own doors: log lines, and the answer to an HTTP call finding its context.
-    calls.extend(["proxy_log", "proxy_set_effective_context"].map(str::to_owned));
-    // WASI: the monotonic clock, and seeds of hash maps.
-    calls.extend(["clock_time_get", "random_get"].map(str::to_owned));
-    calls
-}
-
-fn vm_config(plugin: &serde_json::Map<String, Value>) -> &serde_json::Map<String, Value> {
-    plugin["vm_config"].as_object().unwrap()
-}
-
-/// What the configuration allows a role, from the plugin with this `root_id` in Envoy's own words.
-fn allowed(dump: &Value, role: &str) -> BTreeSet<String> {
-    let mut found = None;
-    objects(dump, &mut |map| {
-        if map.get("root_id").is_some_and(|id| id == role) {
-            // Where it stands depends on Envoy's version.
-            let holder = if map.contains_key("capability_restriction_config") { map } else { vm_config(map) };
-            let list = &holder["capability_restriction_config"]["allowed_capabilities"];
-            found = Some(list.as_object().unwrap().keys().cloned().collect());
-        }
-    });
-    found.unwrap()
-}
-
-#[tokio::test]
-async fn each_role_may_call_what_it_needs_and_nothing_else() {
-    let pods = TestPod::several(1).await;
-    let envoy = Envoy::of(&pods).start().await;
-    let dump = envoy.admin_json("/config_dump").await;
-    let [router, answer, collector] = ["router", "answer", "collector"].map(|role| allowed(&dump, role));
-
-    let (imports, exports) = functions_of(&std::fs::read(target().join("warmpath.wasm")).unwrap());
-    let callbacks: BTreeSet<String> =
-        exports.into_iter().filter(|name| name.starts_with("proxy_on_")).collect();
-    let callbacks: BTreeSet<String> =
-        callbacks.into_iter().filter(|name| name != "proxy_on_memory_allocate").collect();
-    let calls = calls_in_source();
-    assert!(calls.is_subset(&imports), "not imported: {:?}", calls.difference(&imports));
-    let all: BTreeSet<String> = router.union(&answer).cloned().collect();
-    assert_eq!(all, calls.union(&callbacks).cloned().collect(), "the lists in envoy/envoy.yaml");
-
-    // The answer filter sees no request and fetches nothing. It alone sees the headers of answers.
-    let for_answers = answer.difference(&router).map(String::as_str).collect::<Vec<_>>();
-    assert_eq!(for_answers, ["proxy_on_response_headers"]);
-    for denied in
-        ["proxy_on_request_headers", "proxy_on_tick", "proxy_http_call", "proxy_send_local_response"]
-    {
-        assert!(!answer.contains(denied), "{denied}");
-    }
-
-    // The collector sees no request, so it gets no callback for requests and no call that changes one.
-    assert!(collector.is_subset(&router));
-    let for_requests = router.difference(&collector).map(String::as_str).collect::<Vec<_>>();
-    assert_eq!(
-        for_requests,
-        [
-            "proxy_continue_stream",
-            "proxy_get_log_level",
-            "proxy_get_metric",
-            "proxy_on_request_body",
-            "proxy_on_request_headers",
-            "proxy_on_request_trailers",
-            "proxy_on_response_body",
-            "proxy_on_response_trailers",
-            "proxy_remove_header_map_value",
-            "proxy_replace_header_map_value",
-            "proxy_send_local_response",
-            "proxy_set_buffer_bytes",
-            "proxy_set_property",
-        ]
-    );
-}
-
-#[tokio::test]
-async fn what_only_shows_may_reach_no_pod_and_change_no_request() {
-    let pods = TestPod::several(1).await;
-    let envoy = Envoy::of(&pods).flag("--metrics-port", "0").flag("--console-port", "0").start().await;
-    let dump = envoy.admin_json("/config_dump").await;
-    let router = allowed(&dump, "router");
-    for role in ["monitor", "console"] {
-        let calls = allowed(&dump, role);
-        assert!(calls.is_subset(&router), "{role}");
-        for denied in [
-            "proxy_http_call",
-            "proxy_on_tick",
-            "proxy_on_request_body",
-            "proxy_replace_header_map_value",
-            "proxy_increment_metric",
-            "proxy_set_effective_context",
-        ] {
-            assert!(!calls.contains(denied), "{role}: {denied}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn envoy_refuses_a_host_call_that_is_not_on_the_roles_list() {
-    let pods = TestPod::several(1).await;
-    // The collector's list comes first in the file. Without this call it cannot scrape, so a router takes
-    // over.
-    let envoy = Envoy::of(&pods).edit(|configuration| {
-        let is_call = |line: &str| line.trim() == "proxy_http_call: {}";
-        let mut lines: Vec<&str> = configuration.lines().collect();
-        assert_eq!(lines.iter().filter(|line| is_call(line)).count(), 2);
-        lines.remove(lines.iter().position(|line| is_call(line)).unwrap());
-        lines.join("\n")
-    });
-    let envoy = envoy.start().await;
-    envoy.logs(&["restricted", "proxy_http_call"]).await;
-    assert_eq!(pods[0].scrapes(), 0);
-    assert_eq!(Request::chat("hello").send(envoy.routed).await.status, 200);
 }
