@@ -4,6 +4,7 @@ use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use warmpath_sim::engine::EngineConfig;
 use warmpath_sim::pod::{PodConfig, serve};
 
 pub struct TestPod {
@@ -113,4 +114,36 @@ pub fn case(file: &str) -> Vec<u8> {
 pub fn fixture(file: &str) -> String {
     let path = format!("{}/../../tests/fixtures/vllm-0.32/{file}", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The path of chats.
+pub const CHAT: &str = "/v1/chat/completions";
+
+/// Steps of ten minutes: no token comes in a test.
+pub fn stuck(max_num_seqs: u32) -> PodConfig {
+    let engine = EngineConfig { step_seconds: 600.0, max_num_seqs, ..EngineConfig::default() };
+    PodConfig { engine, faults_endpoint: true, ..PodConfig::default() }
+}
+
+/// A pod that takes faults.
+pub fn open() -> PodConfig {
+    PodConfig { faults_endpoint: true, ..TestPod::config() }
+}
+
+/// The whole answer to a request, which must be served.
+pub async fn answer(pod: &TestPod, path: &str, body: &Value) -> Value {
+    let answer = pod.post(path, body).await;
+    let (status, text) = (answer.status(), answer.text().await.unwrap());
+    assert_eq!(status, 200, "{text}");
+    super::form::json(&text)
+}
+
+/// Tokens of the prompt that came from the cache.
+pub fn cached(answer: &Value) -> u64 {
+    answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+}
+
+/// Requests that run and that wait, as a page says.
+pub fn gauges(page: &Page) -> (f64, f64) {
+    (page.value("vllm:num_requests_running{"), page.value("vllm:num_requests_waiting{"))
 }

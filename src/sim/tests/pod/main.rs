@@ -2,11 +2,15 @@
 //! its cache, limits and faults behave.
 
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod form;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod modes;
+#[cfg(test)]
+mod responses;
 
 use std::time::Duration;
 
@@ -290,64 +294,6 @@ async fn the_metrics_count_in_virtual_seconds() {
     assert_eq!(page.value("vllm:request_success_total{engine=\"0\",finished_reason=\"length\""), 1.0);
     assert_eq!(page.value("http_requests_total{handler=\"/v1/chat/completions\""), 1.0);
     assert!(page.value("process_start_time_seconds") > 1.7e9);
-}
-
-#[tokio::test]
-async fn faults_happen_as_often_as_asked() {
-    let pod = TestPod::with(PodConfig { faults_endpoint: true, ..TestPod::config() }).await;
-    let set = async |faults: serde_json::Value| {
-        assert_eq!(pod.post("/sim/faults", &faults).await.status(), 200, "{faults}");
-    };
-    let ask = async || pod.try_post("/v1/chat/completions", &chat("hi", 3)).await;
-    set(json!({"fail": 1, "status": 500})).await;
-    assert_eq!(ask().await.unwrap().status(), 500);
-    assert_eq!(ask().await.unwrap().status(), 200);
-    set(json!({"reset": 2})).await;
-    assert!(ask().await.is_err() && ask().await.is_err());
-    assert_eq!(ask().await.unwrap().status(), 200);
-    set(json!({"cut": 1, "cut_after": 2})).await;
-    let mut body = chat("hi", 50);
-    body["stream"] = json!(true);
-    let mut cut = pod.post("/v1/chat/completions", &body).await;
-    let mut seen = String::new();
-    let error = loop {
-        match cut.chunk().await {
-            Ok(Some(bytes)) => seen.push_str(&String::from_utf8_lossy(&bytes)),
-            Ok(None) => panic!("the stream ended in order"),
-            Err(error) => break error,
-        }
-    };
-    assert!(error.is_body() || error.is_decode() || error.is_request(), "{error:?}");
-    assert!(chunks(&seen).len() <= 3 && !seen.contains("[DONE]"), "{seen}");
-    set(json!({"refuse_metrics": true})).await;
-    assert_eq!(pod.get("/metrics").await.status(), 503);
-    assert_eq!(ask().await.unwrap().status(), 200);
-    assert_eq!(pod.post("/sim/faults", &json!({"fial": 1})).await.status(), 400);
-    set(json!({})).await;
-    assert_eq!(pod.get("/metrics").await.status(), 200);
-}
-
-#[tokio::test]
-async fn a_restart_empties_the_cache_and_moves_the_start_time() {
-    let pod = TestPod::with(PodConfig { faults_endpoint: true, ..TestPod::config() }).await;
-    let ask = async || {
-        let answer = pod.post("/v1/chat/completions", &chat(&LONG.repeat(20), 2)).await.text().await.unwrap();
-        json(&answer)["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
-    };
-    assert_eq!(ask().await, 0);
-    assert!(ask().await > 0);
-    let before = pod.metrics().await.value("process_start_time_seconds");
-    pod.post("/sim/faults", &json!({"restart": true})).await;
-    let page = pod.metrics().await;
-    assert!(page.value("process_start_time_seconds") > before);
-    assert_eq!(page.value("vllm:prompt_tokens_total"), 0.0);
-    assert_eq!(ask().await, 0);
-}
-
-#[tokio::test]
-async fn without_the_flag_nobody_can_set_faults() {
-    let pod = TestPod::start().await;
-    assert_eq!(pod.post("/sim/faults", &json!({})).await.status(), 404);
 }
 
 #[tokio::test]

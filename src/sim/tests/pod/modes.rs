@@ -1,43 +1,14 @@
-//! The modes of a pod that people run, and the ways in which it fails on purpose.
+//! The modes of a pod that people run.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use warmpath_sim::engine::{EngineConfig, QueueLimits};
 use warmpath_sim::pod::PodConfig;
 
 use super::LONG;
 use super::form::{chunks, json as parse};
-use super::harness::{Page, TestPod, case, chat, streamed};
-
-const CHAT: &str = "/v1/chat/completions";
-
-/// Steps of ten minutes: no token comes in a test.
-fn stuck(max_num_seqs: u32) -> PodConfig {
-    let engine = EngineConfig { step_seconds: 600.0, max_num_seqs, ..EngineConfig::default() };
-    PodConfig { engine, faults_endpoint: true, ..PodConfig::default() }
-}
-
-fn open() -> PodConfig {
-    PodConfig { faults_endpoint: true, ..TestPod::config() }
-}
-
-async fn answer(pod: &TestPod, path: &str, body: &Value) -> Value {
-    let answer = pod.post(path, body).await;
-    let (status, text) = (answer.status(), answer.text().await.unwrap());
-    assert_eq!(status, 200, "{text}");
-    parse(&text)
-}
-
-fn cached(answer: &Value) -> u64 {
-    answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
-}
-
-fn gauges(page: &Page) -> (f64, f64) {
-    (page.value("vllm:num_requests_running{"), page.value("vllm:num_requests_waiting{"))
-}
+use super::harness::{CHAT, TestPod, answer, cached, case, chat, gauges, open, streamed, stuck};
 
 #[tokio::test]
 async fn a_full_pod_refuses_whole_answers_with_503_and_streams_inside_a_200() {
@@ -175,162 +146,6 @@ async fn a_reset_empties_the_prefix_cache_of_a_pod_that_lives_on() {
 }
 
 #[tokio::test]
-async fn a_hung_engine_gives_headers_and_a_page_that_does_not_move() {
-    let pod = TestPod::with(open()).await;
-    answer(&pod, CHAT, &chat("before", 2)).await;
-    pod.fault(json!({"hang": true})).await;
-    let before = pod.metrics().await.0;
-    let mut stream = pod.post(CHAT, &streamed("now", 2)).await;
-    assert_eq!(stream.status(), 200);
-    assert!(tokio::time::timeout(Duration::from_millis(100), stream.chunk()).await.is_err());
-    assert_eq!(pod.metrics().await.0, before);
-    pod.fault(json!({})).await;
-    assert!(stream.text().await.unwrap().contains("[DONE]"), "it goes on where it stood");
-    assert_ne!(pod.metrics().await.0, before);
-}
-
-#[tokio::test]
-async fn generation_can_fail_before_its_first_token_in_every_form() {
-    let pod = TestPod::with(open()).await;
-    pod.fault(json!({"error_event": 2, "status": 500, "done_only": 1})).await;
-    let text = pod.post(CHAT, &streamed("a", 5)).await.text().await.unwrap();
-    let recorded = String::from_utf8(case("B17/answer.sse")).unwrap();
-    let (ours, theirs) = (parse(chunks(&text)[0]), parse(chunks(&recorded)[0]));
-    for field in ["type", "param", "code"] {
-        assert_eq!(ours["error"][field], theirs["error"][field], "{field}");
-    }
-    assert_eq!(chunks(&text)[1..], ["[DONE]"]);
-    assert_eq!(pod.post(CHAT, &chat("a", 5)).await.status(), 500);
-    assert_eq!(pod.post(CHAT, &streamed("a", 5)).await.text().await.unwrap(), "data: [DONE]\n\n");
-    assert_eq!(chunks(&pod.post(CHAT, &streamed("a", 5)).await.text().await.unwrap()).len(), 7);
-}
-
-#[tokio::test]
-async fn a_pod_can_refuse_everything_at_once_with_any_status() {
-    let pod = TestPod::with(open()).await;
-    for (status, kind) in [(401, "AuthenticationError"), (404, "NotFoundError"), (429, "RateLimitError")] {
-        pod.fault(json!({"fail": 1, "status": status})).await;
-        let refused = pod.post(CHAT, &streamed("a", 5)).await;
-        assert_eq!(refused.status(), status);
-        assert_eq!(parse(&refused.text().await.unwrap())["error"]["type"], kind);
-    }
-    let locked = TestPod::with(PodConfig { api_key: Some("secret".to_owned()), ..TestPod::config() }).await;
-    let body = || chat("a", 2).to_string().into_bytes();
-    assert_eq!(locked.post_bytes(CHAT, body(), ("authorization", "Bearer no")).await.status(), 401);
-    assert_eq!(locked.post_bytes(CHAT, body(), ("authorization", "Bearer secret")).await.status(), 200);
-    assert_eq!(locked.get("/metrics").await.status(), 200, "only /v1 wants the key");
-}
-
-#[tokio::test]
-async fn comments_come_while_a_request_waits() {
-    let pod = TestPod::with(stuck(1)).await;
-    pod.fault(json!({"keep_alive_ms": 20})).await;
-    let mut stream = pod.post(CHAT, &streamed("a", 5)).await;
-    let mut seen = Vec::new();
-    while seen.len() < 40 {
-        let chunk = tokio::time::timeout(Duration::from_secs(5), stream.chunk()).await.unwrap();
-        seen.extend_from_slice(&chunk.unwrap().unwrap());
-    }
-    assert!(seen.starts_with(b": keep-alive\n\n: keep-alive\n\n"), "{}", String::from_utf8_lossy(&seen));
-}
-
-#[tokio::test]
-async fn gauges_can_stay_up_after_all_clients_have_left() {
-    let pod = TestPod::with(stuck(8)).await;
-    let held = pod.post(CHAT, &streamed("a", 5)).await;
-    assert_eq!(gauges(&pod.metrics().await), (1.0, 0.0));
-    pod.fault(json!({"stale_gauges": true, "deferred": 2})).await;
-    drop(held);
-    for _ in 0..500 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        if pod.get("/load").await.text().await.unwrap() == "{\"server_load\":0}" {
-            break;
-        }
-    }
-    assert_eq!(gauges(&pod.metrics().await), (1.0, 2.0));
-    pod.fault(json!({})).await;
-    assert_eq!(gauges(&pod.metrics().await), (0.0, 0.0));
-}
-
-#[tokio::test]
-async fn stored_responses_are_found_again_by_the_pod_that_gave_them_only() {
-    let path = "/v1/responses";
-    let [pod, other] = [
-        TestPod::with(PodConfig { stores_responses: true, ..TestPod::config() }).await,
-        TestPod::with(PodConfig { stores_responses: true, ..TestPod::config() }).await,
-    ];
-    let first = answer(&pod, path, &json!({"input": LONG.repeat(20), "max_output_tokens": 32})).await;
-    let id = first["id"].as_str().unwrap();
-    assert_eq!(parse(&pod.get(&format!("{path}/{id}")).await.text().await.unwrap()), first);
-    let follow_up = json!({"input": "go on", "previous_response_id": id, "max_output_tokens": 5});
-    let second = answer(&pod, path, &follow_up).await;
-    assert_eq!(second["previous_response_id"], id);
-    let tokens = |of: &Value, field: &str| of["usage"][field].as_u64().unwrap();
-    assert!(tokens(&second, "input_tokens") > tokens(&first, "total_tokens"), "all was said before");
-    let reused = second["usage"]["input_tokens_details"]["cached_tokens"].as_u64().unwrap();
-    assert!(reused + 32 > tokens(&first, "total_tokens"), "{reused}");
-    // A stream is stored as well.
-    let mut third = json!({"input": "and on", "previous_response_id": second["id"], "stream": true});
-    let text = pod.post(path, &third).await.text().await.unwrap();
-    let last = parse(chunks(&text).last().unwrap());
-    let id = last["response"]["id"].as_str().unwrap();
-    assert_eq!(pod.get(&format!("{path}/{id}")).await.status(), 200);
-    for missing in [&format!("{path}/{id}"), &format!("{path}/resp_0")] {
-        let answer = other.get(missing).await;
-        assert_eq!(answer.status(), 404);
-        let error = parse(&answer.text().await.unwrap());
-        assert!(
-            error["error"]["message"].as_str().unwrap().starts_with("Response with id 'resp_"),
-            "{error}"
-        );
-    }
-    third["stream"] = json!(false);
-    assert_eq!(other.post(path, &third).await.status(), 404);
-    assert_eq!(pod.get(&format!("{path}/abc")).await.status(), 400);
-    assert_eq!(pod.post(&format!("{path}/{id}/cancel"), &json!({})).await.status(), 400, "it is over");
-}
-
-#[tokio::test]
-async fn a_response_in_the_background_can_be_cancelled() {
-    let path = "/v1/responses";
-    let pod = TestPod::with(PodConfig { stores_responses: true, ..stuck(4) }).await;
-    let first = answer(&pod, path, &json!({"input": "hi", "background": true})).await;
-    assert_eq!((&first["status"], &first["background"]), (&json!("queued"), &json!(true)));
-    let own = format!("{path}/{}", first["id"].as_str().unwrap());
-    assert_eq!(parse(&pod.get(&own).await.text().await.unwrap())["status"], "in_progress");
-    let cancelled = answer(&pod, &format!("{own}/cancel"), &json!({})).await;
-    assert_eq!(cancelled["status"], "cancelled");
-    for _ in 0..100 {
-        if pod.get("/load").await.text().await.unwrap() == "{\"server_load\":0}" {
-            let quick = TestPod::with(PodConfig { stores_responses: true, ..TestPod::config() }).await;
-            let first = answer(&quick, path, &json!({"input": "hi", "background": true})).await;
-            let own = format!("{path}/{}", first["id"].as_str().unwrap());
-            for _ in 0..100 {
-                let state = parse(&quick.get(&own).await.text().await.unwrap());
-                if state["status"] == "completed" {
-                    assert_eq!(state["id"], first["id"]);
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            panic!("it never ended");
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the cancelled request is still there");
-}
-
-#[tokio::test]
-async fn without_a_store_a_response_is_not_kept() {
-    let pod = TestPod::start().await;
-    let first = answer(&pod, "/v1/responses", &json!({"input": "hi", "store": true})).await;
-    let own = format!("/v1/responses/{}", first["id"].as_str().unwrap());
-    assert_eq!(pod.get(&own).await.status(), 404);
-    let body = json!({"input": "hi", "background": true});
-    assert_eq!(pod.post("/v1/responses", &body).await.status(), 400);
-}
-
-#[tokio::test]
 async fn adapters_are_models_with_prefixes_of_their_own() {
     let adapters = vec!["sql".to_owned(), "chat".to_owned()];
     let pod = TestPod::with(PodConfig { adapters, max_loras: 2, ..TestPod::config() }).await;
@@ -459,25 +274,4 @@ async fn host_memory_keeps_what_the_gpu_has_no_room_for() {
     let page = pod.metrics().await;
     assert!(page.value("vllm:external_prefix_cache_hits_total") > 300.0);
     assert!(page.0.contains(",kv_offloading_size=\"1000\""));
-}
-
-#[tokio::test]
-async fn a_connection_that_nobody_uses_is_closed() {
-    let pod = TestPod::with(PodConfig { idle_seconds: 0.2, ..TestPod::config() }).await;
-    let mut stream = TcpStream::connect(pod.address()).await.unwrap();
-    let began = Instant::now();
-    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 16])).await;
-    assert_eq!(read.unwrap().unwrap(), 0);
-    assert!(began.elapsed() > Duration::from_millis(150));
-}
-
-#[tokio::test]
-async fn a_metrics_page_can_be_late_and_can_hold_the_tokens_up() {
-    let pod = TestPod::with(open()).await;
-    for faults in [json!({"metrics_delay_ms": 150}), json!({"metrics_busy_ms": 150})] {
-        pod.fault(faults).await;
-        let began = Instant::now();
-        pod.metrics().await;
-        assert!(began.elapsed() >= Duration::from_millis(150));
-    }
 }
