@@ -3,7 +3,8 @@
 use anyhow::bail;
 
 use super::tuning::{Sweep, Tuning};
-use super::warmpath::{Share, Unshared, Warmpath, WarmpathOptions};
+use super::warmpath::unshared::Unshared;
+use super::warmpath::{Share, Warmpath, WarmpathOptions};
 use crate::baselines::{self, Place};
 use crate::policy::{FleetPod, Policy};
 

@@ -1,5 +1,8 @@
 //! Ours as a policy: the very collector and routers that run in Envoy, over a map instead of its shared data.
 
+mod inputs;
+pub mod unshared;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -8,20 +11,19 @@ use warmpath::account::told;
 use warmpath::account::transaction::LedgerStore;
 use warmpath::answer::usage::Usage;
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
-use warmpath::config::Config;
 use warmpath::decide::pick::Picks;
-use warmpath::request::body::{Part, Prompt, Request};
 use warmpath::router::{Demand, End, NoPod, RouteBy, Router, Ticket};
 use warmpath::settings::models::Criticality;
 use warmpath::shared::store::{Contended, Keys, Map};
 use warmpath::shared::tenants::TenantId;
 use warmpath::{MILLISECOND, Micros, Tokens};
 
+use self::inputs::{address, addresses, config, page, request};
 use super::text::Texts;
 use super::tuning::Tuning;
 use crate::baselines::LeastRequest;
 use crate::policy::{FleetPod, Policy, RequestEnd, RouteRequest, World};
-use crate::workload::{Dice, Role, Span};
+use crate::workload::Dice;
 
 /// From the request for a metrics page to its last byte, in seconds: a round trip, and what a pod takes to print it.
 const SCRAPE_SECONDS: f64 = 0.003;
@@ -50,7 +52,7 @@ pub struct WarmpathOptions {
     pub strategy: &'static str,
     /// Worker threads of the gateway.
     pub workers: usize,
-    /// What they share. For [`Share::None`], use [`Unshared`].
+    /// What they share. For [`Share::None`], use [`Unshared`](unshared::Unshared).
     pub share: Share,
     /// Whether answers report `cached_tokens`, which vLLM does only when told to.
     pub reports_cached: bool,
@@ -105,10 +107,6 @@ struct Open {
     refused: bool,
 }
 
-fn address(number: usize) -> String {
-    format!("10.0.{}.{}:8000", number / 250, number % 250 + 1)
-}
-
 fn micros(seconds: f64) -> Micros {
     Micros((seconds * 1e6).round() as u64)
 }
@@ -121,7 +119,7 @@ impl Warmpath {
         seed: u64,
     ) -> Result<Warmpath, warmpath::settings::error::SettingError> {
         let listed: Vec<bool> = pods.iter().map(|pod| pod.listed).collect();
-        let config = config(options, &listed)?;
+        let config = config(options.strategy, options.tuning.scrape_ms as u64, &listed)?;
         let mut map = Map::default();
         let mut collector = Collector::new(&config, &map, seed, Micros::ZERO);
         let generation = collector.publish(&mut map, Micros::ZERO).unwrap_or(0);
@@ -305,144 +303,7 @@ impl Policy for Warmpath {
     }
 }
 
-/// One gateway with our module whose workers share nothing.
-#[derive(Debug)]
-pub struct Unshared {
-    workers: Vec<Warmpath>,
-    /// The worker of each open request.
-    worker_of: HashMap<u64, usize>,
-}
-
-impl Unshared {
-    /// A gateway in front of `pods`; `seed` spreads the scrapes of several.
-    pub fn new(
-        options: &WarmpathOptions,
-        pods: &[FleetPod],
-        seed: u64,
-    ) -> Result<Unshared, warmpath::settings::error::SettingError> {
-        let alone = WarmpathOptions { workers: 1, ..options.clone() };
-        let workers = (0..options.workers.max(1) as u64)
-            .map(|n| Warmpath::new(&alone, pods, seed.wrapping_add(n << 32)))
-            .collect::<Result<_, _>>()?;
-        Ok(Unshared { workers, worker_of: HashMap::new() })
-    }
-
-    fn of(&mut self, id: u64) -> Option<&mut Warmpath> {
-        self.workers.get_mut(*self.worker_of.get(&id)?)
-    }
-}
-
-impl Policy for Unshared {
-    fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize> {
-        self.worker_of.insert(ask.id, ask.worker);
-        let Some(worker) = self.workers.get_mut(ask.worker) else { return Vec::new() };
-        worker.choose(world, &RouteRequest { worker: 0, ..*ask })
-    }
-
-    fn on_moved(&mut self, world: &World<'_>, id: u64, to: usize) {
-        if let Some(worker) = self.of(id) {
-            worker.on_moved(world, id, to);
-        }
-    }
-
-    fn on_refused(&mut self, world: &World<'_>, id: u64, pod: usize) {
-        if let Some(worker) = self.of(id) {
-            worker.on_refused(world, id, pod);
-        }
-    }
-
-    fn on_first_token(&mut self, world: &World<'_>, id: u64) {
-        if let Some(worker) = self.of(id) {
-            worker.on_first_token(world, id);
-        }
-    }
-
-    fn on_end(&mut self, world: &World<'_>, id: u64, outcome: RequestEnd) {
-        if let Some(worker) = self.of(id) {
-            worker.on_end(world, id, outcome);
-        }
-        self.worker_of.remove(&id);
-    }
-
-    fn on_timer(&mut self, world: &World<'_>) -> Option<f64> {
-        self.workers.iter_mut().filter_map(|worker| worker.on_timer(world)).min_by(f64::total_cmp)
-    }
-}
-
 /// Workers take turns in a simulation, so no write meets another one.
 fn written(result: Result<(), Contended>) {
     debug_assert_eq!(result, Ok(()));
-}
-
-fn addresses(listed: &[bool]) -> impl Iterator<Item = String> {
-    listed.iter().enumerate().filter(|(_, listed)| **listed).map(|(number, _)| address(number))
-}
-
-fn config(
-    options: &WarmpathOptions,
-    listed: &[bool],
-) -> Result<Config, warmpath::settings::error::SettingError> {
-    let pods: Vec<String> = addresses(listed).collect();
-    let interval = options.tuning.scrape_ms as u64;
-    let scrape = serde_json::json!({ "interval_ms": interval, "idle_interval_ms": interval.max(1000) });
-    let json = serde_json::json!({ "pods": pods, "strategy": options.strategy, "scrape": scrape });
-    Config::parse(json.to_string().as_bytes())
-}
-
-/// The metrics page of a pod, as far as the collector reads it; `None` when it does not answer.
-fn page(pod: &FleetPod, now: f64) -> Option<Vec<u8>> {
-    let load = pod.scrape()?;
-    let (engine, counters) = (pod.engine.config(), pod.engine.counters());
-    let adapters = pod.adapters.as_ref().map_or_else(String::new, |adapters| adapters.line(now));
-    Some(
-        format!(
-            "vllm:num_requests_running{{engine=\"0\",model_name=\"m\"}} {:.1}\n\
-             vllm:num_requests_waiting{{engine=\"0\",model_name=\"m\"}} {:.1}\n\
-             vllm:kv_cache_usage_perc{{engine=\"0\",model_name=\"m\"}} {}\n\
-             vllm:cache_config_info{{block_size=\"{}\",enable_prefix_caching=\"True\",num_gpu_blocks=\"{}\"}} 1.0\n\
-             vllm:prefix_cache_queries_total{{engine=\"0\",model_name=\"m\"}} {}\n\
-             vllm:prefix_cache_hits_total{{engine=\"0\",model_name=\"m\"}} {}\n\
-             {adapters}process_start_time_seconds {:.2}\n",
-            f64::from(load.running),
-            f64::from(load.waiting),
-            load.kv_usage,
-            engine.block_size,
-            engine.num_gpu_blocks,
-            counters.prefix_queries,
-            counters.prefix_hits,
-            1_700_000_000.0 + pod.started_at,
-        )
-        .into_bytes(),
-    )
-}
-
-/// The request as the body would have been read.
-fn request<'a>(model: &'a str, spans: &[Span], texts: &'a [Arc<str>]) -> Request<'a> {
-    let mut tools = None;
-    let mut messages = Vec::new();
-    for (span, text) in spans.iter().zip(texts) {
-        let role = match span.role {
-            Role::Tools => {
-                tools = Some(text.as_bytes());
-                continue;
-            }
-            Role::System => "system",
-            Role::User => "user",
-            Role::Assistant => "assistant",
-            Role::Tool => "tool",
-        };
-        messages.push(Part::Item(role.as_bytes().into()));
-        messages.push(Part::Text(text.as_bytes().into()));
-    }
-    Request {
-        model: model.as_bytes().into(),
-        model_at: 0..0,
-        has_priority: false,
-        cache_salt: None,
-        stream: true,
-        reports_usage: true,
-        follows: None,
-        stores: false,
-        prompt: Prompt::Chat { tools, system: Vec::new(), messages },
-    }
 }
