@@ -32,6 +32,8 @@ fn every_flag_reaches_the_configuration() {
         ("--fail-closed", r#""fail_open": false,"#),
         ("--plain-percent=7", r#""plain_percent": 7,"#),
         ("--metrics-port=19902", "port_value: 19902 "),
+        ("--metrics-port=19902", "#   19902  metrics  for Prometheus"),
+        ("--pods=10.0.0.4:8000,[fd00::5]:8001", "for the vLLM pods 10.0.0.4:8000 and [fd00::5]:8001."),
         ("--console-port=19903", "port_value: 19903 "),
         ("--receipt", r#"{ key: x-warmpath-matched, value: "%FILTER_STATE(wasm.warmpath.matched:PLAIN)%" }"#),
         ("--receipt", r#""receipt_properties": true,"#),
