@@ -9,6 +9,7 @@ mod pods;
 mod pool_company;
 mod pool_faults;
 mod pool_install;
+mod pool_pages;
 mod pool_shapes;
 mod pools;
 mod reference;
@@ -192,6 +193,8 @@ pub fn all() -> Vec<Case> {
             an_objective_says_who_is_refused_when_pods_are_full,
             what_another_controller_wrote_stays,
             a_pool_of_another_namespace_needs_a_grant;
+        pool_pages on Pools:
+            pages_show_the_pools_pods_and_no_client_of_the_gateway_reaches_them;
         pool_install on Pools:
             the_install_stops_where_another_server_is_asked,
             it_is_installed_by_the_script_and_removed_again;

@@ -39,7 +39,17 @@ pub async fn prepare(ground: &Ground) {
 
 /// What `manifests/install` adds to Envoy Gateway's configuration.
 pub fn envoy_gateway_values() -> Value {
-    let file = repository().join("manifests/install/envoy-gateway-values.yaml");
+    values("envoy-gateway-values.yaml")
+}
+
+/// What it adds for the metrics page and the console.
+pub fn pages_values() -> Value {
+    values("envoy-gateway-pages-values.yaml")
+}
+
+/// Envoy Gateway's configuration in a file of values for its chart.
+fn values(file: &str) -> Value {
+    let file = repository().join("manifests/install").join(file);
     let values: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
     values["config"]["envoyGateway"].clone()
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use serde_json::Value;
 use warmpath_tests::{Finished, command, repository};
 
 const ZEROS: &str = "--sha256=0000000000000000000000000000000000000000000000000000000000000000";
@@ -158,7 +159,36 @@ fn the_controllers_install_gives_metrics_the_labels_that_a_plain_envoy_has() {
     };
     let plain = tags("envoy/envoy.yaml");
     assert!(!plain.is_empty());
-    assert_eq!(tags("manifests/install/envoy-gateway-values.yaml"), plain);
+    for file in ["envoy-gateway-values.yaml", "envoy-gateway-pages-values.yaml"] {
+        assert_eq!(tags(&format!("manifests/install/{file}")), plain, "{file}");
+    }
+}
+
+#[test]
+fn the_pages_of_the_controllers_install_are_those_of_the_policies() {
+    /// The listeners of a bootstrap, but for what names the attach: the `vm_id`, and the settings of the plugin and its VM.
+    fn listeners(proxy: &Value) -> Value {
+        let bootstrap = proxy["bootstrap"]["value"].as_str().unwrap();
+        let mut bootstrap: Value = serde_saphyr::from_str(bootstrap).unwrap();
+        let mut listeners = bootstrap["static_resources"]["listeners"].take();
+        for listener in listeners.as_array_mut().unwrap() {
+            let config = "/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config";
+            let config = listener.pointer_mut(config).unwrap();
+            for place in ["/vm_config/vm_id", "/vm_config/configuration/value", "/configuration/value"] {
+                let text = config.pointer_mut(place).unwrap().take();
+                assert!(text.is_string(), "{place}: {text}");
+            }
+        }
+        listeners
+    }
+    let printed = reference(&[], &["--pages"]).out;
+    let policies = printed.split("---\n").find(|object| object.contains("kind: EnvoyProxy\n")).unwrap();
+    let policies: Value = serde_saphyr::from_str(policies).unwrap();
+    let file = repository().join("manifests/install/envoy-gateway-pages-values.yaml");
+    let values: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let values = &values["config"]["envoyGateway"]["envoyProxy"];
+    assert_eq!(listeners(values), listeners(&policies["spec"]));
+    assert_eq!(values["provider"], policies["spec"]["provider"]);
 }
 
 #[test]
