@@ -105,6 +105,9 @@ class Process:
 @atexit.register
 def end_all():
     """Ends what is still running, in the opposite order in which it was started."""
+    # Ctrl-C once more would leave the rest running.
+    for ends in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ends, signal.SIG_IGN)
     for process in reversed(list(_running)):
         process.end()
 
