@@ -46,8 +46,9 @@ def cached_tokens(usage):
     return (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
 
 
-def conversation(to, model, name, rounds=3, words=3000):
-    """One conversation of several rounds, each with all that was said before; (seconds, usage) of each round."""
+def conversation(to, model, name, rounds=3, words=3000, answered=lambda: None):
+    """One conversation of several rounds, each with all that was said before; (seconds, usage) of each round. `answered` is called
+    after each."""
     document = " ".join(f"{name}-{nth}" if nth % 50 == 0 else f"word{nth % 97}" for nth in range(words))
     messages, done = [{"role": "user", "content": f"{document}\n\nWhat is this about?"}], []
     for nth in range(rounds):
@@ -60,6 +61,7 @@ def conversation(to, model, name, rounds=3, words=3000):
         }
         seconds, said, usage = send(to, json.dumps(body), f"demo-{name}-{nth}")
         done.append((seconds, usage))
+        answered()
         messages = [
             *messages,
             {"role": "assistant", "content": said},
