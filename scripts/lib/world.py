@@ -1,15 +1,20 @@
 """Simulated pods, an Envoy with its metrics port and console, a Prometheus, and clients that talk: to try what shows things."""
 
+import json
 import threading
 import time
 
 from . import gateway, simulator, talk
+from .client import ask
+from .common import Failure
 from .envoy import find
 from .processes import free_ports
 from .prometheus import Prometheus
 
 MODEL = "/model/qwen"
 PODS = 5
+# What each of them has once they are sick.
+HEALTHY, ERRS, SLOW, SLEEPS, DIES = range(PODS)
 # Percent of the prompts that are samples of plain routing.
 PLAIN_PERCENT = 25
 # Conversations side by side.
@@ -67,5 +72,15 @@ class World:
                 self.prometheus.process.must_run()
             time.sleep(0.5)
 
-    def pod_port(self, nth):
-        return int(self.addresses[nth].rpartition(":")[2])
+    def make_sick(self):
+        """Lets one pod answer 500, one be ten times slower, one sleep and one die."""
+        self._post(ERRS, "/sim/faults", {"fail": 1_000_000, "status": 500})
+        self._post(SLOW, "/sim/faults", {"slow_down": 10})
+        self._post(SLEEPS, "/sleep?level=1")
+        self.pods[DIES].end()
+
+    def _post(self, nth, path, body=None):
+        port = int(self.addresses[nth].rpartition(":")[2])
+        status, _ = ask(port, "POST", path, body and json.dumps(body))
+        if status != 200:
+            raise Failure(f"POST {path} to pod {nth + 1} was answered {status}")

@@ -92,6 +92,8 @@ fn write_pod(json: &mut JsonText, pod: &Pod, account: &PodAccount, held: u32, no
         ("capacity", pod.capacity),
         ("held", held.into()),
         ("requests", account.opened.into()),
+        ("first_tokens", account.first_tokens.into()),
+        ("first_token_ms", account.first_token_ms.into()),
         ("failed", account.failed.into()),
         ("errors", account.erred.into()),
     ] {
