@@ -101,7 +101,8 @@ fn section(out: &mut String, nth: usize, case: &[ResultRow]) -> anyhow::Result<(
     let about = workload::find(&first.workload).map_or("requests of a trace", |spec| spec.about);
     writeln!(
         out,
-        "<details id=\"case{nth}\"{}><summary>{} <span class=\"dim\">{}</span></summary>",
+        // The name stands inside, so that a link to it opens the case.
+        "<details{}><summary>{} <span class=\"dim\">{}</span></summary><a id=\"case{nth}\"></a>",
         if nth == 0 { " open" } else { "" },
         escaped(&title(first)),
         escaped(about)
