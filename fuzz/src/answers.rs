@@ -23,8 +23,8 @@ pub fn usage(bytes: &[u8]) {
     assert_eq!(uneven.usage(), whole.usage());
 }
 
-/// The start of an answer, whose first byte says how it is cut: its first events mean the same however it arrives, and what
-/// is final stays.
+/// The start of an answer, whose first byte says how it is cut: its first events mean the same however it
+/// arrives, and what is final stays.
 pub fn first_token(bytes: &[u8]) {
     let Some((&first, answer)) = bytes.split_first() else { return };
     let mut whole = FirstTokenReader::default();

@@ -110,8 +110,8 @@ pub fn body(bytes: &[u8]) {
     assert_eq!((ledger.totals().in_flight, ledger.totals().waiting, ledger.totals().outstanding), (0, 0, 0));
 }
 
-/// Whether `serde_json` reads the body in another way on purpose. It mistakes every object with the key that marks its
-/// `RawValue` for one, and refuses the numbers that only Python knows.
+/// Whether `serde_json` reads the body in another way on purpose. It mistakes every object with the key that
+/// marks its `RawValue` for one, and refuses the numbers that only Python knows.
 fn is_special_to_the_twin(body: &[u8]) -> bool {
     let words: [&[u8]; 3] = [b"$serde_json::private::RawValue", b"NaN", b"Infinity"];
     words.iter().any(|word| body.windows(word.len()).any(|bytes| bytes == *word))

@@ -83,8 +83,8 @@ impl TestPod {
         self.state.lock().unwrap().page = Some(page.into());
     }
 
-    /// Lets the pod tell gateways this list of models; without it, it keeps it to itself. A client that asks for the
-    /// list gets an answer as to any request.
+    /// Lets the pod tell gateways this list of models; without it, it keeps it to itself. A client that asks
+    /// for the list gets an answer as to any request.
     pub fn set_models(&self, list: impl Into<String>) {
         self.state.lock().unwrap().models = Some(list.into());
     }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// What Kubernetes says of inference pools becomes what Envoy Gateway is told: a controller for InferencePools, and Envoy
-/// Gateway's extension server.
+/// What Kubernetes says of inference pools becomes what Envoy Gateway is told: a controller for
+/// InferencePools, and Envoy Gateway's extension server.
 #[derive(Debug, Parser)]
 #[command(name = "warmpath-controller", version)]
 pub struct Cli {
@@ -64,8 +64,9 @@ pub struct Options {
     pub answer_filter: bool,
 
     /// Do as the conformance tests of the Gateway API Inference Extension expect: obey the request header
-    /// `test-epp-endpoint-selection`, name in each answer the pod that gave it, and refuse a pool whose endpoint picker is not
-    /// there. Needs the right to list and watch Services. Not for production: clients choose pods
+    /// `test-epp-endpoint-selection`, name in each answer the pod that gave it, and refuse a pool whose
+    /// endpoint picker is not there. Needs the right to list and watch Services. Not for production: clients
+    /// choose pods
     #[arg(long, conflicts_with = "plugin_config")]
     pub conformance: bool,
 

@@ -1,5 +1,5 @@
-//! Knocks at the places where requests go. A pod that is ready and does not listen, as a helper with the label of the servers, is
-//! in no status of Kubernetes.
+//! Knocks at the places where requests go. A pod that is ready and does not listen, as a helper with the
+//! label of the servers, is in no status of Kubernetes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -32,7 +32,8 @@ enum Answer {
     Silence,
 }
 
-/// Knocks every so often while this replica leads; `wake` is told when another place refuses, or one opens again.
+/// Knocks every so often while this replica leads; `wake` is told when another place refuses, or one opens
+/// again.
 pub async fn knock(
     every: Duration,
     snapshots: watch::Receiver<Option<Snapshot>>,

@@ -1,7 +1,7 @@
 //! Warmpath's controller: what Kubernetes says of inference pools becomes what Envoy Gateway is told.
 //!
-//! The path of a fact: [`plan`] says what follows from the objects; [`hooks`] is the gRPC server that Envoy Gateway asks about each
-//! resource of a translation; [`xds`] edits that resource's bytes.
+//! The path of a fact: [`plan`] says what follows from the objects; [`hooks`] is the gRPC server that Envoy
+//! Gateway asks about each resource of a translation; [`xds`] edits that resource's bytes.
 
 pub mod certgen;
 pub mod cli;

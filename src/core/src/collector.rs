@@ -1,7 +1,8 @@
 //! The story of the collector: scrape the pods that are due, take in their pages, publish the table.
 //!
-//! It runs once per Envoy: in the bootstrap singleton, or in a router's root context that took the lease when the singleton
-//! is dead. It also reconciles the ledger, because it alone sees how many requests the pods report.
+//! It runs once per Envoy: in the bootstrap singleton, or in a router's root context that took the lease when
+//! the singleton is dead. It also reconciles the ledger, because it alone sees how many requests the pods
+//! report.
 
 mod engines;
 mod model_lists;
@@ -66,7 +67,8 @@ pub struct Collector {
 /// What earlier pages of a pod showed.
 #[derive(Clone, Copy, Debug, Default)]
 struct PodHistory {
-    /// Foreign requests one scrape ago: a request that ended or began between page and ledger looks foreign, but not twice.
+    /// Foreign requests one scrape ago: a request that ended or began between page and ledger looks foreign,
+    /// but not twice.
     foreign_running: f32,
     foreign_waiting: f32,
     /// Foreign requests that came or went between the last two pages.
@@ -120,14 +122,14 @@ pub enum ScrapeFailure {
 }
 
 impl Collector {
-    /// A collector for the pods of `config`. It goes on from the table that is already shared, so that pods keep their slots
-    /// and identities when another collector takes over.
+    /// A collector for the pods of `config`. It goes on from the table that is already shared, so that pods
+    /// keep their slots and identities when another collector takes over.
     pub fn new(config: &Config, shared: &impl SharedData, seed: u64, now: Micros) -> Collector {
         let keys = Keys::of(&config.pool, config.index.log_segments);
         let mut table =
             shared.get(&keys.table).and_then(|(bytes, _)| PodTable::decode(&bytes).ok()).unwrap_or_default();
-        // Without a table that can be read, the ledger tells which identities are taken. A pod with a smaller identity than
-        // the one in its account would never be booked.
+        // Without a table that can be read, the ledger tells which identities are taken. A pod with a smaller
+        // identity than the one in its account would never be booked.
         let store = LedgerStore::new(keys.clone());
         let booked = store.read(shared);
         let booked = booked.iter().flat_map(|ledger| ledger.accounts().map(|account| account.id));
@@ -160,7 +162,8 @@ impl Collector {
         collector
     }
 
-    /// Tells the time since the epoch at `now`. Of a pod that is listed later it is known since when it was there.
+    /// Tells the time since the epoch at `now`. Of a pod that is listed later it is known since when it was
+    /// there.
     pub fn tell_date(&mut self, date: Micros, now: Micros) {
         self.origin = Some(date - now);
     }
@@ -287,10 +290,11 @@ impl Collector {
         self.histories.iter().any(|history| history.doubt.as_ref().is_some_and(unanswered))
     }
 
-    /// Whether another pod may have sent the page: a cluster sends elsewhere for a moment when a pod has left it, or when it
-    /// is another cluster of the same name. The page tells another process than the one that the pod ran before. It is the pod's
-    /// if a page tells it still after the clusters were looked at, for a pod that has left its cluster is not scraped any more.
-    /// Many such pages in a row are the pod's in any case: Envoy may not answer what its clusters are.
+    /// Whether another pod may have sent the page: a cluster sends elsewhere for a moment when a pod has left
+    /// it, or when it is another cluster of the same name. The page tells another process than the one that
+    /// the pod ran before. It is the pod's if a page tells it still after the clusters were looked at, for a
+    /// pod that has left its cluster is not scraped any more. Many such pages in a row are the pod's in any
+    /// case: Envoy may not answer what its clusters are.
     fn is_of_another(&mut self, due: &DueScrape, load: &vllm::PodLoad, now: Micros) -> bool {
         let Some(pod) = self.table.pod(due.slot).filter(|pod| self.discovers && pod.id == due.id) else {
             return false;
@@ -340,8 +344,8 @@ impl Collector {
         self.schedule.note_page(due.slot, took, changed >= FAST_CHANGE);
     }
 
-    /// Whether the pod of the scrape `due`, whose page is taken in, is to be asked for something that costs it nothing, so that
-    /// it is known how far away it is. It counts as asked.
+    /// Whether the pod of the scrape `due`, whose page is taken in, is to be asked for something that costs
+    /// it nothing, so that it is known how far away it is. It counts as asked.
     pub fn take_trip(&mut self, due: &DueScrape, now: Micros) -> bool {
         self.table.pod(due.slot).is_some_and(|pod| pod.id == due.id)
             && self.schedule.take_trip(due.slot, &self.scrape, now)
@@ -354,7 +358,8 @@ impl Collector {
         }
     }
 
-    /// The scrape `due` has ended, whether a page came or not; `cost` is the time that the thread took for the page.
+    /// The scrape `due` has ended, whether a page came or not; `cost` is the time that the thread took for
+    /// the page.
     pub fn done(&mut self, due: &DueScrape, cost: Option<Micros>, now: Micros) {
         // The slot may have a new pod by now, or a restarted one, and be due all the same.
         if let Some(pod) = self.table.pod(due.slot) {
@@ -413,7 +418,8 @@ impl Collector {
         &self.table
     }
 
-    /// Takes in a load; returns the requests that the ledger counts and that do not exist, once that has lasted.
+    /// Takes in a load; returns the requests that the ledger counts and that do not exist, once that has
+    /// lasted.
     fn take_load(
         &mut self,
         key: PodKey,
@@ -472,8 +478,8 @@ impl Collector {
         }
     }
 
-    /// Compares what the pod's cache has found with what was believed, and lets the routers believe nothing where that is clearly
-    /// wrong. A tally that could not be written begins with the next page.
+    /// Compares what the pod's cache has found with what was believed, and lets the routers believe nothing
+    /// where that is clearly wrong. A tally that could not be written begins with the next page.
     fn check_cache(
         &mut self,
         key: PodKey,
@@ -499,8 +505,9 @@ impl Collector {
         }
     }
 
-    /// A server that has refused requests since its last page because its queue was full has not failed. Where nothing reads the
-    /// answers of each attempt, the routers took such a refusal for a failure if another pod served the request.
+    /// A server that has refused requests since its last page because its queue was full has not failed.
+    /// Where nothing reads the answers of each attempt, the routers took such a refusal for a failure if
+    /// another pod served the request.
     fn check_rejections(
         &mut self,
         pod: PodKey,
@@ -538,8 +545,8 @@ fn milliseconds(seconds: Option<f64>) -> u64 {
     seconds.map_or(0, |seconds| (seconds * 1e3) as u64)
 }
 
-/// The identity after the last one that was given; 0 is no pod. Of two identities the larger one is the later one, until four
-/// billion restarts wrap them.
+/// The identity after the last one that was given; 0 is no pod. Of two identities the larger one is the later
+/// one, until four billion restarts wrap them.
 fn next_id(last: &mut u32) -> u32 {
     *last = last.wrapping_add(1).max(1);
     *last

@@ -1,7 +1,7 @@
 //! The settings of a user: the plugin configuration, JSON, the same document for both roles.
 //!
-//! It is read once into values that cannot be wrong. An unknown key, a wrong type or a number out of range is an error that
-//! names the key.
+//! It is read once into values that cannot be wrong. An unknown key, a wrong type or a number out of range is
+//! an error that names the key.
 
 use std::net::SocketAddr;
 
@@ -19,7 +19,8 @@ pub enum Destination {
     /// A header for each attempt, `x-warmpath-destination-0` and so on, for clusters of type ORIGINAL_DST.
     #[default]
     Headers,
-    /// One header with a list, `x-warmpath-destination`, for a cluster with the load balancing policy `override_host`.
+    /// One header with a list, `x-warmpath-destination`, for a cluster with the load balancing policy
+    /// `override_host`.
     List,
 }
 
@@ -64,8 +65,8 @@ pub struct DiscoveryBy {
 pub struct Config {
     /// Names the pool: listeners of one Envoy that route to the same pods share it.
     pub pool: String,
-    /// The pods, `ip:port`. A router's list replaces the collector's; `None` leaves that as it is. A collector must have
-    /// some ([`Config::pods_to_scrape`]).
+    /// The pods, `ip:port`. A router's list replaces the collector's; `None` leaves that as it is. A
+    /// collector must have some ([`Config::pods_to_scrape`]).
     pub pods: Option<Vec<String>>,
     /// Orders the lists of pods of routers: the highest revision holds ([`crate::shared::membership`]).
     pub revision: u64,
@@ -79,7 +80,8 @@ pub struct Config {
     pub discovery: Option<DiscoveryBy>,
     /// Clients choose pods by the header of the conformance tests.
     pub test_endpoint_header: bool,
-    /// The parts of a request's own record are properties of the stream by themselves, too, for headers and the tags of spans.
+    /// The parts of a request's own record are properties of the stream by themselves, too, for headers and
+    /// the tags of spans.
     pub receipt_properties: bool,
     /// How load is collected.
     pub scrape: Scrape,
@@ -121,7 +123,8 @@ pub struct Scrape {
 pub struct IndexBounds {
     /// Memory of the index in bytes.
     pub memory: usize,
-    /// Tokens that each pod can hold, where that is more than its page tells: with KV cache in host memory or beyond.
+    /// Tokens that each pod can hold, where that is more than its page tells: with KV cache in host memory or
+    /// beyond.
     pub pod_tokens: Option<u64>,
     /// Holdings: parts of prompts that a pod holds, over all pods.
     pub holdings: usize,
@@ -159,8 +162,8 @@ impl Config {
         Ok(config)
     }
 
-    /// The pods that a collector begins with; none when it discovers them. Without any it would publish an empty table, and
-    /// every request would silently go elsewhere.
+    /// The pods that a collector begins with; none when it discovers them. Without any it would publish an
+    /// empty table, and every request would silently go elsewhere.
     ///
     /// # Errors
     /// [`SettingError`] when the list is missing or empty.
@@ -211,7 +214,8 @@ fn settings_page(mut page: Object<'_>) -> Result<SettingsSource, SettingError> {
     Ok(SettingsSource { cluster, host, path, interval })
 }
 
-/// How pods are found. The default is the name that Envoy Gateway gives to the cluster of its admin interface.
+/// How pods are found. The default is the name that Envoy Gateway gives to the cluster of its admin
+/// interface.
 fn discovery(
     document: &mut Object<'_>,
     listed: bool,
@@ -254,7 +258,8 @@ fn scrape(document: &mut Object<'_>) -> Result<Scrape, SettingError> {
         return scrape.refuse("path", format!("is {path:?}; start it with '/'"));
     }
     let authorization = scrape.text("authorization")?.map(|value| Secret(value.to_owned()));
-    // A text is spelled as in JSON, so a backslash stands for what no token has: a quote, a line's end, a backslash.
+    // A text is spelled as in JSON, so a backslash stands for what no token has: a quote, a line's end, a
+    // backslash.
     let of_header = |b: u8| (b' '..=b'~').contains(&b) && b != b'\\';
     if authorization.as_ref().is_some_and(|Secret(value)| value.is_empty() || !value.bytes().all(of_header)) {
         return scrape.refuse("authorization", "is no value of a header; write it as \"Bearer TOKEN\"");
@@ -275,7 +280,8 @@ fn scrape(document: &mut Object<'_>) -> Result<Scrape, SettingError> {
     Ok(settings)
 }
 
-/// Bounds of the index. It leaves room for the rest of the VM under 64 MiB, and its segments replay some ten thousand prompts.
+/// Bounds of the index. It leaves room for the rest of the VM under 64 MiB, and its segments replay some ten
+/// thousand prompts.
 fn index(document: &mut Object<'_>) -> Result<IndexBounds, SettingError> {
     let mut index = document.object("index")?.unwrap_or_else(Object::empty);
     let bounds = IndexBounds {

@@ -1,21 +1,22 @@
-//! Every decision of Warmpath, and nothing else: no clock, no I/O, no log, no host call, no panic.
-//! Time and chance come in as arguments, so the same code runs in Envoy, in tests and in a fleet on virtual time.
+//! Every decision of Warmpath, and nothing else: no clock, no I/O, no log, no host call, no panic. Time and
+//! chance come in as arguments, so the same code runs in Envoy, in tests and in a fleet on virtual time.
 //!
-//! The path of a request: [`request`] (bytes -> model, prompt parts -> canonical bytes in the order that vLLM's chat
-//! template sees -> chained block hashes) -> [`prefix`] (which pod holds which block) -> [`account`] (work in flight on
-//! every pod, all workers) -> [`decide`] (seconds that each pod will need; the best pod and its runners-up) ->
-//! [`answer`] (what the answer reports) -> [`account`] and [`prefix`] (release, repair, learn).
-//! [`router`] tells that story in one place.
+//! The path of a request: [`request`] (bytes -> model, prompt parts -> canonical bytes in the order that
+//! vLLM's chat template sees -> chained block hashes) -> [`prefix`] (which pod holds which block) ->
+//! [`account`] (work in flight on every pod, all workers) -> [`decide`] (seconds that each pod will need; the
+//! best pod and its runners-up) -> [`answer`] (what the answer reports) -> [`account`] and [`prefix`]
+//! (release, repair, learn). [`router`] tells that story in one place.
 //!
-//! The path of a metric: [`scrape`] (which pod is due, Prometheus text, vLLM's names) -> [`shared`] (versioned bytes in
-//! shared data) -> the router's snapshot. [`collector`] tells that one.
+//! The path of a metric: [`scrape`] (which pod is due, Prometheus text, vLLM's names) -> [`shared`]
+//! (versioned bytes in shared data) -> the router's snapshot. [`collector`] tells that one.
 //!
-//! The path of a pod: [`discovery`] (the clusters that requests go to -> Envoy's admin page -> hosts) -> [`collector`].
+//! The path of a pod: [`discovery`] (the clusters that requests go to -> Envoy's admin page -> hosts) ->
+//! [`collector`].
 //!
 //! [`monitor`] is what people want to know of all that.
 //!
-//! [`config`] is what a user may set, [`settings`] the part of it that may change while requests run, [`units`] what all rooms
-//! count in.
+//! [`config`] is what a user may set, [`settings`] the part of it that may change while requests run,
+//! [`units`] what all rooms count in.
 //!
 //! # Where to change what
 //!

@@ -1,7 +1,8 @@
 //! What may change while requests run: how the pods of a pool are chosen, and for whom.
 //!
-//! One document, wherever it comes from: keys of the plugin configuration, metadata of a route ([`route`]), or a page that is
-//! fetched. It is read once into values that cannot be wrong; a bad one leaves the last good one in force.
+//! One document, wherever it comes from: keys of the plugin configuration, metadata of a route ([`route`]),
+//! or a page that is fetched. It is read once into values that cannot be wrong; a bad one leaves the last
+//! good one in force.
 
 pub mod backends;
 pub mod document;
@@ -56,7 +57,8 @@ impl Strategy {
 pub struct PoolSettings {
     /// How pods are chosen.
     pub strategy: Strategy,
-    /// A request for which no pod can be named is left to the fallback cluster (`true`) or answered 503 (`false`).
+    /// A request for which no pod can be named is left to the fallback cluster (`true`) or answered 503
+    /// (`false`).
     pub fail_open: bool,
     /// Percent of the prompts that are routed by load alone, as samples of plain routing.
     pub plain_percent: u64,
@@ -88,8 +90,8 @@ impl Default for PoolSettings {
 }
 
 impl PoolSettings {
-    /// Reads the settings among the keys of `document`; those that it leaves out are of `default`. Other keys are for others to
-    /// read.
+    /// Reads the settings among the keys of `document`; those that it leaves out are of `default`. Other keys
+    /// are for others to read.
     ///
     /// # Errors
     /// [`SettingError`] names the key and the fix.

@@ -1,5 +1,5 @@
-//! One vLLM pod on virtual time: continuous batching in steps of a token budget, over an LRU prefix cache of KV
-//! blocks. No clock and no I/O; seconds come in as arguments, and the same calls give the same answers.
+//! One vLLM pod on virtual time: continuous batching in steps of a token budget, over an LRU prefix cache of
+//! KV blocks. No clock and no I/O; seconds come in as arguments, and the same calls give the same answers.
 //!
 //! A step is planned when it starts and its tokens are out when it ends. Planning follows vLLM's V1
 //! scheduler: running requests first, in the order they were admitted, then waiting ones first come first
@@ -178,7 +178,8 @@ impl Engine {
         true
     }
 
-    /// Forgets a request and frees its blocks at once. `false` when there is none of that id, or none any more.
+    /// Forgets a request and frees its blocks at once. `false` when there is none of that id, or none any
+    /// more.
     pub fn abort(&mut self, id: u64) -> bool {
         let Some(slot) = self.by_id.get(&id).copied() else { return false };
         self.waiting.retain(|&s| s != slot);

@@ -66,7 +66,8 @@ pub struct Setup<'a> {
     pub seed: u64,
     /// Which of a client's requests share a connection.
     pub connections: Connections,
-    /// Whether gateways hold the headers of a stream until its first event, and so may go on to another pod until then.
+    /// Whether gateways hold the headers of a stream until its first event, and so may go on to another pod
+    /// until then.
     pub holds_headers: bool,
     /// What is asked.
     pub workload: &'a Workload,

@@ -110,7 +110,8 @@ pub trait Policy {
     /// there is none.
     fn choose(&mut self, world: &World<'_>, ask: &RouteRequest<'_>) -> Vec<usize>;
 
-    /// Whether the policy has just refused a request for which it chose no pod: the client hears so, and leaves it at that.
+    /// Whether the policy has just refused a request for which it chose no pod: the client hears so, and
+    /// leaves it at that.
     fn has_shed(&self, _id: u64) -> bool {
         false
     }
@@ -118,7 +119,8 @@ pub trait Policy {
     /// A pod that was not the first choice answers, since those before it failed.
     fn on_moved(&mut self, _world: &World<'_>, _id: u64, _to: usize) {}
 
-    /// A pod was full and refused the request, which is healthy all the same; Envoy goes on to the next choice.
+    /// A pod was full and refused the request, which is healthy all the same; Envoy goes on to the next
+    /// choice.
     fn on_refused(&mut self, _world: &World<'_>, _id: u64, _pod: usize) {}
 
     /// The first byte of the answer has come.

@@ -1,5 +1,5 @@
-//! The collector at work: sends what is due, hands in what comes back. Used by the singleton, and by a router's root context
-//! that stands in for it.
+//! The collector at work: sends what is due, hands in what comes back. Used by the singleton, and by a
+//! router's root context that stands in for it.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ use crate::pod_changes::PodChanges;
 use crate::round_trips::RoundTrips;
 use crate::settings_driver::SettingsDriver;
 
-/// Longest metrics page that is taken in: vLLM's has 55 KB, and grows with engines and adapters. A longer one would hold
-/// Envoy's main thread up, and its copy stays in the VM's memory for good.
+/// Longest metrics page that is taken in: vLLM's has 55 KB, and grows with engines and adapters. A longer one
+/// would hold Envoy's main thread up, and its copy stays in the VM's memory for good.
 const LONGEST_PAGE: usize = 4 << 20;
 
 /// A collector with its calls under way.
@@ -51,8 +51,8 @@ pub struct CollectorDriver {
 }
 
 impl CollectorDriver {
-    /// Starts to collect for the pool of `config`, and publishes its pods at once, so that requests find them before the
-    /// first scrape.
+    /// Starts to collect for the pool of `config`, and publishes its pods at once, so that requests find them
+    /// before the first scrape.
     pub fn start(config: &Config, seed: u64, now: Micros) -> CollectorDriver {
         let collector = Collector::new(config, &Host, seed, now);
         let mut driver = CollectorDriver {
@@ -73,7 +73,8 @@ impl CollectorDriver {
         driver
     }
 
-    /// How often [`CollectorDriver::tick`] wants to be called: often enough to spread a fleet over its interval.
+    /// How often [`CollectorDriver::tick`] wants to be called: often enough to spread a fleet over its
+    /// interval.
     pub fn period(config: &Config) -> Duration {
         Duration::from_millis((config.scrape.interval.0 / MILLISECOND.0 / 5).clamp(5, 1000))
     }
@@ -230,7 +231,8 @@ impl CollectorDriver {
             let table = self.collector.table();
             left_alone_log::print(&self.left_alone.see(table, &ledger), table.live().count());
             self.metrics.pods.set(table.addresses().count() as u64);
-            // One that drains, loads its model or has left its cluster is not ready to serve, whatever its page says.
+            // One that drains, loads its model or has left its cluster is not ready to serve, whatever its
+            // page says.
             let ready = table
                 .addresses()
                 .filter(|(_, pod)| pod.state == PodState::Ready && pod.candidate_of != ClusterSet::NONE);

@@ -1,8 +1,9 @@
 //! The module's metrics, one line each: its kind, its name as Prometheus shows it, and the text for `HELP`.
 //!
-//! They are metrics of Envoy, so that all workers count the same ones and a reload loses none. Envoy has no `HELP` for them and no
-//! labels in the calls that define them: a label is a part of the name (`.by=prefix;`) that the bootstrap's `stats_tags` turn into
-//! one. The module's own page ([`crate::metrics_page`]) has both. Every metric has the label `pool`.
+//! They are metrics of Envoy, so that all workers count the same ones and a reload loses none. Envoy has no
+//! `HELP` for them and no labels in the calls that define them: a label is a part of the name (`.by=prefix;`)
+//! that the bootstrap's `stats_tags` turn into one. The module's own page ([`crate::metrics_page`]) has both.
+//! Every metric has the label `pool`.
 
 use warmpath::monitor::histogram::{self, Buckets};
 
@@ -174,7 +175,8 @@ metrics! {
     }
 }
 
-/// A histogram. Each bucket is a counter of Envoy, and so is the sum, in whole units: microseconds for a time.
+/// A histogram. Each bucket is a counter of Envoy, and so is the sum, in whole units: microseconds for a
+/// time.
 #[derive(Clone, Copy, Debug)]
 pub struct HistogramFamily {
     /// The name, without `warmpath_`.

@@ -48,7 +48,8 @@ impl ModelLists {
         collector: &mut Collector,
     ) -> bool {
         let Some(due) = self.under_way.answered(call) else { return false };
-        // Without an answer, what is known stays. A pod that keeps its list to itself, or has none, may have any adapter.
+        // Without an answer, what is known stays. A pod that keeps its list to itself, or has none, may have
+        // any adapter.
         if let Some((status, body)) = host::fetched(headers, body_size.min(LONGEST_LIST))
             && !status.starts_with(b"5")
         {

@@ -6,7 +6,8 @@ use warmpath::shared::store::{Keys, NEVER_WRITTEN, SharedData};
 use crate::host::Host;
 use crate::metrics::BuildMetrics;
 
-/// Logs the start of a role, once per configuration: Envoy configures one VM per worker thread, and some more.
+/// Logs the start of a role, once per configuration: Envoy configures one VM per worker thread, and some
+/// more.
 pub fn announce(role: &str, config: &Config) {
     BuildMetrics::of(&config.pool).build_info.set(1);
     let line = format!(

@@ -1,4 +1,5 @@
-//! The documents name metrics, log lines, settings and flags as the code has them. These tests start no Envoy.
+//! The documents name metrics, log lines, settings and flags as the code has them. These tests start no
+//! Envoy.
 
 use std::collections::BTreeSet;
 
@@ -49,7 +50,8 @@ fn documented(line: &str) -> Option<Documented> {
     is_kind.then(|| Documented { name: name.into(), kind: kind.into(), label, help: help.into() })
 }
 
-/// Reads the start of `Family("warmpath_pod_in_flight", "gauge", "Requests ...", |...`, after its first bracket.
+/// Reads the start of `Family("warmpath_pod_in_flight", "gauge", "Requests ...", |...`, after its first
+/// bracket.
 fn documented_of_pod(text: &str) -> Option<Documented> {
     let mut words = text.split('"');
     let (before, name, _, kind, _, help) =

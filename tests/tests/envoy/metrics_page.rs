@@ -313,7 +313,8 @@ async fn a_request_that_leaves_the_pod_of_its_prompt_has_a_line_with_the_reason(
     assert!(line.ends_with("that pod is left alone"), "{line}");
 }
 
-/// Whether Prometheus' own linter is there (Debian's package `prometheus` has it); and what it says of a page.
+/// Whether Prometheus' own linter is there (Debian's package `prometheus` has it); and what it says of a
+/// page.
 fn promtool(page: &str) -> Option<String> {
     let mut child = Command::new("promtool")
         .args(["check", "metrics"])

@@ -269,8 +269,9 @@ async fn with_loads(envoy: &Envoy, pods: &[TestPod], running: &[u32]) {
     }
 }
 
-/// Two pods break the connection off and the third refuses: then Envoy asks one that it finds by itself, unless the refusal is
-/// one that every pod may give. It may find one of those that were asked, so what it answers is left to chance.
+/// Two pods break the connection off and the third refuses: then Envoy asks one that it finds by itself,
+/// unless the refusal is one that every pod may give. It may find one of those that were asked, so what it
+/// answers is left to chance.
 #[tokio::test]
 async fn after_two_pods_that_fail_a_refusal_of_the_third_that_passes_is_not_the_last_word() {
     for (status, attempts) in [(429, 4), (502, 4), (401, 3)] {

@@ -1,4 +1,5 @@
-//! The settings of a pool change while Envoy runs: no listener is touched, no stream is cut, and what is known of the pods stays.
+//! The settings of a pool change while Envoy runs: no listener is touched, no stream is cut, and what is
+//! known of the pods stays.
 
 use std::path::PathBuf;
 use std::time::Duration;

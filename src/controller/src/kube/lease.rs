@@ -39,8 +39,8 @@ fn step(holder: Option<&str>, me: &str, unchanged: Duration) -> Step {
     }
 }
 
-/// Tries for the lease for ever, and tells whether it is ours. A leader that cannot renew stops to be one before another can
-/// take the lease.
+/// Tries for the lease for ever, and tells whether it is ours. A leader that cannot renew stops to be one
+/// before another can take the lease.
 pub async fn lead(client: Client, namespace: &str, me: &str, leader: watch::Sender<bool>, metrics: &Metrics) {
     let api: Api<Lease> = Api::namespaced(client, namespace);
     let mut seen: Option<(String, Instant)> = None;

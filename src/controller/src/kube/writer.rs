@@ -45,8 +45,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer for the Envoy Gateway of that controller name. `wiring` says what is known of each pool's wiring, `refusing` which
-    /// places refuse connections, and `wake` that one of the two has changed.
+    /// A writer for the Envoy Gateway of that controller name. `wiring` says what is known of each pool's
+    /// wiring, `refusing` which places refuse connections, and `wake` that one of the two has changed.
     pub fn new(
         client: Client,
         envoy_gateway: String,
@@ -110,7 +110,8 @@ impl Writer {
         writes(&snapshot.facts, &snapshot.world, &circumstances)
     }
 
-    /// Raises the revision of the RoutedPools of these pools, so that Envoy Gateway asks again. Any replica may.
+    /// Raises the revision of the RoutedPools of these pools, so that Envoy Gateway asks again. Any replica
+    /// may.
     pub async fn raise(&self, pools: &BTreeSet<PoolKey>, snapshot: &Snapshot) {
         for (key, object) in &snapshot.facts.views {
             if !view::identity(object).is_some_and(|(pool, _)| pools.contains(&pool)) {
@@ -123,8 +124,8 @@ impl Writer {
         }
     }
 
-    /// Tells the other replicas, by an annotation that Envoy Gateway does not look at, which hooks this one was asked. Any
-    /// replica may.
+    /// Tells the other replicas, by an annotation that Envoy Gateway does not look at, which hooks this one
+    /// was asked. Any replica may.
     pub async fn tell_asked(&self, asked: impl Fn(&PoolKey) -> BTreeSet<Hook>, snapshot: &Snapshot) {
         for (key, object) in &snapshot.facts.views {
             let Some((pool, _)) = view::identity(object) else { continue };

@@ -1,7 +1,8 @@
 //! RoutedPool, our own object: one for each pool and namespace of routes.
 //!
-//! It shows people what a pool is, and it makes Envoy Gateway ask the hooks again: Envoy Gateway translates anew when the spec of
-//! a policy changes that targets a route. So whatever Envoy is told of a pool changes the spec, and nothing else does.
+//! It shows people what a pool is, and it makes Envoy Gateway ask the hooks again: Envoy Gateway translates
+//! anew when the spec of a policy changes that targets a route. So whatever Envoy is told of a pool changes
+//! the spec, and nothing else does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -74,7 +75,8 @@ pub fn identity(object: &Json) -> Option<(PoolKey, u64)> {
     Some((key, revision(object)))
 }
 
-/// The settings that were in force when a RoutedPool was written, for a start with an annotation that is wrong.
+/// The settings that were in force when a RoutedPool was written, for a start with an annotation that is
+/// wrong.
 pub fn settings(object: &Json) -> Option<Settings> {
     let spec = object.get("spec")?;
     let default = Settings::default();
@@ -118,8 +120,8 @@ pub fn annotation<'a>(object: &'a Json, name: &str) -> Option<&'a str> {
     object.pointer("/metadata/annotations")?.get(name)?.as_str()
 }
 
-/// The spec to write: `existing` is the object that is there, `raise` asks for a new revision though nothing else changes.
-/// `None` where nothing is to be written.
+/// The spec to write: `existing` is the object that is there, `raise` asks for a new revision though nothing
+/// else changes. `None` where nothing is to be written.
 pub fn write(existing: Option<&Json>, desired: &Json, raise: bool) -> Option<Json> {
     let spec = existing.and_then(|object| object.get("spec")?.as_object());
     let same = spec.is_some_and(|spec| {

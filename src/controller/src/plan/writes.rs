@@ -1,4 +1,5 @@
-//! All that is to be written: the difference between what shall be and what is there. Nothing to do is an empty list.
+//! All that is to be written: the difference between what shall be and what is there. Nothing to do is an
+//! empty list.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,8 +14,8 @@ use super::status::{NewStatus, Wiring, pool_status};
 use super::view;
 use super::world::World;
 
-/// One write to the API server. `version` is the `resourceVersion` that it follows from: where the object has changed since,
-/// the write is refused, and what follows from the change is written instead.
+/// One write to the API server. `version` is the `resourceVersion` that it follows from: where the object has
+/// changed since, the write is refused, and what follows from the change is written instead.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// A RoutedPool that is not there.

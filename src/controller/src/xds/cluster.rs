@@ -133,8 +133,8 @@ fn make_room(breakers: &mut Message<'_>) -> Result<(), WireError> {
     })
 }
 
-/// Where the user set no threshold: where too few pods are ready, Envoy would send to those that are not, and clients would wait
-/// for pods that load their model.
+/// Where the user set no threshold: where too few pods are ready, Envoy would send to those that are not, and
+/// clients would wait for pods that load their model.
 fn never_panic(config: &mut Message<'_>) -> Result<(), WireError> {
     // healthy_panic_threshold, a Percent: one without a value is 0.
     if !config.has(1) {

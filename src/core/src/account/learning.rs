@@ -1,5 +1,5 @@
-//! What answers teach: each pod's prefill rate, each model's bytes per token, the mean work of a prompt, and where the index
-//! was wrong.
+//! What answers teach: each pod's prefill rate, each model's bytes per token, the mean work of a prompt, and
+//! where the index was wrong.
 
 use crate::account::ledger::{Ledger, MODELS};
 use crate::account::pod_account::PodAccount;
@@ -7,8 +7,8 @@ use crate::answer::usage::Usage;
 use crate::request::blocks::{blocks_in, bytes_of};
 use crate::{Bytes, DEFAULT_BYTES_PER_TOKEN, MILLISECOND, Micros, ModelId, Tokens};
 
-/// Prompt tokens per second before anything is learned: a 7B model on an A10. Only ratios between pods, and between a
-/// pod and the constants in seconds, depend on it.
+/// Prompt tokens per second before anything is learned: a 7B model on an A10. Only ratios between pods, and
+/// between a pod and the constants in seconds, depend on it.
 pub const DEFAULT_RATE: f32 = 5_500.0;
 
 /// Work below which a first-token time tells more of the batch step than of the rate.
@@ -19,11 +19,13 @@ const MIN_SAMPLE_TIME: Micros = Micros(5 * MILLISECOND.0);
 const RATE_GAIN: f32 = 0.05;
 /// Rates outside are errors of measurement, in prompt tokens per second.
 const PLAUSIBLE_RATES: std::ops::RangeInclusive<f32> = 50.0..=5_000_000.0;
-/// Tokens of the prompt that vLLM may compute again although it holds them: its last block, and Warmpath's last block.
+/// Tokens of the prompt that vLLM may compute again although it holds them: its last block, and Warmpath's
+/// last block.
 const SLACK_TOKENS: Tokens = Tokens(32);
-/// A match that is off by less than this part of it is no error. The answer's ratio of bytes to tokens is that of the whole
-/// prompt, and plain words have more bytes per token than the code or the numbers after them. With a smaller tolerance, such
-/// prompts make a pod look as if it had lost all that it held, and conversations are sent elsewhere.
+/// A match that is off by less than this part of it is no error. The answer's ratio of bytes to tokens is
+/// that of the whole prompt, and plain words have more bytes per token than the code or the numbers after
+/// them. With a smaller tolerance, such prompts make a pod look as if it had lost all that it held, and
+/// conversations are sent elsewhere.
 const MISS_TOLERANCE: u64 = 3;
 /// Shorter prompts teach no bytes per token: they are mostly the template.
 const MIN_RATIO_TOKENS: Tokens = Tokens(16);
@@ -34,11 +36,11 @@ const RATIO_GAIN: f32 = 0.1;
 /// Prompts in the mean of work; before there are as many, it is the plain mean.
 const MEAN_WORK_PROMPTS: u64 = 100;
 
-/// Learns a pod's prefill rate: a prompt of which `tokens` were to be computed took `elapsed`, counted from the first token
-/// before it, or from its own start on a pod that computed nothing else.
+/// Learns a pod's prefill rate: a prompt of which `tokens` were to be computed took `elapsed`, counted from
+/// the first token before it, or from its own start on a pod that computed nothing else.
 ///
-/// A match that was not there makes a pod look slow, prompts that are computed together make it look fast. The rate is
-/// therefore the median of the samples, approached in small steps.
+/// A match that was not there makes a pod look slow, prompts that are computed together make it look fast.
+/// The rate is therefore the median of the samples, approached in small steps.
 pub fn learn_rate(account: &mut PodAccount, tokens: Tokens, elapsed: Micros) {
     let sample = tokens.as_f32() / elapsed.as_seconds();
     if tokens < MIN_SAMPLE_TOKENS || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE_RATES.contains(&sample) {
@@ -56,7 +58,8 @@ pub fn learn_rate(account: &mut PodAccount, tokens: Tokens, elapsed: Micros) {
 
 /// Whether the pod held clearly less of a prompt than the `matched` leading blocks that were believed.
 ///
-/// `bytes` is the length of the prompt in canonical bytes; the answer's own token count turns tokens into bytes.
+/// `bytes` is the length of the prompt in canonical bytes; the answer's own token count turns tokens into
+/// bytes.
 pub fn missed(usage: &Usage, bytes: Bytes, matched: usize) -> bool {
     let Some(cached) = usage.cached_tokens else { return false };
     let tokens = u64::from(usage.prompt_tokens.0);

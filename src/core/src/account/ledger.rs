@@ -1,9 +1,9 @@
 //! The ledger of a pool: the one value that all workers read and write, as bytes.
 //!
-//! It holds an account per pod ([`PodAccount`]), what the workers learn together (each model's bytes per token, the mean
-//! work of a request), what pods have refused lately ([`Refusal`]), and at its end the open segment of the index'
-//! [`log`](crate::prefix::log). Where each number lies is in [`layout`]; what the numbers mean stands with the types that it
-//! reads and writes.
+//! It holds an account per pod ([`PodAccount`]), what the workers learn together (each model's bytes per
+//! token, the mean work of a request), what pods have refused lately ([`Refusal`]), and at its end the open
+//! segment of the index' [`log`](crate::prefix::log). Where each number lies is in [`layout`]; what the
+//! numbers mean stands with the types that it reads and writes.
 
 mod layout;
 
@@ -151,7 +151,8 @@ impl Ledger {
 
     // --- what the workers learn together ---
 
-    /// Requests that were ever routed to a pod, prompts or not. It wraps; a change shows that there is traffic.
+    /// Requests that were ever routed to a pod, prompts or not. It wraps; a change shows that there is
+    /// traffic.
     pub fn routed(&self) -> u64 {
         head::ROUTED.get(&self.bytes)
     }
@@ -205,7 +206,8 @@ impl Ledger {
         }
     }
 
-    /// Appends a record to the log. When the open segment has no room for it, it is sealed and a new one begins.
+    /// Appends a record to the log. When the open segment has no room for it, it is sealed and a new one
+    /// begins.
     pub fn append(&mut self, record: &LogRecord<'_>) {
         let OpenSegment { number, records } = self.log();
         if !records.is_empty() && records.len() + record.size() > SEGMENT_BYTES {

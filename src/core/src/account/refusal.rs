@@ -102,7 +102,8 @@ impl Refusal {
         }
     }
 
-    /// One more refusal; `needed` of them are enough. Those that were under way at the last one count as one with it.
+    /// One more refusal; `needed` of them are enough. Those that were under way at the last one count as one
+    /// with it.
     pub(super) fn again(&mut self, needed: u16, seen: Observed) {
         let is_enough = self.until > Micros::ZERO;
         if is_enough && seen.sent_at < self.at {

@@ -7,8 +7,8 @@
 //! | Responses | `{"type": "error", "code": "server_error", "message"}`, `{"type": "response.failed", "response": {"error": {"code", "message"}}}` |
 //! | Messages | `{"type": "error", "error": {"type": "internal_error", "message"}}` |
 //!
-//! vLLM 0.32 makes a stream of Messages from one of chat chunks, and an error among them is no chunk to it: the message is then
-//! why it is none, and ends with the end of the error as Python writes it.
+//! vLLM 0.32 makes a stream of Messages from one of chat chunks, and an error among them is no chunk to it:
+//! the message is then why it is none, and ends with the end of the error as Python writes it.
 
 use crate::request::json::{Kind, Scanner};
 

@@ -1,15 +1,15 @@
-//! The engines of a pod (data-parallel ranks) as places of their own in the table: each has its own load, cache and requests, and
-//! all are told by the page of one address.
+//! The engines of a pod (data-parallel ranks) as places of their own in the table: each has its own load,
+//! cache and requests, and all are told by the page of one address.
 
 use crate::collector::{Collector, DueScrape};
 use crate::shared::pod_table::{MAX_PODS, Pod, PodKey};
 
 impl Collector {
-    /// The engines of the pod that was scraped, now that its page tells of `engines` of them; each with its place on the page, or
-    /// `None` where the page is taken as a whole. Nothing when the pod has gone.
+    /// The engines of the pod that was scraped, now that its page tells of `engines` of them; each with its
+    /// place on the page, or `None` where the page is taken as a whole. Nothing when the pod has gone.
     ///
-    /// A pod that is found to run several becomes the first of them, and the others join the table behind it. Where the table has
-    /// no room for all, it stays one pod.
+    /// A pod that is found to run several becomes the first of them, and the others join the table behind it.
+    /// Where the table has no room for all, it stays one pod.
     pub(super) fn engines_of(&mut self, due: &DueScrape, engines: usize) -> Vec<(PodKey, Option<u16>)> {
         let known = self.engines_as_known(due);
         let Some(pod) = self.table.pod(due.slot).filter(|pod| pod.id == due.id) else { return known };

@@ -1,6 +1,6 @@
-//! Which names and which LoRA adapters each pod has: the collector's part. Every pod is asked once for its list of
-//! models, as long as its process lives, and a pod with LoRA again and again: its adapters come and go, and its page
-//! of metrics shows only those that have requests.
+//! Which names and which LoRA adapters each pod has: the collector's part. Every pod is asked once for its
+//! list of models, as long as its process lives, and a pod with LoRA again and again: its adapters come and
+//! go, and its page of metrics shows only those that have requests.
 
 use crate::collector::{Collector, DueScrape};
 use crate::scrape::adapters::PageAdapters;
@@ -95,8 +95,8 @@ impl Collector {
         due
     }
 
-    /// A list of models has come, or something else: then it is not known which adapters and names the pod has.
-    /// Returns what is news.
+    /// A list of models has come, or something else: then it is not known which adapters and names the pod
+    /// has. Returns what is news.
     pub fn take_list(&mut self, due: &DueScrape, body: &[u8], shared: &mut impl SharedData) -> ListNews {
         let key = PodKey { slot: due.slot, id: due.id };
         let Some(pod) = self.table.get(key) else { return ListNews::default() };
@@ -154,8 +154,8 @@ impl Collector {
         is_news
     }
 
-    /// Shares which names are of one model; returns whether that is news. What an earlier collector knew holds until
-    /// every pod has told its names.
+    /// Shares which names are of one model; returns whether that is news. What an earlier collector knew
+    /// holds until every pod has told its names.
     fn share_names(&mut self, shared: &mut impl SharedData) -> bool {
         let Collector { table, lists, .. } = self;
         let has_told = |slot: Slot, id| {

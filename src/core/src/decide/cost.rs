@@ -21,38 +21,40 @@
 /// The constants of the cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CostConstants {
-    /// Weight of a request's own work without a backlog, because work on a pod delays the requests after it. At 0,
-    /// overloaded groups wait longer.
+    /// Weight of a request's own work without a backlog, because work on a pod delays the requests after it.
+    /// At 0, overloaded groups wait longer.
     pub own_work_weight: f32,
-    /// How much that weight grows per waiting request, mean over the pool. At 0, overloaded groups wait much longer.
+    /// How much that weight grows per waiting request, mean over the pool. At 0, overloaded groups wait much
+    /// longer.
     pub backlog_weight: f32,
-    /// Share of the pod's own backlog in that mean, where the pod's own is the shorter one: work on a pod where nobody
-    /// waits delays nobody. At 0, a new and cold pod stays idle while the others are busy.
+    /// Share of the pod's own backlog in that mean, where the pod's own is the shorter one: work on a pod
+    /// where nobody waits delays nobody. At 0, a new and cold pod stays idle while the others are busy.
     pub local_queue_share: f32,
-    /// Tokens per request in flight: what decoding takes from every request of the batch. Far above the default, a
-    /// popular prefix takes longer.
+    /// Tokens per request in flight: what decoding takes from every request of the batch. Far above the
+    /// default, a popular prefix takes longer.
     pub per_inflight_tokens: f32,
     /// Weight of evictions: a cold prompt goes where the cache has room.
     pub eviction_weight: f32,
-    /// Tokens that a KV cache costs which running requests use completely: the blocks that they hold are lost to the
-    /// prompts of clients that come back. At 0, agents are put where other contexts have to be evicted, and the slowest
-    /// of them take several times as long.
+    /// Tokens that a KV cache costs which running requests use completely: the blocks that they hold are lost
+    /// to the prompts of clients that come back. At 0, agents are put where other contexts have to be
+    /// evicted, and the slowest of them take several times as long.
     pub kv_occupancy_tokens: f32,
     /// Tokens that a pod without room for the request costs: the request waits there until another one ends.
     pub no_room_tokens: f32,
     /// Tokens of waiting until a whole KV cache is free, when the waiting requests need more than is free.
     pub kv_wait_tokens: f32,
-    /// Discount on recomputing a popular prefix here, since later requests profit. Below 1, so that of two idle pods the
-    /// one that already holds the prefix wins.
+    /// Discount on recomputing a popular prefix here, since later requests profit. Below 1, so that of two
+    /// idle pods the one that already holds the prefix wins.
     pub popular_discount: f32,
     /// Tokens that an answer is expected to have. They need KV cache too.
     pub expected_answer_tokens: f32,
-    /// Tokens that a pod could compute before its first token reaches Envoy, which count as waiting until then: the
-    /// batch step under way, and the step of the request. At 0, requests meet in one step while other pods have none.
+    /// Tokens that a pod could compute before its first token reaches Envoy, which count as waiting until
+    /// then: the batch step under way, and the step of the request. At 0, requests meet in one step while
+    /// other pods have none.
     pub first_token_lag_tokens: f32,
-    /// Believed capacity relative to the reported one. Slightly above 1: a prompt at the edge is still cached half of the
-    /// time, and nothing is lost if it is not. In an overload with many prefixes this keeps requests that share a prefix
-    /// together. Far above 1, agents stay on pods that have no room for them.
+    /// Believed capacity relative to the reported one. Slightly above 1: a prompt at the edge is still cached
+    /// half of the time, and nothing is lost if it is not. In an overload with many prefixes this keeps
+    /// requests that share a prefix together. Far above 1, agents stay on pods that have no room for them.
     pub believed_capacity: f32,
     /// Two pods are tied when their costs differ by at most this share of the request's work.
     pub tie_band: f32,

@@ -16,7 +16,8 @@ use crate::{Micros, Slot};
 /// with fewer free pods some of them meet in one batch step.
 const KEPT: usize = 3;
 const OF_PODS: usize = 8;
-/// Longest time after which a client is told to come again, in seconds: a queue may empty sooner than it seems.
+/// Longest time after which a client is told to come again, in seconds: a queue may empty sooner than it
+/// seems.
 const LONGEST_WAIT: f32 = 60.0;
 
 fn kept_of(ready: usize) -> usize {

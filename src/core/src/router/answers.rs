@@ -8,8 +8,8 @@ use crate::shared::store::{Contended, SharedData};
 use crate::{Micros, Slot};
 
 impl Router {
-    /// The first byte of an answer's body has come. If that cannot be written, the request still waits in the ledger, and
-    /// its end takes it out from there.
+    /// The first byte of an answer's body has come. If that cannot be written, the request still waits in the
+    /// ledger, and its end takes it out from there.
     ///
     /// # Errors
     /// [`Contended`]: nothing has changed.
@@ -27,8 +27,9 @@ impl Router {
         Ok(())
     }
 
-    /// Envoy has failed over: the first `attempts` pods of the decision failed, and the pod in the slot `to` answers; `None`
-    /// when the pod that answers is not in the table. That pod holds the prompt now, and the first one does not.
+    /// Envoy has failed over: the first `attempts` pods of the decision failed, and the pod in the slot `to`
+    /// answers; `None` when the pod that answers is not in the table. That pod holds the prompt now, and the
+    /// first one does not.
     ///
     /// # Errors
     /// [`Contended`]: nothing has changed, and the request is still booked on the first pod.
@@ -67,8 +68,9 @@ impl Router {
         Ok(())
     }
 
-    /// The last of the `attempts` pods that were asked says that it takes no more requests at the moment, and the others before it
-    /// will have said so, too: nothing is held against them. Before [`failed_over`](Self::failed_over).
+    /// The last of the `attempts` pods that were asked says that it takes no more requests at the moment, and
+    /// the others before it will have said so, too: nothing is held against them. Before
+    /// [`failed_over`](Self::failed_over).
     ///
     /// # Errors
     /// [`Contended`]: nothing has changed.

@@ -12,7 +12,8 @@ use crate::shared::tenants::TenantId;
 pub enum RouteBy<'a> {
     /// The prompt of an inference request, and load.
     Prompt(&'a ParsedRequest<'a>),
-    /// Load alone, though it has a prompt: a sample of plain routing. The prompt is known to lie where it went all the same.
+    /// Load alone, though it has a prompt: a sample of plain routing. The prompt is known to lie where it
+    /// went all the same.
     Plain(&'a ParsedRequest<'a>),
     /// Load alone, for any other request.
     Load,
@@ -37,8 +38,8 @@ pub struct Demand {
     pub criticality: Criticality,
     /// Whose it is, where tenants have fair shares.
     pub tenant: Option<TenantId>,
-    /// The pod, if there is one, which has what the request goes on from: it goes there, and the others follow for the case that
-    /// the pod is gone.
+    /// The pod, if there is one, which has what the request goes on from: it goes there, and the others
+    /// follow for the case that the pod is gone.
     pub holder: Option<PodKey>,
 }
 
@@ -59,8 +60,8 @@ pub enum NoPod {
         /// Seconds after which the client may come again.
         seconds: u32,
     },
-    /// Every pod has failed and is cooling down, or is asleep. A pod that answers at all, even with errors, is not among
-    /// them.
+    /// Every pod has failed and is cooling down, or is asleep. A pod that answers at all, even with errors,
+    /// is not among them.
     AllCoolingDown,
     /// Every pod that has the request's LoRA adapter is asleep. The other pods do not have it.
     AdapterAsleep,

@@ -1,4 +1,5 @@
-//! What a request changes in the prefix index: that a pod will hold its prompt, and what is taken back when the pod does not.
+//! What a request changes in the prefix index: that a pod will hold its prompt, and what is taken back when
+//! the pod does not.
 
 use crate::account::ledger::Ledger;
 use crate::account::ticket::{Belief, Repair, Ticket};
@@ -14,7 +15,8 @@ pub fn write_prompt(replica: &mut PrefixReplica, ledger: &mut Ledger, pod: PodKe
     }
 }
 
-/// Writes a repair of the index to the log; returns the correction that is to be applied here once the ledger is written.
+/// Writes a repair of the index to the log; returns the correction that is to be applied here once the ledger
+/// is written.
 pub fn write(
     replica: &mut PrefixReplica,
     ledger: &mut Ledger,

@@ -65,7 +65,8 @@ impl Gateway {
         self.workers[worker].close(ticket, end, &mut self.shared).unwrap();
     }
 
-    /// Canonical bytes of the prompt that each pod holds, as a worker believes once it has read all that others wrote.
+    /// Canonical bytes of the prompt that each pod holds, as a worker believes once it has read all that
+    /// others wrote.
     fn held(&mut self, worker: usize, text: &str) -> Vec<u64> {
         let router = &mut self.workers[worker];
         router.follow(&self.shared, 64);

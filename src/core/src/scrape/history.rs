@@ -1,10 +1,11 @@
-//! What a row of metrics pages of one pod shows, and no single page does: a restart, an engine that hangs, and gauges that
-//! count requests which have ended.
+//! What a row of metrics pages of one pod shows, and no single page does: a restart, an engine that hangs,
+//! and gauges that count requests which have ended.
 //!
-//! vLLM sets its gauges after each step. An engine that makes no step, because it hangs or because all its requests were
-//! aborted at once, leaves them as they were, while its server goes on serving the page: an engine that was idle when it
-//! hung goes on to look idle. Its counters of computed tokens tell the difference between an engine that works and one that
-//! stands still, and the ledger whether it has prompts to compute.
+//! vLLM sets its gauges after each step. An engine that makes no step, because it hangs or because all its
+//! requests were aborted at once, leaves them as they were, while its server goes on serving the page: an
+//! engine that was idle when it hung goes on to look idle. Its counters of computed tokens tell the
+//! difference between an engine that works and one that stands still, and the ledger whether it has prompts
+//! to compute.
 
 use crate::account::learning::DEFAULT_RATE;
 use crate::account::pod_account::PodAccount;
@@ -13,11 +14,11 @@ use crate::{Micros, SECOND};
 
 /// A process that started this much later, in seconds, is another one; less is rounding.
 const RESTART_SECONDS: f64 = 1.0;
-/// How long an engine may stand still with requests of ours, beyond the time that their prompts need. A step takes less than
-/// a second; loading an adapter takes a few.
+/// How long an engine may stand still with requests of ours, beyond the time that their prompts need. A step
+/// takes less than a second; loading an adapter takes a few.
 const STANDSTILL: Micros = Micros::from_seconds(5);
-/// How many times the estimated time for outstanding prompts an engine may stand still: a long prompt is computed without
-/// moving a counter until it is done.
+/// How many times the estimated time for outstanding prompts an engine may stand still: a long prompt is
+/// computed without moving a counter until it is done.
 const PREFILL_PATIENCE: f32 = 3.0;
 /// How long it may have had nothing to do in between: clients that give up come again.
 const PAUSE: Micros = Micros::from_seconds(30);
@@ -77,12 +78,14 @@ pub struct Signs {
 }
 
 impl PageHistory {
-    /// The history of a pod that is listed for the first time, and has shown no page yet; `at` is since the epoch.
+    /// The history of a pod that is listed for the first time, and has shown no page yet; `at` is since the
+    /// epoch.
     pub fn of_listed(at: Option<Micros>) -> PageHistory {
         PageHistory { listed_at: at, ..PageHistory::default() }
     }
 
-    /// The history of a pod whose process started at `started`, in seconds since the epoch, by its last page at `at`.
+    /// The history of a pod whose process started at `started`, in seconds since the epoch, by its last page
+    /// at `at`.
     pub fn of_process(started: Option<f64>, at: Micros) -> PageHistory {
         let last = started.map(|_| Seen { at, started, computed_tokens: None });
         PageHistory { last, ..PageHistory::default() }
@@ -124,9 +127,9 @@ impl PageHistory {
         }
     }
 
-    /// Whether requests may have gone to this address before the process of its first page had started: then they met another
-    /// one, which was replaced before anybody read its page. Where clocks differ, what was learnt of a young pod before its first
-    /// page is forgotten, and no more.
+    /// Whether requests may have gone to this address before the process of its first page had started: then
+    /// they met another one, which was replaced before anybody read its page. Where clocks differ, what was
+    /// learnt of a young pod before its first page is forgotten, and no more.
     fn had_a_predecessor(&self, load: &PodLoad, account: Option<&PodAccount>) -> bool {
         let started = load.started.map(|seconds| Micros((seconds * SECOND.0 as f64) as u64));
         let started_later = self.listed_at.zip(started).is_some_and(|(listed, started)| listed < started);
@@ -169,9 +172,9 @@ impl StaleGauges {
     }
 }
 
-/// Whether a page is of another process than the one before. A server with several API processes does not tell when it
-/// started: there a counter that has fallen shows it, counters that are gone, or, where there are none, a scrape that failed
-/// in between.
+/// Whether a page is of another process than the one before. A server with several API processes does not
+/// tell when it started: there a counter that has fallen shows it, counters that are gone, or, where there
+/// are none, a scrape that failed in between.
 fn restarted(before: &Seen, load: &PodLoad, failed: bool) -> bool {
     if let (Some(before), Some(now)) = (before.started, load.started) {
         return (now - before).abs() > RESTART_SECONDS;

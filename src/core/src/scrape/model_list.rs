@@ -1,4 +1,5 @@
-//! What a pod says of its models in its list of them: the names of its own model, and the LoRA adapters on it.
+//! What a pod says of its models in its list of them: the names of its own model, and the LoRA adapters on
+//! it.
 
 use crate::ModelId;
 use crate::scrape::adapters::insert;

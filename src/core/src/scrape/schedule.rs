@@ -3,9 +3,9 @@
 //! Each pod has its own time with a random part, so that the scrapes of a fleet are spread over the interval.
 //! The interval grows with the fleet, so that taking in pages uses a bounded share of its thread: Envoy's
 //! main thread, which also handles configuration and name resolution. It grows with the time that a pod takes
-//! for its page, too: that time is taken from the thread that streams the pod's tokens. How far away the pod is
-//! does not count: now and then it is asked for something that costs it next to nothing, and the time of that
-//! answer is taken off.
+//! for its page, too: that time is taken from the thread that streams the pod's tokens. How far away the pod
+//! is does not count: now and then it is asked for something that costs it next to nothing, and the time of
+//! that answer is taken off.
 
 use crate::config::Scrape;
 use crate::{Micros, Random, Slot};
@@ -157,9 +157,9 @@ impl Schedule {
         }
     }
 
-    /// Whether the pod in `slot`, whose page has just come, is to be asked for something that costs it nothing, so
-    /// that the round trip is known. It counts as asked. Where its pages come so fast that they cost too little to
-    /// matter, it is not.
+    /// Whether the pod in `slot`, whose page has just come, is to be asked for something that costs it
+    /// nothing, so that the round trip is known. It counts as asked. Where its pages come so fast that they
+    /// cost too little to matter, it is not.
     pub fn take_trip(&mut self, slot: Slot, config: &Scrape, now: Micros) -> bool {
         let Some(pages) = self.pages.get_mut(usize::from(slot)) else { return false };
         let matters = pages.least > config.interval.0 as f64 * POD_SHARE;
@@ -170,8 +170,8 @@ impl Schedule {
         matters && is_due
     }
 
-    /// That answer has come `took` after it was asked for. A pod that was to wait longer than its pages cost is due
-    /// sooner.
+    /// That answer has come `took` after it was asked for. A pod that was to wait longer than its pages cost
+    /// is due sooner.
     pub fn note_trip(&mut self, slot: Slot, took: Micros, config: &Scrape, now: Micros) {
         let Some(pages) = self.pages.get_mut(usize::from(slot)) else { return };
         pages.trip = least(pages.trip, took, TRIP_RISE);
@@ -218,8 +218,8 @@ impl Schedule {
     }
 }
 
-/// The least of several times, in microseconds, which rises by this factor from one to the next; `so_far` is 0 before
-/// the first.
+/// The least of several times, in microseconds, which rises by this factor from one to the next; `so_far` is
+/// 0 before the first.
 fn least(so_far: f64, took: Micros, rise: f64) -> f64 {
     let took = took.0 as f64;
     if so_far > 0.0 { took.min(so_far * rise) } else { took }

@@ -1,7 +1,7 @@
 //! vLLM's metrics, by name: from a page of Prometheus text to the load of a pod.
 //!
-//! A pod may run several engines (data-parallel ranks). Each has samples with its number in the label `engine`:
-//! [`Page::ranks`] keeps them apart, [`Page::total`] adds them up.
+//! A pod may run several engines (data-parallel ranks). Each has samples with its number in the label
+//! `engine`: [`Page::ranks`] keeps them apart, [`Page::total`] adds them up.
 
 mod ranks;
 
@@ -17,10 +17,11 @@ use ranks::{RankBuilder, plausible, rank_of, wanted};
 pub struct Page {
     /// The load of each engine, by its number. A pod without data parallelism has one.
     pub ranks: Vec<RankLoad>,
-    /// Start of the process in seconds since the epoch (`process_start_time_seconds`). A server with several API processes
-    /// does not tell it.
+    /// Start of the process in seconds since the epoch (`process_start_time_seconds`). A server with several
+    /// API processes does not tell it.
     pub started: Option<f64>,
-    /// Requests that the server has refused because its queue was full (`vllm:admission_rejections_total`), since it started.
+    /// Requests that the server has refused because its queue was full (`vllm:admission_rejections_total`),
+    /// since it started.
     pub rejections: f64,
     /// Its LoRA adapters.
     pub adapters: PageAdapters,
@@ -35,13 +36,15 @@ pub struct PodLoad {
     pub waiting: f32,
     /// Share of KV cache blocks that running requests use, 0 to 1: the mean over engines.
     pub kv_usage: f32,
-    /// Tokens that the KV caches can hold together. 0 when prefix caching is off, `None` when the page does not say.
+    /// Tokens that the KV caches can hold together. 0 when prefix caching is off, `None` when the page does
+    /// not say.
     pub capacity: Option<u64>,
     /// Start of the process in seconds since the epoch, if the page tells it; another value is a restart.
     pub started: Option<f64>,
     /// Every engine sleeps.
     pub asleep: bool,
-    /// Tokens that were computed since the engines started, of prompts and of answers; `None` when the page does not say.
+    /// Tokens that were computed since the engines started, of prompts and of answers; `None` when the page
+    /// does not say.
     pub computed_tokens: Option<f64>,
     /// Prompt tokens that were looked up in the prefix caches.
     pub cache_queries: f64,
@@ -66,8 +69,8 @@ pub fn load(page: &[u8]) -> Result<PodLoad, NotVllm> {
 impl Page {
     /// Reads a metrics page.
     ///
-    /// A fresh server has no samples of its requests until the first one comes, so a page with any metric of vLLM that lacks
-    /// them is the page of an idle pod.
+    /// A fresh server has no samples of its requests until the first one comes, so a page with any metric of
+    /// vLLM that lacks them is the page of an idle pod.
     ///
     /// # Errors
     /// [`NotVllm`] when the page has no metric of vLLM.
@@ -108,7 +111,8 @@ impl Page {
         self.sum_of(&self.ranks)
     }
 
-    /// The load of the engine at this place in the order of their numbers; nothing for one that the page does not have.
+    /// The load of the engine at this place in the order of their numbers; nothing for one that the page does
+    /// not have.
     pub fn of_engine(&self, place: u16) -> PodLoad {
         self.sum_of(self.ranks.get(usize::from(place)).map_or(&[], std::slice::from_ref))
     }

@@ -1,4 +1,5 @@
-//! The last good documents of settings, by name: a worker that meets a bad one first knows what was in force before.
+//! The last good documents of settings, by name: a worker that meets a bad one first knows what was in force
+//! before.
 
 use crate::request::blocks::hash_of;
 use crate::shared::codec::{CodecError, records};

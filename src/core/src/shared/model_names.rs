@@ -157,7 +157,8 @@ mod tests {
             prop_assert_eq!(&ModelNames::joined(known.iter().map(Vec::as_slice), &names), &names);
             let order = groups.iter().rev();
             prop_assert_eq!(ModelNames::joined(order.map(Vec::as_slice), &ModelNames::default()), names);
-            // The naive twin: two names stand for each other if a chain of groups leads from one to the other.
+            // The naive twin: two names stand for each other if a chain of groups leads from one to the
+            // other.
             for start in groups.iter().flatten() {
                 let mut reached = vec![start];
                 while let Some(more) = groups.iter().filter(|group| group.iter().any(|name| reached.contains(&name))).flatten().find(|name| !reached.contains(name)) {

@@ -1,5 +1,5 @@
-//! The table of a pool: its pods and their load, as the collector last saw them. It is one versioned value in shared data; a
-//! router keeps its copy until the generation moves.
+//! The table of a pool: its pods and their load, as the collector last saw them. It is one versioned value in
+//! shared data; a router keeps its copy until the generation moves.
 
 use std::borrow::Cow;
 
@@ -14,8 +14,8 @@ const TABLE_MARK: u32 = u32::from_le_bytes(*b"WPT7");
 /// An engine number that stands for none.
 const NO_ENGINE: u16 = u16::MAX;
 
-/// Most pods in a pool. Every decision copies the ledger, which has an account per pod, so a larger fleet needs several
-/// pools.
+/// Most pods in a pool. Every decision copies the ledger, which has an account per pod, so a larger fleet
+/// needs several pools.
 pub const MAX_PODS: usize = 1024;
 
 /// The result of the last scrape of a pod.
@@ -69,16 +69,19 @@ pub struct PodAdapters {
     pub active: Vec<ModelId>,
 }
 
-/// One pod, or one engine of a pod that runs several (data parallelism): each has a cache and a queue of its own.
+/// One pod, or one engine of a pod that runs several (data parallelism): each has a cache and a queue of its
+/// own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
     /// Identity: a new one for another address in this slot, and after a restart. 0 is an empty slot.
     pub id: u32,
-    /// The first identity that this address had in this slot; the identities from it to `id` are of the same machine.
+    /// The first identity that this address had in this slot; the identities from it to `id` are of the same
+    /// machine.
     pub first_id: u32,
     /// `ip:port`, IPv6 in brackets.
     pub address: String,
-    /// The place of the engine among those at this address, from 0 (its data-parallel rank); `None` where there is one.
+    /// The place of the engine among those at this address, from 0 (its data-parallel rank); `None` where
+    /// there is one.
     pub engine: Option<u16>,
     /// The clusters that may send to it.
     pub candidate_of: ClusterSet,
@@ -164,8 +167,8 @@ pub struct PodTable {
     pub pods: Vec<Pod>,
     /// The clusters that discovery knows; the place in the list is that in [`Pod::candidate_of`].
     pub clusters: Vec<Cluster>,
-    /// Counts the changes of [`crate::shared::adapters::AdapterLists`] and [`crate::shared::model_names::ModelNames`]; 0 when
-    /// there are none.
+    /// Counts the changes of [`crate::shared::adapters::AdapterLists`] and
+    /// [`crate::shared::model_names::ModelNames`]; 0 when there are none.
     pub model_lists: u32,
     /// Counts the changes of the settings that the collector has fetched; 0 when there are none.
     pub settings: u32,
@@ -210,8 +213,8 @@ impl PodTable {
         self.live().filter(|(_, pod)| pod.is_first())
     }
 
-    /// How many pods at other addresses could serve a request of the pod at `address` in its place. One that has left the table may
-    /// be of any cluster.
+    /// How many pods at other addresses could serve a request of the pod at `address` in its place. One that
+    /// has left the table may be of any cluster.
     pub fn others(&self, address: &[u8]) -> usize {
         let of = self.at(address).next().map(|(_, pod)| pod.candidate_of);
         let serves = |other: &Pod| {

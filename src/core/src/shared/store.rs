@@ -1,5 +1,5 @@
-//! The store that the workers of one Envoy share: a few values under fixed keys, each read and written as a whole, with
-//! compare-and-swap. Envoy gives it to modules as "shared data"; a simulation gives a map.
+//! The store that the workers of one Envoy share: a few values under fixed keys, each read and written as a
+//! whole, with compare-and-swap. Envoy gives it to modules as "shared data"; a simulation gives a map.
 
 /// Values by key, with compare-and-swap.
 ///
@@ -15,28 +15,28 @@ pub trait SharedData {
     fn set(&mut self, key: &str, value: &[u8], cas: Option<u32>) -> Result<(), Conflict>;
 }
 
-/// The version to write over when a key was never written: a missing key takes any version, and no key ever has this one,
-/// so of two workers that both find nothing only the first writes.
+/// The version to write over when a key was never written: a missing key takes any version, and no key ever
+/// has this one, so of two workers that both find nothing only the first writes.
 pub const NEVER_WRITTEN: u32 = u32::MAX;
 
 /// Another worker wrote first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conflict;
 
-/// Tries to write a value over those of other workers. Each conflict means that another worker has written, so the workers
-/// as a whole make progress; this many conflicts in a row do not happen by chance.
+/// Tries to write a value over those of other workers. Each conflict means that another worker has written,
+/// so the workers as a whole make progress; this many conflicts in a row do not happen by chance.
 const TRIES: usize = 16;
 
 /// Other workers wrote first at every try: nothing is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contended;
 
-/// Changes the value of `key`: reads it, lets `change` make the next value of it, and writes that if nobody has written in
-/// between, else begins again. This is the only compare-and-swap loop of Warmpath.
+/// Changes the value of `key`: reads it, lets `change` make the next value of it, and writes that if nobody
+/// has written in between, else begins again. This is the only compare-and-swap loop of Warmpath.
 ///
-/// `change` gets the bytes that are stored, `None` when there are none, and the shared data for whatever else it reads. It
-/// returns the value to write and a result. It may be called several times and must not change anything that has to be
-/// undone when its value is not written.
+/// `change` gets the bytes that are stored, `None` when there are none, and the shared data for whatever else
+/// it reads. It returns the value to write and a result. It may be called several times and must not change
+/// anything that has to be undone when its value is not written.
 ///
 /// # Errors
 /// What `change` returns, and then nothing is written; [`Contended`] when no try was written.
@@ -56,7 +56,8 @@ pub fn compare_and_swap<S: SharedData, V: AsRef<[u8]>, T, E: From<Contended>>(
     Err(Contended.into())
 }
 
-/// Changes the value of `key` as [`compare_and_swap`] does, where nothing else is read and every change is one to write.
+/// Changes the value of `key` as [`compare_and_swap`] does, where nothing else is read and every change is
+/// one to write.
 ///
 /// # Errors
 /// [`Contended`] when no try was written.
@@ -79,7 +80,8 @@ pub struct Keys {
     pub wanted: String,
     /// Work in flight, and the open segment of the log; written by routers.
     pub ledger: String,
-    /// The last good settings of each route, or of the page that is fetched; written by whoever reads them first.
+    /// The last good settings of each route, or of the page that is fetched; written by whoever reads them
+    /// first.
     pub settings: String,
     /// Which pods have which LoRA adapters; written by the collector.
     pub adapter_lists: String,
@@ -148,8 +150,9 @@ impl Keys {
     }
 }
 
-/// Shared data in one map: for tests, and for simulated gateways. A `BTreeMap`, because the random seed of a `HashMap`
-/// changes the order in which values are freed, and with it the instruction counts of `scripts/budget`.
+/// Shared data in one map: for tests, and for simulated gateways. A `BTreeMap`, because the random seed of a
+/// `HashMap` changes the order in which values are freed, and with it the instruction counts of
+/// `scripts/budget`.
 #[derive(Clone, Debug, Default)]
 pub struct Map {
     values: std::collections::BTreeMap<String, (Vec<u8>, u32)>,
@@ -170,7 +173,8 @@ impl SharedData for Map {
     }
 
     fn set(&mut self, key: &str, value: &[u8], cas: Option<u32>) -> Result<(), Conflict> {
-        // As in Envoy, a version is never 0 and counts the writes of all keys; a missing key takes any version.
+        // As in Envoy, a version is never 0 and counts the writes of all keys; a missing key takes any
+        // version.
         let version = self.version.wrapping_add(1).max(1);
         match self.values.get_mut(key) {
             Some((_, current)) if cas.is_some_and(|cas| cas != *current) => return Err(Conflict),

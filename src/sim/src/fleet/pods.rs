@@ -183,7 +183,8 @@ impl Fleet<'_> {
         }
     }
 
-    /// What a pod had when it died: what had no answer's headers goes on to the next pick, the rest is broken.
+    /// What a pod had when it died: what had no answer's headers goes on to the next pick, the rest is
+    /// broken.
     pub(super) fn lose(&mut self, pod: usize) {
         for request in 0..self.requests.len() {
             let state = &self.requests[request];

@@ -150,7 +150,8 @@ pub struct FleetSummary {
 }
 
 impl FleetSummary {
-    /// Several runs as one, such as those of several seeds: the mean of each number, and the sum of each count.
+    /// Several runs as one, such as those of several seeds: the mean of each number, and the sum of each
+    /// count.
     pub fn over(runs: &[FleetSummary]) -> FleetSummary {
         let mean = |of: fn(&FleetSummary) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
         let spread = |of: fn(&FleetSummary) -> Spread| Spread::over(&runs.iter().map(of).collect::<Vec<_>>());

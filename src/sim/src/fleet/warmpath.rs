@@ -25,7 +25,8 @@ use crate::baselines::LeastRequest;
 use crate::policy::{FleetPod, Policy, RequestEnd, RouteRequest, World};
 use crate::workload::Dice;
 
-/// From the request for a metrics page to its last byte, in seconds: a round trip, and what a pod takes to print it.
+/// From the request for a metrics page to its last byte, in seconds: a round trip, and what a pod takes to
+/// print it.
 const SCRAPE_SECONDS: f64 = 0.003;
 /// What taking in a page is said to cost the thread: measured on vLLM's 55 KB pages.
 const PAGE_COST: Micros = Micros(60);

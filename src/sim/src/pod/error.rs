@@ -134,7 +134,8 @@ impl ApiError {
         }
     }
 
-    /// What vLLM's converter of chat streams to Messages says of the error: it takes it for a chunk, which lacks two fields.
+    /// What vLLM's converter of chat streams to Messages says of the error: it takes it for a chunk, which
+    /// lacks two fields.
     fn taken_for_a_chunk(&self) -> String {
         let start: String = self.message.chars().take(2).collect();
         let end = self.param.as_ref().map_or("am': None", |_| "': '...'");

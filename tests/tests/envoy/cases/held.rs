@@ -1,4 +1,5 @@
-//! What a pod is believed to hold: hybrid caches, sleep, restarts, emptied caches, and prompts that are the same to vLLM.
+//! What a pod is believed to hold: hybrid caches, sleep, restarts, emptied caches, and prompts that are the
+//! same to vLLM.
 
 use std::time::Duration;
 

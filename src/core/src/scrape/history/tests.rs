@@ -17,7 +17,8 @@ fn account(in_flight: u32, opened: u32, outstanding: u32) -> PodAccount {
     }
 }
 
-/// Shows the same page every tenth of a second, up to and without `until`; returns when the engine first counts as hanging.
+/// Shows the same page every tenth of a second, up to and without `until`; returns when the engine first
+/// counts as hanging.
 fn hangs_at(
     history: &mut PageHistory,
     page: &PodLoad,

@@ -16,25 +16,30 @@ pub struct RankLoad {
     pub rank: u16,
     /// Requests in the running batch (`vllm:num_requests_running`).
     pub running: f32,
-    /// Requests in the queue that wait for room (`vllm:num_requests_waiting` without those that are deferred).
+    /// Requests in the queue that wait for room (`vllm:num_requests_waiting` without those that are
+    /// deferred).
     pub waiting: f32,
-    /// Share of KV cache blocks that running requests use, 0 to 1 (`vllm:kv_cache_usage_perc`; `vllm:gpu_cache_usage_perc`
-    /// in older versions).
+    /// Share of KV cache blocks that running requests use, 0 to 1 (`vllm:kv_cache_usage_perc`;
+    /// `vllm:gpu_cache_usage_perc` in older versions).
     pub kv_usage: f32,
-    /// Tokens that the KV cache can hold (`vllm:cache_config_info`). 0 when prefix caching is off, `None` when the page does
-    /// not say.
+    /// Tokens that the KV cache can hold (`vllm:cache_config_info`). 0 when prefix caching is off, `None`
+    /// when the page does not say.
     pub capacity: Option<u64>,
     /// The engine sleeps (`vllm:engine_sleep_state`): it serves nothing, and its cache is gone.
     pub asleep: bool,
-    /// Tokens that the engine has computed since it started, of prompts and of answers; `None` when the page does not say.
+    /// Tokens that the engine has computed since it started, of prompts and of answers; `None` when the page
+    /// does not say.
     pub computed_tokens: Option<f64>,
-    /// Prompt tokens that were looked up in the prefix cache since the engine started (`vllm:prefix_cache_queries_total`).
+    /// Prompt tokens that were looked up in the prefix cache since the engine started
+    /// (`vllm:prefix_cache_queries_total`).
     pub cache_queries: f64,
-    /// Those of them that the cache held (`vllm:prefix_cache_hits_total` and `vllm:external_prefix_cache_hits_total`).
+    /// Those of them that the cache held (`vllm:prefix_cache_hits_total` and
+    /// `vllm:external_prefix_cache_hits_total`).
     pub cache_hits: f64,
 }
 
-/// Whether a line may be one of those that count. A page has hundreds of others, so the first letter decides most.
+/// Whether a line may be one of those that count. A page has hundreds of others, so the first letter decides
+/// most.
 pub fn wanted(line: &[u8]) -> bool {
     let Some(name) = line.strip_prefix(b"vllm:") else {
         return line.starts_with(b"process_start_time_seconds");
@@ -53,7 +58,8 @@ pub fn wanted(line: &[u8]) -> bool {
     starts.iter().any(|start| name.starts_with(start))
 }
 
-/// The engine that a sample belongs to; a sample without a readable label `engine` is of engine 0. `None` past the bound.
+/// The engine that a sample belongs to; a sample without a readable label `engine` is of engine 0. `None`
+/// past the bound.
 pub fn rank_of<'b>(builders: &'b mut Vec<RankBuilder>, sample: &Sample<'_>) -> Option<&'b mut RankBuilder> {
     let label = sample.label("engine").and_then(|label| std::str::from_utf8(label).ok());
     let rank = label.and_then(|label| label.parse().ok()).unwrap_or(0);
@@ -84,7 +90,8 @@ impl RankBuilder {
         match sample.name {
             b"vllm:num_requests_running" => load.running += requests(sample.value),
             b"vllm:num_requests_waiting" => load.waiting += requests(sample.value),
-            // A deferred request waits for something else than room, such as KV blocks that another server sends.
+            // A deferred request waits for something else than room, such as KV blocks that another server
+            // sends.
             b"vllm:num_requests_waiting_by_reason" if sample.label("reason") == Some(b"deferred") => {
                 self.deferred += requests(sample.value);
             }
@@ -102,7 +109,8 @@ impl RankBuilder {
                 load.computed_tokens = Some(load.computed_tokens.unwrap_or(0.0) + plausible(sample.value));
             }
             b"vllm:prefix_cache_queries_total" => load.cache_queries += plausible(sample.value),
-            // What a connector has found beyond the GPU's cache, as LMCache does, was not found there, and is a hit all the same.
+            // What a connector has found beyond the GPU's cache, as LMCache does, was not found there, and is
+            // a hit all the same.
             b"vllm:prefix_cache_hits_total" | b"vllm:external_prefix_cache_hits_total" => {
                 load.cache_hits += plausible(sample.value)
             }
@@ -122,8 +130,9 @@ impl RankBuilder {
 
 /// Tokens that the cache of one engine can hold.
 ///
-/// Where the page has `kv_cache_size_tokens`, that is the number. Blocks times their size is too small for hybrid models, whose
-/// smallest block is named, and too large with data parallelism, as each engine names the blocks of all.
+/// Where the page has `kv_cache_size_tokens`, that is the number. Blocks times their size is too small for
+/// hybrid models, whose smallest block is named, and too large with data parallelism, as each engine names
+/// the blocks of all.
 fn capacity(info: &Sample<'_>) -> Option<u64> {
     let number = |name| std::str::from_utf8(info.label(name)?).ok()?.parse::<u64>().ok();
     if info.label("enable_prefix_caching") == Some(b"False") {
