@@ -6,12 +6,15 @@
 
 mod capacity;
 mod catalog;
+pub mod classes;
 mod conversations;
 mod dice;
 mod open_loop;
 pub mod trace;
 
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use crate::engine::QueueLimits;
 
@@ -60,7 +63,7 @@ pub struct Turn {
 }
 
 /// What a request is besides its prompt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestClass {
     /// Whether it may be shed when the pool is saturated.
     pub sheddable: bool,

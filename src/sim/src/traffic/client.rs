@@ -8,12 +8,18 @@ use super::answer::StreamedAnswer;
 use super::clock::ServerClock;
 use super::outcome::Failure;
 use super::sse::SseParser;
+use crate::workload::RequestClass;
 
 /// A request that waits longer than this is given up, in the server's seconds: the reference's gateway has
 /// the same limit.
 const LONGEST: f64 = 3600.0;
 /// vLLM closes a connection that was idle for 5 s; be first, or a request could meet the closing.
 const IDLE: Duration = Duration::from_secs(4);
+
+/// By these headers a gateway is told what a request is: an objective `sheddable`, whose priority is for its
+/// settings to say, and whose request it is.
+const OBJECTIVE: &str = "x-gateway-inference-objective";
+const TENANT: &str = "x-tenant";
 
 /// What to send.
 #[derive(Clone, Debug)]
@@ -28,6 +34,8 @@ pub(super) struct Outgoing {
     pub(super) user: u32,
     /// See [`Outcome::round`].
     pub(super) round: u32,
+    /// See [`Outcome::class`].
+    pub(super) class: RequestClass,
 }
 
 /// Sends requests, over connections that are used again.
@@ -59,12 +67,18 @@ impl TrafficClient {
 
     /// Sends it and reads the answer to the end.
     pub(super) async fn send(&self, ask: Outgoing) -> Outcome {
-        let Outgoing { path, body, keep_text, user, round } = ask;
+        let Outgoing { path, body, keep_text, user, round, class } = ask;
         let mut request = self.http.post(format!("{}{path}", self.base)).body(body);
         request = request.header("content-type", "application/json");
         if round > 0 {
             // What the original sends too: gateways may pin users by it.
             request = request.header("x-user-id", user.to_string());
+        }
+        if class.sheddable {
+            request = request.header(OBJECTIVE, "sheddable");
+        }
+        if let Some(tenant) = class.tenant {
+            request = request.header(TENANT, tenant.to_string());
         }
         if let Some(key) = &self.key {
             request = request.bearer_auth(key);
@@ -91,6 +105,7 @@ impl TrafficClient {
             failure,
             user,
             round,
+            class,
         }
     }
 

@@ -18,10 +18,13 @@ use super::sessions::{Message, Sessions, TICK};
 use super::watch::{Seen, Watch};
 use super::{Named, TrafficOptions};
 use crate::engine::Hardware;
-use crate::workload::{Session, Traffic, Workload, WorkloadError, trace};
+use crate::workload::{RequestClass, Session, Traffic, Workload, WorkloadError, classes, trace};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETION: &str = "/v1/completions";
+/// What `criticality` and `tenants` are for and how many requests are to notice nothing, unless the user says otherwise.
+const CLASSES_PODS: usize = 8;
+const CLASSES_REQUESTS: usize = 300;
 /// Requests that the original warms up with, all at once.
 const WARM_UP: u32 = 10;
 
@@ -49,16 +52,23 @@ enum Plan {
 
 impl Plan {
     fn new(options: &TrafficOptions) -> Result<Plan, WorkloadError> {
+        let traffic = |pods, requests| Traffic {
+            pods: options.profile.unwrap_or(Hardware::A10).pods(options.fleet_pods.unwrap_or(pods)),
+            requests: options.requests.unwrap_or(requests),
+            rate: options.rate,
+            seed: options.seed,
+        };
         if let Some(spec) = options.workload.spec() {
-            let pods = options.fleet_pods.unwrap_or(spec.pods);
-            return Ok(Plan::Sessions(spec.build(&Traffic {
-                pods: options.profile.unwrap_or(Hardware::A10).pods(pods),
-                requests: options.requests.unwrap_or(spec.requests),
-                rate: options.rate,
-                seed: options.seed,
-            })));
+            return Ok(Plan::Sessions(spec.build(&traffic(spec.pods, spec.requests))));
         }
+        let classes = traffic(CLASSES_PODS, CLASSES_REQUESTS);
         match (options.workload, &options.trace) {
+            (Named::Criticality, _) => {
+                Ok(Plan::Sessions(classes::overload_of_others(&classes, options.others.unwrap_or(3.0))))
+            }
+            (Named::Tenants, _) => {
+                Ok(Plan::Sessions(classes::burst_of_another(&classes, options.others.unwrap_or(100.0))))
+            }
             (Named::MultiRoundQa, _) => Ok(Plan::MultiRoundQa),
             (Named::Random, _) => Ok(Plan::Random),
             (_, Some(file)) => Ok(Plan::Sessions(trace::load(&file.to_string_lossy())?)),
@@ -236,7 +246,8 @@ async fn sessions(
             tokio::time::sleep_until(clock.when(due + turn.think)).await;
             dialogue.add(&turn.adds);
             let model = session.class.adapter_name().unwrap_or_else(|| options.model.clone());
-            let ask = Outgoing { user, round, ..turn_of(options, &model, &dialogue, turn.output_tokens) };
+            let turn_of = turn_of(options, &model, &dialogue, turn.output_tokens);
+            let ask = Outgoing { user, round, class: session.class, ..turn_of };
             let mut outcome = client.send(ask).await;
             due = outcome.finished;
             let text = std::mem::take(&mut outcome.text);
@@ -253,7 +264,7 @@ async fn sessions(
 
 fn chat(options: &TrafficOptions, messages: &[Message], max_tokens: u32) -> Outgoing {
     let body = chat_body(options, messages, max_tokens);
-    Outgoing { path: CHAT, body: body.to_string(), keep_text: true, user: 0, round: 0 }
+    outgoing(CHAT, &body, true)
 }
 
 /// What a dialogue sends next.
@@ -268,7 +279,7 @@ fn turn_of(options: &TrafficOptions, model: &str, dialogue: &Dialogue, output_to
             fields.insert("tools".to_owned(), dialogue.tools().into());
         }
     }
-    Outgoing { path: CHAT, body: body.to_string(), keep_text: true, user: 0, round: 0 }
+    outgoing(CHAT, &body, true)
 }
 
 fn chat_body(options: &TrafficOptions, messages: &[Message], max_tokens: u32) -> Value {
@@ -297,7 +308,12 @@ fn completion(options: &TrafficOptions, prompts: &RandomPrompts, nth: u32) -> Ou
     {
         fields.insert("ignore_eos".to_owned(), true.into());
     }
-    Outgoing { path: COMPLETION, body: body.to_string(), keep_text: false, user: nth, round: 0 }
+    Outgoing { user: nth, ..outgoing(COMPLETION, &body, false) }
+}
+
+fn outgoing(path: &'static str, body: &Value, keep_text: bool) -> Outgoing {
+    let class = RequestClass::default();
+    Outgoing { path, body: body.to_string(), keep_text, user: 0, round: 0, class }
 }
 
 /// A bar on standard error, if that is a terminal.

@@ -34,6 +34,12 @@ pub enum Named {
     /// As in `fleet`: conversations with 40 LoRA adapters; simulated pods need --lora-modules lora-0,... up
     /// to lora-39.
     Adapters,
+    /// A few requests, and beside them others that may be shed (x-gateway-inference-objective: sheddable), at
+    /// three times what the pods can do.
+    Criticality,
+    /// A tenant with a few short prompts (x-tenant: 1), and one that sends a hundred long ones at once, every ten
+    /// seconds (x-tenant: 2).
+    Tenants,
     /// Requests at the times in the file of --trace.
     Trace,
 }
@@ -54,6 +60,8 @@ impl Named {
             Named::Churn => "churn",
             Named::Overload => "overload",
             Named::Adapters => "adapters",
+            Named::Criticality => "criticality",
+            Named::Tenants => "tenants",
             Named::Trace => "trace",
         }
     }
@@ -61,7 +69,9 @@ impl Named {
     /// The fleet's workload, where it is one that is built in there.
     pub fn spec(self) -> Option<&'static Spec> {
         let name = match self {
-            Named::MultiRoundQa | Named::Random | Named::Trace => return None,
+            Named::MultiRoundQa | Named::Random | Named::Criticality | Named::Tenants | Named::Trace => {
+                return None;
+            }
             Named::FleetRandom => "random",
             other => other.name(),
         };

@@ -86,19 +86,24 @@ pub struct TrafficOptions {
     #[arg(long)]
     pub ignore_eos: bool,
 
-    /// chats to overload: requests in all, about; each workload has its own number
+    /// chats to tenants: requests in all, about, but for the others of criticality and tenants; each workload has its own number
     #[arg(long, value_name = "N")]
     pub requests: Option<usize>,
     /// chats to overload: requests per second, mean; by default, each workload's own share of what the pods
     /// can do
     #[arg(long, value_name = "RATE")]
     pub rate: Option<f64>,
-    /// chats to overload: what the pods are, for the rate; by default, a10
+    /// chats to tenants: what the pods are, for the rate; by default, a10
     #[arg(long, value_enum, value_name = "NAME")]
     pub profile: Option<Hardware>,
-    /// chats to overload: how many pods there are, for the rate; each workload has its own number
+    /// chats to tenants: how many pods there are, for the rate; each workload has its own number
     #[arg(long, value_name = "N")]
     pub fleet_pods: Option<usize>,
+
+    /// criticality: what may be shed, as a multiple of what the pods can do [3]; tenants: long prompts at once
+    /// [100]; 0 leaves the few alone
+    #[arg(long, value_name = "N")]
+    pub others: Option<f64>,
 
     /// trace: JSON lines of {"time", "segments": [["name", tokens], ...], "output_tokens"}
     #[arg(long, value_name = "FILE")]
@@ -184,6 +189,15 @@ impl TrafficOptions {
         if let Some(rate) = self.rate {
             ensure!(rate.is_finite() && rate > 0.0, "--rate is {rate}; it must be more than 0");
         }
+        let has_classes = matches!(self.workload, Named::Criticality | Named::Tenants);
+        if let Some(others) = self.others {
+            ensure!(has_classes, "--others does nothing with --workload {name}; leave it out");
+            ensure!((0.0..=1e6).contains(&others), "--others is {others}; use 0 to 1000000");
+        }
+        ensure!(
+            self.rate.is_none() || !has_classes,
+            "--rate does nothing with --workload {name}, whose load is a share of what --fleet-pods can do; leave it out"
+        );
         let for_the_rate = [("profile", self.profile.is_some()), ("fleet-pods", self.fleet_pods.is_some())];
         let own = [("requests", self.requests.is_some()), ("rate", self.rate.is_some())];
         let given =

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::workload::RequestClass;
+
 /// One request, answered or not. Times are the server's seconds since the traffic began.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -27,6 +29,8 @@ pub struct Outcome {
     pub user: u32,
     /// The user's question or the session's turn, from 1.
     pub round: u32,
+    /// What it is besides its prompt.
+    pub class: RequestClass,
 }
 
 impl Outcome {

@@ -10,6 +10,8 @@ use super::outcome::Outcome;
 use super::sample::PoolSample;
 use super::stats::{mean, percentile, variation};
 use super::{Named, TrafficOptions, summary};
+use crate::workload::RequestClass;
+use crate::workload::classes::SMALL_TENANT;
 
 /// Mean and percentiles of one kind of time, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -52,6 +54,16 @@ pub struct RequestLine {
     pub user: u32,
     /// The user's question or the session's turn, from 1.
     pub round: u32,
+    /// What it is besides its prompt.
+    #[serde(default)]
+    pub class: RequestClass,
+}
+
+impl RequestLine {
+    /// Whether it is to notice nothing of others (`criticality`, `tenants`).
+    fn is_of_the_few(&self) -> bool {
+        !self.class.sheddable && self.class.tenant.is_none_or(|tenant| tenant == SMALL_TENANT)
+    }
 }
 
 /// All that was measured in a run.
@@ -73,6 +85,9 @@ pub struct TrafficRun {
     pub seconds: f64,
     /// To the first token.
     pub ttft: Times,
+    /// The same of the requests that are to notice nothing of others, where there are others.
+    #[serde(default)]
+    pub ttft_of_the_few: Option<Times>,
     /// Per token after the first one, a mean for each request.
     pub tpot: Times,
     /// Between one token and the next, over all tokens.
@@ -116,6 +131,7 @@ impl TrafficRun {
                 output_tokens: outcome.output_tokens,
                 user: outcome.user,
                 round: outcome.round,
+                class: outcome.class,
             })
             .collect();
         let all = |of: fn(&RequestLine) -> f64| Times::of(requests.iter().map(of).collect());
@@ -136,6 +152,10 @@ impl TrafficRun {
             summary: Vec::new(),
             seconds: ran.ended - ran.began,
             ttft: all(|request| request.ttft),
+            ttft_of_the_few: matches!(options.workload, Named::Criticality | Named::Tenants).then(|| {
+                let few = requests.iter().filter(|request| request.is_of_the_few());
+                Times::of(few.map(|request| request.ttft).collect())
+            }),
             tpot: Times::of(tpot.collect()),
             itl: Times::of(gaps),
             latency: all(|request| request.latency),
@@ -193,6 +213,14 @@ impl TrafficRun {
         }
         let Times { mean, p50, p90, p99 } = self.ttft;
         let _ = writeln!(text, "TTFT: mean {mean:.4} s, p50 {p50:.4} s, p90 {p90:.4} s, p99 {p99:.4} s");
+        if let Some(Times { mean, p50, p90, p99 }) = self.ttft_of_the_few {
+            let few = self.requests.iter().filter(|request| request.is_of_the_few()).count();
+            let others = self.requests.len() - few;
+            let _ = writeln!(
+                text,
+                "TTFT of the {few} that are to notice nothing: mean {mean:.4} s, p50 {p50:.4} s, p90 {p90:.4} s, p99 {p99:.4} s; {others} of the others served"
+            );
+        }
         if let Some(inside) = self.ttft_in_pods {
             let _ = writeln!(
                 text,

@@ -38,6 +38,7 @@ pub fn serving(record: &TrafficRun) -> Vec<String> {
 pub(crate) mod tests {
     use super::*;
     use crate::traffic::{Named, RequestLine};
+    use crate::workload::RequestClass;
     use std::collections::BTreeMap;
 
     /// Two requests in ten seconds.
@@ -51,6 +52,7 @@ pub(crate) mod tests {
             output_tokens,
             user: 1,
             round: 1,
+            class: RequestClass::default(),
         };
         TrafficRun {
             label: "a".to_owned(),
@@ -61,6 +63,7 @@ pub(crate) mod tests {
             summary: Vec::new(),
             seconds: 10.0,
             ttft: Times::of(vec![0.5, 1.0]),
+            ttft_of_the_few: None,
             tpot: Times::of(vec![0.1, 0.2]),
             itl: Times::of(vec![0.1, 0.2, 0.3]),
             latency: Times::of(vec![2.5, 3.0]),
