@@ -147,7 +147,7 @@ impl Router {
         if steps.replica.table().live().next().is_none() {
             return Err(NoPod::NoTable);
         }
-        steps.find_adapter(by, demand.among, shared);
+        steps.find_adapter(demand.among, shared);
         let over_share = tenants.over_share(demand.tenant, shared, now);
         let decided = store.transact(shared, |ledger, shared| {
             steps.catch_up(ledger, shared);
@@ -164,7 +164,7 @@ impl Router {
             }
         };
         steps.keep(&mut ticket, &ledger);
-        steps.note_adapter(by, ticket.pod(), shared, now);
+        steps.note_adapter(ticket.pod(), shared, now);
         ticket.set_share(tenants.open(demand.tenant, ticket.tokens(), shared, now));
         let bytes = steps.prompt_bytes();
         let matched_bytes = bytes_of(usize::from(ticket.belief().matched)).min(bytes);

@@ -40,11 +40,13 @@ async fn the_critical_find_a_free_pod_while_what_may_be_shed_overloads_the_pool(
         serde_json::from_slice::<Value>(&request.body).is_ok_and(|body| body["model"] == model)
     };
     let crowded = Flood::met(&pods, |request| is(request, "vital"), |request| is(request, "batch"));
+    let kept = pods.iter().filter(|pod| !pod.received().iter().any(|request| is(request, "batch"))).count();
     println!(
         "{served} of what may be shed were served and {shed} shed; {crowded} waited where one of {CRITICAL} critical came"
     );
     assert!(served > 0, "what may be shed is served as far as there is room");
     assert_eq!(crowded, 0, "a critical request had to wait behind others");
+    assert_eq!(kept, 1, "pods without a request that may be shed, in all of that time");
     assert_eq!(envoy.stat(SHED).await, shed as i64);
     envoy.accounts_for_nothing().await;
 }

@@ -48,7 +48,8 @@ impl<'a> Pool<'a> {
     pub fn pods(&self) -> impl Iterator<Item = (Slot, &'a Pod)> + use<'a> {
         let Pool { among, adapters, .. } = *self;
         let all = self.table.live().filter(move |(_, pod)| pod.candidate_of.meets(among));
-        all.filter(move |(slot, _)| adapters.may_serve(*slot))
+        let restricted = adapters.restricted();
+        all.filter(move |(slot, _)| !restricted || adapters.may_serve(*slot))
     }
 }
 
@@ -73,19 +74,20 @@ pub fn score_all(
     now: Micros,
     candidates: &mut Candidates,
 ) {
-    let Pool { ledger, index, .. } = *pool;
+    let Pool { table, ledger, index, .. } = *pool;
     let Candidates { list, accounts, refusing } = candidates;
     refusing.clear();
     refusing.extend(ledger.refusing(prompt.causes, now));
     accounts.clear();
-    accounts.extend(pool.pods().map(|(slot, pod)| (slot, PodAccount::of(pod, ledger.account(slot)))));
-    let pods = accounts.len().max(1);
-    let mean_rate = mean_rate(accounts);
     let (mut waiting, mut in_flight) = (0.0, 0.0);
-    for ((_, account), (_, pod)) in accounts.iter().zip(pool.pods()) {
+    for (slot, pod) in pool.pods() {
+        let account = PodAccount::of(pod, ledger.account(slot));
         waiting += account.waiting as f32 + pod.foreign_waiting * freshness(pod, now);
         in_flight += account.in_flight as f32;
+        accounts.push((slot, account));
     }
+    let pods = accounts.len().max(1);
+    let mean_rate = mean_rate(accounts);
     let request =
         RequestView { tokens: prompt.tokens, backlog: waiting / pods as f32, mean_work: ledger.mean_work() };
     let PopularBlocks { popular, in_use } = index.popular_blocks(found, pods, in_flight);
@@ -93,7 +95,8 @@ pub fn score_all(
     let in_tokens = |blocks: usize| bytes_of(blocks).as_f32() * tokens_per_byte;
     let lag = Tokens::estimated(constants.first_token_lag_tokens);
     list.clear();
-    for (&(slot, ref account), (_, pod)) in accounts.iter().zip(pool.pods()) {
+    for &(slot, ref account) in accounts.iter() {
+        let Some(pod) = table.pod(slot) else { continue };
         let fresh = freshness(pod, now);
         let refused = if account.health.full(now, pod.scraped_at) { WAITING_WHEN_FULL } else { 0.0 };
         let blocks = usize::from(found.blocks(slot));
@@ -148,18 +151,21 @@ impl Candidates {
         self.list.retain(|candidate| !slots.contains(&candidate.slot));
     }
 
-    /// All but these pods may have a request of another gateway that no page shows yet, with so many tokens
-    /// of work.
-    pub fn suspect_others_than(&mut self, slots: &[Slot], tokens: f32) {
-        for candidate in self.list.iter_mut().filter(|candidate| !slots.contains(&candidate.slot)) {
-            candidate.terms.queue_ahead += tokens;
-            candidate.terms.seconds += tokens / candidate.terms.tokens_per_second.max(1.0);
+    /// The request is to have its first token soon, whatever that costs the requests after it: what waits on a pod counts twice.
+    /// All but these pods may have a request of another gateway that no page shows yet, with so many tokens of work.
+    pub fn hurry(&mut self, seen: &[Slot], unseen: f32) {
+        for candidate in &mut self.list {
+            let unseen = if seen.contains(&candidate.slot) { 0.0 } else { unseen };
+            let more = candidate.terms.queue_ahead + unseen;
+            candidate.terms.queue_ahead += more;
+            candidate.terms.seconds += more / candidate.terms.tokens_per_second.max(1.0);
         }
     }
 
     /// The candidate in a slot.
     pub fn get(&self, slot: Slot) -> Option<&Candidate> {
-        self.list.iter().find(|candidate| candidate.slot == slot)
+        let at = self.list.binary_search_by_key(&slot, |candidate| candidate.slot).ok()?;
+        self.list.get(at)
     }
 }
 
@@ -321,6 +327,20 @@ mod tests {
         let candidates = scored(vec![pod(1), pod(7)], &[busy, PodAccount { id: 2, ..busy }], Micros::ZERO);
         assert_eq!((candidates[0].rank, candidates[1].rank), (Rank::CoolingDown, Rank::Ready));
         assert_eq!((candidates[0].terms.queue_ahead, candidates[1].terms.queue_ahead), (9000.0, 0.0));
+    }
+
+    #[test]
+    fn who_is_in_a_hurry_counts_what_waits_twice_and_what_nobody_may_have_seen() {
+        let mut busy = PodAccount::new(1);
+        let _ = busy.open(Tokens(1000), Micros::ZERO);
+        let list = scored(vec![pod(1), pod(2)], &[busy, PodAccount::new(2)], Micros::ZERO);
+        let mut candidates = Candidates { list: list.clone(), ..Candidates::default() };
+        candidates.hurry(&[Slot(0)], 300.0);
+        for (candidate, (before, more)) in candidates.list().iter().zip(list.iter().zip([1000.0, 300.0])) {
+            let (terms, before) = (candidate.terms, before.terms);
+            assert_eq!(terms.queue_ahead, before.queue_ahead + more);
+            assert_eq!(terms.seconds, before.seconds + more / before.tokens_per_second);
+        }
     }
 
     #[test]

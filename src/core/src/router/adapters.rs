@@ -49,7 +49,7 @@ impl Adapters {
     /// pod shows.
     pub fn find(
         &mut self,
-        model: impl FnOnce() -> Option<ModelId>,
+        model: Option<ModelId>,
         table: &PodTable,
         among: ClusterSet,
         shared: &impl SharedData,
@@ -58,7 +58,7 @@ impl Adapters {
         if !self.any {
             return;
         }
-        let Some(model) = model() else { return };
+        let Some(model) = model else { return };
         let shown = || table.pods.iter().filter_map(|pod| pod.adapters.as_ref());
         if self.lists.pods_with(model).next().is_some()
             || shown().any(|adapters| adapters.active.contains(&model))

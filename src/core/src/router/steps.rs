@@ -61,6 +61,9 @@ pub(super) struct Steps {
     pub parse_cache: ParseCache,
     /// The prompt that is being decided, as its chain of block hashes.
     chain: Chain,
+    /// Its model, and what a pod may refuse it for besides the prompt.
+    model: Option<ModelId>,
+    kind: Cause,
     pub found: PrefixMatch,
     candidates: Candidates,
     adapters: Adapters,
@@ -91,6 +94,8 @@ impl Steps {
             constants,
             parse_cache: ParseCache::new(u64::from(writer)),
             chain: Chain::default(),
+            model: None,
+            kind: Cause::NONE,
             found: PrefixMatch::default(),
             candidates: Candidates::default(),
             decisions: 0,
@@ -125,6 +130,10 @@ impl Steps {
 
     /// Turns the prompt into its chain of blocks; without a prompt, into an empty one.
     pub fn read_prompt(&mut self, by: RouteBy<'_>) {
+        self.model = by.prompt().map(|parsed| ModelId::of(&parsed.request.model));
+        // Requests without a prompt are of many kinds, which nothing here tells apart.
+        let api = by.prompt().and_then(|parsed| parsed.api);
+        self.kind = api.zip(self.model).map_or(Cause::NONE, |(api, model)| Cause::kind(api, model));
         match (by, self.strategy) {
             (RouteBy::Load, _) => {
                 self.chain.start(b"", None);
@@ -179,14 +188,14 @@ impl Steps {
     }
 
     /// Finds the LoRA adapter of the request, if it is for one.
-    pub fn find_adapter(&mut self, by: RouteBy<'_>, among: ClusterSet, shared: &impl SharedData) {
-        self.adapters.find(|| by.prompt().map(model_of), self.replica.table(), among, shared);
+    pub fn find_adapter(&mut self, among: ClusterSet, shared: &impl SharedData) {
+        self.adapters.find(self.model, self.replica.table(), among, shared);
     }
 
     /// Notes that the LoRA adapter of the request is used on `pod`.
-    pub fn note_adapter(&self, by: RouteBy<'_>, pod: PodKey, shared: &mut impl SharedData, now: Micros) {
-        if let Some(prompt) = by.prompt() {
-            self.adapters.note(model_of(prompt), pod, self.replica.table(), shared, now);
+    pub fn note_adapter(&self, pod: PodKey, shared: &mut impl SharedData, now: Micros) {
+        if let Some(model) = self.model {
+            self.adapters.note(model, pod, self.replica.table(), shared, now);
         }
     }
 
@@ -204,8 +213,8 @@ impl Steps {
         let adapters = &self.adapters.places;
         let pool = Pool { table, ledger, index: self.replica.index(), among, adapters };
         let bytes = self.chain.bytes();
-        let causes = Causes { kind: kind_of(by), prompt: Cause::prompt(self.chain.hashes()) };
-        let prompt = PromptView { bytes, tokens: bytes.as_f32() / bytes_per_token(by, ledger), causes };
+        let causes = Causes { kind: self.kind, prompt: Cause::prompt(self.chain.hashes()) };
+        let prompt = PromptView { bytes, tokens: bytes.as_f32() / self.bytes_per_token(by, ledger), causes };
         let plain = matches!(by, RouteBy::Plain(_));
         let nothing = PrefixMatch::default();
         let found = if plain { &nothing } else { &self.found };
@@ -242,8 +251,9 @@ impl Steps {
             self.candidates.leave_out(&kept);
         } else if self.sheddable_at.is_some_and(|at| now.since(at) < SHEDDABLE_FOR) {
             let kept = kept(candidates, address);
-            if none_open(candidates, &kept, bound).is_some() && table.has_foreign_load() {
-                self.candidates.suspect_others_than(&kept, ledger.mean_work());
+            if none_open(candidates, &kept, bound).is_some() {
+                let unseen = if table.has_foreign_load() { ledger.mean_work() } else { 0.0 };
+                self.candidates.hurry(&kept, unseen);
             }
         }
         let candidates = self.candidates.list();
@@ -281,9 +291,9 @@ impl Steps {
                 self.candidates.get(best).map_or(0.0, |candidate| candidate.terms.uncached),
             ),
             matched: self.found.blocks(best),
-            prompt: by.prompt().map(|request| PromptTrace {
-                model: model_of(request),
-                kind: kind_of(by),
+            prompt: by.prompt().zip(self.model).map(|(request, model)| PromptTrace {
+                model,
+                kind: self.kind,
                 bytes: self.chain.bytes(),
                 hashes: self.chain.hashes().into(),
                 teaches_ratio: request.is_text(),
@@ -354,26 +364,16 @@ impl Steps {
         keys
     }
 
+    /// Canonical bytes per token of the prompt: learned for its model, unless it is given as token ids or in an unknown shape.
+    fn bytes_per_token(&self, by: RouteBy<'_>, ledger: &Ledger) -> f32 {
+        let text = by.prompt().is_some_and(ParsedRequest::is_text);
+        let model = self.model.filter(|_| text);
+        model.map_or(DEFAULT_BYTES_PER_TOKEN, |model| ledger.bytes_per_token(model))
+    }
+
     fn done(&self, step: DecisionStep) {
         if let Some(observer) = self.observer {
             observer(step);
         }
     }
-}
-
-fn model_of(request: &ParsedRequest<'_>) -> ModelId {
-    ModelId::of(&request.request.model)
-}
-
-/// What a pod may refuse the request for, besides its prompt. Requests without a prompt are of many kinds, which nothing here
-/// tells apart.
-fn kind_of(by: RouteBy<'_>) -> Cause {
-    let kind = by.prompt().and_then(|request| Some(Cause::kind(request.api?, model_of(request))));
-    kind.unwrap_or(Cause::NONE)
-}
-
-/// Canonical bytes per token of the prompt: learned for its model, unless it is given as token ids or in an unknown shape.
-fn bytes_per_token(by: RouteBy<'_>, ledger: &Ledger) -> f32 {
-    let text = by.prompt().filter(|request| request.is_text());
-    text.map_or(DEFAULT_BYTES_PER_TOKEN, |request| ledger.bytes_per_token(model_of(request)))
 }

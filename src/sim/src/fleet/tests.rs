@@ -5,6 +5,7 @@ use crate::baselines;
 use crate::engine::{Profile, QueueLimits};
 use crate::fleet::contender::Contender;
 use crate::fleet::warmpath::Share;
+use crate::workload::classes::{SMALL_TENANT, burst_of_another, overload_of_others};
 use crate::workload::{self, Change, RequestClass, Role, Session, Traffic, Turn};
 
 fn traffic(pods: usize, requests: usize) -> Traffic {
@@ -232,109 +233,76 @@ fn a_stream_that_waits_for_its_first_token_goes_on_where_gateways_hold_headers()
     }
 }
 
-/// The 99th percentile of the time to first token of the requests of a class.
-fn p99(run: &FleetRun, of: impl Fn(&RequestClass) -> bool) -> f64 {
+/// Runs that percentiles of few requests are taken over: enough to tell a fifth, and more where there is time.
+const SEEDS: u64 = if cfg!(debug_assertions) { 1 } else { 20 };
+
+/// Times to first token of the answered requests of a class, and how many of the class were refused.
+fn times(run: &FleetRun, of: impl Fn(&RequestClass) -> bool) -> (Vec<f64>, usize) {
     let records = run.records.iter().filter(|record| of(&record.class));
-    Spread::of(records.map(|record| record.ttft().unwrap()).collect()).p99
-}
-
-/// Clients of one request each, by Poisson arrivals of `rate` per second in `from..until`.
-fn arrivals(
-    dice: &mut workload::Dice,
-    rate: f64,
-    (from, until): (f64, f64),
-    tokens: (u32, u32),
-    class: RequestClass,
-) -> Vec<Session> {
-    let mut sessions = Vec::new();
-    let mut now = from;
-    while rate > 0.0 && now < until {
-        now += dice.wait(1.0 / rate);
-        let adds =
-            vec![Span { name: dice.name(), tokens: dice.between(tokens.0, tokens.1), role: Role::User }];
-        let (output_tokens, answer) = (dice.between(40, 160), dice.name());
-        let turns = vec![Turn { think: 0.0, adds, output_tokens, answer }];
-        sessions.push(Session { starts: now, turns, class });
-    }
-    sessions
-}
-
-fn workload_of(mut sessions: Vec<Session>) -> Workload {
-    sessions.sort_by(|a, b| a.starts.total_cmp(&b.starts));
-    Workload { sessions, ..Workload::default() }
-}
-
-/// What eight pods can do, in requests per second: a prompt takes some 900 tokens of prefill, of 5,500 a
-/// second, and answers take as much again of a pod.
-const CAPACITY: f64 = 8.0 * 5_500.0 / 900.0 / 2.0;
-
-/// Requests that may be shed, at so many times what the fleet can do, and a few that may not; or these alone.
-fn overload_of_others(times: f64) -> Workload {
-    let dice = &mut workload::Dice::new(11, 1);
-    let sheddable = RequestClass { sheddable: true, ..RequestClass::default() };
-    let few = arrivals(dice, 0.1 * CAPACITY, (0.0, 120.0), (600, 1_200), RequestClass::default());
-    let others = arrivals(dice, times * CAPACITY, (0.0, 120.0), (600, 1_200), sheddable);
-    workload_of([few, others].concat())
+    let times: Vec<f64> = records.clone().filter_map(|r| Some(r.first_token? - r.arrived)).collect();
+    let refused = records.count() - times.len();
+    (times, refused)
 }
 
 #[test]
 fn the_critical_see_little_of_an_overload_of_what_may_be_shed() {
-    for (gateways, limit) in [(1, 1.2), (2, 3.0)] {
-        let idle = simulate("warmpath", &overload_of_others(0.0), 8, gateways);
-        let busy = simulate("warmpath", &overload_of_others(3.0), 8, gateways);
-        let served = busy.records.iter().filter(|r| r.class.sheddable && r.finished.is_some()).count();
-        let all = busy.records.iter().filter(|r| r.class.sheddable).count();
-        let [idle, under] = [&idle, &busy].map(|run| p99(run, |class| !class.sheddable));
+    let critical = |class: &RequestClass| !class.sheddable;
+    for gateways in 1..=3 {
+        // Several runs, for the slowest percent of one are three requests.
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        let (mut served, mut all) = (0, 0);
+        for seed in 0..SEEDS {
+            let few = Traffic { seed, ..traffic(8, 300) };
+            let idle = simulate("warmpath", &overload_of_others(&few, 0.0), 8, gateways);
+            let busy = simulate("warmpath", &overload_of_others(&few, 3.0), 8, gateways);
+            for (run, into) in [(&idle, &mut alone), (&busy, &mut beside)] {
+                let (times, refused) = times(run, critical);
+                assert_eq!(refused, 0);
+                into.extend(times);
+            }
+            let (answered, refused) = times(&busy, |class| class.sheddable);
+            assert_eq!(refused, busy.refused);
+            (served, all) = (served + answered.len(), all + answered.len() + refused);
+        }
+        let [alone, beside] = [alone, beside].map(|times| Spread::of(times).p99);
         println!(
-            "{gateways} gateways: p99 of the critical {idle:.3} s alone, {under:.3} s under three times the capacity; {served} of {all} others served"
+            "{gateways} gateways: p99 of the critical {alone:.3} s alone, {beside:.3} s under three times the capacity; {served} of {all} others served"
         );
-        assert!(under <= limit * idle);
-        assert_eq!(busy.records.iter().filter(|r| !r.class.sheddable && r.finished.is_none()).count(), 0);
-        assert_eq!(served + busy.refused, all);
+        assert!(beside <= 1.2 * alone);
     }
-}
-
-/// A tenant with a few short prompts all the time, and one that sends a hundred long ones at once, every ten
-/// seconds.
-fn burst_of_another(burst: usize) -> Workload {
-    let dice = &mut workload::Dice::new(12, 1);
-    let tenant = |number| RequestClass { tenant: Some(number), ..RequestClass::default() };
-    let mut sessions = arrivals(dice, 0.1 * CAPACITY, (0.0, 120.0), (600, 1_200), tenant(1));
-    for nth in 0..12 {
-        let from = 5.0 + 10.0 * f64::from(nth);
-        let rate = burst as f64 / 0.25;
-        sessions.extend(arrivals(dice, rate, (from, from + 0.25), (4_000, 8_000), tenant(2)));
-    }
-    workload_of(sessions)
 }
 
 #[test]
 fn a_tenant_sees_little_of_a_burst_of_another() {
-    let is_small = |class: &RequestClass| class.tenant == Some(1);
-    let alone = p99(&simulate("warmpath", &burst_of_another(0), 8, 1), is_small);
-    let busy = simulate("warmpath", &burst_of_another(100), 8, 1);
-    let beside = p99(&busy, is_small);
-    let mut nobodys = burst_of_another(100);
-    nobodys.sessions.iter_mut().for_each(|session| session.class.tenant = None);
-    let all = simulate("warmpath", &nobodys, 8, 1);
-    let small = busy.records.iter().map(|record| is_small(&record.class));
-    let unfair = Spread::of(
-        small
-            .zip(&all.records)
-            .filter(|(is_small, _)| *is_small)
-            .map(|(_, record)| record.ttft().unwrap())
-            .collect(),
-    )
-    .p99;
-    let served = busy.records.iter().filter(|r| r.class.tenant == Some(2) && r.finished.is_some()).count();
-    let sent = busy.records.iter().filter(|r| r.class.tenant == Some(2)).count();
+    let is_small = |class: &RequestClass| class.tenant == Some(SMALL_TENANT);
+    let (mut alone, mut beside, mut unfair) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut small_refused, mut served, mut all) = (0, 0, 0);
+    for seed in 0..SEEDS {
+        let few = Traffic { seed, ..traffic(8, 300) };
+        alone.extend(times(&simulate("warmpath", &burst_of_another(&few, 0.0), 8, 1), is_small).0);
+        let busy = simulate("warmpath", &burst_of_another(&few, 100.0), 8, 1);
+        let (small, refused) = times(&busy, is_small);
+        beside.extend(small);
+        let (large, large_refused) = times(&busy, |class| !is_small(class));
+        assert_eq!(refused + large_refused, busy.refused);
+        small_refused += refused;
+        (served, all) = (served + large.len(), all + large.len() + large_refused);
+        let mut nobodys = burst_of_another(&few, 100.0);
+        let is_small: Vec<bool> = nobodys.sessions.iter().map(|session| is_small(&session.class)).collect();
+        nobodys.sessions.iter_mut().for_each(|session| session.class.tenant = None);
+        let records = simulate("warmpath", &nobodys, 8, 1).records;
+        let small = is_small.iter().zip(&records).filter(|(is_small, _)| **is_small);
+        unfair.extend(small.map(|(_, record)| record.ttft().unwrap()));
+    }
+    let asked = alone.len();
+    let [alone, beside, unfair] = [alone, beside, unfair].map(|times| Spread::of(times).p99);
     println!(
-        "p99 of the small tenant {alone:.3} s alone, {beside:.3} s beside bursts, {unfair:.3} s without shares; {served} of {sent} long prompts served"
+        "p99 of the small tenant {alone:.3} s alone, {beside:.3} s beside bursts, {unfair:.3} s without shares; {small_refused} of its {asked} refused, {served} of {all} long prompts served"
     );
     assert!(beside <= 1.2 * alone);
     assert!(unfair > 2.0 * alone, "the bursts are heavy");
-    assert_eq!(busy.records.iter().filter(|r| is_small(&r.class) && r.finished.is_none()).count(), 0);
-    assert!(served > 0 && served + busy.refused == sent);
+    // Whoever sends by chance more at once than there are pods for its share is refused like anybody else.
+    assert!(small_refused * 200 <= asked && served > 0);
 }
 
 #[test]
