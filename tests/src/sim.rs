@@ -83,6 +83,12 @@ impl SimPod {
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
 
+    /// What an operator does: a POST without a body.
+    pub async fn operate(&self, path: &str) {
+        let reply = Request::new("POST", path).send(self.address).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+
     fn signal(&self, name: &str) {
         if let Some(child) = &self.child {
             let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();

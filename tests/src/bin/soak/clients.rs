@@ -12,12 +12,16 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use warmpath_tests::{Opened, Random, Request};
 
-/// Longest wait for an answer: longer than a pod may be silent, plus the time of the next pod.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Longest wait for an answer: longer than several pods in turn may be silent. On a busy machine all are slow.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Number of different conversations. It is bounded, so that the index stops growing.
 const TALKS: u64 = 300;
-/// How a stream ends.
+/// How a stream of chats and completions ends, one of responses, and one of messages.
 const STREAM_END: &[u8] = b"data: [DONE]\n\n";
+const RESPONSE_END: &[u8] = b"\n\n";
+const MESSAGE_END: &[u8] = b"data: {\"type\":\"message_stop\"}\n\n";
+/// The names of the pods' model.
+const NAMES: [&str; 2] = ["/model/qwen", "qwen"];
 /// Rounds of a conversation.
 const ROUNDS: u64 = 8;
 
@@ -66,6 +70,8 @@ struct Act {
     expected: u16,
     /// The end of the answer, if it is a stream.
     ends: &'static [u8],
+    /// Whether it is a stream, which may break off in the middle when its pod dies.
+    streams: bool,
     /// The client goes away after so many milliseconds.
     leaves: Option<u64>,
 }
@@ -102,7 +108,7 @@ impl Clients {
     }
 
     async fn perform(&self, act: Act) {
-        let Act { name, request, expected, ends, leaves } = act;
+        let Act { name, request, expected, ends, streams, leaves } = act;
         let id = format!("soak-{}", self.sent.fetch_add(1, Ordering::Relaxed));
         let request = request.header("x-request-id", &id);
         let work = async {
@@ -132,7 +138,7 @@ impl Clients {
                 counts.aborted += 1;
                 return;
             }
-            Outcome::Broken if ends == STREAM_END => {
+            Outcome::Broken if streams => {
                 counts.broken.push(Instant::now());
                 return;
             }
@@ -177,51 +183,64 @@ fn act(random: &mut Random, talk: &mut Vec<Value>) -> Act {
     let stream = random.within(0, 2) == 0;
     let tokens = random.within(2, 20);
     let ends: &[u8] = if stream { STREAM_END } else { b"}" };
-    let of = |name, request| Act { name, request, expected: 200, ends, leaves: None };
+    let model = random.of(&NAMES);
+    let of = |name, request| Act { name, request, expected: 200, ends, streams: stream, leaves: None };
+    let whole = |name, request, ends| Act { ends, streams: false, ..of(name, request) };
     match random.within(0, 100) {
-        0..45 => of("chats", chat(random, talk, stream, tokens)),
-        45..60 => {
+        0..37 => of("chats", chat(random, talk, model, stream, tokens)),
+        37..49 => {
             let prompt = Random::text(random.within(0, TALKS), 120);
-            let body =
-                json!({"model": "/model/qwen", "prompt": prompt, "stream": stream, "max_tokens": tokens});
+            let body = json!({"model": model, "prompt": prompt, "stream": stream, "max_tokens": tokens});
             of("completions", Request::post("/v1/completions", &body))
+        }
+        49..54 => {
+            let input = Random::text(random.within(0, TALKS), 120);
+            let body = json!({"model": model, "input": input, "stream": stream, "max_output_tokens": tokens});
+            let ends = if stream { RESPONSE_END } else { b"}" };
+            Act { ends, ..of("responses", Request::post("/v1/responses", &body)) }
+        }
+        54..60 => {
+            let messages = [json!({"role": "user", "content": Random::text(random.within(0, TALKS), 120)})];
+            let body = json!({"model": model, "messages": messages, "stream": stream, "max_tokens": tokens});
+            let ends = if stream { MESSAGE_END } else { b"}" };
+            Act { ends, ..of("messages", Request::post("/v1/messages", &body)) }
         }
         60..68 => {
             let input: Vec<String> =
                 (0..random.within(1, 5)).map(|n| Random::text(random.within(0, TALKS) + n, 40)).collect();
-            let body = json!({"model": "/model/qwen", "input": input});
-            Act { ends: b"}", ..of("embeddings", Request::post("/v1/embeddings", &body)) }
+            let body = json!({"model": model, "input": input});
+            whole("embeddings", Request::post("/v1/embeddings", &body), b"}")
         }
-        68..74 => Act { ends: b"}", ..of("models", Request::get("/v1/models")) },
-        74..78 => Act { ends: b"", ..of("health", Request::get("/health")) },
+        68..74 => whole("models", Request::get("/v1/models"), b"}"),
+        74..78 => whole("health", Request::get("/health"), b""),
         78..86 => {
-            let request = chat(random, talk, stream, 60);
+            let request = chat(random, talk, model, stream, 60);
             Act { leaves: Some(random.within(1, 300)), ..of("short of patience", request) }
         }
         86..92 => {
             let broken = ["{", "[]", "{\"model\": 3}", "null", "{\"messages\": [}"];
             let body = broken[random.within(0, broken.len() as u64) as usize];
             let request = Request::new("POST", "/v1/chat/completions").body(body);
-            Act { expected: 400, ends: b"", ..of("bad JSON", request) }
+            Act { expected: 400, ..whole("bad JSON", request, b"") }
         }
         92..96 => {
             let padding = "x".repeat(random.within(200_000, 3_000_000) as usize);
-            let body = json!({"model": "/model/qwen", "user": padding, "max_tokens": tokens, "stream": stream,
+            let body = json!({"model": model, "user": padding, "max_tokens": tokens, "stream": stream,
                 "messages": [{"role": "user", "content": Random::text(random.within(0, TALKS), 50)}]});
             of("large bodies", Request::post("/v1/chat/completions", &body))
         }
         96..98 => {
             let prompt = Random::text(random.within(0, 40), 2500);
-            let body = json!({"model": "/model/qwen", "stream": stream, "max_tokens": tokens,
+            let body = json!({"model": model, "stream": stream, "max_tokens": tokens,
                 "messages": [{"role": "user", "content": prompt}]});
             of("long prompts", Request::post("/v1/chat/completions", &body))
         }
-        _ => Act { expected: 404, ends: b"", ..of("unknown paths", Request::get("/v2/nothing")) },
+        _ => Act { expected: 404, ..whole("unknown paths", Request::get("/v2/nothing"), b"") },
     }
 }
 
 /// The next round of a conversation, or the first one of another.
-fn chat(random: &mut Random, talk: &mut Vec<Value>, stream: bool, tokens: u64) -> Request {
+fn chat(random: &mut Random, talk: &mut Vec<Value>, model: &str, stream: bool, tokens: u64) -> Request {
     if talk.len() as u64 >= 2 * ROUNDS || talk.is_empty() {
         let seed = random.within(0, TALKS);
         *talk = vec![json!({"role": "system", "content": Random::text(seed, 200)})];
@@ -231,7 +250,7 @@ fn chat(random: &mut Random, talk: &mut Vec<Value>, stream: bool, tokens: u64) -
     talk.push(json!({"role": "user", "content": Random::text(round * 10 + random.within(0, 2), 30)}));
     let request = Request::post(
         "/v1/chat/completions",
-        &json!({"model": "/model/qwen", "stream": stream, "max_tokens": tokens, "messages": talk}),
+        &json!({"model": model, "stream": stream, "max_tokens": tokens, "messages": talk}),
     );
     talk.push(json!({"role": "assistant", "content": Random::text(round * 10 + 7, 20)}));
     request

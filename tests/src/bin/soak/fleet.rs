@@ -43,6 +43,8 @@ pub struct Faults(pub BTreeMap<&'static str, u32>);
 enum Trouble {
     Killed,
     Paused,
+    /// Put to sleep, as an operator does.
+    Asleep,
     /// A fault of the simulator, which is revoked at the end.
     Simulated,
 }
@@ -94,7 +96,7 @@ impl Fleet {
         let pod = self.random.within(0, self.pods.len() as u64) as usize;
         let count = self.random.within(1, 20);
         // Those from 9 on are in what pods answer.
-        let (name, trouble, fault) = match self.random.within(0, if self.answers { 13 } else { 9 }) {
+        let (name, trouble, fault) = match self.random.within(0, if self.answers { 19 } else { 9 }) {
             0 | 1 => ("killed", Trouble::Killed, None),
             2 => ("paused", Trouble::Paused, None),
             3 => ("503", Trouble::Simulated, Some(json!({"fail": count, "status": 503}))),
@@ -109,7 +111,15 @@ impl Fleet {
             }
             10 => ("error events", Trouble::Simulated, Some(json!({"error_event": count, "status": 503}))),
             11 => ("no tokens", Trouble::Simulated, Some(json!({"done_only": count}))),
-            _ => ("keep-alives", Trouble::Simulated, Some(json!({"slow_down": 6, "keep_alive_ms": 100}))),
+            12 => ("keep-alives", Trouble::Simulated, Some(json!({"slow_down": 6, "keep_alive_ms": 100}))),
+            13 => ("dead engine", Trouble::Simulated, Some(json!({"dead_engine": count}))),
+            14 => ("hangs", Trouble::Simulated, Some(json!({"hang": true}))),
+            15 => ("asleep", Trouble::Asleep, None),
+            16 => ("dear pages", Trouble::Simulated, Some(json!({"metrics_busy_ms": 30}))),
+            17 => {
+                ("late pages", Trouble::Simulated, Some(json!({"metrics_delay_ms": 300, "deferred": count})))
+            }
+            _ => ("stale gauges", Trouble::Simulated, Some(json!({"stale_gauges": true}))),
         };
         // Each client has one request at a time, which bounds the streams on one pod. A simulated engine that
         // restarts breaks off its requests, as one that dies does.
@@ -123,10 +133,14 @@ impl Fleet {
         match trouble {
             Trouble::Killed => self.pods[pod].kill(),
             Trouble::Paused => self.pods[pod].pause(),
+            Trouble::Asleep => self.pods[pod].operate("/sleep?level=1").await,
             Trouble::Simulated => self.pods[pod].fault(&fault.unwrap_or_default()).await,
         }
         *self.faults.0.entry(name).or_default() += 1;
-        let time = Duration::from_millis(self.random.within(800, 5000));
+        // One in five pauses is longer than a pod may be silent.
+        let longest = if trouble == Trouble::Paused && count > 16 { 15_000 } else { 5000 };
+        let time =
+            Duration::from_millis(self.random.within(if longest > 5000 { 12_000 } else { 800 }, longest));
         self.trouble = Some((pod, trouble, Instant::now() + time));
     }
 
@@ -137,6 +151,7 @@ impl Fleet {
         match trouble {
             Trouble::Killed => self.pods[pod].revive(),
             Trouble::Paused => self.pods[pod].resume(),
+            Trouble::Asleep => self.pods[pod].operate("/wake_up").await,
             Trouble::Simulated => self.pods[pod].fault(&json!({})).await,
         }
     }

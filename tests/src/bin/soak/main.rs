@@ -52,13 +52,26 @@ async fn run(options: Options) -> ExitCode {
     let length = Duration::from_secs_f64(options.minutes * 60.0);
     // Cargo puts both programs into one folder.
     let simulator = std::env::current_exe().unwrap().with_file_name("sim");
-    let flags = ["--profile", "h100", "--speed-up", "2", "--step-ms", "20"];
-    let pods: Vec<SimPod> =
-        (0..PODS).map(|_| SimPod::start(&simulator.display().to_string(), &flags)).collect();
+    let flags = [
+        "--profile",
+        "h100",
+        "--speed-up",
+        "2",
+        "--step-ms",
+        "20",
+        "--served-model-name",
+        "/model/qwen,qwen",
+    ];
+    // One takes few requests at a time, and one has several API servers.
+    let own: [&[&str]; PODS] = [&["--max-num-queued-reqs", "4"], &["--api-server-count", "2"], &[], &[], &[]];
+    let pods: Vec<SimPod> = own
+        .iter()
+        .map(|own| SimPod::start(&simulator.display().to_string(), &[&flags, *own].concat()))
+        .collect();
     let envoy = Envoy::at(pods.iter().map(SimPod::address).collect())
         .flag("--scrape-ms", "100")
-        // Shorter than clients wait, longer than the longest pause of a healthy pod.
-        .flag("--pod-silence-timeout", "3s")
+        // Shorter than clients wait, longer than a healthy pod is silent on a busy machine.
+        .flag("--pod-silence-timeout", "10s")
         .edit(log_errors_only)
         .concurrency(2)
         .log_level("warn")
@@ -80,7 +93,7 @@ async fn run(options: Options) -> ExitCode {
     );
     let clients = Arc::new(Clients::new(envoy.routed));
     let traffic = clients.start(options.clients, options.seed);
-    let mut fleet = Fleet::new(pods, envoy, options.clients, options.seed, options.answers);
+    let mut fleet = Fleet::new(pods, envoy, options.clients, options.seed, !options.no_answers);
     let mut report = Report::default();
     let (mut sampled, mut said) = (start, start);
     while start.elapsed() < length {

@@ -17,9 +17,10 @@ pub struct Options {
     /// Clients, each with one request at a time
     #[arg(long, default_value_t = 24)]
     pub clients: usize,
-    /// Inflict faults in what pods answer, too: refusals, error events, streams without a token, keep-alives
+    /// Leave out the faults in what pods answer: refusals, error events, streams without a token, keep-alives, engines that
+    /// hang, sleep or die
     #[arg(long)]
-    pub answers: bool,
+    pub no_answers: bool,
     /// Print the summary as JSON, and the lines before it to standard error
     #[arg(long)]
     pub json: bool,

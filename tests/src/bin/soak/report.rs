@@ -17,7 +17,7 @@ const BREATH: f64 = 1.08;
 const BREATH_MIB: f64 = 8.0;
 
 /// How long after its cause a client may see the end of a stream, on a busy machine.
-const LATE: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_secs(10);
 
 /// Envoy at one moment.
 #[derive(Clone, Debug)]
@@ -83,10 +83,15 @@ impl Report {
         }
         let unexplained = unexplained(&self.counts.broken, &fleet.cuts);
         self.must(unexplained.is_empty(), format!("streams broke off without a fault: {unexplained:?}"));
-        let zero =
-            "vm_reload|bad_pod_table|takeovers|unrouted_total|lds.update_rejected|leaked_requests_total";
+        // A router takes the collector's place on a machine that is too busy to run it for three seconds; one that has trapped
+        // says so in Envoy's log.
+        let zero = "vm_reload|bad_pod_table|unrouted_total|lds.update_rejected|leaked_requests_total";
         let bad: Vec<_> = envoy.stats(zero).await.into_iter().filter(|(_, count)| *count != 0).collect();
         self.must(bad.is_empty(), format!("counts that must be 0: {bad:?}"));
+        let log = envoy.log();
+        let traps: Vec<&str> =
+            log.lines().filter(|line| line.contains("panicked") || line.contains("RuntimeError")).collect();
+        self.must(traps.is_empty(), format!("the module trapped: {traps:?}"));
         let pods = envoy.stat("wasmcustom.warmpath_pods.pool=default;").await;
         self.must(pods == fleet.listed() as i64, format!("{pods} pods instead of {}", fleet.listed()));
 
