@@ -364,7 +364,12 @@ impl Collector {
         // The slot may have a new pod by now, or a restarted one, and be due all the same.
         if let Some(pod) = self.table.pod(due.slot) {
             let least = if pod.candidate_of == ClusterSet::NONE { SELDOM } else { Micros::ZERO };
+            let hangs = pod.state == PodState::Hanging;
             self.schedule.done(due.slot, cost, &self.scrape, least, now);
+            if hangs {
+                // It computes nothing that a page could delay, and a prompt that only took long must not be held against it.
+                self.schedule.hasten(due.slot, now + self.scrape.interval);
+            }
         }
     }
 

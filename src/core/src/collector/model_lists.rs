@@ -162,14 +162,18 @@ impl Collector {
             lists.asked.get(usize::from(slot)).is_some_and(|asked| asked.id == id && asked.answered)
         };
         let mut told = table.addresses().filter(|(_, pod)| pod.state.tells_load());
-        let known =
-            if told.all(|(slot, pod)| has_told(slot, pod.id)) { Vec::new() } else { lists.names.groups() };
-        let adapter = |name: &String| lists.adapters.pods_with(ModelId::of(name.as_bytes())).next().is_some();
-        let groups = lists.names_of.iter().flat_map(|(_, groups)| groups).chain(&known);
+        let all_told = told.all(|(slot, pod)| has_told(slot, pod.id));
         // A name that is an adapter's on any pod is of that alone.
-        let groups: Vec<Vec<String>> =
-            groups.map(|group| group.iter().filter(|name| !adapter(name)).cloned().collect()).collect();
-        let names = ModelNames::joined(groups.iter().map(Vec::as_slice), &lists.names);
+        let adapters = &lists.adapters;
+        let is_base = |name: &&String| adapters.pods_with(ModelId::of(name.as_bytes())).next().is_none();
+        let mut names = ModelNames::default();
+        for group in lists.names_of.iter().flat_map(|(_, groups)| groups) {
+            names.join(group.iter().filter(is_base));
+        }
+        if !all_told {
+            lists.names.groups().for_each(|group| names.join(group.iter().filter(is_base)));
+        }
+        let names = names.chosen(&lists.names);
         if names == lists.names || shared.set(&lists.names_key, &names.encode(), None).is_err() {
             return false;
         }

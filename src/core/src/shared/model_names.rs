@@ -4,7 +4,7 @@
 //! vLLM's cache does not know by which of its names a model was asked for. So one of them stands for all in
 //! the prefix index, and a prompt under one name meets the cache of the same prompt under another.
 
-use crate::shared::codec::{CodecError, Reader, records};
+use crate::shared::codec::{CodecError, records};
 
 /// Marks the names, and the version of their format.
 const NAMES_MARK: u32 = u32::from_le_bytes(*b"WPN1");
@@ -16,72 +16,82 @@ const MOST_NAMES: usize = 1024;
 /// The names of models that have several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelNames {
-    /// Each with the name that stands for it, in order of the first. A name that stands for others is
-    /// here too.
-    names: Vec<(String, String)>,
+    /// In order, each with the place of the name that stands for it. A name that stands for others is here too.
+    names: Vec<(String, u16)>,
 }
 
 impl ModelNames {
     /// The name that stands for `name`: the same one, for a model with one name.
     pub fn one_of<'a>(&'a self, name: &'a [u8]) -> &'a [u8] {
-        self.find(name).map_or(name, |(_, one)| one.as_bytes())
+        let one = self.find(name).and_then(|(_, one)| self.names.get(usize::from(*one)));
+        one.map_or(name, |(one, _)| one.as_bytes())
     }
 
-    fn find(&self, name: &[u8]) -> Option<&(String, String)> {
-        let at = self.names.binary_search_by(|(other, _)| other.as_bytes().cmp(name)).ok()?;
-        self.names.get(at)
+    fn place(&self, name: &[u8]) -> Result<usize, usize> {
+        self.names.binary_search_by(|(other, _)| other.as_bytes().cmp(name))
     }
 
-    /// Joins `groups`: each has names of one model, and groups with a name in common are of one model.
-    /// The name that stands for a model in `before` goes on to do so while it is a name of it, so that no
-    /// worker forgets where prompts lie; else it is the first by spelling, so that gateways choose alike.
-    pub fn joined<'a>(groups: impl Iterator<Item = &'a [String]>, before: &ModelNames) -> ModelNames {
-        let mut models: Vec<Vec<&String>> = Vec::new();
-        for group in groups {
-            if models.iter().map(Vec::len).sum::<usize>() + group.len() > MOST_NAMES {
-                break;
-            }
-            let mut model: Vec<&String> = group.iter().collect();
-            models.retain(|other| {
-                let is_same = other.iter().any(|name| group.contains(name));
-                if is_same {
-                    model.extend(other);
+    fn find(&self, name: &[u8]) -> Option<&(String, u16)> {
+        self.place(name).ok().and_then(|at| self.names.get(at))
+    }
+
+    /// Adds a group of names of one model. Groups with a name in common are of one model. Call
+    /// [`ModelNames::chosen`] when all are there.
+    pub fn join<'a>(&mut self, group: impl Iterator<Item = &'a String>) {
+        let mut model = None;
+        for name in group {
+            // Until then models have numbers, so that names can come in between.
+            let number =
+                *model.get_or_insert(self.names.iter().map(|(_, number)| number + 1).max().unwrap_or(0));
+            match self.place(name.as_bytes()) {
+                Ok(at) => {
+                    let same = self.names.get(at).map(|(_, number)| *number);
+                    self.names
+                        .iter_mut()
+                        .filter(|(_, other)| Some(*other) == same)
+                        .for_each(|(_, other)| *other = number);
                 }
-                !is_same
-            });
-            model.sort_unstable();
-            model.dedup();
-            models.push(model);
-        }
-        let mut names = Vec::new();
-        for model in models.iter().filter(|model| model.len() > 1) {
-            let stood = model.iter().filter_map(|name| before.find(name.as_bytes()));
-            let stood = stood.map(|(_, one)| one).filter(|one| model.contains(one)).min();
-            let Some(one) = stood.or(model.first().copied()) else { continue };
-            names.extend(model.iter().map(|&name| (name.clone(), one.clone())));
-        }
-        names.sort_unstable();
-        ModelNames { names }
-    }
-
-    /// The names of each model, as [`ModelNames::joined`] takes them.
-    pub fn groups(&self) -> Vec<Vec<String>> {
-        let mut groups: Vec<(&String, Vec<String>)> = Vec::new();
-        for (name, one) in &self.names {
-            match groups.iter_mut().find(|(other, _)| *other == one) {
-                Some((_, names)) => names.push(name.clone()),
-                None => groups.push((one, vec![name.clone()])),
+                Err(at) if self.names.len() < MOST_NAMES => self.names.insert(at, (name.clone(), number)),
+                Err(_) => {}
             }
         }
-        groups.into_iter().map(|(_, names)| names).collect()
+    }
+
+    /// Chooses the name that stands for each model: the one that stood for it in `before`, while it is a name of it, so that no
+    /// worker forgets where prompts lie; else the first by spelling, so that gateways choose alike.
+    pub fn chosen(mut self, before: &ModelNames) -> ModelNames {
+        let places = self.names.iter().map(|(_, number)| {
+            let of_model = |name: &[u8]| self.place(name).ok().filter(|&at| self.number(at) == Some(*number));
+            let names =
+                || self.names.iter().filter(|(_, other)| other == number).map(|(name, _)| name.as_bytes());
+            let stood = names().filter(|name| before.find(name).is_some());
+            let stood = stood.filter_map(|name| of_model(before.one_of(name))).min();
+            stood.or_else(|| names().next().and_then(of_model)).unwrap_or_default() as u16
+        });
+        let places: Vec<u16> = places.collect();
+        self.names.iter_mut().zip(places).for_each(|((_, number), place)| *number = place);
+        self
+    }
+
+    fn number(&self, at: usize) -> Option<u16> {
+        self.names.get(at).map(|(_, number)| *number)
+    }
+
+    /// The names of each model, as [`ModelNames::join`] takes them.
+    pub fn groups(&self) -> impl Iterator<Item = Vec<String>> {
+        let ones = (0..).zip(&self.names).filter(|(at, (_, one))| at == one);
+        ones.map(|(at, _)| {
+            self.names.iter().filter(|(_, one)| *one == at).map(|(name, _)| name.clone()).collect()
+        })
     }
 
     /// The bytes to share.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = NAMES_MARK.to_le_bytes().to_vec();
-        for text in self.names.iter().flat_map(|(name, one)| [name, one]) {
-            out.extend_from_slice(&(text.len() as u16).to_le_bytes());
-            out.extend_from_slice(text.as_bytes());
+        for (name, one) in &self.names {
+            out.extend_from_slice(&one.to_le_bytes());
+            out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+            out.extend_from_slice(name.as_bytes());
         }
         out
     }
@@ -91,16 +101,14 @@ impl ModelNames {
     /// # Errors
     /// [`CodecError`] when the bytes are none.
     pub fn decode(bytes: &[u8]) -> Result<ModelNames, CodecError> {
-        let mut names = records(bytes, NAMES_MARK, MOST_NAMES, |from| Ok((text(from)?, text(from)?)))?;
-        names.sort_unstable();
+        let names = records(bytes, NAMES_MARK, MOST_NAMES, |from| {
+            let (one, length) = (from.u16()?, from.u16()?);
+            let name =
+                std::str::from_utf8(from.bytes(usize::from(length))?).map_err(|_| CodecError::Range)?;
+            Ok((name.to_owned(), one))
+        })?;
         Ok(ModelNames { names })
     }
-}
-
-fn text(from: &mut Reader<'_>) -> Result<String, CodecError> {
-    let length = usize::from(from.u16()?);
-    let bytes = from.bytes(length)?;
-    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| CodecError::Range)
 }
 
 #[cfg(test)]
@@ -111,7 +119,13 @@ mod tests {
     fn joined(groups: &[&[&str]], before: &ModelNames) -> ModelNames {
         let groups: Vec<Vec<String>> =
             groups.iter().map(|group| group.iter().map(|&name| name.to_owned()).collect()).collect();
-        ModelNames::joined(groups.iter().map(Vec::as_slice), before)
+        joined_of(&groups, before)
+    }
+
+    fn joined_of(groups: &[Vec<String>], before: &ModelNames) -> ModelNames {
+        let mut names = ModelNames::default();
+        groups.iter().for_each(|group| names.join(group.iter()));
+        names.chosen(before)
     }
 
     fn one_of(names: &ModelNames, name: &str) -> String {
@@ -125,8 +139,8 @@ mod tests {
             joined(&[&["qwen", "gpt"], &["x", "y"], &["gpt", "chat"], &["qwen", "gpt"], &["z"]], &none);
         let ones = ["qwen", "gpt", "chat", "x", "y", "z", "other"].map(|name| one_of(&names, name));
         assert_eq!(ones, ["chat", "chat", "chat", "x", "x", "z", "other"]);
-        assert_eq!(names.groups(), [&["chat", "gpt", "qwen"][..], &["x", "y"]]);
-        assert_eq!(none.groups(), Vec::<Vec<String>>::new());
+        assert_eq!(names.groups().collect::<Vec<_>>(), [&["chat", "gpt", "qwen"][..], &["x", "y"], &["z"]]);
+        assert_eq!(none.groups().count(), 0);
     }
 
     #[test]
@@ -143,7 +157,7 @@ mod tests {
     fn names_are_bounded() {
         let groups: Vec<Vec<String>> =
             (0..MOST_NAMES).map(|n| vec![format!("{n}"), format!("{n}'")]).collect();
-        let names = ModelNames::joined(groups.iter().map(Vec::as_slice), &ModelNames::default());
+        let names = joined_of(&groups, &ModelNames::default());
         assert_eq!(names.names.len(), MOST_NAMES);
         assert_eq!(ModelNames::decode(&names.encode()), Ok(names));
     }
@@ -151,12 +165,13 @@ mod tests {
     proptest! {
         #[test]
         fn they_round_trip_and_joining_again_changes_nothing(groups in prop::collection::vec(prop::collection::vec("[a-f]{1,2}", 1..4), 0..6)) {
-            let names = ModelNames::joined(groups.iter().map(Vec::as_slice), &ModelNames::default());
+            let none = ModelNames::default();
+            let names = joined_of(&groups, &none);
             prop_assert_eq!(ModelNames::decode(&names.encode()), Ok(names.clone()));
-            let known = names.groups();
-            prop_assert_eq!(&ModelNames::joined(known.iter().map(Vec::as_slice), &names), &names);
-            let order = groups.iter().rev();
-            prop_assert_eq!(ModelNames::joined(order.map(Vec::as_slice), &ModelNames::default()), names);
+            let known: Vec<Vec<String>> = names.groups().collect();
+            prop_assert_eq!(&joined_of(&known, &names), &names);
+            let reversed: Vec<Vec<String>> = groups.iter().rev().cloned().collect();
+            prop_assert_eq!(joined_of(&reversed, &none), names.clone());
             // The naive twin: two names stand for each other if a chain of groups leads from one to the
             // other.
             for start in groups.iter().flatten() {
@@ -165,7 +180,7 @@ mod tests {
                     reached.push(more);
                 }
                 let one = reached.iter().min().unwrap();
-                prop_assert!(reached.iter().all(|name| one_of(&joined_of(&groups), name) == **one));
+                prop_assert!(reached.iter().all(|name| one_of(&names, name) == **one));
             }
         }
 
@@ -173,9 +188,5 @@ mod tests {
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let _ = ModelNames::decode(&[&b"WPN1"[..], &bytes].concat());
         }
-    }
-
-    fn joined_of(groups: &[Vec<String>]) -> ModelNames {
-        ModelNames::joined(groups.iter().map(Vec::as_slice), &ModelNames::default())
     }
 }
