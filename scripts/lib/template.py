@@ -116,12 +116,10 @@ class Template:
             indent = self.lines[first][: -len(self.lines[first].lstrip())]
             self.lines.insert(first + 1, f'{indent}"{key}": {json.dumps(value, ensure_ascii=False)},')
 
-    def allow(self, role, callback):
-        """Adds a callback to those of a role."""
+    def deny(self, role, callback):
+        """Takes a callback from those of a role."""
         start = next(i for i, line in enumerate(self.lines) if re.match(rf"\s+root_id: {role}\b", line))
-        at = next(i for i in range(start, len(self.lines)) if re.match(r"\s+proxy_on_\w+: \{\}$", self.lines[i]))
-        indent = self.lines[at][: -len(self.lines[at].lstrip())]
-        self.lines.insert(at, f"{indent}{callback}: {{}}")
+        del self.lines[next(i for i in range(start, len(self.lines)) if self.lines[i].strip() == f"{callback}: {{}}")]
 
     def capabilities_in_vm(self):
         """Moves each list of capabilities, with the comment above it, from the plugin to its `vm_config`."""

@@ -2,7 +2,6 @@
 
 mod imitate;
 mod inspect;
-mod reach;
 mod ship;
 
 use std::path::{Path, PathBuf};

@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use wasm_encoder::{CodeSection, ExportSection, RawSection};
+use wasm_encoder::{ExportSection, RawSection};
 use wasmparser::{ExternalKind, Parser, Payload};
-
-use crate::reach::Functions;
 
 /// Exported beside the callbacks: what Envoy needs of any module.
 const BASE: [&str; 3] = ["memory", "_initialize", "proxy_abi_version_0_2_1"];
@@ -28,21 +26,15 @@ pub fn kept(list: &str) -> Result<BTreeSet<&str>> {
     Ok(names)
 }
 
-/// Custom sections that only tools read: the names of functions, by which [`Functions`] knows some, and who
-/// compiled them.
+/// Custom sections that only tools read: the names of functions, and who compiled them.
 const FOR_TOOLS: [&str; 3] = ["name", "producers", "target_features"];
 
-/// The body of a function that is never called: no locals, `unreachable`, `end`.
-const EMPTY_BODY: [u8; 3] = [0, 0, 0x0b];
-
-/// The module with no exports but `callbacks` and those that every module needs. Functions that nothing can
-/// call any more are empty, and sections for tools are gone; all others are as they are.
+/// The module with no exports but `callbacks` and those that every module needs. Sections for tools are gone;
+/// all others are as they are.
 pub fn ship(module: &[u8], callbacks: &BTreeSet<&str>) -> Result<Vec<u8>> {
     let mut shipped = wasm_encoder::Module::new();
     let mut missing: BTreeSet<&str> = BASE.into_iter().chain(callbacks.iter().copied()).collect();
     let mut can_allocate = false;
-    let functions = Functions::of(module)?;
-    let kept = |name: &str| BASE.contains(&name) || ALLOCATORS.contains(&name) || callbacks.contains(name);
     for payload in Parser::new(0).parse_all(module) {
         let payload = payload.context("this is no Wasm module")?;
         if let Payload::ExportSection(exports) = &payload {
@@ -54,12 +46,6 @@ pub fn ship(module: &[u8], callbacks: &BTreeSet<&str>) -> Result<Vec<u8>> {
                 if missing.remove(export.name) || allocates {
                     section.export(export.name, kind(export.kind)?, export.index);
                 }
-            }
-            shipped.section(&section);
-        } else if let Payload::CodeSectionStart { .. } = &payload {
-            let mut section = CodeSection::new();
-            for (body, reachable) in functions.reachable(kept)? {
-                section.raw(if reachable { body.as_bytes() } else { &EMPTY_BODY });
             }
             shipped.section(&section);
         } else if matches!(&payload, Payload::CustomSection(section) if FOR_TOOLS.contains(&section.name())) {
@@ -90,39 +76,6 @@ mod tests {
         (func (export "_initialize")) (func (export "proxy_abi_version_0_2_1")) (func (export "malloc"))
         (func (export "proxy_on_tick")) (func (export "proxy_on_log")) (memory (export "memory") 1)
         (@custom "note" "kept"))"#;
-
-    /// Bytes of each function's body.
-    fn bodies(module: &[u8]) -> Vec<usize> {
-        let mut lengths = Vec::new();
-        for payload in Parser::new(0).parse_all(module) {
-            if let Payload::CodeSectionEntry(body) = payload.unwrap() {
-                lengths.push(body.as_bytes().len());
-            }
-        }
-        lengths
-    }
-
-    #[test]
-    fn functions_that_only_a_stripped_callback_calls_are_emptied() {
-        let module = wat::parse_str(
-            r#"(module
-                (import "env" "host" (func $host))
-                (table 1 funcref) (elem (i32.const 0) $in_table)
-                (func (export "_initialize")) (func (export "proxy_abi_version_0_2_1")) (func (export "malloc"))
-                (memory (export "memory") 1)
-                (func (export "proxy_on_tick") call $host call $deep)
-                (func (export "proxy_on_log") call $gone call $deep)
-                (func $deep call $deeper) (func $deeper nop nop) (func $gone nop nop) (func $in_table nop nop))"#,
-        )
-        .unwrap();
-        let shipped = ship(&module, &BTreeSet::from(["proxy_on_tick"])).unwrap();
-        wasmparser::Validator::new().validate_all(&shipped).unwrap();
-        let (before, after) = (bodies(&module), bodies(&shipped));
-        let emptied: Vec<usize> = (0..before.len())
-            .filter(|&nth| after[nth] == EMPTY_BODY.len() && before[nth] > EMPTY_BODY.len())
-            .collect();
-        assert_eq!(emptied, [4, 7], "proxy_on_log and $gone");
-    }
 
     fn exports(module: &[u8]) -> Vec<String> {
         let mut names = Vec::new();

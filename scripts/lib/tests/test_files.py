@@ -15,32 +15,29 @@ from lib.template import Template
 from lib.yaml_subset import Yaml
 
 SOURCE = """
-impl HttpContext for Filter {
-    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
-        Action::Continue
-    }
-    fn on_log(&mut self) {}
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_headers(id: u32) -> u32 {
+    0
 }
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_log(id: u32) {}
 
-impl Filter {
-    fn on_something_else(&self) {}
-}
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {}
+
+fn proxy_on_something_else() {}
 """
 
 
 class CallbacksTest(unittest.TestCase):
-    def test_methods_of_the_sdks_traits_are_found_and_others_are_not(self):
-        self.assertEqual(callbacks.implemented(SOURCE), ["on_http_request_headers", "on_log"])
+    def test_exported_callbacks_are_found_and_other_functions_are_not(self):
+        self.assertEqual(callbacks.exported(SOURCE), ["proxy_on_request_headers", "proxy_on_log"])
 
-    def test_names_of_methods_become_names_of_callbacks(self):
-        self.assertEqual(callbacks.callback_of("on_http_request_headers"), "proxy_on_request_headers")
-        self.assertEqual(callbacks.callback_of("on_http_call_response"), "proxy_on_http_call_response")
-
-    def test_a_callback_that_is_implemented_and_not_listed_is_named(self):
+    def test_a_callback_that_is_exported_and_not_listed_is_named(self):
         with tempfile.TemporaryDirectory(dir=ROOT / "target") as folder:
-            source = Path(folder) / "filter.rs"
+            source = Path(folder) / "exports.rs"
             source.write_text(SOURCE)
-            with self.assertRaisesRegex(Failure, "implements on_log.*does not list proxy_on_log"):
+            with self.assertRaisesRegex(Failure, "exports proxy_on_log, and .* does not list it"):
                 callbacks.must_cover([source])
 
     def test_a_source_without_any_callback_is_a_failure_of_the_check(self):

@@ -8,13 +8,14 @@
 
 use std::rc::Rc;
 
-use proxy_wasm::types::Action;
+use crate::abi::Action;
 use warmpath::answer::error_event::{ErrorEvent, ErrorKind, error_body};
 use warmpath::answer::first_token::{FirstEvent, FirstTokenReader};
 use warmpath::answer::refusal::Refusal;
 use warmpath::answer::verdict::Decline;
 
 use crate::answer_role::AnswerRole;
+use crate::attempts;
 use crate::callbacks::Callbacks;
 use crate::host;
 use crate::receipt;
@@ -40,6 +41,8 @@ const NO_TOKEN: Refusal<'_> = Refusal {
 pub struct AnswerFilter {
     role: Rc<AnswerRole>,
     phase: Phase,
+    /// The pod's own answer goes to the client.
+    served: bool,
 }
 
 /// Where an answer is on its way.
@@ -75,10 +78,11 @@ impl Held {
 impl AnswerFilter {
     /// A filter for one attempt.
     pub fn new(role: Rc<AnswerRole>) -> AnswerFilter {
-        AnswerFilter { role, phase: Phase::Passing }
+        AnswerFilter { role, phase: Phase::Passing, served: false }
     }
 
     /// Acts on what a stream says; `size` bytes of it are here.
+    #[inline(never)]
     fn on_stream(&mut self, said: FirstEvent, size: usize, end_of_stream: bool) -> Action {
         match said {
             FirstEvent::NotYet if !end_of_stream && size < MOST_HELD => return Action::Pause,
@@ -92,12 +96,16 @@ impl AnswerFilter {
                 self.role.metrics.empty.count();
                 self.turn_into(NO_TOKEN.status as u16, &NO_TOKEN.body(), size);
             }
-            _ => self.phase = Phase::Passing,
+            _ => {
+                self.phase = Phase::Passing;
+                self.served = true;
+            }
         }
         Action::Continue
     }
 
     /// Makes a stream, of which `size` bytes are here, an answer with this status and body.
+    #[inline(never)]
     fn turn_into(&mut self, status: u16, body: &[u8], size: usize) {
         host::set_response_header(":status", Some(status.to_string().as_bytes()));
         host::set_response_header("content-type", Some(b"application/json"));
@@ -110,6 +118,7 @@ impl AnswerFilter {
     /// Has another pod asked, if it may serve what this one answers with this status: a model or a key is a matter of the pod. A
     /// path that is not inference is unknown to all of them, and the client must get that answer, not the failure of a pod that
     /// is asked after it.
+    #[inline(never)]
     fn decline(&self, status: u16) {
         if status != BAD_GATEWAY && Decline::of_status(u64::from(status)).is_none() {
             return;
@@ -129,6 +138,7 @@ impl AnswerFilter {
     }
 
     /// Counts an error, and tells of a full pod.
+    #[inline(never)]
     fn count(&self, error: ErrorEvent) {
         match error.kind {
             ErrorKind::Full => {
@@ -153,6 +163,7 @@ impl Callbacks for AnswerFilter {
             );
         }
         if end_of_stream || !(refuses || serves) {
+            self.served = serves;
             return Action::Continue;
         }
         let kind = host::response_header("content-type").unwrap_or_default();
@@ -161,12 +172,14 @@ impl Callbacks for AnswerFilter {
         } else if !refuses && kind.starts_with(b"text/event-stream") {
             Phase::Stream(Box::default())
         } else {
+            self.served = serves;
             return Action::Continue;
         };
         Action::Pause
     }
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        attempts::passes();
         match &mut self.phase {
             Phase::Passing => Action::Continue,
             Phase::Stream(held) => {
@@ -199,6 +212,9 @@ impl Drop for AnswerFilter {
     fn drop(&mut self) {
         if matches!(self.phase, Phase::Stream(_)) {
             self.role.metrics.broken.count();
+        }
+        if !self.served {
+            attempts::has_failed();
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use proxy_wasm::types::Bytes;
+use crate::abi::Bytes;
 use warmpath::account::told;
 use warmpath::account::transaction::LedgerStore;
 use warmpath::config::Config;
@@ -71,7 +71,7 @@ impl AnswerRole {
             return false;
         }
         let (now, table, address) = (host::now(), self.table(), pod());
-        let attempt = host::number(&["upstream", "request_attempt_count"]).unwrap_or(1) as usize;
+        let attempt = host::number("upstream\0request_attempt_count").unwrap_or(1) as usize;
         let in_vain = self.in_vain.get().max(now);
         if !another_follows(attempt, status, named, table.others(&address)) {
             if attempt > 1 {
@@ -94,7 +94,7 @@ impl AnswerRole {
     /// The engine of the pod of the present attempt has died. Returns whether another pod is to be asked: only once, so that a
     /// request that kills engines kills no more than two. The routers take it for the failure of the pod that it is.
     pub fn asks_another_once(&self) -> bool {
-        let attempt = host::number(&["upstream", "request_attempt_count"]).unwrap_or(1);
+        let attempt = host::number("upstream\0request_attempt_count").unwrap_or(1);
         attempt == 1 && !is_own_call() && self.table().others(&pod()) > 0
     }
 
@@ -118,12 +118,12 @@ fn another_follows(attempt: usize, status: u16, named: usize, others: usize) -> 
 
 /// The address of the pod of the present attempt.
 fn pod() -> Bytes {
-    host::property(&["upstream", "address"]).unwrap_or_default()
+    host::property("upstream\0address").unwrap_or_default()
 }
 
 /// Whether the attempt fetches a page for Warmpath itself: there the pod's own answer counts. Such a call has no
 /// virtual host, and that of a request has a name. The header that it goes by cannot be seen here, as Envoy shows none of the
 /// request any more.
 fn is_own_call() -> bool {
-    host::property(&["xds", "virtual_host_name"]).is_none_or(|name| name.is_empty())
+    host::property("xds\0virtual_host_name").is_none_or(|name| name.is_empty())
 }

@@ -1,6 +1,6 @@
 //! What Envoy calls on a stream.
 
-use proxy_wasm::types::Action;
+use crate::abi::Action;
 
 /// The calls in which any role is interested; `callbacks.txt` lists them by role.
 pub trait Callbacks {

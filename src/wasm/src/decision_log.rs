@@ -56,6 +56,7 @@ impl DecisionLog {
     }
 
     /// The reference's line for a request whose pod holds much of its prompt.
+    #[inline(never)]
     pub fn prefix_hit(&mut self, ratio: f64, pod: &str, now: Micros) {
         if self.level >= LevelFilter::Info {
             let request = host::request_header("x-request-id").unwrap_or_default();
@@ -64,6 +65,7 @@ impl DecisionLog {
     }
 
     /// A line for a request that leaves the pod which holds most of its prompt.
+    #[inline(never)]
     pub fn left(&mut self, decision: &Decision, left: &Candidate, table: &PodTable, now: Micros) {
         if self.level < LevelFilter::Info {
             return;
@@ -88,6 +90,7 @@ impl DecisionLog {
     }
 
     /// A debug line with all that a decision was made from.
+    #[inline(never)]
     pub fn costs(&self, decision: &Decision, candidates: &[Candidate], table: &PodTable) {
         if !self.debug() {
             return;

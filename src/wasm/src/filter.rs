@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use proxy_wasm::types::Action;
+use crate::abi::Action;
 use warmpath::Micros;
 use warmpath::answer::error_event::{ErrorEvent, ErrorKind};
 use warmpath::answer::first_token::FirstEvent;
@@ -16,6 +16,7 @@ use warmpath::request::rewrite::{Changes, NewStart, new_start};
 use warmpath::router::{NoPod, RouteBy};
 use warmpath::settings::models::Criticality;
 
+use crate::attempts;
 use crate::callbacks::Callbacks;
 use crate::decision_log::in_words;
 use crate::host;
@@ -93,6 +94,7 @@ impl Filter {
     }
 
     /// Gives the pod the name of the model that it knows, and a priority. `text` is the text of `body`.
+    #[inline(never)]
     fn rewrite(&mut self, body: &[u8], text: &[u8], parsed: &ParsedRequest<'_>, priority: Option<i32>) {
         let asked = parsed.naming.asked.as_deref();
         let changes = Changes { model: asked.map(|_| &*parsed.request.model), priority };
@@ -106,6 +108,8 @@ impl Filter {
     }
 
     /// Answers that there is no such model.
+    #[cold]
+    #[inline(never)]
     fn refuse_name(&mut self, refused: NameRefused, parsed: &ParsedRequest<'_>) -> Action {
         self.phase = Phase::Done;
         self.worker.with(|worker| worker.count_refused_name(refused));
@@ -142,6 +146,8 @@ impl Filter {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn reject(&mut self, error: &BodyError) -> Action {
         self.phase = Phase::Done;
         self.worker.with(|worker| worker.count_rejected());
@@ -232,11 +238,12 @@ impl Callbacks for Filter {
     }
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        let passed = attempts::has_passed();
         self.with_sent(|worker, sent| {
             let said = sent.read(size, end_of_stream);
             let verdict = match sent.verdict {
                 Some(verdict) => verdict,
-                None => match worker.judge(sent, size) {
+                None => match worker.judge(sent, size, passed && sent.none_failed()) {
                     Verdict::Declined(how) => Verdict::Declined(how.with_body(&host::response_body(0, size))),
                     verdict => verdict,
                 },
@@ -285,7 +292,7 @@ impl Callbacks for Filter {
     fn on_http_response_trailers(&mut self, _count: usize) -> Action {
         self.with_sent(|worker, sent| {
             if sent.verdict.is_none() {
-                sent.verdict = Some(worker.judge(sent, 0));
+                sent.verdict = Some(worker.judge(sent, 0, false));
             }
         });
         self.close();
@@ -316,6 +323,8 @@ fn is_post() -> bool {
 }
 
 /// Puts a new start into the body, whose text is `text`, and says how long it is now.
+#[cold]
+#[inline(never)]
 fn rewrite_body(body: &[u8], text: &[u8], start: &NewStart) {
     let length = match body.len().checked_sub(text.len()) {
         // The text stands in the body as it is, but for a byte order mark.
@@ -345,12 +354,16 @@ const OVER_SHARE: Shed =
     ("rejected-over-share", "all pods are busy, and most of it is work for you; try again later");
 
 /// Answers that the request is shed.
+#[cold]
+#[inline(never)]
 fn shed(seconds: u32, (reason, message): Shed) -> Action {
     let refusal = Refusal { status: 429, kind: "RateLimitError", message, param: None };
     respond(&refusal, &[("retry-after", &seconds.to_string()), (DROPPED_REASON, reason)])
 }
 
 /// Answers that there is no pod.
+#[cold]
+#[inline(never)]
 fn refuse(no_pod: NoPod) -> Action {
     let refusal =
         Refusal { status: 503, kind: "ServiceUnavailableError", message: in_words(no_pod), param: None };
@@ -358,6 +371,8 @@ fn refuse(no_pod: NoPod) -> Action {
 }
 
 /// Answers the client in place of a pod.
+#[cold]
+#[inline(never)]
 fn respond(refusal: &Refusal<'_>, headers: &[(&str, &str)]) -> Action {
     let mut all = vec![("content-type", "application/json")];
     all.extend_from_slice(headers);

@@ -1,24 +1,21 @@
-//! Every host call that the module makes.
+//! What the module asks Envoy for, in the words of the module.
 //!
-//! The SDK panics on statuses that "cannot happen"; the calls here cannot bring them about: shared data answers Ok, NotFound
-//! or CasMismatch, headers are read as bytes, and written only while the request is held or has not left the headers
-//! callback.
+//! Headers are read as bytes, for a client may send what is not UTF-8, and written only while the request is held or has not
+//! left the headers callback: Envoy refuses it later.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use log::LevelFilter;
-use proxy_wasm::types::{BufferType, Bytes, LogLevel, MapType, MetricType};
 use warmpath::Micros;
 use warmpath::shared::store::{Conflict, SharedData};
 
-#[cfg(not(feature = "profile"))]
-use crate::clock::nanoseconds;
+use crate::abi::{self, Buffer, Bytes, Kind, Level, Map, Refused};
 #[cfg(feature = "profile")]
-use crate::profile::{clock as nanoseconds, hostcalls};
-pub use crate::stream_property::set as set_property;
+use crate::profile::clock as monotonic;
 #[cfg(not(feature = "profile"))]
-use proxy_wasm::hostcalls;
+use abi::monotonic;
 
 /// The header with the list of pods that a cluster with `override_host` reads.
 pub use warmpath::discovery::config_dump::DESTINATION;
@@ -29,14 +26,11 @@ pub struct Host;
 
 impl SharedData for Host {
     fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
-        match hostcalls::get_shared_data(key) {
-            Ok((Some(value), Some(cas))) => Some((value, cas)),
-            _ => None,
-        }
+        abi::shared_data(key)
     }
 
     fn set(&mut self, key: &str, value: &[u8], cas: Option<u32>) -> Result<(), Conflict> {
-        hostcalls::set_shared_data(key, Some(value), cas).map_err(|_| Conflict)
+        abi::set_shared_data(key, value, cas).map_err(|_| Conflict)
     }
 }
 
@@ -44,12 +38,12 @@ impl SharedData for Host {
 /// lease or a due scrape would never end. All VMs of an Envoy are in one process and read the same clock, so a time that one
 /// writes down means the same to the others.
 pub fn now() -> Micros {
-    Micros(nanoseconds() / 1_000)
+    Micros(monotonic() / 1_000)
 }
 
 /// The time since the epoch, for comparing with dates of others.
 pub fn date() -> Micros {
-    Micros(crate::clock::nanoseconds_since_epoch() / 1_000)
+    Micros(abi::realtime() / 1_000)
 }
 
 /// A number that nobody can predict, from WASI's `random_get`, which the standard library seeds its hash maps with.
@@ -59,116 +53,129 @@ pub fn random() -> u64 {
 
 /// The least severe level that Envoy prints: ask before formatting a line.
 pub fn log_level() -> LevelFilter {
-    match hostcalls::get_log_level() {
-        Ok(LogLevel::Trace) => LevelFilter::Trace,
-        Ok(LogLevel::Debug) => LevelFilter::Debug,
-        Ok(LogLevel::Info) => LevelFilter::Info,
-        Ok(LogLevel::Warn) => LevelFilter::Warn,
-        Ok(LogLevel::Error) => LevelFilter::Error,
-        _ => LevelFilter::Off,
+    match abi::log_level() {
+        Some(Level::Trace) => LevelFilter::Trace,
+        Some(Level::Debug) => LevelFilter::Debug,
+        Some(Level::Info) => LevelFilter::Info,
+        Some(Level::Warn) => LevelFilter::Warn,
+        Some(Level::Error) => LevelFilter::Error,
+        Some(Level::Critical) | None => LevelFilter::Off,
     }
 }
 
 /// Prints a line at the level info, without the copy that `log::info!` makes.
 pub fn info(line: &str) {
-    let _ = hostcalls::log(LogLevel::Info, line);
+    abi::log(Level::Info, line);
 }
 
 /// Makes Envoy call `on_tick` with this period.
 pub fn tick_every(period: Duration) {
-    let _ = hostcalls::set_tick_period(period);
+    abi::set_tick_period(period);
 }
 
 /// The plugin configuration.
 pub fn plugin_configuration() -> Bytes {
-    hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten().unwrap_or_default()
+    abi::buffer(Buffer::PluginConfiguration, 0, usize::MAX).unwrap_or_default()
 }
 
 /// The plugin's `root_id`.
 pub fn root_id() -> Bytes {
-    property(&["plugin_root_id"]).unwrap_or_default()
+    property("plugin_root_id").unwrap_or_default()
 }
 
-/// A property of the stream or the plugin. Expensive for a host call: Envoy resolves the path part by part.
-pub fn property(path: &[&str]) -> Option<Bytes> {
-    hostcalls::get_property(path.to_vec()).ok().flatten()
+/// A property of the stream or the plugin, by its path, whose parts a zero byte separates. Expensive for a host call: Envoy
+/// resolves the path part by part.
+pub fn property(path: &str) -> Option<Bytes> {
+    abi::property(path)
+}
+
+/// Writes the property `name` of the stream, which the access log, headers and spans find as `%FILTER_STATE(wasm.NAME:PLAIN)%`.
+/// Nothing happens where Envoy does not take it.
+///
+/// A configuration that does not grant `proxy_set_property` is noticed at the first call, and no other one follows: Envoy would
+/// write a line to its log for each.
+pub fn set_property(name: &str, value: &[u8]) {
+    thread_local!(static NOT_GRANTED: Cell<bool> = const { Cell::new(false) });
+    if !NOT_GRANTED.get() && abi::set_property(name, value) == Err(Refused::INTERNAL_FAILURE) {
+        NOT_GRANTED.set(true);
+    }
 }
 
 /// A property that is a number.
-pub fn number(path: &[&str]) -> Option<u64> {
+pub fn number(path: &str) -> Option<u64> {
     property(path)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
 /// A request header as bytes, for a client may send what is not UTF-8.
 pub fn request_header(name: &str) -> Option<Bytes> {
-    hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
+    abi::header(Map::Request, name)
 }
 
 /// Bytes of the request that have come, headers and body.
 pub fn request_size() -> u64 {
-    number(&["request", "total_size"]).unwrap_or(0)
+    number("request\0total_size").unwrap_or(0)
 }
 
 /// Runs `with` for the stream with this number, outside of its callbacks; `None` when the stream has ended. `root` is the context
 /// whose callback runs.
 pub fn in_stream<T>(stream: u32, root: u32, with: impl FnOnce() -> T) -> Option<T> {
-    hostcalls::set_effective_context(stream).ok()?;
+    abi::set_effective_context(stream).ok()?;
     let result = with();
-    let _ = hostcalls::set_effective_context(root);
+    let _ = abi::set_effective_context(root);
     Some(result)
 }
 
 /// Lets a request go on that is paused.
 pub fn resume_request() {
-    let _ = hostcalls::resume_http_request();
+    abi::continue_request();
 }
 
 /// Sets a request header, or removes it.
 pub fn set_request_header(name: &str, value: Option<&[u8]>) {
-    set_header(MapType::HttpRequestHeaders, name, value);
+    set_header(Map::Request, name, value);
 }
 
-fn set_header(map: MapType, name: &str, value: Option<&[u8]>) {
+fn set_header(map: Map, name: &str, value: Option<&[u8]>) {
     let _ = match value {
-        Some(value) => hostcalls::set_map_value_bytes(map, name, Some(value)),
-        None => hostcalls::remove_map_value(map, name),
+        Some(value) => abi::set_header(map, name, value),
+        None => abi::remove_header(map, name),
     };
 }
 
 /// The request body as far as it is buffered.
 pub fn request_body() -> Bytes {
-    hostcalls::get_buffer(BufferType::HttpRequestBody, 0, usize::MAX).ok().flatten().unwrap_or_default()
+    abi::buffer(Buffer::RequestBody, 0, usize::MAX).unwrap_or_default()
 }
 
 /// Puts `start` in the place of the first `size` bytes of the request body that is buffered.
 pub fn set_request_body_start(size: usize, start: &[u8]) {
-    let _ = hostcalls::set_buffer(BufferType::HttpRequestBody, 0, size, start);
+    let _ = abi::set_buffer(Buffer::RequestBody, 0, size, start);
 }
 
 /// Bytes `from` to `to` of the response body that is passing or buffered.
 pub fn response_body(from: usize, to: usize) -> Bytes {
     let size = to.saturating_sub(from);
-    hostcalls::get_buffer(BufferType::HttpResponseBody, from, size).ok().flatten().unwrap_or_default()
+    abi::buffer(Buffer::ResponseBody, from, size).unwrap_or_default()
 }
 
 /// Puts `body` in the place of the `size` bytes of the response body that are passing or buffered.
 pub fn set_response_body(size: usize, body: &[u8]) {
-    let _ = hostcalls::set_buffer(BufferType::HttpResponseBody, 0, size, body);
+    let _ = abi::set_buffer(Buffer::ResponseBody, 0, size, body);
 }
 
 /// A response header as bytes.
 pub fn response_header(name: &str) -> Option<Bytes> {
-    hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten()
+    abi::header(Map::Response, name)
 }
 
 /// Sets a response header, or removes it.
 pub fn set_response_header(name: &str, value: Option<&[u8]>) {
-    set_header(MapType::HttpResponseHeaders, name, value);
+    set_header(Map::Response, name, value);
 }
 
 /// Answers the request without a pod.
 pub fn respond(status: u32, headers: &[(&str, &str)], body: &[u8]) {
-    let _ = hostcalls::send_http_response(status, headers.to_vec(), Some(body));
+    let _ = abi::respond(status, headers, body);
 }
 
 /// Fetches `path` from the pod at `address` through `cluster`, which reads the address in one of two headers, with these headers
@@ -205,12 +212,12 @@ fn get<'a>(
 ) -> Option<u32> {
     let mut headers = vec![(":method", "GET"), (":path", path), (":authority", authority)];
     headers.extend(more);
-    hostcalls::dispatch_http_call(cluster, headers, None, Vec::new(), timeout).ok()
+    abi::http_call(cluster, &headers, timeout)
 }
 
 /// A header of a response to [`fetch`] that has come.
 pub fn fetched_header(name: &str) -> Option<Bytes> {
-    hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, name).ok().flatten()
+    abi::header(Map::CallResponse, name)
 }
 
 /// How long a response to [`fetch`], which was asked for at `sent_at`, was on its way: until its headers came, where Envoy
@@ -223,15 +230,13 @@ pub fn fetched_after(sent_at: Micros, now: Micros) -> Micros {
 }
 
 /// Status and body of a response to [`fetch`]; `None` if there was no response, or not all of it: refused, timed out, cut.
-/// Envoy reports those with no headers, and the SDK panics when a header is read then.
+/// Envoy reports those with no headers.
 pub fn fetched(headers: usize, body_size: usize) -> Option<(Bytes, Bytes)> {
     if headers == 0 {
         return None;
     }
-    let status =
-        hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten()?;
-    let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten();
-    Some((status, body.unwrap_or_default()))
+    let status = abi::header(Map::CallResponse, ":status")?;
+    Some((status, abi::buffer(Buffer::CallResponseBody, 0, body_size).unwrap_or_default()))
 }
 
 /// A counter or gauge, the same for all VMs of this Envoy.
@@ -241,12 +246,12 @@ pub struct Metric(Option<u32>);
 impl Metric {
     /// Defines a counter, or finds it.
     pub fn counter(name: &str) -> Metric {
-        Metric(hostcalls::define_metric(MetricType::Counter, name).ok())
+        Metric(abi::define_metric(Kind::Counter, name))
     }
 
     /// Defines a gauge, or finds it.
     pub fn gauge(name: &str) -> Metric {
-        Metric(hostcalls::define_metric(MetricType::Gauge, name).ok())
+        Metric(abi::define_metric(Kind::Gauge, name))
     }
 
     /// Adds one.
@@ -257,19 +262,19 @@ impl Metric {
     /// Adds `amount`; Envoy takes no 0.
     pub fn add(&self, amount: u64) {
         if let Some(id) = self.0.filter(|_| amount > 0) {
-            let _ = hostcalls::increment_metric(id, amount as i64);
+            abi::increment_metric(id, amount as i64);
         }
     }
 
     /// Sets a gauge.
     pub fn set(&self, value: u64) {
         if let Some(id) = self.0 {
-            let _ = hostcalls::record_metric(id, value);
+            abi::record_metric(id, value);
         }
     }
 
     /// The value.
     pub fn get(&self) -> u64 {
-        self.0.and_then(|id| hostcalls::get_metric(id).ok()).unwrap_or(0)
+        self.0.and_then(abi::metric).unwrap_or(0)
     }
 }

@@ -4,13 +4,12 @@
 //! that it names pods to, `collector` the singleton service that keeps the table of pods and their load, `monitor` and
 //! `console` the filters that answer with the metrics page and the console. Only [`host`] makes host calls.
 
-#![expect(missing_docs, reason = "the SDK's macro exports a function without a docstring")]
-
+mod abi;
 mod answer_filter;
 mod answer_role;
+mod attempts;
 mod callbacks;
 mod calls;
-mod clock;
 mod collector_driver;
 mod console_page;
 mod decision_log;
@@ -38,15 +37,6 @@ mod settings_in_force;
 mod start;
 mod stop_iteration;
 mod stream;
-mod stream_property;
 #[cfg(feature = "trap")]
 mod trap;
 mod worker;
-
-use proxy_wasm::types::LogLevel;
-
-proxy_wasm::main! {{
-    // Envoy drops what is below its own level; see `host::log_level`.
-    proxy_wasm::set_log_level(LogLevel::Trace);
-    proxy_wasm::set_root_context(|id| Box::new(root::Root::new(id)));
-}}

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use proxy_wasm::types::Action;
+use crate::abi::Action;
 use warmpath::config::Config;
 
 use crate::callbacks::Callbacks;

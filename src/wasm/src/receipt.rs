@@ -105,7 +105,7 @@ pub struct Told {
 
 /// What the record of this stream's request tells.
 pub fn told() -> Told {
-    let Some(text) = host::property(&[DECISION]) else { return Told::default() };
+    let Some(text) = host::property(DECISION) else { return Told::default() };
     let after = |name: &str| {
         let at = text.windows(name.len()).position(|at| at == name.as_bytes())?;
         text.get(at + name.len()..)

@@ -2,8 +2,6 @@
 
 use std::rc::Rc;
 
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::ContextType;
 use warmpath::config::Config;
 use warmpath::settings::error::SettingError;
 
@@ -13,7 +11,6 @@ use crate::collector_driver::CollectorDriver;
 use crate::filter::Filter;
 use crate::host;
 use crate::monitor_role::{MonitorFilter, MonitorRole};
-use crate::profile;
 use crate::router_role::RouterRole;
 use crate::start;
 use crate::stream::{PassThrough, Stream};
@@ -69,10 +66,23 @@ impl Root {
         start::announce(&String::from_utf8_lossy(&root_id), &config);
         Ok(())
     }
-}
 
-impl Context for Root {
-    fn on_http_call_response(&mut self, call: u32, headers: usize, body_size: usize, _trailers: usize) {
+    /// Envoy has a configuration for the plugin; `false` when it is no good.
+    pub fn on_configure(&mut self) -> bool {
+        self.configure().inspect_err(|error| log::error!("warmpath: {error}")).is_ok()
+    }
+
+    /// The period that the plugin has asked for is over.
+    pub fn on_tick(&mut self) {
+        match &mut self.role {
+            Role::Collector(driver) => driver.tick(host::now()),
+            Role::Router(router) => router.tick(host::now()),
+            Role::Answer(_) | Role::Monitor(_) | Role::Unconfigured => {}
+        }
+    }
+
+    /// The answer to a call that the plugin has made is here.
+    pub fn on_http_call_response(&mut self, call: u32, headers: usize, body_size: usize) {
         match &mut self.role {
             Role::Collector(driver) => {
                 #[cfg(feature = "trap")]
@@ -83,34 +93,14 @@ impl Context for Root {
             Role::Answer(_) | Role::Monitor(_) | Role::Unconfigured => {}
         }
     }
-}
 
-impl RootContext for Root {
-    fn on_configure(&mut self, _size: usize) -> bool {
-        self.configure().inspect_err(|error| log::error!("warmpath: {error}")).is_ok()
-    }
-
-    fn on_tick(&mut self) {
-        match &mut self.role {
-            Role::Collector(driver) => driver.tick(host::now()),
-            Role::Router(router) => router.tick(host::now()),
-            Role::Answer(_) | Role::Monitor(_) | Role::Unconfigured => {}
-        }
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
-    }
-
-    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        let stream = match &self.role {
-            Role::Router(router) => {
-                return Some(profile::http_context(Stream::Router(Filter::new(router.worker(), id))));
-            }
+    /// The filter of a stream that Envoy has numbered `id`.
+    pub fn stream(&self, id: u32) -> Stream {
+        match &self.role {
+            Role::Router(router) => Stream::Router(Filter::new(router.worker(), id)),
             Role::Answer(role) => Stream::Answer(AnswerFilter::new(Rc::clone(role))),
             Role::Monitor(role) => Stream::Monitor(MonitorFilter(Rc::clone(role))),
             Role::Collector(_) | Role::Unconfigured => Stream::None(PassThrough),
-        };
-        Some(Box::new(stream))
+        }
     }
 }

@@ -6,6 +6,7 @@ use warmpath::answer::usage::{Usage, UsageScanner};
 use warmpath::answer::verdict::Verdict;
 use warmpath::router::{RouteBy, Ticket};
 
+use crate::attempts::{self, Failed};
 use crate::host;
 use crate::observations::Seen;
 use crate::profile;
@@ -31,6 +32,8 @@ pub struct Sent {
     pub seen: Seen,
     /// Its own record.
     pub receipt: Receipt,
+    /// Attempts that had failed when it was sent, of all requests.
+    failed_before: Failed,
 }
 
 /// What tells that the prompt of a request was computed.
@@ -64,7 +67,13 @@ impl Sent {
             verdict: None,
             seen,
             receipt,
+            failed_before: attempts::failed(),
         }
+    }
+
+    /// Whether no attempt of any request has failed since it was sent, as far as the answer filters of this VM see them.
+    pub fn none_failed(&self) -> bool {
+        self.failed_before == attempts::failed()
     }
 
     /// Reads the chunk of the answer that is passing, as far as anything in it is of interest. Says what the start of the answer

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proxy_wasm::types::Bytes;
+use crate::abi::Bytes;
 use warmpath::config::{Config, SettingsFrom};
 use warmpath::settings::PoolSettings;
 use warmpath::settings::page;
@@ -75,6 +75,7 @@ impl SettingsInForce {
     }
 
     /// Takes over what the collector has fetched, by the number in its table.
+    #[inline(never)]
     pub fn refresh(&mut self, version: u32) {
         if let SettingsInForce::OfPage(of) = self
             && of.version != version
@@ -97,6 +98,7 @@ impl SettingsInForce {
 }
 
 impl OfRoutes {
+    #[inline(never)]
     fn of_request(&mut self) -> Arc<PoolSettings> {
         let metadata = xds("route_metadata");
         let (settings, news) = self.routes.of_request(&metadata, xds, &mut Host);
@@ -124,5 +126,5 @@ impl OfRoutes {
 }
 
 fn xds(name: &'static str) -> Bytes {
-    host::property(&["xds", name]).unwrap_or_default()
+    host::property(&["xds", name].join("\0")).unwrap_or_default()
 }

@@ -168,6 +168,7 @@ impl Worker {
     }
 
     /// Takes over the log level as it is now, and a new pod table if there is one: a look at a gauge, most of the time.
+    #[inline(never)]
     fn refresh(&mut self) {
         self.log.refresh();
         let generation = self.metrics.pod_table_generation.get();

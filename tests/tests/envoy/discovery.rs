@@ -246,20 +246,25 @@ async fn one_root_context_asks_for_all_threads() {
     assert!((1..=took + 1).contains(&asked), "asked {asked} times in {took} s, once a second is due");
 }
 
-/// The configuration with the filter of answers in the pods' cluster, through which they are scraped, too.
-fn with_answer_filter(configuration: &str) -> String {
+/// The configuration with the filter of answers in the pods' cluster, through which they are scraped, too: in the router's VM, or in
+/// one of its own.
+fn with_answer_filter(configuration: &str, shares_vm: bool) -> String {
     let mut all: Value = serde_json::from_str(configuration).unwrap();
+    let mut vm = all["static_resources"]["listeners"]
+        .pointer("/0/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config/vm_config")
+        .unwrap()
+        .clone();
+    if !shares_vm {
+        vm["configuration"] =
+            json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "answer"});
+    }
     let settings = json!({"destination": "list", "discovery": {"cluster": "prometheus_stats"}});
     let filter = json!({"name": "envoy.filters.http.wasm", "typed_config": {
     "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
     "config": {
         "name": "warmpath-answer", "root_id": "answer", "failure_policy": "FAIL_RELOAD",
         "allow_on_headers_stop_iteration": true,
-        "vm_config": {
-            "vm_id": "warmpath", "runtime": "envoy.wasm.runtime.v8",
-            "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "answer"},
-            "code": {"local": {"filename": target().join("warmpath.wasm")}},
-        },
+        "vm_config": vm,
         "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": settings.to_string()},
     }}});
     let codec = json!({"name": "envoy.filters.http.upstream_codec", "typed_config": {
@@ -276,9 +281,19 @@ fn with_answer_filter(configuration: &str) -> String {
 
 #[tokio::test]
 async fn a_metrics_page_that_is_refused_is_no_refusal_of_a_request() {
+    refused_pages(false).await;
+}
+
+/// A scrape makes the context of the answer filter in the middle of the call by which the router's VM sends it.
+#[tokio::test]
+async fn a_scrape_may_meet_an_answer_filter_in_the_vm_that_sends_it() {
+    refused_pages(true).await;
+}
+
+async fn refused_pages(shares_vm: bool) {
     let pods = TestPod::several(2).await;
     let endpoints = Endpoints::of(&[(&pods[0], "HEALTHY"), (&pods[1], "HEALTHY")]);
-    let text = with_answer_filter(&configuration(&endpoints.file(), true));
+    let text = with_answer_filter(&configuration(&endpoints.file(), true), shares_vm);
     let envoy = Envoy::of(&pods).concurrency(2).log_level("info").edit(move |_| text).start().await;
     chat(0).send(envoy.routed).await;
     envoy.sees_ready(2).await;

@@ -226,7 +226,7 @@ async fn answers_have_the_name_that_the_client_asked_for() {
 #[tokio::test]
 async fn without_the_callback_names_stay_and_the_log_says_so() {
     let pods = TestPod::several(1).await;
-    let envoy = Envoy::of(&pods).settings(&rollout()).start().await;
+    let envoy = Envoy::of(&pods).settings(&rollout()).switch("--no-answer-filter").start().await;
     envoy.sees_ready(1).await;
     for _ in 0..2 {
         pods[0].answer_next(completion());

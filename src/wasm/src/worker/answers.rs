@@ -1,6 +1,6 @@
 //! What a worker does with an answer: judges it, and books what it says of the pods.
 
-use proxy_wasm::types::Bytes;
+use crate::abi::Bytes;
 use warmpath::answer::error_event::says_full;
 use warmpath::answer::verdict::{
     BrokenBy, FailedPods, Judgement, StreamEnd, Verdict, is_plainly_served, judge, judge_end, unanswered,
@@ -25,16 +25,23 @@ impl Worker {
         count_contended(started, self.metrics.contended_start);
     }
 
-    /// Judges an answer that has begun, `size` bytes of it, and books what it says of the pods.
-    pub fn judge(&mut self, sent: &mut Sent, size: usize) -> Verdict {
+    /// Judges an answer that has begun, `size` bytes of it, and books what it says of the pods. `at_once` when it is known to be
+    /// that of the only attempt.
+    pub fn judge(&mut self, sent: &mut Sent, size: usize, at_once: bool) -> Verdict {
         // Only an answer to the prompt reports its tokens, and a whole one reports them at once: then Envoy need not be
         // asked.
         let reports = sent.usage().is_some();
-        let code = if reports { 200 } else { host::number(&["response", "code"]).unwrap_or(0) };
-        let attempts = attempts();
+        let code = if reports { 200 } else { host::number("response\0code").unwrap_or(0) };
+        let attempts = if at_once { 1 } else { attempts() };
         if is_plainly_served(code, attempts) {
             return Verdict::Served;
         }
+        self.judge_closely(sent, size, code, attempts)
+    }
+
+    /// Judges an answer that is no plain success.
+    #[inline(never)]
+    fn judge_closely(&mut self, sent: &mut Sent, size: usize, code: u64, attempts: usize) -> Verdict {
         let Judgement { verdict, failed_over, failed } = judge(code, attempts, &code_details());
         // The answer filter has told of full pods, where there is one.
         if failed == FailedPods::Answering && says_full(&host::response_body(0, size)) {
@@ -44,7 +51,7 @@ impl Worker {
         if failed_over > 0 {
             let engine = self.router.table().pod(sent.ticket.slot()).and_then(|pod| pod.engine);
             let answers =
-                host::property(&["upstream", "address"]).and_then(|address| self.slot_of(&address, engine));
+                host::property("upstream\0address").and_then(|address| self.slot_of(&address, engine));
             self.metrics.failovers.count();
             let moved =
                 self.router.failed_over(&mut sent.ticket, failed_over, answers, &mut Host, host::now());
@@ -61,6 +68,7 @@ impl Worker {
     }
 
     /// Notes which pod has a response that it may have stored.
+    #[inline(never)]
     pub fn note_response(&self, id: &[u8], sent: &Sent) {
         let noted = responses::note(&self.keys, id, sent.ticket.pod(), &mut Host, host::now());
         count_contended(noted, self.metrics.contended_response);
@@ -73,11 +81,12 @@ impl Worker {
 
     /// Judges a stream that has ended without the end of a body: answers without a body end so, and all that were broken off,
     /// before the headers, after them, or in the middle.
+    #[inline(never)]
     pub fn judge_end(&mut self, sent: &mut Sent) {
         let details = code_details();
         match judge_end(sent.verdict, &details) {
             StreamEnd::Settled => {}
-            StreamEnd::Answered => sent.verdict = Some(self.judge(sent, 0)),
+            StreamEnd::Answered => sent.verdict = Some(self.judge(sent, 0, false)),
             StreamEnd::BrokenOff => {
                 self.metrics.broken_by_pod.count();
                 self.book_failed(sent, FailedPods::Answering);
@@ -97,6 +106,7 @@ impl Worker {
     }
 
     /// Books pods that have failed a request.
+    #[inline(never)]
     fn book_failed(&mut self, sent: &Sent, failed: FailedPods) {
         let booked = match failed {
             FailedPods::None => return,
@@ -142,10 +152,10 @@ fn count_contended(result: Result<(), Contended>, during: Metric) {
 
 /// Envoy's word for how the stream ended, or for its own answer.
 fn code_details() -> Bytes {
-    host::property(&["response", "code_details"]).unwrap_or_default()
+    host::property("response\0code_details").unwrap_or_default()
 }
 
 /// How many pods were tried.
 fn attempts() -> usize {
-    host::number(&["upstream", "request_attempt_count"]).unwrap_or(1) as usize
+    host::number("upstream\0request_attempt_count").unwrap_or(1) as usize
 }

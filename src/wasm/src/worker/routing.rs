@@ -102,17 +102,22 @@ impl Worker {
                 Ok(Routed { ticket: decision.ticket, seen, receipt })
             }
             Err(no_pod) => {
-                self.name_pods(Picks::default());
-                self.count_no_pod(no_pod);
-                // The others are no trouble of the pool's.
-                if matches!(
-                    no_pod,
-                    NoPod::NoTable | NoPod::AllCoolingDown | NoPod::AdapterAsleep | NoPod::Contended
-                ) {
-                    self.log.no_pod(no_pod, self.falls_back(no_pod), now);
-                }
+                self.without_pod(no_pod, now);
                 Err(no_pod)
             }
+        }
+    }
+
+    /// Tells Envoy, counts and logs that there is no pod for a request.
+    #[cold]
+    #[inline(never)]
+    fn without_pod(&mut self, no_pod: NoPod, now: Micros) {
+        self.name_pods(Picks::default());
+        self.count_no_pod(no_pod);
+        // The others are no trouble of the pool's.
+        if matches!(no_pod, NoPod::NoTable | NoPod::AllCoolingDown | NoPod::AdapterAsleep | NoPod::Contended)
+        {
+            self.log.no_pod(no_pod, self.falls_back(no_pod), now);
         }
     }
 
@@ -124,6 +129,7 @@ impl Worker {
     }
 
     /// The pod that has the stored response which the request names, in its body or its path.
+    #[inline(never)]
     fn holder(&self, by: RouteBy<'_>, now: Micros) -> Option<PodKey> {
         match by.prompt() {
             Some(parsed) => {
@@ -140,7 +146,7 @@ impl Worker {
     /// The clusters whose pods may serve the request; `None` when its cluster is not known yet, which is noted.
     pub(super) fn candidates(&mut self, now: Micros) -> Option<ClusterSet> {
         let Some(unknown) = &mut self.unknown else { return Some(ClusterSet::ALL) };
-        let name = host::property(&["xds", "cluster_name"]).unwrap_or_default();
+        let name = host::property("xds\0cluster_name").unwrap_or_default();
         let known = self.router.table().cluster(&name);
         if known.is_none() {
             unknown.note(&name, now);
@@ -152,6 +158,7 @@ impl Worker {
     }
 
     /// Lets Envoy's own balancing serve the request.
+    #[inline(never)]
     pub fn name_none(&self) {
         self.name_pods(Picks::default());
     }
@@ -203,6 +210,7 @@ impl Worker {
     }
 
     /// Says, once, that names are not restored.
+    #[inline(never)]
     pub fn say_names_stay(&mut self) {
         if !std::mem::replace(&mut self.said_names_stay, true) {
             log::warn!(
@@ -270,6 +278,7 @@ impl Worker {
         }
     }
 
+    #[inline(never)]
     fn count_no_pod(&self, no_pod: NoPod) {
         match no_pod {
             NoPod::NoTable => self.metrics.no_table.count(),
