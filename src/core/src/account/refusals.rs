@@ -72,6 +72,7 @@ impl Ledger {
     }
 
     /// The pod has refused a request for this cause; `needed` refusals in a row are enough to send others elsewhere.
+    #[inline(never)]
     pub fn note_refusal(&mut self, cause: Cause, pod: PodKey, needed: u16, seen: Observed) {
         let mut list: Vec<Refusal> = self.refusals().collect();
         add(&mut list, cause, pod, needed, seen);
@@ -79,6 +80,7 @@ impl Ledger {
     }
 
     /// Changes the refusals, if there are any.
+    #[inline(never)]
     fn change_refusals(&mut self, with: impl FnOnce(&mut Vec<Refusal>)) {
         if !self.has_refusals() {
             return;

@@ -9,6 +9,7 @@ mod repair;
 
 use crate::account::learning;
 use crate::account::ledger::Ledger;
+use crate::account::pod_account::PodAccount;
 use crate::account::pod_health::Observed;
 use crate::account::refusal::{AT_ONCE, Cause, Causes, IN_A_ROW};
 use crate::prefix::index::UseStamp;
@@ -174,7 +175,7 @@ impl Ticket {
 
     /// The first byte of the answer has come: releases the outstanding tokens, and learns how long they took.
     pub fn start(&self, ledger: &mut Ledger, now: Micros) {
-        ledger.change(self.pod, |account| {
+        self.note_served(ledger, now, |account| {
             let began = account.since.max(self.sent_at);
             learning::learn_rate(account, self.tokens, now.since(began));
             account.start(self.tokens, self.observed(now));
@@ -182,7 +183,6 @@ impl Ticket {
             let waited = now.since(self.decided_at).0 / 1000;
             account.first_token_ms = account.first_token_ms.wrapping_add(waited as u32);
         });
-        self.note_served(ledger, now);
     }
 
     /// The first `attempts` pods of the decision have failed, but for `except`, which answers after all. With an engine fail the
@@ -228,12 +228,14 @@ impl Ticket {
 
     /// Takes the request out of its pod's account; `unstarted` are its prompt tokens, if its answer never began.
     fn leave(&self, ledger: &mut Ledger, unstarted: Option<Tokens>) {
-        ledger.change(self.pod, |account| {
-            account.close(unstarted);
-            if self.probes {
-                account.health.probe_ended();
-            }
-        });
+        ledger.change(self.pod, |account| self.leave_account(account, unstarted));
+    }
+
+    fn leave_account(&self, account: &mut PodAccount, unstarted: Option<Tokens>) {
+        account.close(unstarted);
+        if self.probes {
+            account.health.probe_ended();
+        }
     }
 
     /// The request has ended: takes it out of the ledger, and learns from the answer. Returns the bytes per token of its
@@ -242,12 +244,15 @@ impl Ticket {
         let unstarted = (!self.started).then_some(self.tokens);
         match end {
             End::Answered { at, .. } => {
-                if unstarted.is_some() {
+                if unstarted.is_none() {
+                    self.leave(ledger, None);
+                } else {
                     // A whole answer: its first byte tells nothing of when the prompt was computed.
-                    ledger.change(self.pod, |account| account.start(self.tokens, self.observed(at)));
-                    self.note_served(ledger, at);
+                    self.note_served(ledger, at, |account| {
+                        account.start(self.tokens, self.observed(at));
+                        self.leave_account(account, None);
+                    });
                 }
-                self.leave(ledger, None);
             }
             End::UpstreamError { at } => {
                 let Causes { kind, prompt } = self.causes();

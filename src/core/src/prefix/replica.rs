@@ -107,6 +107,7 @@ impl PrefixReplica {
     ///
     /// # Errors
     /// [`CodecError`] when the shared value is no table; the replica keeps the one that it has.
+    #[inline(never)]
     pub fn refresh(&mut self, shared: &impl SharedData) -> Result<(), CodecError> {
         let Some((bytes, version)) = shared.get(&self.keys.table) else { return Ok(()) };
         if version == self.table_version {

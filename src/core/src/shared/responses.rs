@@ -32,6 +32,7 @@ struct Entry {
 ///
 /// # Errors
 /// [`Contended`]: nothing has changed.
+#[inline(never)]
 pub fn note(
     keys: &Keys,
     id: &[u8],
@@ -51,6 +52,7 @@ pub fn note(
 }
 
 /// The pod that has the response with this id, if that is known.
+#[inline(never)]
 pub fn find(keys: &Keys, id: &[u8], shared: &impl SharedData, now: Micros) -> Option<PodKey> {
     let id = hash_of(id);
     let (bytes, _) = shared.get(&keys.responses(id % LISTS))?;

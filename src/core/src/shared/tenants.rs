@@ -59,6 +59,7 @@ struct Tenant {
 
 impl Tenants {
     /// The tenants as they are now; none where nothing can be read.
+    #[inline(never)]
     pub fn read(key: &str, shared: &impl SharedData) -> Tenants {
         shared.get(key).and_then(|(bytes, _)| Tenants::decode(&bytes).ok()).unwrap_or_default()
     }
@@ -67,6 +68,7 @@ impl Tenants {
     ///
     /// # Errors
     /// [`Contended`]: nothing has changed.
+    #[inline(never)]
     pub fn change<T>(
         key: &str,
         shared: &mut impl SharedData,

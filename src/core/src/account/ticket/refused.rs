@@ -2,6 +2,7 @@
 
 use super::{PICKS, Ticket};
 use crate::account::ledger::Ledger;
+use crate::account::pod_account::PodAccount;
 use crate::account::refusal::{AT_ONCE, Causes, IN_A_ROW};
 use crate::answer::verdict::Decline;
 use crate::request::blocks::bytes_of;
@@ -9,17 +10,26 @@ use crate::shared::pod_table::PodKey;
 use crate::{Micros, Tokens};
 
 impl Ticket {
-    /// Pods that have refused the request are at fault, now that this one serves it; and what this one was
-    /// believed to hold can be compared with what its page says.
-    pub(super) fn note_served(&self, ledger: &mut Ledger, now: Micros) {
-        if self.belief.matched > 0 && self.was_computed() {
+    /// The pod serves the request, its answer has begun: `with` books what else that means for the pod's account. What it was
+    /// believed to hold can be compared with what its page says, and pods that have refused the request are at fault.
+    pub(super) fn note_served(&self, ledger: &mut Ledger, now: Micros, with: impl FnOnce(&mut PodAccount)) {
+        let held = (self.belief.matched > 0 && self.was_computed()).then(|| {
             let bytes_per_token = ledger.bytes_per_token(self.prompt.model);
-            let tokens = bytes_of(usize::from(self.belief.matched)).as_f32() / bytes_per_token;
-            ledger.change(self.pod, |account| account.cache.add(Tokens::estimated(tokens), self.sent_at));
+            Tokens::estimated(bytes_of(usize::from(self.belief.matched)).as_f32() / bytes_per_token)
+        });
+        ledger.change(self.pod, |account| {
+            with(account);
+            if let Some(held) = held {
+                account.cache.add(held, self.sent_at);
+            }
+        });
+        if ledger.has_refusals() {
+            ledger.note_served(self.causes(), self.pod, self.observed(now));
         }
-        ledger.note_served(self.causes(), self.pod, self.observed(now));
-        for pod in self.declined_by(ledger).into_iter().flatten() {
-            ledger.note_refusal(self.prompt.kind, pod, AT_ONCE, self.failure(now));
+        if self.passed_over > 0 {
+            for pod in self.declined_by(ledger).into_iter().flatten() {
+                ledger.note_refusal(self.prompt.kind, pod, AT_ONCE, self.failure(now));
+            }
         }
     }
 
