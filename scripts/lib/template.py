@@ -116,6 +116,12 @@ class Template:
             indent = self.lines[first][: -len(self.lines[first].lstrip())]
             self.lines.insert(first + 1, f'{indent}"{key}": {json.dumps(value, ensure_ascii=False)},')
 
+    def share_vm(self, role, other):
+        """Gives a role the VM of another one."""
+        start = next(i for i, line in enumerate(self.lines) if re.match(rf"\s+root_id: {role}\b", line))
+        at = next(i for i in range(start, len(self.lines)) if f"StringValue, value: {role}" in self.lines[i])
+        self.lines[at] = self.lines[at].replace(f"value: {role}", f"value: {other}")
+
     def deny(self, role, callback):
         """Takes a callback from those of a role."""
         start = next(i for i, line in enumerate(self.lines) if re.match(rf"\s+root_id: {role}\b", line))

@@ -52,13 +52,12 @@ impl Module {
         let mut local = Message::new();
         local.set_bytes(1, inline.encode());
         let mut vm = Message::new();
-        // One vm_id, so that all roles share data. The configuration tells VMs apart: each version has its own, and router and
-        // answer filter share one.
-        let of_vm = if role == "answer" { "router" } else { role };
+        // One vm_id, so that all roles share data; a configuration of its own for each role and version, so a
+        // VM of its own.
         vm.set_bytes(1, &b"warmpath"[..])
             .set_bytes(2, &b"envoy.wasm.runtime.v8"[..])
             .set_bytes(3, local.encode());
-        vm.set_bytes(4, text(&format!("{of_vm} {}", self.fingerprint)));
+        vm.set_bytes(4, text(&format!("{role} {}", self.fingerprint)));
         let mut plugin = Message::new();
         plugin.set_bytes(1, name.as_bytes()).set_bytes(2, role.as_bytes()).set_bytes(3, vm.encode());
         plugin.set_bytes(4, text(&self.configuration));

@@ -128,9 +128,12 @@ async fn each_role_may_call_what_it_needs_and_nothing_else() {
     let calls = calls_in_source();
     assert!(calls.is_subset(&imports), "not imported: {:?}", calls.difference(&imports));
     assert_eq!(router, calls.union(&callbacks).cloned().collect(), "the list in envoy/envoy.yaml");
-    assert_eq!(router, answer, "one VM, one list");
-    let vms = ["router", "answer"].map(|role| plugin(&dump, role)["vm_config"].clone());
-    assert_eq!(vms[0], vms[1], "Envoy gives plugins one VM that have one configuration of it");
+    assert_eq!(router, answer, "one list, for where they share a VM");
+    // Older versions of Envoy want the list elsewhere, and give the answer filter a VM of its own.
+    if !plugin(&dump, "router").contains_key("capability_restriction_config") {
+        let vms = ["router", "answer"].map(|role| plugin(&dump, role)["vm_config"].clone());
+        assert_eq!(vms[0], vms[1], "Envoy gives plugins one VM that have one configuration of it");
+    }
 
     // The collector sees no request, so it gets no callback for requests and no call that changes one.
     assert!(collector.is_subset(&router));
