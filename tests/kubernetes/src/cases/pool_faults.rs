@@ -236,10 +236,12 @@ pub async fn a_helper_that_is_ready_and_does_not_listen(world: &mut World) {
         (refusing().await? == format!("pod-14 {}", at(14))).then_some(())
     })
     .await;
-    let log = world.envoy().said();
-    let lines =
-        log[said..].lines().filter(|line| line.contains(&at(14)) && line.contains("[warning]")).count();
-    assert!((1..=2).contains(&lines), "{lines} warnings name it");
+    let warnings = || {
+        let log = world.envoy().said();
+        log[said..].lines().filter(|line| line.contains(&at(14)) && line.contains("[warning]")).count()
+    };
+    until("a warning names it", async || (warnings() > 0).then_some(())).await;
+    assert!(warnings() <= 2, "{} warnings name it", warnings());
     until("an event names it", async || {
         events(&cluster, "NotListening").await.iter().any(|event| event.contains(&at(14))).then_some(())
     })
