@@ -100,8 +100,8 @@ pub struct TrafficOptions {
     #[arg(long, value_name = "N")]
     pub fleet_pods: Option<usize>,
 
-    /// criticality: what may be shed, as a multiple of what the pods can do [3]; tenants: long prompts at once
-    /// [100]; 0 leaves the few alone
+    /// criticality: what may be shed, as a multiple of what the pods can do (3 by default); tenants: long
+    /// prompts at once (100 by default); 0 leaves the few alone
     #[arg(long, value_name = "N")]
     pub others: Option<f64>,
 

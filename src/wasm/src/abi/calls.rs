@@ -83,6 +83,7 @@ macro_rules! imports {
         // Nothing runs outside Envoy; this is for tools that check the workspace, and for tests of what asks Envoy nothing.
         $(
             #[cfg(not(target_arch = "wasm32"))]
+            #[allow(clippy::too_many_arguments, reason = "the host's calls have as many as they have")]
             unsafe fn $name($(_: $type),*) -> u32 {
                 Refused::INTERNAL_FAILURE.0
             }
