@@ -52,15 +52,16 @@ async fn a_pod_far_away_with_a_cheap_page_is_scraped_no_less_often() {
     envoy.sees_ready(2).await;
     talk(&envoy, 2).await;
     let before = [0, 1].map(|nth| pods[nth].scrapes());
-    until("the near pod was scraped forty times more", async || {
+    until("the near pod was scraped eighty times more", async || {
         talk(&envoy, 1).await;
-        (pods[0].scrapes() >= before[0] + 40).then_some(())
+        (pods[0].scrapes() >= before[0] + 80).then_some(())
     })
     .await;
     let [near, far] = [0, 1].map(|nth| pods[nth].scrapes() - before[nth]);
     println!("{near} pages of the near pod, {far} of the far one");
-    // A scrape of the far one takes 20 ms longer, which its interval does not have in it.
-    assert!(far * 2 >= near, "{near} pages of the near pod, {far} of the far one");
+    // A scrape of the far one takes 20 ms longer. If that counted as the pod's time, it would be scraped every 2 s.
+    // The time of the way is known to a millisecond or two, and each of them stretches the interval by 0.1 s.
+    assert!(far * 5 >= near, "{near} pages of the near pod, {far} of the far one");
 }
 
 /// B21.

@@ -207,11 +207,11 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let cut = |name, from, to, most| Cut { name, from: at(from), to: at(to), most };
-        let cuts = [cut("killed", 10, 15, 8), cut("paused", 20, 25, 8), cut("cut", 30, 32, 2)];
-        assert_eq!(unexplained(&[at(10), at(11), at(23), at(25), at(30), at(31)], &cuts), [""; 0]);
+        let cuts = [cut("killed", 10, 15, 8), cut("paused", 40, 45, 8), cut("cut", 60, 62, 2)];
+        assert_eq!(unexplained(&[at(10), at(11), at(43), at(45), at(60), at(61)], &cuts), [""; 0]);
         // Before any fault, long after a pod was killed, and one more than a pod was told to cut.
         assert_eq!(unexplained(&[at(5)], &cuts), ["before any fault"]);
-        assert_eq!(unexplained(&[at(13)], &cuts), ["3.0s after killed"]);
-        assert_eq!(unexplained(&[at(30), at(30), at(31)], &cuts), ["1.0s after cut"]);
+        assert_eq!(unexplained(&[at(23)], &cuts), ["13.0s after killed"]);
+        assert_eq!(unexplained(&[at(60), at(60), at(61)], &cuts), ["1.0s after cut"]);
     }
 }

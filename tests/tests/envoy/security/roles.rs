@@ -189,7 +189,8 @@ async fn envoy_refuses_a_host_call_that_is_not_on_the_roles_list() {
     let envoy = Envoy::of(&pods).edit(|configuration| {
         let is_call = |line: &str| line.trim() == "proxy_http_call: {}";
         let mut lines: Vec<&str> = configuration.lines().collect();
-        assert_eq!(lines.iter().filter(|line| is_call(line)).count(), 2);
+        // The router has it, too, and the answer filter where it shares the router's VM.
+        assert!((2..=3).contains(&lines.iter().filter(|line| is_call(line)).count()));
         lines.remove(lines.iter().position(|line| is_call(line)).unwrap());
         lines.join("\n")
     });
