@@ -106,8 +106,12 @@ pub(super) async fn respond(
             response.body(whole(body)).unwrap()
         }
         Answer::Stream(StreamEnd(mut receiver)) => {
-            let frames =
-                StreamBody::new(futures::stream::poll_fn(move |context| receiver.poll_recv(context)));
+            // The pod works on the request until the stream ends.
+            let frames = futures::stream::poll_fn(move |context| {
+                let _working = &working;
+                receiver.poll_recv(context)
+            });
+            let frames = StreamBody::new(frames);
             response.header("content-type", "text/event-stream").body(frames.boxed()).unwrap()
         }
         Answer::Echo => {
@@ -188,4 +192,30 @@ fn completion() -> String {
         "usage": {"prompt_tokens": 15, "total_tokens": 17, "completion_tokens": 2},
     })
     .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::client::Request;
+    use crate::pod::{Stream, TestPod};
+    use crate::run::until;
+
+    #[tokio::test]
+    async fn a_stream_is_a_running_request_of_the_page_until_it_ends() {
+        let pod = TestPod::start().await;
+        let to = pod.address().parse().unwrap();
+        let running = async || {
+            let page = Request::get("/metrics").send(to).await.text();
+            let line = page.lines().find(|line| line.starts_with("vllm:num_requests_running{")).unwrap();
+            line.rsplit_once(' ').unwrap().1.to_owned()
+        };
+        let (stream, answer) = Stream::new();
+        pod.answer_next(answer);
+        let opened = Request::chat("Who?").open(to).await;
+        assert_eq!(running().await, "1.0");
+        stream.chunk("data: [DONE]\n\n");
+        drop(stream);
+        assert_eq!(opened.finish().await.unwrap().status, 200);
+        until("the pod is idle", async || (running().await == "0.0").then_some(())).await;
+    }
 }
