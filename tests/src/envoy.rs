@@ -1,6 +1,6 @@
 //! A real Envoy with Warmpath in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -203,6 +203,21 @@ impl Envoy {
         let name = "wasmcustom.warmpath_ready_pods.pool=default;";
         let what = format!("{pods} pods were ready");
         until(&what, async || (self.stat(name).await == pods as i64).then_some(())).await;
+    }
+
+    /// Waits until log lines with this text have named so many pods, and the routers have a table with what those lines say.
+    pub async fn says_of_pods(&self, text: &str, pods: usize) {
+        until(&format!("the log says \"{text}\" of {pods} pods"), async || {
+            let log = self.log();
+            let lines = log.lines().filter(|line| line.contains(text));
+            let named: BTreeSet<&str> =
+                lines.filter_map(|line| line.split_once("warmpath: pod ")?.1.split(' ').next()).collect();
+            (named.len() == pods).then_some(())
+        })
+        .await;
+        let generation = "wasmcustom.warmpath_pod_table_generation.pool=default;";
+        let now = self.stat(generation).await;
+        until("another table came", async || (self.stat(generation).await > now + 1).then_some(())).await;
     }
 
     /// The address of the listener with this name.

@@ -1,7 +1,7 @@
 //! LoRA adapters: a request goes where its adapter runs, else where there is room for it, and never to a pod
 //! that does not have it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use warmpath_tests::{Answer, Envoy, Load, Random, Received, Reply, Request, SimPod, TestPod, until};
@@ -49,20 +49,7 @@ fn asked(pod: &TestPod, model: &str) -> usize {
 
 /// Waits until it is known which adapters so many pods have.
 async fn lists_are_known(envoy: &Envoy, pods: usize) {
-    until("the lists of all pods were read", async || {
-        let log = envoy.log();
-        let known: BTreeSet<&str> = log
-            .lines()
-            .filter(|line| line.contains("LoRA adapters"))
-            .filter_map(|line| line.split_once("warmpath: pod ")?.1.split(' ').next())
-            .collect();
-        (known.len() == pods).then_some(())
-    })
-    .await;
-    // The routers take the lists over with the next table.
-    let generation = "wasmcustom.warmpath_pod_table_generation.pool=default;";
-    let now = envoy.stat(generation).await;
-    until("another table came", async || (envoy.stat(generation).await > now + 1).then_some(())).await;
+    envoy.says_of_pods("LoRA adapters", pods).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,5 @@
 //! Names of one model share prefixes, as they do in the pods that serve it.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 use warmpath_tests::{Envoy, Random, Reply, Request, SimPod, TestPod, until};
 
@@ -26,19 +24,7 @@ fn addresses(pods: &[SimPod]) -> Vec<String> {
 
 /// Waits until the workers know the names of so many pods that have several.
 async fn names_are_known(envoy: &Envoy, pods: usize) {
-    until("the names of all pods were read", async || {
-        let log = envoy.log();
-        let told: BTreeSet<&str> = log
-            .lines()
-            .filter(|line| line.contains("names for its model"))
-            .filter_map(|line| line.split_once("warmpath: pod ")?.1.split(' ').next())
-            .collect();
-        (told.len() == pods).then_some(())
-    })
-    .await;
-    let generation = "wasmcustom.warmpath_pod_table_generation.pool=default;";
-    let now = envoy.stat(generation).await;
-    until("another table came", async || (envoy.stat(generation).await > now + 1).then_some(())).await;
+    envoy.says_of_pods("names for its model", pods).await;
 }
 
 /// Tokens of a prompt, and those of them that were cached.
