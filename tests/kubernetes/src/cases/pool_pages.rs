@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use warmpath_tests::{Finished, Request, command, until};
+use warmpath_tests::Request;
 
 use crate::api::{DEPLOYMENT, ENVOY_PROXY, SERVICE};
 use crate::objects::envoy_proxy;
 use crate::pools::pages_values;
 use crate::sandbox::address;
+use crate::wait::until;
 use crate::world::{OF_EG, World, plain, routed};
 
 const SYSTEM: &str = "envoy-gateway-system";
@@ -18,7 +19,8 @@ const CONSOLE: (&str, u16) = ("127.0.0.1", 9903);
 pub async fn pages_show_the_pools_pods_and_no_client_of_the_gateway_reaches_them(world: &mut World) {
     world.spoilt();
     // As docs/kubernetes.md has it: the module as a file, then the values, here in the EnvoyProxy of the Gateway.
-    let made = give_module(world);
+    let module = world.publish(&world.module).1;
+    let made = world.script("scripts/kubernetes-install", &["--pages", module.to_str().unwrap()]).await;
     assert!(
         made.code == 0 && made.err.contains("envoy-gateway-pages-values.yaml"),
         "{}{}",
@@ -77,19 +79,6 @@ pub async fn pages_show_the_pools_pods_and_no_client_of_the_gateway_reaches_them
     for path in ["/", "/stats", "/config_dump", "/console.json"] {
         assert_eq!(Request::get(path).send(to(METRICS)).await.status, 404, "{path}");
     }
-}
-
-/// `scripts/kubernetes-install --pages`, with the module under test.
-fn give_module(world: &World) -> Finished {
-    let ground = &world.ground;
-    let file = ground.folder.join("pages.wasm");
-    std::fs::write(&file, &world.module).unwrap();
-    let kubectl = format!(
-        "{} --kubeconfig {}",
-        ground.tools.join("kubectl").display(),
-        ground.cluster.kubeconfig().display()
-    );
-    command("scripts/kubernetes-install", &["--pages", file.to_str().unwrap()], &[("KUBECTL", &kubectl)])
 }
 
 fn to((host, port): (&str, u16)) -> SocketAddr {
