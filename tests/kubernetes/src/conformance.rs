@@ -9,11 +9,12 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use warmpath_tests::repository;
 
+use crate::controller::{Controller, prepare};
 use crate::folder;
 use crate::gateway::{EnvoyGateway, configuration};
 use crate::ground::Ground;
 use crate::kubelet::Kubelet;
-use crate::pools::{Controller, envoy_gateway_values, prepare};
+use crate::pools::envoy_gateway_values;
 use crate::process::Process;
 use crate::services;
 

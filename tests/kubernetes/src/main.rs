@@ -18,6 +18,7 @@ mod beginning;
 mod cases;
 mod conformance;
 mod container;
+mod controller;
 mod gateway;
 mod ground;
 mod kubelet;

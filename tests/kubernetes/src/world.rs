@@ -13,6 +13,7 @@ use crate::api::{
     BACKEND_POLICY, CLIENT_POLICY, Cluster, ENDPOINT_SLICE, ENVOY_PROXY, EXTENSION_POLICY, GATEWAY,
     GATEWAY_CLASS, HTTP_ROUTE, Kind, LEASE, PATCH_POLICY, SERVICE,
 };
+use crate::controller::Controller;
 use crate::gateway::{Envoy, EnvoyGateway, configuration};
 use crate::ground::Ground;
 use crate::modules::{ModuleServer, port};
@@ -46,7 +47,7 @@ pub struct World {
     /// The Envoy of the Gateway `eg`, unless a case has stopped it.
     pub envoy: Option<Envoy>,
     /// The controller, while cases with InferencePools run.
-    pub controller: Option<crate::pools::Controller>,
+    pub controller: Option<Controller>,
     /// The server of the modules.
     pub modules: ModuleServer,
     /// The module under test.
@@ -141,7 +142,8 @@ impl World {
         self.is_seen().await;
     }
 
-    async fn renew_pods(&mut self) {
+    /// Three new pods in place of those that live.
+    pub async fn renew_pods(&mut self) {
         self.end_pods().await;
         self.start_pods(&[11, 12, 13]).await;
     }

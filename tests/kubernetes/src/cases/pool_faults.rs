@@ -9,7 +9,8 @@ use warmpath_tests::{Request, Traffic};
 
 use super::{is_used, steady, whole};
 use crate::api::{POD, ROUTED_POOL};
-use crate::pools::{CLUSTER, Controller, FIRST, SECOND_REPLICA, count, events, pod, pod_object, remove_pod};
+use crate::controller::{Controller, FIRST, SECOND_REPLICA, count};
+use crate::pools::{CLUSTER, events, pod, pod_object, remove_pod};
 use crate::stopwatch::Stopwatch;
 use crate::wait::until;
 use crate::world::{World, at, routed};

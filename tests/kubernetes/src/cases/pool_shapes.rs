@@ -10,11 +10,9 @@ use warmpath_tests::{Reply, Request, TestPod, Traffic};
 
 use super::{until_within, whole};
 use crate::api::{CRD, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, OLD_POOL, POD, POOL};
+use crate::controller::{Controller, FIRST, count};
 use crate::gateway::Envoy;
-use crate::pools::{
-    CLUSTER, Controller, FIRST, conditions, count, envoy_gateway_values, events, pod, pool, route,
-    routed_pool,
-};
+use crate::pools::{CLUSTER, conditions, envoy_gateway_values, events, pod, pool, route, routed_pool};
 use crate::stopwatch::Stopwatch;
 use crate::wait::until;
 use crate::world::{OF_EG, World, at, input, routed};

@@ -8,9 +8,8 @@ use warmpath_tests::{Request, Traffic};
 
 use super::{is_used, whole};
 use crate::api::{HTTP_ROUTE, MODEL, OLD_POOL, POD, POOL};
-use crate::pools::{
-    CLUSTER, Controller, FIRST, conditions, count, pod, pool, remove_pod, route, routed_pool,
-};
+use crate::controller::{Controller, FIRST, count};
+use crate::pools::{CLUSTER, conditions, pod, pool, remove_pod, route, routed_pool};
 use crate::stopwatch::Stopwatch;
 use crate::wait::until;
 use crate::world::{World, at, routed};
