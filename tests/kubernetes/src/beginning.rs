@@ -4,8 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::gateway::certify;
-use crate::ground::Ground;
 use crate::sandbox;
 
 /// The programs and definitions that it is made by; each has a stamp beside it.
@@ -26,22 +24,17 @@ pub fn copy(tools: &Path, to: &Path) -> bool {
     kept.is_dir() && copy_folder(&kept, to)
 }
 
-/// Makes it where there is none, in a cluster that lives as long as that takes.
-pub fn make(arguments: &[String]) {
+/// Makes it where there is none, in a cluster of its own.
+pub fn make(tools: &Path, arguments: &[String]) {
+    if place(tools).is_dir() {
+        return;
+    }
     let made = sandbox::again(arguments.iter().map(String::as_str)).arg("--beginning").status();
     assert!(made.expect("unshare (of util-linux)").success(), "the first cluster could not be made");
 }
 
-/// Whether it is there.
-pub fn is_there(tools: &Path) -> bool {
-    place(tools).is_dir()
-}
-
-/// Makes it, inside a sandbox, from a cluster in `folder`.
-pub async fn keep(tools: &Path, folder: PathBuf) {
-    let ground = Ground::start(tools, folder.clone()).await;
-    certify(&ground).await;
-    ground.end();
+/// Keeps what etcd has left in this folder, and removes that of other versions.
+pub fn keep(tools: &Path, etcd: &Path) {
     let older = std::fs::read_dir(tools).unwrap().flatten();
     for each in older.filter(|each| each.file_name().to_string_lossy().starts_with(NAME)) {
         let _ = std::fs::remove_dir_all(each.path());
@@ -49,7 +42,7 @@ pub async fn keep(tools: &Path, folder: PathBuf) {
     // Whole, or not there.
     let new = tools.join(".beginning.new");
     let _ = std::fs::remove_dir_all(&new);
-    assert!(copy_folder(&folder.join("etcd"), &new), "etcd's data cannot be copied");
+    assert!(copy_folder(etcd, &new), "etcd's data cannot be copied");
     std::fs::rename(&new, place(tools)).unwrap();
 }
 

@@ -10,9 +10,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use warmpath_tests::repository;
 
 use crate::controller::{Controller, prepare};
-use crate::folder;
 use crate::gateway::{EnvoyGateway, configuration};
-use crate::ground::Ground;
+use crate::ground::{Ground, folder};
 use crate::kubelet::Kubelet;
 use crate::pools::envoy_gateway_values;
 use crate::process::Process;

@@ -5,12 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use warmpath_tests::target;
 
 use crate::api::{CERTGEN_TOKEN, CONTROLLER_TOKEN, Cluster, NAMESPACE, TOKEN};
 use crate::beginning;
 use crate::process::Process;
 use crate::sandbox::address;
 use crate::wait::until;
+
+/// Where everything of a run lies until the next one.
+pub fn folder() -> PathBuf {
+    target().join("kubernetes")
+}
 
 /// The running control plane of Kubernetes.
 pub struct Ground {
@@ -72,10 +78,11 @@ impl Ground {
         ground
     }
 
-    /// Ends all of it in order, so that what etcd has kept is whole.
-    pub fn end(self) {
+    /// Ends all of it in order, so that what etcd has kept is whole; the folder with that.
+    pub fn end(self) -> PathBuf {
         drop(self.api_server);
         self.etcd.end();
+        self.folder.join("etcd")
     }
 
     /// The folder of the logs.

@@ -17,8 +17,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::cases::{Case, Ground, Pace};
+use crate::ground::folder;
 use crate::lane::Said;
-use crate::{folder, sandbox};
+use crate::sandbox;
 
 const GROUNDS: [Ground; 2] = [Ground::Policies, Ground::Pools];
 

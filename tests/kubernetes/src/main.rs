@@ -34,14 +34,14 @@ mod stopwatch;
 mod wait;
 mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use warmpath_tests::target;
 
 use cases::{Case, Pace};
+use ground::{Ground, folder};
 use world::World;
 
 /// Tests Warmpath against a real Kubernetes API server, Envoy Gateway and Envoy.
@@ -117,7 +117,7 @@ async fn run(args: &Args) -> i32 {
     }
     if args.beginning {
         sandbox::enter();
-        beginning::keep(&tools, folder().join("beginning")).await;
+        begin(&tools).await;
         return 0;
     }
     if let Some(report) = &args.conformance {
@@ -137,9 +137,7 @@ async fn run(args: &Args) -> i32 {
         1
     } else {
         let flags = lanes::flags(&tools, module);
-        if !beginning::is_there(&tools) {
-            beginning::make(&flags);
-        }
+        beginning::make(&tools, &flags);
         lanes::run(cases, args.jobs.into(), &flags).await
     };
     left.iter().for_each(|case| println!("only with --long: {}", case.name));
@@ -157,8 +155,15 @@ fn chosen(args: &Args) -> (Vec<Case>, Vec<Case>) {
     cases::all().into_iter().filter(named).partition(asked)
 }
 
+/// Makes what every cluster begins with, in a cluster that lives as long as that takes.
+async fn begin(tools: &Path) {
+    let ground = Ground::start(tools, folder().join("beginning")).await;
+    gateway::certify(&ground).await;
+    beginning::keep(tools, &ground.end());
+}
+
 /// Starts a cluster and says how to look into it.
-async fn stay(tools: &std::path::Path, module: Option<&std::path::Path>) -> i32 {
+async fn stay(tools: &Path, module: Option<&Path>) -> i32 {
     let start = Instant::now();
     let world = World::start(tools, module, folder()).await;
     println!(
@@ -168,9 +173,4 @@ async fn stay(tools: &std::path::Path, module: Option<&std::path::Path>) -> i32 
     );
     println!("{}", world.ground.invitation());
     std::future::pending().await
-}
-
-/// Where everything of a run lies until the next one.
-pub fn folder() -> PathBuf {
-    target().join("kubernetes")
 }
