@@ -1,6 +1,7 @@
 //! What etcd holds when every cluster begins: the definitions, and Envoy Gateway's certificates. It is made once and kept beside
 //! the programs, since the API server computes for seconds over definitions that are new to it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,11 +22,21 @@ fn place(tools: &Path) -> PathBuf {
 /// Puts it where etcd of a cluster looks; false where there is none yet.
 pub fn copy(tools: &Path, to: &Path) -> bool {
     let kept = place(tools);
-    kept.is_dir() && copy_folder(&kept, to)
+    if !kept.is_dir() {
+        return false;
+    }
+    copy_folder(&kept, to);
+    true
 }
 
 /// Makes it where there is none, in a cluster of its own.
 pub fn make(tools: &Path, arguments: &[String]) {
+    if place(tools).is_dir() {
+        return;
+    }
+    // Of several runs at once one makes it, and the others wait.
+    let lock = File::create(tools.join(".beginning.lock")).unwrap();
+    lock.lock().unwrap();
     if place(tools).is_dir() {
         return;
     }
@@ -42,14 +53,14 @@ pub fn keep(tools: &Path, etcd: &Path) {
     // Whole, or not there.
     let new = tools.join(".beginning.new");
     let _ = std::fs::remove_dir_all(&new);
-    assert!(copy_folder(etcd, &new), "etcd's data cannot be copied");
+    copy_folder(etcd, &new);
     std::fs::rename(&new, place(tools)).unwrap();
 }
 
-fn copy_folder(from: &Path, to: &Path) -> bool {
+fn copy_folder(from: &Path, to: &Path) {
     let done = Command::new("cp")
         .args(["--recursive", "--preserve=mode", "--sparse=always"])
         .args([from, to])
         .status();
-    done.is_ok_and(|status| status.success())
+    assert!(done.is_ok_and(|status| status.success()), "etcd's data cannot be copied to {}", to.display());
 }
