@@ -235,7 +235,7 @@ const DEAD_MESSAGES: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{
 #[tokio::test]
 async fn where_an_engine_has_died_another_pod_answers_and_a_request_that_kills_engines_kills_no_third_one() {
     let dead_stream = || events(&format!("data: {DEAD}\n\ndata: [DONE]\n\n"));
-    let dead_whole = || Answer::Whole(500, vec![("content-type", "application/json".into())], DEAD.into());
+    let dead_whole = || Answer::json(500, DEAD);
     type Form = (&'static str, Value, fn() -> Answer);
     let forms: [Form; 5] = [
         ("/v1/chat/completions", json!({"stream": true}), dead_stream),

@@ -260,13 +260,14 @@ fn with_answer_filter(configuration: &str, shares_vm: bool) -> String {
     }
     let settings = json!({"destination": "list", "discovery": {"cluster": "prometheus_stats"}});
     let filter = json!({"name": "envoy.filters.http.wasm", "typed_config": {
-    "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
-    "config": {
-        "name": "warmpath-answer", "root_id": "answer", "failure_policy": "FAIL_RELOAD",
-        "allow_on_headers_stop_iteration": true,
-        "vm_config": vm,
-        "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": settings.to_string()},
-    }}});
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+        "config": {
+            "name": "warmpath-answer", "root_id": "answer", "failure_policy": "FAIL_RELOAD",
+            "allow_on_headers_stop_iteration": true,
+            "vm_config": vm,
+            "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": settings.to_string()},
+        },
+    }});
     let codec = json!({"name": "envoy.filters.http.upstream_codec", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"}});
     all["static_resources"]["clusters"][0]["typed_extension_protocol_options"] = json!({
@@ -308,8 +309,7 @@ async fn refused_pages(shares_vm: bool) {
         pods.iter().for_each(TestPod::forget_answers);
         let body = json!({"error": {"message": "not here", "code": status}}).to_string();
         for pod in &pods {
-            let json = vec![("content-type", "application/json".to_owned())];
-            pod.answer_next(Answer::Whole(status, json, body.clone().into()));
+            pod.answer_next(Answer::json(status, body.clone()));
         }
         assert_eq!(chat(nth as usize).send(envoy.routed).await.status, status);
         assert_eq!(declined().await, nth, "{status}");
