@@ -10,6 +10,12 @@ from .processes import START_SECONDS, Process, obstacle
 
 # Pods of an Envoy unless a script asks for another number.
 PODS = 3
+# What Warmpath reads loads with in real time; a pod whose time runs N times as fast is read N times as often.
+SCRAPE_MS = 100
+# The shortest interval that the configuration takes.
+LEAST_SCRAPE_MS = 10
+# Seconds of real time after which a command is given up: a full run of traffic takes minutes.
+LONGEST = 3600
 
 
 def build(profile="release"):
@@ -58,6 +64,20 @@ class Backend:
             self.pods = [lines.readline().strip() for _ in range(pods)]
         if not all(self.pods):
             raise Failure(f"the backend has not opened its ports:\n{self.process.last_words()}")
+
+
+def scrape_ms(speed_up):
+    """Milliseconds of real time between two scrapes of a pod whose time runs `speed_up` times as fast."""
+    return max(LEAST_SCRAPE_MS, round(SCRAPE_MS / speed_up))
+
+
+def command(program, *arguments):
+    """Runs a command of the simulator to its end; what it printed."""
+    words = [str(word) for word in (program, *arguments)]
+    done = subprocess.run(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=LONGEST)
+    if done.returncode != 0:
+        raise Failure(f"warmpath-sim {arguments[0]} failed (see above)")
+    return done.stdout
 
 
 def load(program, cpu, port, *flags):
