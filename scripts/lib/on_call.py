@@ -41,7 +41,7 @@ def one(queries, *words):
 
 def answers(world, pods):
     """Asks all that the page prints, and yields a line for each question; fails where there is no answer, or a wrong one.
-    `pods` says of the sick pods, by address, what they have."""
+    `pods` has the states that each pod may tell of itself, by address: none of a slow one, and None of one that is well."""
     queries = printed()
     found = {query: world.prometheus.query(query) for query in queries}
     if empty := [query for query, result in found.items() if not any(number == number for _, number in result)]:
