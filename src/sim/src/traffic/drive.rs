@@ -22,8 +22,9 @@ use crate::workload::{RequestClass, Session, Traffic, Workload, WorkloadError, c
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETION: &str = "/v1/completions";
-/// What `criticality` and `tenants` are for and how many requests are to notice nothing, unless the user says otherwise.
+/// The pods that the load of `criticality` and `tenants` is for, unless the user says otherwise.
 const CLASSES_PODS: usize = 8;
+/// Their requests that are to notice nothing of the others, unless the user says otherwise.
 const CLASSES_REQUESTS: usize = 300;
 /// Requests that the original warms up with, all at once.
 const WARM_UP: u32 = 10;
@@ -246,8 +247,8 @@ async fn sessions(
             tokio::time::sleep_until(clock.when(due + turn.think)).await;
             dialogue.add(&turn.adds);
             let model = session.class.adapter_name().unwrap_or_else(|| options.model.clone());
-            let turn_of = turn_of(options, &model, &dialogue, turn.output_tokens);
-            let ask = Outgoing { user, round, class: session.class, ..turn_of };
+            let next = turn_of(options, &model, &dialogue, turn.output_tokens);
+            let ask = Outgoing { user, round, class: session.class, ..next };
             let mut outcome = client.send(ask).await;
             due = outcome.finished;
             let text = std::mem::take(&mut outcome.text);

@@ -86,7 +86,8 @@ pub struct TrafficOptions {
     #[arg(long)]
     pub ignore_eos: bool,
 
-    /// chats to tenants: requests in all, about, but for the others of criticality and tenants; each workload has its own number
+    /// chats to tenants: requests in all, about, to which criticality and tenants add their others; each
+    /// workload has its own number
     #[arg(long, value_name = "N")]
     pub requests: Option<usize>,
     /// chats to overload: requests per second, mean; by default, each workload's own share of what the pods

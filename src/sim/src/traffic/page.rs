@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::rows::{groups, rows};
+use super::stats::mean;
 use super::{PodSample, TrafficRun, plots};
 use crate::report::plots::colour_name;
 use crate::report::{STYLE, escaped};
@@ -50,10 +51,9 @@ fn ways<'a>(group: &[&'a TrafficRun]) -> Vec<Way<'a>> {
     }
     let of = |label| {
         let runs: Vec<&&TrafficRun> = group.iter().filter(|run| run.label == label).collect();
-        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
         let hits: Vec<f64> = runs.iter().filter_map(|run| run.hit_rate).collect();
-        let seconds = mean(runs.iter().map(|run| run.ttft.mean).collect());
-        Way { label, seconds, hits: (!hits.is_empty()).then(|| mean(hits)) }
+        let seconds: Vec<f64> = runs.iter().map(|run| run.ttft.mean).collect();
+        Way { label, seconds: mean(&seconds), hits: (!hits.is_empty()).then(|| mean(&hits)) }
     };
     labels.into_iter().map(of).collect()
 }

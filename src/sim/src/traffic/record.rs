@@ -11,7 +11,7 @@ use super::sample::PoolSample;
 use super::stats::{mean, percentile, variation};
 use super::{Named, TrafficOptions, summary};
 use crate::workload::RequestClass;
-use crate::workload::classes::SMALL_TENANT;
+use crate::workload::classes::is_of_the_few;
 
 /// Mean and percentiles of one kind of time, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,13 +57,6 @@ pub struct RequestLine {
     /// What it is besides its prompt.
     #[serde(default)]
     pub class: RequestClass,
-}
-
-impl RequestLine {
-    /// Whether it is to notice nothing of others (`criticality`, `tenants`).
-    fn is_of_the_few(&self) -> bool {
-        !self.class.sheddable && self.class.tenant.is_none_or(|tenant| tenant == SMALL_TENANT)
-    }
 }
 
 /// All that was measured in a run.
@@ -153,7 +146,7 @@ impl TrafficRun {
             seconds: ran.ended - ran.began,
             ttft: all(|request| request.ttft),
             ttft_of_the_few: matches!(options.workload, Named::Criticality | Named::Tenants).then(|| {
-                let few = requests.iter().filter(|request| request.is_of_the_few());
+                let few = requests.iter().filter(|request| is_of_the_few(&request.class));
                 Times::of(few.map(|request| request.ttft).collect())
             }),
             tpot: Times::of(tpot.collect()),
@@ -214,7 +207,7 @@ impl TrafficRun {
         let Times { mean, p50, p90, p99 } = self.ttft;
         let _ = writeln!(text, "TTFT: mean {mean:.4} s, p50 {p50:.4} s, p90 {p90:.4} s, p99 {p99:.4} s");
         if let Some(Times { mean, p50, p90, p99 }) = self.ttft_of_the_few {
-            let few = self.requests.iter().filter(|request| request.is_of_the_few()).count();
+            let few = self.requests.iter().filter(|request| is_of_the_few(&request.class)).count();
             let others = self.requests.len() - few;
             let _ = writeln!(
                 text,

@@ -1,11 +1,12 @@
 //! Requests of two classes at once: a few that are to notice nothing, and others that are more than the pods
 //! can do.
 
-use super::{Dice, RequestClass, Role, Session, Span, Traffic, Turn, Workload};
+use super::open_loop::{once, span};
+use super::{Dice, RequestClass, Role, Session, Traffic, Workload};
 
-/// Mean tokens of the short prompts, and their bounds.
+/// Bounds of the short prompts, in tokens.
 const SHORT: (u32, u32) = (600, 1_200);
-/// Bounds of the long prompts of a burst.
+/// Bounds of the long prompts of a burst, in tokens.
 const LONG: (u32, u32) = (4_000, 8_000);
 /// What the few bring, as a share of what the pods can do.
 const FEW: f64 = 0.1;
@@ -41,6 +42,11 @@ pub fn burst_of_another(traffic: &Traffic, burst: f64) -> Workload {
     workload_of(sessions)
 }
 
+/// Whether a request is one of the few that are to notice nothing of the others.
+pub fn is_of_the_few(class: &RequestClass) -> bool {
+    !class.sheddable && class.tenant != Some(LARGE_TENANT)
+}
+
 /// What the pods can do, in requests per second: half of their time goes into short prompts, for answers take as
 /// much again.
 fn capacity(traffic: &Traffic) -> f64 {
@@ -74,10 +80,9 @@ fn arrivals(
     let mut now = from + dice.wait(1.0 / rate);
     while now < until {
         let tokens = dice.between(tokens.0, tokens.1);
-        let adds = vec![Span { name: dice.name(), tokens, role: Role::User }];
-        let (output_tokens, answer) = (dice.between(40, 160), dice.name());
-        let turns = vec![Turn { think: 0.0, adds, output_tokens, answer }];
-        sessions.push(Session { starts: now, turns, class });
+        let adds = vec![span(Role::User, dice.name(), tokens)];
+        let output_tokens = dice.between(40, 160);
+        sessions.push(Session { class, ..once(dice, now, adds, output_tokens) });
         now += dice.wait(1.0 / rate);
     }
     sessions
@@ -96,14 +101,14 @@ mod tests {
     #[test]
     fn the_few_are_the_same_whatever_is_beside_them() {
         let traffic = Traffic { pods: vec![Profile::A10.config(); 8], requests: 200, rate: None, seed: 3 };
-        let is_few =
-            |session: &&Session| !session.class.sheddable && session.class.tenant != Some(LARGE_TENANT);
         for (build, others) in
             [(overload_of_others as fn(&Traffic, f64) -> Workload, 3.0), (burst_of_another, 100.0)]
         {
             let (alone, beside) = (build(&traffic, 0.0), build(&traffic, others));
             assert_eq!(alone.sessions.len(), 200);
-            assert!(beside.sessions.iter().filter(is_few).eq(&alone.sessions));
+            assert!(
+                beside.sessions.iter().filter(|session| is_of_the_few(&session.class)).eq(&alone.sessions)
+            );
             assert!(beside.sessions.is_sorted_by(|a, b| a.starts <= b.starts));
             let (end, number) = (end(&alone.sessions), (beside.sessions.len() - 200) as f64);
             let expected = if others < 10.0 { 3.0 * capacity(&traffic) * end } else { end / 10.0 * others };

@@ -116,11 +116,11 @@ fn open_loop(
 }
 
 /// A session of one request.
-fn once(dice: &mut Dice, starts: f64, adds: Vec<Span>, output_tokens: u32) -> Session {
+pub(super) fn once(dice: &mut Dice, starts: f64, adds: Vec<Span>, output_tokens: u32) -> Session {
     let answer = dice.name();
     Session { starts, turns: vec![Turn { think: 0.0, adds, output_tokens, answer }], ..Session::default() }
 }
 
-fn span(role: Role, name: u64, tokens: u32) -> Span {
+pub(super) fn span(role: Role, name: u64, tokens: u32) -> Span {
     Span { name, tokens, role }
 }
