@@ -55,6 +55,6 @@ def describe(answers):
     prompt, cached = (sum(numbers) for numbers in zip(*(answer.usage() for answer in answers)))
     p95 = firsts[int(len(firsts) * 0.95)]
     return (
-        f"first token after {statistics.mean(firsts):.3f} s in the mean, {statistics.median(firsts):.3f} s in the middle, "
+        f"first token after {statistics.mean(firsts):.3f} s in the mean, {statistics.median(firsts):.3f} s median, "
         f"{p95:.3f} s p95; {cached / prompt:.0%} of {prompt} prompt tokens cached"
     )
