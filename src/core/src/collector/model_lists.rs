@@ -2,9 +2,11 @@
 //! list of models, as long as its process lives, and a pod with LoRA again and again: its adapters come and
 //! go, and its page of metrics shows only those that have requests.
 
+use std::collections::BTreeSet;
+
 use crate::collector::{Collector, DueScrape};
 use crate::scrape::adapters::PageAdapters;
-use crate::scrape::model_list::ModelList;
+use crate::scrape::model_list::{ModelList, NoList};
 use crate::shared::adapters::{AdapterLists, MOST_ENTRIES};
 use crate::shared::model_names::ModelNames;
 use crate::shared::pod_table::{PodAdapters, PodKey};
@@ -106,10 +108,11 @@ impl Collector {
         {
             asked.answered = true;
         }
-        let found = ModelList::parse(body).ok();
-        let names = found.as_ref().map(|list| list.names.clone()).unwrap_or_default();
+        let (adapters, names) = match ModelList::parse(body) {
+            Ok(ModelList { adapters, names }) => (Some(adapters), names),
+            Err(NoList) => (None, Vec::new()),
+        };
         let count = names.iter().map(Vec::len).max();
-        let adapters = found.map(|list| list.adapters);
         let listed = adapters.as_ref().map(Vec::len);
         let new_adapters = has_adapters && self.set_adapters(key, adapters, shared);
         let new_names = self.set_names(key, names);
@@ -167,7 +170,9 @@ impl Collector {
         let adapters = &lists.adapters;
         let is_base = |name: &&String| adapters.pods_with(ModelId::of(name.as_bytes())).next().is_none();
         let mut names = ModelNames::default();
-        for group in lists.names_of.iter().flat_map(|(_, groups)| groups) {
+        // Most pods have the same ones, and whether a name is an adapter's takes a look at every list.
+        let groups: BTreeSet<&Vec<String>> = lists.names_of.iter().flat_map(|(_, groups)| groups).collect();
+        for group in groups {
             names.join(group.iter().filter(is_base));
         }
         if !all_told {
