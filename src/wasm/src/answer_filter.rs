@@ -81,6 +81,35 @@ impl AnswerFilter {
         AnswerFilter { role, phase: Phase::Passing, served: false }
     }
 
+    /// Acts on a part of the answer; `size` bytes of it are here.
+    fn read(&mut self, size: usize, end_of_stream: bool) -> Action {
+        match &mut self.phase {
+            Phase::Passing => Action::Continue,
+            Phase::Stream(held) => {
+                let said = held.read(size, end_of_stream);
+                self.on_stream(said, size, end_of_stream)
+            }
+            Phase::Refusal(held) => {
+                let said = held.read(size, end_of_stream);
+                if !said.is_final() && size < MOST_HELD {
+                    return Action::Pause;
+                }
+                self.phase = Phase::Passing;
+                if let FirstEvent::Error(error) = said {
+                    if error.kind == ErrorKind::Full {
+                        self.count(error);
+                    }
+                    self.leave_dead(error);
+                }
+                Action::Continue
+            }
+            Phase::Dropping => {
+                host::set_response_body(size, b"");
+                Action::Continue
+            }
+        }
+    }
+
     /// Acts on what a stream says; `size` bytes of it are here.
     #[inline(never)]
     fn on_stream(&mut self, said: FirstEvent, size: usize, end_of_stream: bool) -> Action {
@@ -179,32 +208,9 @@ impl Callbacks for AnswerFilter {
     }
 
     fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        attempts::passes();
-        match &mut self.phase {
-            Phase::Passing => Action::Continue,
-            Phase::Stream(held) => {
-                let said = held.read(size, end_of_stream);
-                self.on_stream(said, size, end_of_stream)
-            }
-            Phase::Refusal(held) => {
-                let said = held.read(size, end_of_stream);
-                if !said.is_final() && size < MOST_HELD {
-                    return Action::Pause;
-                }
-                self.phase = Phase::Passing;
-                if let FirstEvent::Error(error) = said {
-                    if error.kind == ErrorKind::Full {
-                        self.count(error);
-                    }
-                    self.leave_dead(error);
-                }
-                Action::Continue
-            }
-            Phase::Dropping => {
-                host::set_response_body(size, b"");
-                Action::Continue
-            }
-        }
+        let action = self.read(size, end_of_stream);
+        attempts::note_part(action == Action::Continue);
+        action
     }
 }
 

@@ -26,9 +26,14 @@ pub fn has_failed() {
     FAILED.set(Failed(FAILED.get().0.wrapping_add(1)));
 }
 
-/// A part of an answer passes an answer filter.
-pub fn passes() {
-    PASSED.set(true);
+/// A part of an answer has come to an answer filter, which lets it pass or holds it.
+pub fn note_part(passes: bool) {
+    PASSED.set(passes);
+}
+
+/// The answer that has passed an answer filter goes to no router, as the module itself has asked for it.
+pub fn forget_part() {
+    PASSED.set(false);
 }
 
 /// Whether the part of an answer that has come to a router has passed an answer filter of this VM just before.

@@ -7,6 +7,7 @@ use warmpath::settings::error::SettingError;
 
 use crate::answer_filter::AnswerFilter;
 use crate::answer_role::AnswerRole;
+use crate::attempts;
 use crate::collector_driver::CollectorDriver;
 use crate::filter::Filter;
 use crate::host;
@@ -83,6 +84,7 @@ impl Root {
 
     /// The answer to a call that the plugin has made is here.
     pub fn on_http_call_response(&mut self, call: u32, headers: usize, body_size: usize) {
+        attempts::forget_part();
         match &mut self.role {
             Role::Collector(driver) => {
                 #[cfg(feature = "trap")]

@@ -10,6 +10,7 @@
 
 mod adapters;
 mod answer;
+mod attempts;
 mod bodies;
 mod calls;
 mod cases;
