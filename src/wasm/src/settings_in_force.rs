@@ -100,7 +100,7 @@ impl SettingsInForce {
 impl OfRoutes {
     #[inline(never)]
     fn of_request(&mut self) -> Arc<PoolSettings> {
-        let metadata = xds("route_metadata");
+        let metadata = host::property("xds\0route_metadata").unwrap_or_default();
         let (settings, news) = self.routes.of_request(&metadata, xds, &mut Host);
         match news {
             News::Nothing => return settings,
