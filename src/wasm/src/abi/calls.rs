@@ -1,6 +1,10 @@
 //! What Envoy can be asked to do, each call as a safe function. A status that is not OK is never a panic.
 
 #![expect(unsafe_code, reason = "the host takes and gives pointers into the module's memory")]
+#![cfg_attr(
+    not(target_arch = "wasm32"),
+    expect(clippy::too_many_arguments, reason = "the host's calls have as many as they have")
+)]
 
 use std::ptr;
 use std::time::Duration;
@@ -83,7 +87,6 @@ macro_rules! imports {
         // Nothing runs outside Envoy; this is for tools that check the workspace, and for tests of what asks Envoy nothing.
         $(
             #[cfg(not(target_arch = "wasm32"))]
-            #[allow(clippy::too_many_arguments, reason = "the host's calls have as many as they have")]
             unsafe fn $name($(_: $type),*) -> u32 {
                 Refused::INTERNAL_FAILURE.0
             }
