@@ -8,10 +8,13 @@ mod cases;
 use std::hint::black_box;
 
 use warmpath::account::ledger::Ledger;
+use warmpath::collector::{Collector, DueScrape, ListNews};
+use warmpath::config::Config;
 use warmpath::prefix::index::PrefixMatch;
 use warmpath::request::blocks::Chain;
 use warmpath::scrape::vllm;
 use warmpath::shared::pod_table::{PodKey, PodTable};
+use warmpath::shared::store::Map;
 use warmpath::{Micros, Slot, Tokens};
 
 use cases::{BODIES, Full, Known, PODS, Worker};
@@ -80,6 +83,8 @@ fn main() {
         let bytes = table.encode();
         step(&format!("table-decode/{pods}-pods"), || PodTable::decode(black_box(&bytes)));
     }
+    let mut lists = Lists::new();
+    step("model-list/1000-pods", || lists.take(0));
     let mut full = Full::new(20_000);
     let known: Vec<_> = (0..=CALLS).map(|_| full.known()).collect();
     let unknown: Vec<_> = (0..=CALLS).map(|_| full.unknown()).collect();
@@ -99,5 +104,42 @@ fn main() {
     }
     for name in ["whole", "event"] {
         step(&format!("answer/{name}"), || cases::scan(black_box(cases::answer(name))));
+    }
+}
+
+/// A collector of a thousand pods with LoRA, each of which has listed two names for its model, and adapters.
+struct Lists {
+    collector: Collector,
+    shared: Map,
+    pods: Vec<DueScrape>,
+    body: String,
+}
+
+impl Lists {
+    fn new() -> Lists {
+        let addresses: Vec<String> =
+            (0..1000).map(|n| format!("\"10.0.{}.{}:8000\"", n / 250, n % 250 + 1)).collect();
+        let config = format!("{{\"pods\": [{}]}}", addresses.join(","));
+        let config = Config::parse(config.as_bytes()).expect("a configuration");
+        let (mut shared, now) = (Map::default(), Micros::from_seconds(1));
+        let mut collector = Collector::new(&config, &shared, 1, now);
+        let pods = collector.due(&shared, now);
+        let page = b"# TYPE vllm:lora_requests_info gauge\nvllm:num_requests_running 1\n";
+        pods.iter().for_each(|pod| collector.take(pod, page, &mut shared, now));
+        while !collector.due_lists(now).is_empty() {}
+        let card =
+            |name: &str, root, parent| format!(r#"{{"id": "{name}", "root": "{root}", "parent": {parent}}}"#);
+        let names = ["qwen", "chat"].map(|name| card(name, "/model/qwen", "null"));
+        let adapters = (0..20).map(|n| card(&format!("adapter-{n}"), "/adapter", r#""qwen""#));
+        let cards: Vec<String> = names.into_iter().chain(adapters).collect();
+        let body = format!(r#"{{"data": [{}]}}"#, cards.join(","));
+        let mut lists = Lists { collector, shared, pods, body };
+        (0..1000).for_each(|pod| _ = lists.take(pod));
+        lists
+    }
+
+    /// Takes in the list of a pod.
+    fn take(&mut self, pod: usize) -> ListNews {
+        self.collector.take_list(&self.pods[pod], self.body.as_bytes(), &mut self.shared)
     }
 }
