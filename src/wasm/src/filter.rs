@@ -11,6 +11,7 @@ use warmpath::answer::refusal::Refusal;
 use warmpath::answer::verdict::{Decline, Verdict};
 use warmpath::request::body::{Api, BodyError};
 use warmpath::request::encoding;
+use warmpath::request::json::decoded;
 use warmpath::request::parse_cache::{NameRefused, ParsedRequest};
 use warmpath::request::rewrite::{Changes, NewStart, new_start};
 use warmpath::router::{NoPod, RouteBy};
@@ -103,7 +104,7 @@ impl Filter {
         if let Some(asked) = asked
             && self.worker.with(|worker| worker.restores_names()) == Some(true)
         {
-            self.model_name = Restored::Wanted(Box::new(ModelName::new(&parsed.request.model, asked)));
+            self.model_name = Restored::Wanted(Box::new(ModelName::new(asked)));
         }
     }
 
@@ -113,7 +114,7 @@ impl Filter {
     fn refuse_name(&mut self, refused: NameRefused, parsed: &ParsedRequest<'_>) -> Action {
         self.phase = Phase::Done;
         self.worker.with(|worker| worker.count_refused_name(refused));
-        let name = String::from_utf8_lossy(&parsed.request.model);
+        let name = decoded(&parsed.request.model);
         let message = match refused {
             NameRefused::Unknown => format!("The model `{name}` does not exist."),
             NameRefused::NoTarget => {
@@ -278,7 +279,7 @@ impl Callbacks for Filter {
                 self.model_name = Restored::No;
             }
             Restored::Yes(name) => {
-                if let Some(restored) = name.feed(&host::response_body(0, size), end_of_stream) {
+                if let Some(restored) = name.feed(&host::response_body(0, size)) {
                     host::set_response_body(size, &restored);
                 }
             }

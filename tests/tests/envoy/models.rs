@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use warmpath_tests::{Answer, Envoy, Random, Request, Stream, TestPod};
+use warmpath_tests::{Answer, Envoy, Random, Request, SimPod, Stream, TestPod};
+
+use crate::SIMULATOR;
 
 fn rollout() -> Value {
     json!({
@@ -131,9 +133,15 @@ async fn unknown_and_reserved_names_are_refused_and_the_list_has_the_others() {
     let pods = TestPod::several(1).await;
     let envoy = Envoy::of(&pods).settings(&rollout()).start().await;
     envoy.sees_ready(1).await;
-    for (model, reason, says) in [
-        ("gpt-x", "unknown_model", "The model `gpt-x` does not exist."),
-        ("reserved", "no_target", "no valid target model is found"),
+    for (count, model, reason, says) in [
+        (1, "gpt-x", "unknown_model", "The model `gpt-x` does not exist."),
+        (2, "a \"b\"\\\n\u{1}é", "unknown_model", "The model `a \"b\"\\\n\u{1}é` does not exist."),
+        (
+            1,
+            "reserved",
+            "no_target",
+            "The model `reserved` is reserved: no valid target model is found for it.",
+        ),
     ] {
         let reply = chat(model, &[user("hello")]).send(envoy.routed).await;
         let error = &reply.json()["error"];
@@ -141,9 +149,9 @@ async fn unknown_and_reserved_names_are_refused_and_the_list_has_the_others() {
             (reply.status.as_u16(), &error["type"], &error["param"], &error["code"]),
             (404, &json!("NotFoundError"), &json!("model"), &json!(404))
         );
-        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
+        assert_eq!(error["message"], says);
         let name = format!("wasmcustom.warmpath_rejected_total.reason={reason};.pool=default;");
-        assert_eq!(envoy.stat(&name).await, 1);
+        assert_eq!(envoy.stat(&name).await, count);
     }
     assert_eq!(pods[0].received().len(), 0);
     let list = Request::get("/v1/models?x=1").send(envoy.routed).await;
@@ -220,6 +228,40 @@ async fn answers_have_the_name_that_the_client_asked_for() {
     let expected =
         event.replace("/models/a-rather-long-name-of-a-model", "alias").repeat(4) + "data: [DONE]\n\n";
     assert_eq!(String::from_utf8(text).unwrap(), expected);
+    envoy.accounts_for_nothing().await;
+}
+
+/// vLLM answers with its first name, and other engines with the one that they were asked for.
+#[tokio::test]
+async fn a_target_that_is_a_second_name_of_the_pods_model_is_restored_too() {
+    let pod = SimPod::start(SIMULATOR, &["--profile", "h100", "--served-model-name", "first,second"]);
+    let settings = json!({
+        "models": [{"name": "chat", "targets": [{"name": "second"}]}], "restore_model_names": true,
+    });
+    let envoy = Envoy::at(vec![pod.address()]).settings(&settings).start().await;
+    envoy.sees_ready(1).await;
+    let stream = |path: &str, mut body: Value| {
+        body["stream"] = true.into();
+        Request::post(path, &body).send(envoy.routed)
+    };
+    for (path, body) in [
+        ("/v1/chat/completions", json!({"model": "chat", "max_tokens": 3, "messages": [user("hello")]})),
+        ("/v1/completions", json!({"model": "chat", "max_tokens": 3, "prompt": "hello"})),
+        ("/v1/responses", json!({"model": "chat", "max_output_tokens": 3, "input": "hello"})),
+        ("/v1/messages", json!({"model": "chat", "max_tokens": 3, "messages": [user("hello")]})),
+    ] {
+        let whole = Request::post(path, &body).send(envoy.routed).await;
+        assert_eq!((whole.status.as_u16(), &whole.json()["model"]), (200, &json!("chat")), "{path}");
+        let streamed = stream(path, body).await.text();
+        assert!(streamed.contains("\"model\":\"chat\""), "{path}: {streamed}");
+        assert!(!streamed.contains("\"model\":\"first\""), "{path}: {streamed}");
+    }
+    // The pod is known by the first name, as any other way to it shows.
+    let plain = Request::post(
+        "/v1/chat/completions",
+        &json!({"model": "second", "max_tokens": 3, "messages": [user("hello")]}),
+    );
+    assert_eq!(plain.send(envoy.routed).await.json()["model"], "first");
     envoy.accounts_for_nothing().await;
 }
 

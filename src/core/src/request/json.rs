@@ -15,7 +15,7 @@ mod utf8;
 use std::borrow::Cow;
 
 use crate::request::structural::{BLOCK, BlockBitmaps, block_bitmaps, skip_plain_blocks};
-pub use spelling::{JsonError, JsonResult, Text, push_character};
+pub use spelling::{JsonError, JsonResult, Text, decoded, push_character};
 use spelling::{NonCanonical, canonical, wrong_at};
 use utf8::{Utf8, character_before};
 

@@ -108,6 +108,35 @@ pub(super) fn canonical(bytes: &[u8], text: &[u8], start: usize) -> JsonResult<V
     Ok(out)
 }
 
+/// The text that a canonical spelling stands for.
+#[cold]
+pub fn decoded(spelled: &[u8]) -> String {
+    let mut out = Vec::with_capacity(spelled.len());
+    let mut rest = spelled;
+    while let Some(escape) = memchr::memchr(b'\\', rest) {
+        let (before, tail) = rest.split_at_checked(escape).unwrap_or((rest, &[]));
+        out.extend_from_slice(before);
+        let mut taken = 2;
+        match tail.get(1) {
+            Some(b'b') => out.push(8),
+            Some(b'f') => out.push(12),
+            Some(b'n') => out.push(b'\n'),
+            Some(b'r') => out.push(b'\r'),
+            Some(b't') => out.push(b'\t'),
+            Some(b'u') => {
+                let (character, of) = code_point(tail, 0).unwrap_or((char::REPLACEMENT_CHARACTER, 6));
+                out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                taken = of;
+            }
+            Some(&other) => out.push(other),
+            None => {}
+        }
+        rest = tail.get(taken..).unwrap_or_default();
+    }
+    out.extend_from_slice(rest);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// The character of a `\u` escape at the offset `at`, and the bytes it takes: two escapes for a surrogate
 /// pair.
 #[inline(never)]

@@ -153,7 +153,7 @@ proptest! {
         prop_assert_eq!(scanner.not_utf8(), twin);
     }
 
-    /// Any text, spelled in any way: the same canonical spelling.
+    /// Any text, spelled in any way: the same canonical spelling, from which the text can be had again.
     #[test]
     fn spelling_does_not_matter(value: String, escape_all: bool) {
         let json = if escape_all {
@@ -162,7 +162,9 @@ proptest! {
         } else {
             serde_json::to_string(&value).unwrap()
         };
-        prop_assert_eq!(text(&json).into_owned(), spelled(&value));
+        let canonical = text(&json);
+        prop_assert_eq!(decoded(&canonical), value.as_str());
+        prop_assert_eq!(canonical.into_owned(), spelled(&value));
     }
 
     /// What the twin takes and what it refuses, cut and changed at random places.
