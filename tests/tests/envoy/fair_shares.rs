@@ -61,3 +61,19 @@ async fn a_tenant_alone_is_never_refused() {
     assert_eq!(envoy.stat(OVER).await, 0);
     envoy.accounts_for_nothing().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_prompts_at_the_same_time_take_every_idle_pod_though_another_tenant_is_there() {
+    let pods = TestPod::several(8).await;
+    pods.iter().for_each(|pod| pod.answer_all(Flood::answer));
+    let envoy = Envoy::of(&pods).settings(&settings()).concurrency(4).log_level("warn").start().await;
+    envoy.sees_ready(pods.len()).await;
+    assert_eq!(stream("big", "m", 1, 8000).send(envoy.routed).await.status, 200);
+    // A pod that has one of them is not free: it is more than the bound's work.
+    let all = (0..8).map(|n| stream("small", "m", 100 + n, 3200).send(envoy.routed));
+    let replies = futures::future::join_all(all).await;
+    let statuses: Vec<u16> = replies.iter().map(|reply| reply.status.as_u16()).collect();
+    assert_eq!(statuses, [200; 8]);
+    assert_eq!(envoy.stat(OVER).await, 0);
+    envoy.accounts_for_nothing().await;
+}

@@ -10,7 +10,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::decide::pick::{Candidate, Rank};
-use crate::{Micros, Slot};
+use crate::{Micros, Slot, Tokens};
 
 /// Of so many ready pods, so many are kept, and at least one of two: critical requests come in groups, and
 /// with fewer free pods some of them meet in one batch step.
@@ -49,11 +49,18 @@ pub fn none_open(candidates: &[Candidate], kept: &[Slot], bound: Micros) -> Opti
 
 /// If fewer pods are free than are to be kept, beside the one that a request would take: the seconds after
 /// which they may be. It is the rule for a tenant with more than its share, which has all pods as soon as it
-/// is alone.
-pub fn contended(candidates: &[Candidate], bound: Micros) -> Option<u32> {
+/// is alone; `own` is the work that it has outstanding.
+///
+/// A tenant with little of it need not leave any pod: whoever comes finds each one free again within the
+/// bound. A pool with a moment's work is not contended, whoever has most of that.
+pub fn contended(candidates: &[Candidate], own: Tokens, bound: Micros) -> Option<u32> {
     let count = ready(candidates).count();
+    let rate: f32 = ready(candidates).map(|candidate| candidate.terms.tokens_per_second).sum();
+    // Work counts whole until its first token. On average, half of it is done by then.
+    let is_little = own.as_f32() / 2.0 <= bound.as_seconds() * rate;
+    let needed = if is_little { count.min(1) } else { count.min(1 + kept_of(count)) };
     let waits = ready(candidates).map(|candidate| candidate.waits);
-    until_free(waits, count.min(1 + kept_of(count)), bound)
+    until_free(waits, needed, bound)
 }
 
 /// Seconds until as many pods as are `needed` are free, by what waits on each; `None` when they are, and
@@ -87,7 +94,7 @@ mod tests {
             rank: Rank::Ready,
             matched: 0.0,
             waits: tokens / 1000.0,
-            terms: CostTerms::default(),
+            terms: CostTerms { tokens_per_second: 1000.0, ..CostTerms::default() },
         };
         queues.iter().enumerate().map(candidate).collect()
     }
@@ -129,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_tenant_leaves_as_many_pods_free_as_are_kept() {
-        let contended = |queues: &[f32]| contended(&pool(queues), BOUND);
+        let contended = |queues: &[f32]| contended(&pool(queues), Tokens(5000), BOUND);
         assert_eq!(contended(&[0.0, 0.0, 9000.0]), None);
         assert_eq!(contended(&[0.0, 5000.0, 9000.0]), Some(5));
         assert_eq!(contended(&[100.0, 100.0]), None, "within the bound");
@@ -137,6 +144,20 @@ mod tests {
         assert_eq!((contended(&[0.0]), contended(&[3000.0]), contended(&[])), (None, Some(3), None));
         let mut pods = pool(&[0.0, 0.0]);
         pods[0].rank = Rank::CoolingDown;
-        assert_eq!(super::contended(&pods, BOUND), None, "one ready pod is all there is");
+        assert_eq!(super::contended(&pods, Tokens(5000), BOUND), None, "one ready pod is all there is");
+    }
+
+    /// Eight pods compute 800 tokens within the bound, of 1,600 that are outstanding the other half is done.
+    #[test]
+    fn a_tenant_with_little_work_is_refused_when_no_pod_is_free_and_not_before() {
+        let one_free = pool(&[200.0, 200.0, 200.0, 200.0, 200.0, 200.0, 200.0, 0.0]);
+        assert_eq!(contended(&one_free, Tokens(1600), BOUND), None);
+        assert_eq!(contended(&one_free, Tokens(1601), BOUND), Some(1));
+        assert_eq!(contended(&pool(&[200.0; 8]), Tokens(1600), BOUND), Some(1));
+        assert_eq!(
+            contended(&one_free, Tokens(1), Micros::ZERO),
+            Some(1),
+            "with a bound of zero nothing is little"
+        );
     }
 }

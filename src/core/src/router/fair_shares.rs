@@ -19,9 +19,14 @@ impl FairShares {
         FairShares { key: keys.tenants.clone() }
     }
 
-    /// Whether the tenant has more than its share.
-    pub fn over_share(&self, tenant: Option<TenantId>, shared: &impl SharedData, now: Micros) -> bool {
-        tenant.is_some_and(|tenant| Tenants::read(&self.key, shared).over_share(tenant, now))
+    /// The outstanding work of the tenant, if it is more than its share.
+    pub fn over_share(
+        &self,
+        tenant: Option<TenantId>,
+        shared: &impl SharedData,
+        now: Micros,
+    ) -> Option<Tokens> {
+        Tenants::read(&self.key, shared).over_share(tenant?, now)
     }
 
     /// A request of the tenant is not sent.

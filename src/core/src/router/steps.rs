@@ -199,13 +199,13 @@ impl Steps {
         }
     }
 
-    /// Chooses the pods.
+    /// Chooses the pods. `over_share` is the outstanding work of a tenant with more than its share.
     pub fn choose(
         &mut self,
         ledger: &Ledger,
         by: RouteBy<'_>,
         demand: Demand,
-        over_share: bool,
+        over_share: Option<Tokens>,
         now: Micros,
     ) -> Result<Picks, NoPod> {
         let Demand { among, criticality, .. } = demand;
@@ -235,9 +235,9 @@ impl Steps {
             return Err(NoPod::AllCoolingDown);
         }
         let bound = self.settings.shed_above;
-        if over_share
+        if let Some(own) = over_share
             && criticality == Criticality::Standard
-            && let Some(seconds) = contended(candidates, bound)
+            && let Some(seconds) = contended(candidates, own, bound)
         {
             return Err(NoPod::OverShare { seconds });
         }

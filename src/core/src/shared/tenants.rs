@@ -81,8 +81,9 @@ impl Tenants {
         })
     }
 
-    /// Whether a tenant has more than its equal share of all outstanding work. One that has none never does.
-    pub fn over_share(&self, id: TenantId, now: Micros) -> bool {
+    /// The outstanding work of a tenant, if it is more than its equal share of all; that of one that has none
+    /// never is.
+    pub fn over_share(&self, id: TenantId, now: Micros) -> Option<Tokens> {
         let of = self.place_of(id);
         let own = self.0.iter().find(|tenant| tenant.id == of).map_or(0, |tenant| tenant.tokens);
         let is_present = |tenant: &&Tenant| {
@@ -90,7 +91,8 @@ impl Tenants {
         };
         let present = self.0.iter().filter(is_present).count().max(1) as u64;
         let all: u64 = self.0.iter().map(|tenant| tenant.tokens).sum();
-        own.saturating_mul(present) > all
+        let is_over = own.saturating_mul(present) > all;
+        is_over.then(|| Tokens(u32::try_from(own).unwrap_or(u32::MAX)))
     }
 
     /// A tenant is there, whether its request is taken or not. Those that are gone are forgotten.
@@ -171,15 +173,15 @@ mod tests {
     fn a_tenant_alone_has_all_of_it_and_two_have_half_each() {
         let mut tenants = Tenants::default();
         tenants.open(A, Tokens(1000), SECOND);
-        assert!(!tenants.over_share(A, SECOND));
+        assert_eq!(tenants.over_share(A, SECOND), None);
         tenants.see(B, SECOND);
-        assert!(tenants.over_share(A, SECOND), "the other one may come with work");
-        assert!(!tenants.over_share(B, SECOND));
+        assert_eq!(tenants.over_share(A, SECOND), Some(Tokens(1000)), "the other one may come with work");
+        assert_eq!(tenants.over_share(B, SECOND), None);
         tenants.open(B, Tokens(1000), 2 * SECOND);
-        assert!(!tenants.over_share(A, 2 * SECOND) && !tenants.over_share(B, 2 * SECOND), "half each");
+        assert_eq!([A, B].map(|tenant| tenants.over_share(tenant, 2 * SECOND)), [None; 2], "half each");
         tenants.release(share(B, 1000));
-        assert!(tenants.over_share(A, 11 * SECOND));
-        assert!(!tenants.over_share(A, 12 * SECOND), "the other one has gone");
+        assert_eq!(tenants.over_share(A, 11 * SECOND), Some(Tokens(1000)));
+        assert_eq!(tenants.over_share(A, 12 * SECOND), None, "the other one has gone");
     }
 
     #[test]
@@ -204,7 +206,8 @@ mod tests {
         assert_eq!(tenants.0.len(), MOST + 1);
         let others = tenants.0.iter().find(|tenant| tenant.id == TenantId::OTHERS).unwrap();
         assert_eq!(others.tokens, 999 - MOST as u64);
-        assert!(tenants.over_share(TenantId(900), SECOND) && !tenants.over_share(TenantId(3), SECOND));
+        assert_eq!(tenants.over_share(TenantId(900), SECOND), Some(Tokens(999 - MOST as u32)));
+        assert_eq!(tenants.over_share(TenantId(3), SECOND), None);
         tenants.release(share(TenantId(3), 1));
         tenants.see(A, 12 * SECOND);
         assert_eq!(tenants.0.len(), MOST, "one has left");

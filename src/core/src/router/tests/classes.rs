@@ -230,6 +230,27 @@ fn a_tenant_alone_takes_what_there_is_and_beside_another_no_more_than_its_share(
 }
 
 #[test]
+fn a_tenant_with_little_work_takes_every_idle_pod_though_another_one_is_there() {
+    let mut gateway = Gateway::new(&config(8, ""), 2);
+    let other = ask_as(&mut gateway, B, 100, SECOND).unwrap();
+    gateway.answer(0, other.ticket, None, SECOND);
+    // A pod that has one of them is not free.
+    let mut ask = |n| {
+        let demand = Demand { among: ClusterSet::ALL, tenant: A, ..Demand::default() };
+        with_request(&text(n, 3200), |request| {
+            gateway.workers[n as usize % 2].decide_for(
+                demand,
+                RouteBy::Prompt(request),
+                &mut gateway.shared,
+                SECOND,
+            )
+        })
+    };
+    let taken: Vec<Slot> = (0..8).map(|n| ask(n).unwrap().ticket.slot()).collect();
+    assert_eq!(taken.iter().collect::<std::collections::BTreeSet<_>>().len(), 8, "{taken:?}");
+}
+
+#[test]
 fn without_tenants_nothing_is_written_for_them() {
     let mut gateway = Gateway::new(&config(2, ""), 1);
     let decision = gateway.decide(0, &text(1, 500), SECOND);
