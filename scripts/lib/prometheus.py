@@ -1,5 +1,6 @@
 """A real Prometheus for scripts: found, started on a configuration, and asked."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -31,12 +32,19 @@ def unpack(folder):
     say("fetching Debian's package prometheus (once) ...")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
-        done = subprocess.run(["apt-get", "download", "prometheus"], cwd=fresh, capture_output=True, text=True)
+        download = ["apt-get", "download", "prometheus"]
+        done = subprocess.run(download, cwd=fresh, capture_output=True, text=True)
+        if done.returncode != 0:
+            # A fresh machine has no lists of packages, or old ones.
+            subprocess.run(["apt-get", "update"], capture_output=True, check=False)
+            done = subprocess.run(download, cwd=fresh, capture_output=True, text=True)
         packages = list(Path(fresh).glob("prometheus_*.deb"))
         if done.returncode != 0 or not packages:
             raise Failure(f"apt-get download prometheus: {done.stderr.strip()[-300:]}. Install Prometheus.")
         subprocess.run(["dpkg-deb", "-x", packages[0], f"{fresh}/unpacked"], check=True)
-        os.rename(f"{fresh}/unpacked", folder)
+        with contextlib.suppress(FileExistsError):
+            # Somebody else was faster.
+            os.rename(f"{fresh}/unpacked", folder)
 
 
 class Prometheus:
