@@ -22,6 +22,8 @@ PLURALS = {
     "ClientTrafficPolicy": f"clienttrafficpolicies.{ENVOY_GATEWAY}",
     "EndpointSlice": "endpointslices.discovery.k8s.io",
 }
+# What stands above: whoever attaches to a Gateway may have no right to read it.
+ABOVE = {"GatewayClass": f"gatewayclasses.{GATEWAY_API}", "EnvoyProxy": f"envoyproxies.{ENVOY_GATEWAY}"}
 
 
 @dataclass
@@ -88,8 +90,12 @@ def get(options, *words):
 
 def look(options):
     """The facts of the live cluster. Stops where the Gateway or a route that was named is not there."""
-    found, complaint = get(options, ",".join(PLURALS.values()), "--namespace", options.namespace)
-    if found is None:
+    # One call where that is possible, as each takes its time.
+    for plurals in ({**PLURALS, **ABOVE}, PLURALS):
+        found, complaint = get(options, ",".join(plurals.values()), "--namespace", options.namespace)
+        if found is not None:
+            break
+    else:
         raise Failure(f"cannot read the cluster: {complaint.splitlines()[-1] if complaint else 'kubectl said nothing'}")
     objects = {}
     for each in found["items"]:
@@ -209,10 +215,19 @@ def beside(facts, kind, own):
     ]
 
 
+def read(options, facts, kind, name, namespace=None):
+    """An object that stands above, or None with a complaint: one that was listed already, else asked for."""
+    for each in facts.of(kind):
+        if each["metadata"]["name"] == name and namespace in (None, each["metadata"].get("namespace")):
+            return each, ""
+    where = ["--namespace", namespace] if namespace else []
+    return get(options, ABOVE[kind], name, *where)
+
+
 def proxy_of(options, facts):
     """Finds the EnvoyProxy in force, the Gateway's own before its class's, and whether Gateways are merged."""
     class_name = facts.gateway["spec"]["gatewayClassName"]
-    gateway_class, complaint = get(options, f"gatewayclasses.{GATEWAY_API}", class_name)
+    gateway_class, complaint = read(options, facts, "GatewayClass", class_name)
     if gateway_class is None:
         facts.unknown.append(f"GatewayClass {class_name} cannot be read, nor its EnvoyProxy ({complaint})")
     found = {}
@@ -223,9 +238,7 @@ def proxy_of(options, facts):
         if not reference or reference.get("kind") != "EnvoyProxy":
             continue
         namespace = reference.get("namespace", options.namespace)
-        found[whose], complaint = get(
-            options, f"envoyproxies.{ENVOY_GATEWAY}", reference["name"], "--namespace", namespace
-        )
+        found[whose], complaint = read(options, facts, "EnvoyProxy", reference["name"], namespace)
         if found[whose] is None:
             facts.unknown.append(f"EnvoyProxy {namespace}/{reference['name']} cannot be read ({complaint})")
     facts.proxy = found.get("gateway") or found.get("class")
