@@ -18,6 +18,7 @@ use crate::scrape::cache_check::{CacheCheck, Finding};
 use crate::scrape::history::{PageHistory, Signs};
 use crate::scrape::leaks::{Leak, LeakDetector};
 use crate::scrape::schedule::Schedule;
+use crate::scrape::several::{SAME_PROCESS, Several};
 use crate::scrape::vllm;
 use crate::shared::clusters::ClusterSet;
 use crate::shared::membership::announced;
@@ -31,8 +32,6 @@ const DEFAULT_CAPACITY: u64 = 500_000;
 const FAST_CHANGE: f32 = 8.0;
 /// Pages in a row that are taken for another pod's. A pod that has left its cluster is scraped for less long.
 const MOST_PAGES_OF_ANOTHER: u32 = 50;
-/// Milliseconds by which two starts of one process may differ on its pages.
-const SAME_PROCESS: u64 = 1000;
 /// Least time between two scrapes of a pod that gets no requests.
 const SELDOM: Micros = SECOND;
 
@@ -58,6 +57,8 @@ pub struct Collector {
     looked_at: Micros,
     /// When our clock was at zero, since the epoch, once that was told.
     origin: Option<Micros>,
+    /// An address that is known to answer for several processes, until that was told.
+    several_at: Option<String>,
     misrouted: u64,
     leaked: u64,
     emptied: u64,
@@ -80,6 +81,7 @@ struct PodHistory {
     rejections: Option<f64>,
     /// A process of which it is not known whether it is the pod's.
     doubt: Option<Doubt>,
+    several: Several,
 }
 
 /// Pages that told of another process than the pod's before.
@@ -147,6 +149,7 @@ impl Collector {
             discovers: config.discovery.is_some(),
             looked_at: Micros::ZERO,
             origin: None,
+            several_at: None,
             misrouted: 0,
             leaked: 0,
             emptied: 0,
@@ -260,6 +263,11 @@ impl Collector {
             return self.fail(due, ScrapeFailure::Unreadable);
         };
         let whole = page.total();
+        if let Some(history) = self.discovered(due)
+            && history.several.see(milliseconds(whole.started), now)
+        {
+            self.several_at = Some(due.address.clone());
+        }
         if self.is_of_another(due, &whole, now) {
             self.misrouted += 1;
             return;
@@ -288,6 +296,33 @@ impl Collector {
     pub fn doubts(&self) -> bool {
         let unanswered = |doubt: &Doubt| doubt.since >= self.looked_at;
         self.histories.iter().any(|history| history.doubt.as_ref().is_some_and(unanswered))
+    }
+
+    /// Whether the connection by which the scrape `due` is made is to be closed after it, to find out whether the address is that of
+    /// several pods: only where it is the one host of its clusters. It counts as closed.
+    pub fn take_close(&mut self, due: &DueScrape, now: Micros) -> bool {
+        let Some(of) = self.table.pod(due.slot).map(|pod| pod.candidate_of) else { return false };
+        let hosts = self.table.addresses().filter(|(_, other)| other.candidate_of.meets(of));
+        let alone = hosts.take(2).count() == 1;
+        alone && self.discovered(due).is_some_and(|history| history.several.take_close(now))
+    }
+
+    /// Nothing came of the scrape `due`, whose connection was to be closed. That says nothing of the pod.
+    pub fn close_failed(&mut self, due: &DueScrape, now: Micros) {
+        if let Some(history) = self.discovered(due) {
+            history.several.close_failed(now);
+        }
+    }
+
+    /// An address that answers for several processes, as that of a Service does; each is returned once.
+    pub fn several_at(&mut self) -> Option<String> {
+        self.several_at.take()
+    }
+
+    /// The history of the pod of the scrape `due`, where Envoy's clusters list the pods and it is listed still.
+    fn discovered(&mut self, due: &DueScrape) -> Option<&mut PodHistory> {
+        self.table.pod(due.slot).filter(|pod| self.discovers && pod.id == due.id)?;
+        self.histories.get_mut(usize::from(due.slot))
     }
 
     /// Whether another pod may have sent the page: a cluster sends elsewhere for a moment when a pod has left
@@ -443,7 +478,8 @@ impl Collector {
         if restarted {
             // Its cache is empty and its requests are gone, so it is another pod to everyone.
             pod.id = next_id(&mut self.table.last_id);
-            *history = PodHistory { pages: history.pages, ..PodHistory::default() };
+            let PodHistory { pages, several, .. } = *history;
+            *history = PodHistory { pages, several, ..PodHistory::default() };
         }
         let (own_waiting, own_in_flight) = own.map_or((0.0, 0.0), |e| (e.waiting as f32, e.in_flight as f32));
         let foreign = (load.running + load.waiting - own_in_flight - ended).max(0.0);

@@ -8,4 +8,5 @@ pub mod history;
 pub mod leaks;
 pub mod model_list;
 pub mod schedule;
+pub mod several;
 pub mod vllm;

@@ -40,8 +40,8 @@ pub struct CollectorDriver {
     trips: RoundTrips,
     /// Present when settings are fetched.
     settings: Option<SettingsDriver>,
-    /// The scrapes, and when each was sent.
-    under_way: Calls<(DueScrape, Micros)>,
+    /// The scrapes, when each was sent, and whether its connection is closed after it.
+    under_way: Calls<(DueScrape, Micros, bool)>,
     /// Changes that are to be logged.
     changes: PodChanges,
     /// Pods that are left alone, as last logged.
@@ -93,9 +93,11 @@ impl CollectorDriver {
             let scrape = &self.config.scrape;
             let address = page_address(scrape, &due.address);
             let authorization = scrape.authorization.as_ref().map(|value| ("authorization", &*value.0));
-            match host::fetch(through, &address, &scrape.path, authorization, timeout) {
+            let closes = self.collector.take_close(&due, now);
+            let connection = closes.then_some(("connection", "close"));
+            match host::fetch(through, &address, &scrape.path, &[authorization, connection], timeout) {
                 Some(call) => {
-                    self.under_way.made(call, (due, now));
+                    self.under_way.made(call, (due, now, closes));
                 }
                 None => {
                     // The cluster is not there, or not yet: says nothing of the pod.
@@ -150,48 +152,60 @@ impl CollectorDriver {
         {
             return;
         }
-        let Some((due, sent_at)) = self.under_way.answered(call) else { return };
+        let Some((due, sent_at, closes)) = self.under_way.answered(call) else { return };
         let before = self.state(&due);
         let mut cost = None;
-        let why =
-            match host::fetched(headers, if body_size > LONGEST_PAGE { 0 } else { body_size }) {
-                None => self.unreachable(&due, "no whole answer: refused, cut off, or too slow"),
-                // Envoy's own words for a pod that does not answer.
-                Some((status, _)) if status == b"503" || status == b"504" => self
-                    .unreachable(&due, &format!("Envoy cannot reach it, or it answers {}", ascii(&status))),
-                Some((status, _)) if status != b"200" => {
-                    self.unreadable(&due, &format!("it answers {}", ascii(&status)))
+        let why = match host::fetched(headers, if body_size > LONGEST_PAGE { 0 } else { body_size }) {
+            // HTTP/2 has no such header. The next page is asked for as always, and tells more.
+            answer if closes && answer.as_ref().is_none_or(|(status, _)| status != b"200") => {
+                self.collector.close_failed(&due, began);
+                String::new()
+            }
+            None => self.unreachable(&due, "no whole answer: refused, cut off, or too slow"),
+            // Envoy's own words for a pod that does not answer.
+            Some((status, _)) if status == b"503" || status == b"504" => {
+                self.unreachable(&due, &format!("Envoy cannot reach it, or it answers {}", ascii(&status)))
+            }
+            Some((status, _)) if status != b"200" => {
+                self.unreadable(&due, &format!("it answers {}", ascii(&status)))
+            }
+            Some(_) if body_size > LONGEST_PAGE => {
+                self.unreadable(&due, &format!("its page has {body_size} bytes, more than {LONGEST_PAGE}"))
+            }
+            Some((_, page)) => {
+                let (leaked, contended) = (self.collector.leaked(), self.collector.contended());
+                let (misrouted, emptied) = (self.collector.misrouted(), self.collector.emptied());
+                self.collector.take(&due, &page, &mut Host, began);
+                self.metrics.leaked_requests.add(self.collector.leaked() - leaked);
+                self.metrics.contended_reconcile.add(self.collector.contended() - contended);
+                let misrouted = self.collector.misrouted() - misrouted;
+                self.metrics.misrouted.add(misrouted);
+                self.metrics.emptied_caches.add(self.collector.emptied() - emptied);
+                self.collector.note_page(&due, host::fetched_after(sent_at, began));
+                if let Some(address) = self.collector.several_at() {
+                    log::warn!(
+                        "warmpath: {address} answers for several processes, so Warmpath cannot choose among the pods behind \
+                             it; give the cluster the pods' own addresses (in Envoy Gateway routingType: Endpoint)"
+                    );
                 }
-                Some(_) if body_size > LONGEST_PAGE => self
-                    .unreadable(&due, &format!("its page has {body_size} bytes, more than {LONGEST_PAGE}")),
-                Some((_, page)) => {
-                    let (leaked, contended) = (self.collector.leaked(), self.collector.contended());
-                    let (misrouted, emptied) = (self.collector.misrouted(), self.collector.emptied());
-                    self.collector.take(&due, &page, &mut Host, began);
-                    self.metrics.leaked_requests.add(self.collector.leaked() - leaked);
-                    self.metrics.contended_reconcile.add(self.collector.contended() - contended);
-                    let misrouted = self.collector.misrouted() - misrouted;
-                    self.metrics.misrouted.add(misrouted);
-                    self.metrics.emptied_caches.add(self.collector.emptied() - emptied);
-                    self.collector.note_page(&due, host::fetched_after(sent_at, began));
-                    if self.collector.take_trip(&due, began)
-                        && let Some(through) = through(&self.config, self.discovery.as_ref(), &due.address)
-                    {
-                        let address = page_address(&self.config.scrape, &due.address);
-                        let timeout = Duration::from_micros(self.config.scrape.timeout.0);
-                        self.trips.ask(&due, through, &address, timeout);
-                    }
-                    cost = Some(host::now().since(began));
-                    if misrouted > 0 {
-                        String::new()
-                    } else if self.collector.table().pod(due.slot).is_some_and(|pod| pod.state.tells_load()) {
-                        self.metrics.scraped.count();
-                        String::new()
-                    } else {
-                        self.unreadable(&due, "its page has no metric of vLLM")
-                    }
+                if self.collector.take_trip(&due, began)
+                    && let Some(through) = through(&self.config, self.discovery.as_ref(), &due.address)
+                {
+                    let address = page_address(&self.config.scrape, &due.address);
+                    let timeout = Duration::from_micros(self.config.scrape.timeout.0);
+                    self.trips.ask(&due, through, &address, timeout);
                 }
-            };
+                cost = Some(host::now().since(began));
+                if misrouted > 0 {
+                    String::new()
+                } else if self.collector.table().pod(due.slot).is_some_and(|pod| pod.state.tells_load()) {
+                    self.metrics.scraped.count();
+                    String::new()
+                } else {
+                    self.unreadable(&due, "its page has no metric of vLLM")
+                }
+            }
+        };
         if let (Some(before), Some(after)) = (before, self.state(&due)) {
             self.changes.add(&due.address, before, after, &why);
         }

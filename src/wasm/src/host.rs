@@ -184,9 +184,10 @@ pub fn fetch(
     cluster: &str,
     address: &str,
     path: &str,
-    more: Option<(&str, &str)>,
+    more: &[Option<(&str, &str)>],
     timeout: Duration,
 ) -> Option<u32> {
+    let more = more.iter().copied().flatten();
     let headers = [("x-warmpath-scrape", address), (DESTINATION, address), ("accept", "text/plain")];
     get(cluster, address, path, headers.into_iter().chain(more), timeout)
 }

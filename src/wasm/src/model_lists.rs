@@ -33,7 +33,7 @@ impl ModelLists {
         for due in collector.due_lists(now) {
             let Some(through) = through(&due.address) else { continue };
             let authorization = scrape.authorization.as_ref().map(|value| ("authorization", &*value.0));
-            if let Some(call) = host::fetch(through, &due.address, PATH, authorization, timeout) {
+            if let Some(call) = host::fetch(through, &due.address, PATH, &[authorization], timeout) {
                 self.under_way.made(call, due);
             }
         }

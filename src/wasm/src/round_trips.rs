@@ -21,7 +21,7 @@ impl RoundTrips {
     /// Asks the pod of `due` through the cluster `through`, at the address that its page comes from.
     pub fn ask(&mut self, due: &DueScrape, through: &str, address: &str, timeout: Duration) {
         let now = host::now();
-        if let Some(call) = host::fetch(through, address, PATH, None, timeout) {
+        if let Some(call) = host::fetch(through, address, PATH, &[], timeout) {
             self.under_way.made(call, (due.clone(), now));
         }
     }

@@ -362,3 +362,33 @@ async fn a_slow_client_is_not_taken_for_a_missing_flag() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(envoy.stat("wasmcustom.warmpath_unpatched.pool=default;").await, 0);
 }
+
+/// The one host of a cluster is asked for pages by connections that are closed, which HTTP/2 has no header for.
+#[tokio::test]
+async fn the_one_host_of_a_cluster_may_speak_http_2() {
+    let pods = TestPod::several(1).await;
+    // An Envoy answers in the protocol that it is asked in.
+    let server = Envoy::of(&pods).start().await;
+    let address = server.plain.to_string();
+    let endpoints = Endpoints::at(std::slice::from_ref(&address));
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let mut text: Value = serde_json::from_str(&configuration(&endpoints.file(), true)).unwrap();
+    text["static_resources"]["clusters"][0]["typed_extension_protocol_options"] = json!({options: {
+        "@type": format!("type.googleapis.com/{options}"),
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }});
+    let envoy = Envoy::at(vec![address]).concurrency(2).log_level("info").edit(move |_| text.to_string());
+    let envoy = envoy.start().await;
+    assert_eq!(chat(0).send(envoy.routed).await.status, 200);
+    envoy.sees_ready(1).await;
+    let start = Instant::now();
+    let mut number = 0;
+    while start.elapsed() < Duration::from_secs(5) {
+        number += 1;
+        assert_eq!(chat(number).send(envoy.routed).await.status, 200);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(envoy.stats("cx_destroy_local_with_active_rq").await.values().sum::<i64>(), 0);
+    assert_eq!(envoy.log().matches("cannot be scraped").count(), 0, "{}", envoy.log());
+    envoy.sees_ready(1).await;
+}

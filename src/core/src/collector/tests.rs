@@ -335,6 +335,29 @@ fn pages_of_many_other_processes_are_nobodys() {
 }
 
 #[test]
+fn the_one_host_of_a_cluster_that_answers_for_several_processes_is_told_once() {
+    let mut told = Vec::new();
+    for hosts in [&["10.96.0.7:8000"][..], &["10.96.0.7:8000", "10.0.0.2:8000"]] {
+        let mut pods = Discovered::of(hosts);
+        let (mut connected_to, mut closes) = (0, false);
+        for second in 0..60u64 {
+            let now = second * SECOND;
+            for due in pods.collector.due(&pods.shared, now) {
+                // Where one connection has ended, the next one leads to the next pod.
+                connected_to +=
+                    u64::from(std::mem::replace(&mut closes, pods.collector.take_close(&due, now)));
+                let page = page(0, 0, 100.0 * (1 + connected_to % 3) as f64);
+                pods.collector.take(&due, &page, &mut pods.shared, now);
+                pods.collector.done(&due, None, now);
+            }
+            pods.look(hosts, now + SECOND / 2);
+            told.extend(pods.collector.several_at().map(|address| (address, hosts.len())));
+        }
+    }
+    assert_eq!(told, [("10.96.0.7:8000".to_owned(), 1)]);
+}
+
+#[test]
 fn many_pages_of_another_process_count_though_nobody_looks_at_the_clusters() {
     let mut pods = Discovered::of(&["10.0.0.1:8000"]);
     pods.scrape(&[100.0], Micros::ZERO);
