@@ -118,51 +118,49 @@ impl Cluster {
         let Kind(group, version, name, plural) = kind;
         let resource =
             ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, name), plural);
+        self.api_of(&resource, namespace)
+    }
+
+    fn api_of(&self, resource: &ApiResource, namespace: &str) -> Api<DynamicObject> {
         match namespace {
-            "" => Api::all_with(self.client.clone(), &resource),
-            _ => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            "" => Api::all_with(self.client.clone(), resource),
+            _ => Api::namespaced_with(self.client.clone(), namespace, resource),
         }
     }
 
     /// Makes an object, or makes it what `object` says; its kind is looked up by its name.
     pub async fn apply(&self, kind: Kind, object: &Value) {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("");
-        let name = object["metadata"]["name"].as_str().unwrap();
         let mut object = object.clone();
         let Kind(group, version, of, _) = kind;
         object["apiVersion"] =
             if group.is_empty() { version.into() } else { format!("{group}/{version}").into() };
         object["kind"] = of.into();
-        let parameters = PatchParams::apply("tests").force();
-        self.api(kind, namespace)
-            .patch(name, &parameters, &Patch::Apply(&object))
-            .await
-            .unwrap_or_else(|error| panic!("cannot apply {of} {name}: {error}"));
+        apply_to(&self.api(kind, namespace), &object, "tests").await;
     }
 
     /// Makes an object what `object` says and nothing else, whatever it was before.
     pub async fn replace(&self, kind: Kind, object: &Value) {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("");
         let name = object["metadata"]["name"].as_str().unwrap();
-        until(&format!("{} {name} is replaced", kind.2), async || {
-            let Some(now) = self.get(kind, namespace, name).await else {
-                self.apply(kind, object).await;
-                return Some(());
-            };
-            let mut object = object.clone();
-            object["apiVersion"] = now["apiVersion"].clone();
-            object["kind"] = kind.2.into();
-            object["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
-            object["metadata"].as_object_mut().unwrap().remove("managedFields");
-            let object: DynamicObject = serde_json::from_value(object).unwrap();
-            match self.api(kind, namespace).replace(name, &PostParams::default(), &object).await {
-                Ok(_) => Some(()),
-                // Somebody wrote its status between the two.
-                Err(kube::Error::Api(status)) if status.code == 409 => None,
-                Err(error) => panic!("cannot replace {} {name}: {error}", kind.2),
+        if self.get(kind, namespace, name).await.is_none() {
+            return self.apply(kind, object).await;
+        }
+        put(&self.api(kind, namespace), object).await;
+    }
+
+    /// The same with each of the objects of a text, as it is in YAML.
+    pub async fn replace_all(&self, text: &str) {
+        for object in documents(text) {
+            let (resource, namespace) = resource_of(&object);
+            let api = self.api_of(&resource, &namespace);
+            let name = object["metadata"]["name"].as_str().unwrap();
+            if api.get_opt(name).await.expect("the object, or that there is none").is_some() {
+                put(&api, &object).await;
+            } else {
+                apply_to(&api, &object, "kubectl").await;
             }
-        })
-        .await;
+        }
     }
 
     /// Writes an object's status, as the kubelet or a controller would.
@@ -223,7 +221,15 @@ impl Cluster {
         done.unwrap_or_else(|error| panic!("cannot delete {}: {error}", kind.3));
     }
 
-    /// Applies the objects of a file or of a folder.
+    /// Applies the objects of a text, as it is in YAML, without a process for it.
+    pub async fn apply_all(&self, text: &str) {
+        for object in documents(text) {
+            let (resource, namespace) = resource_of(&object);
+            apply_to(&self.api_of(&resource, &namespace), &object, "kubectl").await;
+        }
+    }
+
+    /// Applies the objects of a file or of a folder by kubectl.
     pub async fn apply_file(&self, path: &Path) {
         let mut kubectl =
             Command::from(self.kubectl(&["apply", "--server-side", "-f", path.to_str().unwrap()]));
@@ -239,7 +245,7 @@ impl Cluster {
     /// A command of kubectl.
     pub fn kubectl(&self, arguments: &[&str]) -> std::process::Command {
         let mut command = std::process::Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments).env("GOGC", "off");
         command
     }
 
@@ -263,4 +269,54 @@ impl Cluster {
         );
         said
     }
+}
+
+/// Kinds whose objects are in no namespace.
+const OF_NO_NAMESPACE: [&str; 5] =
+    ["Namespace", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "GatewayClass"];
+
+/// The objects of a text in YAML.
+fn documents(text: &str) -> Vec<Value> {
+    let says = |each: &&str| each.lines().any(|line| !line.is_empty() && !line.starts_with(['#', '-']));
+    let documents = text.split("\n---\n").filter(says);
+    documents.map(|each| serde_saphyr::from_str(each).expect("YAML")).collect()
+}
+
+/// What the API server calls the kind of an object, and its namespace.
+fn resource_of(object: &Value) -> (ApiResource, String) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (kind, version) = (text(&object["kind"]), text(&object["apiVersion"]));
+    let (group, version) = version.split_once('/').unwrap_or(("", &version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
+    (resource, if OF_NO_NAMESPACE.contains(&&*kind) { String::new() } else { namespace.to_owned() })
+}
+
+/// Makes an object, or makes it what `object` says; the fields belong to `manager` from now on.
+async fn apply_to(api: &Api<DynamicObject>, object: &Value, manager: &str) {
+    let name = object["metadata"]["name"].as_str().unwrap();
+    api.patch(name, &PatchParams::apply(manager).force(), &Patch::Apply(object))
+        .await
+        .unwrap_or_else(|error| panic!("cannot apply {} {name}: {error}", object["kind"]));
+}
+
+/// Makes an object that is there what `object` says and nothing else.
+async fn put(api: &Api<DynamicObject>, object: &Value) {
+    let name = object["metadata"]["name"].as_str().unwrap();
+    until(&format!("{name} is replaced"), async || {
+        let now = serde_json::to_value(api.get(name).await.expect("the object as it is")).unwrap();
+        let mut object = object.clone();
+        object["apiVersion"] = now["apiVersion"].clone();
+        object["kind"] = now["kind"].clone();
+        object["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
+        object["metadata"].as_object_mut().unwrap().remove("managedFields");
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        match api.replace(name, &PostParams::default(), &object).await {
+            Ok(_) => Some(()),
+            // Somebody wrote its status between the two.
+            Err(kube::Error::Api(status)) if status.code == 409 => None,
+            Err(error) => panic!("cannot replace {name}: {error}"),
+        }
+    })
+    .await;
 }

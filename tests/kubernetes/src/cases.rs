@@ -28,11 +28,12 @@ use crate::world::{World, at, routed};
 type Run = for<'a> fn(&'a mut World) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// What a case begins with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Ground {
     /// Attached by policies, with an Envoy: [`World::reset`].
     Policies,
     /// The same, and the case starts the Envoy: [`World::reset_without_envoy`].
+    #[value(skip)]
     Bare,
     /// An InferencePool and the controller: [`crate::pools::reset`].
     Pools,
@@ -50,13 +51,13 @@ impl Ground {
 pub enum Pace {
     /// At any time, while other clusters run other cases.
     Beside,
-    /// The same, and it takes about so many seconds: the longest begin first.
+    /// The same, and it waits for most of about so many seconds: the longest begin first.
     Early(u32),
     /// It measures time: when the rest is done, beside at most one other that does.
     Timed,
     /// What it measures hangs on how processors are shared: at the end, with the machine for itself.
     Alone,
-    /// It takes so long that it runs only where `--long` asks for it.
+    /// It takes minutes, so it runs only where `--long` asks for it.
     Long,
 }
 
@@ -71,6 +72,13 @@ pub struct Case {
     pub pace: Pace,
     /// The case itself.
     pub run: Run,
+}
+
+impl Case {
+    /// Whether it waits for most of its time.
+    pub fn waits(&self) -> bool {
+        matches!(self.pace, Pace::Early(_) | Pace::Long)
+    }
 }
 
 /// Names functions of one module as cases, each with its pace where that is not [`Pace::Beside`].
@@ -116,12 +124,13 @@ pub fn all() -> Vec<Case> {
             a_stream_of_ninety_seconds_survives_an_update (Early 95),
             streams_of_ten_minutes_survive_updates (Long),
             a_trap_costs_one_request,
-            policies_are_removed_and_nothing_is_left;
+            policies_are_removed_and_nothing_is_left (Early 25);
         updates on Bare:
             envoy_starts_while_the_module_cannot_be_had;
         faults on Policies:
             one_pod_is_ready_and_three_load (Timed),
             three_pods_load_for_ten_minutes (Long),
+            a_pod_that_does_not_listen_is_told_of_once_in_five_minutes (Long),
             nobody_is_ready (Timed),
             pods_are_taken_out_while_they_stream (Early 63),
             two_hundred_requests_a_second_while_pods_are_replaced (Early 127);
@@ -147,7 +156,7 @@ pub fn all() -> Vec<Case> {
             merged_gateways_share_an_envoy,
             envoys_in_the_namespace_of_their_gateway,
             listeners_with_tls_and_http3_and_several_host_names,
-            a_service_in_place_of_its_pods_is_told;
+            a_service_in_place_of_its_pods_is_told (Early 45);
         func_e on Bare:
             func_e_runs_the_configuration_of_the_readme;
         pools on Pools:
@@ -176,7 +185,8 @@ pub fn all() -> Vec<Case> {
             the_api_server_is_gone_for_a_minute (Early 85),
             the_api_server_accepts_and_never_answers_for_a_minute (Early 68),
             envoy_restarts_while_controller_and_gateway_live,
-            a_thousand_pods (Early 15);
+            envoy_restarts_while_the_api_server_is_gone,
+            a_thousand_pods;
         pool_shapes on Pools:
             a_pod_that_serves_one_of_two_ports,
             pods_with_addresses_of_both_families_and_of_the_newer_alone,
@@ -197,7 +207,8 @@ pub fn all() -> Vec<Case> {
             pages_show_the_pools_pods_and_no_client_of_the_gateway_reaches_them;
         pool_install on Pools:
             the_install_stops_where_another_server_is_asked,
-            it_is_installed_by_the_script_and_removed_again;
+            it_is_installed_by_the_script_and_removed_again,
+            rights_and_pages_are_where_envoy_gateway_and_its_envoys_are;
     }
 }
 
@@ -207,6 +218,11 @@ async fn chat_ends_whole(number: usize) {
         .send(routed())
         .await;
     assert_eq!(reply.status, 200, "{}", reply.text());
+}
+
+/// Load while something changes: a hundred requests per second. As many as are answered would take the processors from what changes.
+fn brisk() -> Traffic {
+    Traffic::paced(routed(), 4, 100)
 }
 
 /// Load for as long as something is away: fifty requests per second.

@@ -19,7 +19,8 @@ const BEFORE_THE_CONTROLLER: [&str; 5] =
 /// Applies what comes before the controller, and makes its certificates as the Job does.
 pub async fn prepare(ground: &Ground) {
     for file in BEFORE_THE_CONTROLLER {
-        ground.cluster.apply_file(&repository().join("manifests/install").join(file)).await;
+        let text = std::fs::read_to_string(repository().join("manifests/install").join(file)).unwrap();
+        ground.cluster.apply_all(&text).await;
     }
     let mut certgen = Command::new(target().join("debug/warmpath-controller"));
     certgen.arg("certgen").env("KUBECONFIG", ground.cluster.kubeconfig_of(CERTGEN_TOKEN));

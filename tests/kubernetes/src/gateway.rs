@@ -146,7 +146,10 @@ exec "$4" server --config-path=/config/envoy-gateway.yaml"#
 
 /// A running Envoy of a Gateway.
 pub struct Envoy {
-    process: Process,
+    process: Option<Process>,
+    /// What starts it, as a kubelet keeps it.
+    command: Command,
+    folder: PathBuf,
     log: PathBuf,
     /// Where the log of this process begins in the file, which all of them share.
     from: u64,
@@ -157,14 +160,25 @@ impl Envoy {
     /// names, and waits until it says that it is ready, and listens where every case has a listener.
     pub async fn start(ground: &Ground, label: &str, namespace: &str) -> Envoy {
         let mut envoy = Envoy::begin(ground, label, namespace).await;
+        envoy.is_ready().await;
+        envoy
+    }
+
+    /// Starts its container anew, as a kubelet does without an API server, and waits until it is ready.
+    pub async fn restart(&mut self) {
+        drop(self.process.take());
+        self.process = Some(Process::start("envoy", &self.folder, &mut self.command));
+        self.is_ready().await;
+    }
+
+    async fn is_ready(&mut self) {
         until("Envoy is ready", async || {
-            envoy.process.lives();
-            (envoy.admin("/ready").await?.text().trim() == "LIVE").then_some(())
+            self.process.as_mut().unwrap().lives();
+            (self.admin("/ready").await?.text().trim() == "LIVE").then_some(())
         })
         .await;
         // Envoy Gateway may tell it of the listeners a moment after it has told it of nothing.
         until("Envoy listens", async || tokio::net::TcpStream::connect(port(8081)).await.ok()).await;
-        envoy
     }
 
     /// The same without waiting until it is ready.
@@ -195,7 +209,8 @@ impl Envoy {
         let mut command = container::command(ground, &identity, pod, container, &program).await;
         let log = ground.logs().join("envoy.log");
         let from = std::fs::metadata(&log).map_or(0, |file| file.len());
-        Envoy { process: Process::start("envoy", &ground.logs(), &mut command), log, from }
+        let process = Some(Process::start("envoy", &ground.logs(), &mut command));
+        Envoy { process, command, folder: ground.logs(), log, from }
     }
 
     /// What a page of Envoy's admin interface says; nothing while it cannot be reached.
@@ -244,7 +259,9 @@ impl Envoy {
     /// The sum of a metric of Warmpath over its labels, as Prometheus would read it; nothing if there is
     /// none.
     pub async fn metric(&self, name: &str) -> Option<f64> {
-        let page = self.admin("/stats/prometheus").await.expect("Envoy's admin page").text();
+        // Of all series Envoy makes a page for many milliseconds.
+        let path = format!("/stats/prometheus?filter={name}");
+        let page = self.admin(&path).await.expect("Envoy's admin page").text();
         let samples =
             page.lines().filter(|line| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']));
         samples.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).reduce(|a, b| a + b)
@@ -299,7 +316,7 @@ impl Envoy {
 
     /// Ends it.
     pub fn end(self) {
-        self.process.end();
+        drop(self.process);
     }
 }
 

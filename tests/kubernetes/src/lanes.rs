@@ -2,8 +2,8 @@
 //!
 //! Most cases wait more than they compute, so a few clusters on one machine take a fraction of the time of one. Each has
 //! everything for itself, the addresses too, so that a case may stop Envoy Gateway or the API server. What measures time comes
-//! when the rest is done, in two clusters; what measures how processors are shared has the machine for itself, at the end. So has,
-//! for one more try, what has failed before; it is named.
+//! when the rest is done, in two clusters, beside one case at most that mostly waits; what measures how processors are shared has
+//! the machine for itself, at the end. So has, for one more try, what has failed before; it is named.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -15,6 +15,7 @@ use std::time::Instant;
 use futures::future::join_all;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::Notify;
 
 use crate::cases::{Case, Ground, Pace};
 use crate::ground::folder;
@@ -25,6 +26,17 @@ const GROUNDS: [Ground; 2] = [Ground::Policies, Ground::Pools];
 
 /// A virtual machine sometimes stands still for a second between two lines of a case that measures time.
 const TRIES: usize = 2;
+
+/// Memory that a cluster takes, with a margin, in kB.
+const OF_A_CLUSTER: u64 = 1_500_000;
+
+/// How many clusters there is memory for: many of the cases wait for minutes, while others compute.
+pub fn room() -> usize {
+    let page = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = page.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let free: u64 = line.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
+    (free / OF_A_CLUSTER).clamp(2, 10) as usize
+}
 
 /// Runs the cases; the exit code.
 pub async fn run(mut cases: Vec<Case>, lanes: usize, arguments: &[String]) -> i32 {
@@ -39,25 +51,26 @@ pub async fn run(mut cases: Vec<Case>, lanes: usize, arguments: &[String]) -> i3
     let (timed, cases): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| case.pace == Pace::Timed);
     let (mut alone, beside): (Vec<Case>, Vec<Case>) =
         cases.into_iter().partition(|case| case.pace == Pace::Alone);
+    let lanes = lanes.min(beside.len());
     let all = Run {
+        lanes,
         waiting: RefCell::new(beside),
+        timed: RefCell::new(timed),
+        running: RefCell::default(),
+        ended: Notify::new(),
         again: RefCell::default(),
+        claimed: Cell::default(),
         kept: RefCell::default(),
         tally: RefCell::default(),
         started: Cell::new(0),
         arguments: arguments.to_vec(),
     };
-    let lanes = lanes.min(all.waiting.borrow().len());
     // One ground each in turn, where both are asked for.
     let grounds = GROUNDS.into_iter().cycle().take(lanes);
     join_all(grounds.map(|ground| all.side_by_side(ground))).await;
-    // Two clusters are left.
+    // Two clusters are left, fewer where fewer cases were asked for.
     let mut kept = all.kept.take();
-    join_all(kept.iter_mut().zip(GROUNDS).map(|(lane, ground)| {
-        let cases = timed.iter().filter(move |case| case.ground.is_like(ground));
-        all.one_by_one(lane, cases)
-    }))
-    .await;
+    join_all(kept.iter_mut().zip(GROUNDS).map(|(lane, ground)| all.timed(lane, ground))).await;
     alone.extend(all.again.take());
     for (at, ground) in GROUNDS.into_iter().enumerate() {
         let cases: Vec<&Case> = alone.iter().filter(|case| case.ground.is_like(ground)).collect();
@@ -89,10 +102,18 @@ pub async fn run(mut cases: Vec<Case>, lanes: usize, arguments: &[String]) -> i3
 
 /// Everything about a run that its lanes share.
 struct Run {
+    lanes: usize,
     waiting: RefCell<Vec<Case>>,
+    /// Those that measure time and wait for the others.
+    timed: RefCell<Vec<Case>>,
+    running: RefCell<Vec<Case>>,
+    /// One of them has ended.
+    ended: Notify,
     /// Those that have failed beside others.
     again: RefCell<Vec<Case>>,
-    /// A lane for each ground that has done its part beside others.
+    /// Whether a lane of each ground has claimed what measures time.
+    claimed: Cell<[bool; 2]>,
+    /// Those lanes, when they have done that.
     kept: RefCell<[Option<Lane>; 2]>,
     tally: RefCell<Tally>,
     started: Cell<usize>,
@@ -109,26 +130,42 @@ struct Tally {
 }
 
 impl Run {
-    /// Runs one waiting case after the other in a lane until none waits, first those that begin with `ground`.
-    /// Then the lane is kept, or ends where there is one of its ground.
+    /// Runs one waiting case after the other in a lane until none waits, first those that begin with `ground`. The first lane of
+    /// a ground that comes so far runs what measures time, and is kept; the others end.
     async fn side_by_side(&self, mut ground: Ground) {
         let mut lane = None;
         while let Some(case) = self.next(ground) {
             ground = case.ground;
             self.try_once(&mut lane, &case).await;
         }
-        let mut kept = self.kept.borrow_mut();
-        let place = &mut kept[usize::from(ground.is_like(Ground::Pools))];
-        if place.is_none() {
-            *place = lane;
+        let place = usize::from(ground.is_like(Ground::Pools));
+        let mut claimed = self.claimed.get();
+        if !std::mem::replace(&mut claimed[place], true) {
+            self.claimed.set(claimed);
+            self.timed(&mut lane, ground).await;
+            self.kept.borrow_mut()[place] = lane;
         }
     }
 
-    /// Runs these cases one after the other in a lane.
-    async fn one_by_one(&self, lane: &mut Option<Lane>, cases: impl Iterator<Item = &Case>) {
-        for case in cases {
-            self.try_once(lane, case).await;
+    /// Runs the cases of this ground that measure time, one after the other, when the machine is calm.
+    async fn timed(&self, lane: &mut Option<Lane>, ground: Ground) {
+        while self.timed.borrow().iter().any(|case| case.ground.is_like(ground)) {
+            if !self.is_calm(ground) {
+                self.ended.notified().await;
+                continue;
+            }
+            let case = take(&mut self.timed.borrow_mut(), |case| case.ground.is_like(ground));
+            self.try_once(lane, &case.expect("there was one")).await;
         }
+    }
+
+    /// Whether a case of this ground may measure time: none runs that computes much, and one at most that mostly waits; one more
+    /// may measure time, of the other ground.
+    fn is_calm(&self, ground: Ground) -> bool {
+        let running = self.running.borrow();
+        let times = |case: &Case| case.pace == Pace::Timed && !case.ground.is_like(ground);
+        running.iter().all(|case| times(case) || case.waits())
+            && running.iter().filter(|case| case.waits()).count() <= 1
     }
 
     /// What others took of the machine is no excuse when a case has the machine for itself: one that fails is tried again then.
@@ -142,11 +179,14 @@ impl Run {
         }
     }
 
-    /// The first case of this ground, else the first of the other.
+    /// The first case of this ground, else the first of the other. Half of the lanes run cases that mostly wait, so that the
+    /// processors have work all the time.
     fn next(&self, ground: Ground) -> Option<Case> {
         let mut waiting = self.waiting.borrow_mut();
-        let at = waiting.iter().position(|case| case.ground.is_like(ground)).unwrap_or(0);
-        (at < waiting.len()).then(|| waiting.remove(at))
+        let enough = 2 * self.running.borrow().iter().filter(|case| case.waits()).count() >= self.lanes;
+        take(&mut waiting, |case| case.ground.is_like(ground) && case.waits() != enough)
+            .or_else(|| take(&mut waiting, |case| case.ground.is_like(ground)))
+            .or_else(|| take(&mut waiting, |_| true))
     }
 
     async fn try_alone(&self, lane: &mut Option<Lane>, case: &Case) {
@@ -168,7 +208,10 @@ impl Run {
         }
         let running = lane.as_mut().unwrap();
         running.ground = case.ground;
+        self.running.borrow_mut().push(*case);
         let outcome = running.run(case).await;
+        take(&mut self.running.borrow_mut(), |each| each.name == case.name);
+        self.ended.notify_waiters();
         if outcome.failure.is_some() {
             lane.take().unwrap().end().await;
         }
@@ -189,6 +232,12 @@ impl Run {
             tally.again.push(case.name);
         }
     }
+}
+
+/// Takes the first of these cases out.
+fn take(cases: &mut Vec<Case>, which: impl Fn(&Case) -> bool) -> Option<Case> {
+    let at = cases.iter().position(which)?;
+    Some(cases.remove(at))
 }
 
 /// How a case ended, what it printed, and where the logs are.

@@ -49,16 +49,19 @@ use world::World;
 struct Args {
     /// Only the cases whose name contains one of these
     filter: Vec<String>,
+    /// Only the cases with policies, or only those with InferencePools
+    #[arg(long, value_name = "PART")]
+    only: Option<cases::Ground>,
     /// Print the names of the cases, and run nothing
     #[arg(long)]
     list: bool,
     /// Run the conformance suite of the Gateway API Inference Extension and write its report; a word names the one test to run
     #[arg(long, value_name = "REPORT")]
     conformance: Option<PathBuf>,
-    /// How many clusters run cases side by side
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..=16))]
-    jobs: u8,
-    /// Run the cases that take ten minutes and more too
+    /// How many clusters run cases side by side [as many as memory is free for, at most 10]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    jobs: Option<u8>,
+    /// Run the cases that take minutes each too
     #[arg(long)]
     long: bool,
     /// Run the cases that come on standard input; everything of this cluster lies in this folder
@@ -138,7 +141,8 @@ async fn run(args: &Args) -> i32 {
     } else {
         let flags = lanes::flags(&tools, module);
         beginning::make(&tools, &flags);
-        lanes::run(cases, args.jobs.into(), &flags).await
+        let jobs = args.jobs.map_or_else(lanes::room, usize::from);
+        lanes::run(cases, jobs, &flags).await
     };
     left.iter().for_each(|case| println!("only with --long: {}", case.name));
     code
@@ -147,8 +151,10 @@ async fn run(args: &Args) -> i32 {
 /// The cases that have one of the words in their name: those to run, and those that take so long that only `--long` or
 /// their whole name asks for them.
 fn chosen(args: &Args) -> (Vec<Case>, Vec<Case>) {
-    let named =
-        |case: &Case| args.filter.is_empty() || args.filter.iter().any(|word| case.name.contains(word));
+    let named = |case: &Case| {
+        let of_part = args.only.is_none_or(|part| case.ground.is_like(part));
+        of_part && (args.filter.is_empty() || args.filter.iter().any(|word| case.name.contains(word)))
+    };
     let asked = |case: &Case| {
         case.pace != Pace::Long || args.long || args.filter.iter().any(|word| word == case.name)
     };

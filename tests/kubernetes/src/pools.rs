@@ -92,7 +92,10 @@ async fn install(world: &mut World) {
         envoy.end();
     }
     for version in ["v1", "v1alpha2", "objectives"] {
-        world.cluster().apply_file(&world.ground.tools.join("crds-inference").join(version)).await;
+        let folder = world.ground.tools.join("crds-inference").join(version);
+        for file in std::fs::read_dir(folder).unwrap() {
+            world.cluster().apply_all(&std::fs::read_to_string(file.unwrap().path()).unwrap()).await;
+        }
     }
     prepare(&world.ground).await;
     world.controller = Some(Controller::start(&world.ground, &world.module, "replica-a", &[]).await);

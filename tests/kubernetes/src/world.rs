@@ -256,9 +256,23 @@ impl World {
         let arguments: Vec<String> = arguments.iter().map(|&each| each.to_owned()).collect();
         let run = move || {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            command(&script, &arguments, &[("KUBECTL", &kubectl)])
+            // What lives for a moment has nothing to collect.
+            command(&script, &arguments, &[("KUBECTL", &kubectl), ("GOGC", "off")])
         };
         tokio::task::spawn_blocking(run).await.expect("the script's thread")
+    }
+
+    /// Waits until `--check` ends with this code and prints this. It is asked twice a second, as it is a few processes each time.
+    pub async fn checks(&self, code: i32, line: &str) {
+        warmpath_tests::until_looking(
+            Duration::from_millis(500),
+            &format!("the check says {line}"),
+            async || {
+                let checked = self.check().await;
+                (checked.code == code && checked.out.contains(line)).then_some(())
+            },
+        )
+        .await;
     }
 
     /// `--check` of what [`World::print`] printed.
@@ -266,7 +280,7 @@ impl World {
         self.manifests(&["--gateway=eg", "--listener=routed", "--route=routed", "--check"]).await
     }
 
-    /// Prints the policies and applies them.
+    /// Prints the policies and applies them: the first time as a user does, and later without a process for it.
     pub async fn attach(&mut self, flags: &[&str]) {
         let module = self.module.clone();
         self.attach_module(&module, flags).await;
@@ -276,7 +290,11 @@ impl World {
     pub async fn attach_module(&mut self, module: &Bytes, flags: &[&str]) {
         let printed = self.print(module, flags).await;
         assert_eq!(printed.code, 0, "{}", printed.err);
-        self.cluster().pipe(&["apply"], &printed.out).await;
+        if self.policies.is_empty() {
+            self.cluster().pipe(&["apply"], &printed.out).await;
+        } else {
+            self.cluster().replace_all(&printed.out).await;
+        }
     }
 
     /// Starts Envoy Gateway with additions to its configuration.

@@ -146,12 +146,8 @@ pub async fn a_pod_that_is_ready_and_does_not_listen(world: &mut World) {
             assert_eq!(reply.status, 200);
         }
     }
-    let lines = async || {
-        let said = world.envoy().said().split_off(said);
-        let warns = said.lines().filter(|line| line.contains("[warning][wasm]"));
-        warns.filter(|line| line.contains(&at(14))).map(str::to_owned).collect::<Vec<_>>()
-    };
-    until("one line tells of the pod", async || (lines().await.len() == 1).then_some(())).await;
+    until("one line tells of the pod", async || (warnings_of(world, 14, said).len() == 1).then_some(()))
+        .await;
     // Metrics tell how many pods serve, that scrapes fail, and the address that refuses.
     assert_eq!(world.envoy().metric("warmpath_pods").await, Some(4.0));
     assert_eq!(world.envoy().metric("warmpath_ready_pods").await, Some(3.0));
@@ -169,12 +165,32 @@ pub async fn a_pod_that_is_ready_and_does_not_listen(world: &mut World) {
     for round in 0..100 {
         super::chat_ends_whole(round).await;
     }
-    let more = lines().await;
+    let more = warnings_of(world, 14, said);
     assert_eq!(more.len(), 1, "{more:#?}");
     world.start_pods(&[14]).await;
     let start = Instant::now();
     super::is_used(14).await;
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+/// What was said of a pod by way of warning, after so many bytes of the log.
+fn warnings_of(world: &World, number: u8, after: usize) -> Vec<String> {
+    let said = world.envoy().said().split_off(after);
+    let warnings = said.lines().filter(|line| line.contains("[warning][wasm]"));
+    warnings.filter(|line| line.contains(&at(number))).map(str::to_owned).collect()
+}
+
+pub async fn a_pod_that_does_not_listen_is_told_of_once_in_five_minutes(world: &mut World) {
+    let said = world.envoy().said().len();
+    world.endpoints(&ready(&[11, 12, 13, 14])).await;
+    world.envoy().knows(POOL, &[11, 12, 13, 14].map(|number| (at(number), "HEALTHY"))).await;
+    let traffic = Traffic::paced(routed(), 4, 20);
+    until("one line tells of the pod", async || (warnings_of(world, 14, said).len() == 1).then_some(()))
+        .await;
+    traffic.lasts(Duration::from_secs(300)).await;
+    whole(&traffic.stop().await);
+    let told = warnings_of(world, 14, said);
+    assert_eq!(told.len(), 1, "{told:#?}");
 }
 
 /// A Service with two ports behind one rule. Number 13 listens on the first alone.

@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use warmpath_tests::Traffic;
-
-use super::{chat_ends_whole, ends_with_done, is_used, stream_at, whole};
+use super::{brisk, chat_ends_whole, ends_with_done, is_used, stream_at, whole};
 use crate::objects::Is;
-use crate::world::{POOL, World, at, ready, routed};
+use crate::world::{POOL, World, at, ready};
 
 pub async fn a_pod_that_terminates_gets_nothing_new_and_ends_its_stream(world: &mut World) {
     let (stream, mut opened) = stream_at(world, 13).await;
@@ -41,7 +39,7 @@ pub async fn a_pod_that_is_added_is_used_within_a_second(world: &mut World) {
 }
 
 pub async fn pods_are_replaced_one_after_the_other_under_load(world: &mut World) {
-    let traffic = Traffic::start(routed(), 4);
+    let traffic = brisk();
     traffic.more(100).await;
     for (old, new) in [(11, 14), (12, 15), (13, 16)] {
         let stay: Vec<u8> = world.pods.keys().copied().filter(|&number| number != old).collect();

@@ -1,9 +1,9 @@
 //! What stands beside InferencePools: a user's own policies, models, other controllers, other namespaces.
 
 use serde_json::{Value, json};
-use warmpath_tests::{Answer, Load, Reply, Request, Traffic};
+use warmpath_tests::{Answer, Load, Reply, Request};
 
-use super::{named_by_warmpath, whole};
+use super::{brisk, named_by_warmpath, whole};
 use crate::api::{HTTP_ROUTE, MODEL, NAMESPACE, OBJECTIVE, POD, POOL};
 use crate::pools::{conditions, pod_object, route};
 use crate::wait::until;
@@ -67,7 +67,7 @@ pub async fn a_model_is_renamed_and_its_change_is_hot(world: &mut World) {
         })
     };
     let before = world.envoy().listener_changes().await;
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(20).await;
     for target in ["first", "second"] {
         cluster.apply(MODEL, &model(target)).await;

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use serde_json::json;
 use warmpath_tests::{Request, Traffic};
 
-use super::{is_used, steady, whole};
+use super::{brisk, is_used, steady, whole};
 use crate::api::{POD, ROUTED_POOL};
 use crate::controller::{Controller, FIRST, SECOND_REPLICA, count};
 use crate::pools::{CLUSTER, events, pod, pod_object, remove_pod};
@@ -95,6 +95,7 @@ pub async fn a_deletion_that_no_watch_has_seen_is_noticed(world: &mut World) {
         since.elapsed()
     );
     whole(&traffic.stop().await);
+    world.stop_gateway().await;
 }
 
 /// Waits until Envoy knows these hosts of the pool, after the API server was away: Envoy Gateway's watches wait up to a minute
@@ -263,7 +264,7 @@ pub async fn one_of_two_replicas_is_killed(world: &mut World) {
     // One that was here before may have left the lease behind, which ends after six seconds.
     until("the first one leads", async || (count(FIRST, "leader").await == 1.0).then_some(())).await;
     let second = Controller::start_at(SECOND_REPLICA, &world.ground, &world.module, "replica-two", &[]).await;
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(20).await;
     assert_eq!(count(SECOND_REPLICA, "leader").await, 0.0);
     world.controller.take().unwrap().kill();
@@ -295,7 +296,7 @@ pub async fn one_of_two_replicas_is_killed(world: &mut World) {
 
 pub async fn envoy_gateway_is_killed_and_pools_are_served_on(world: &mut World) {
     let cluster = world.cluster().clone();
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(20).await;
     world.gateway.take().unwrap().kill();
     pod(&cluster, 13, "vllm", "False").await;
@@ -339,6 +340,8 @@ async fn follows(world: &mut World) {
     // Watches are tried again every second, and the lease is taken again.
     watch.within(Duration::from_secs(15), "the controller's first change after the API server's return");
     comes_to_know(world, &[(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")]).await;
+    // Other watches than that may wait still.
+    world.stop_gateway().await;
 }
 
 pub async fn envoy_restarts_while_controller_and_gateway_live(world: &mut World) {
@@ -346,7 +349,33 @@ pub async fn envoy_restarts_while_controller_and_gateway_live(world: &mut World)
     world.start_envoy().await;
     world.envoy().knows(CLUSTER, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
     world.is_routed().await;
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
+    traffic.more(50).await;
+    whole(&traffic.stop().await);
+}
+
+/// Envoy Gateway and the controller have everything in memory. An Envoy Gateway that elects a leader would stop for want of its lease.
+pub async fn envoy_restarts_while_the_api_server_is_gone(world: &mut World) {
+    let mut values = crate::pools::envoy_gateway_values();
+    crate::objects::merge(
+        &mut values,
+        json!({"provider": {"kubernetes": {"leaderElection": {"disable": true}}}}),
+    );
+    world.start_gateway(values).await;
+    // It has read everything when it hands on a change.
+    let all = [11, 12, 13].map(|number| (at(number), "HEALTHY"));
+    pod(world.cluster(), 13, "vllm", "False").await;
+    world.envoy().knows(CLUSTER, &[all[0].clone(), all[1].clone(), (at(13), "DRAINING")]).await;
+    pod(world.cluster(), 13, "vllm", "True").await;
+    world.envoy().knows(CLUSTER, &all).await;
+    world.ground.stop_api_server();
+    world.envoy.as_mut().unwrap().restart().await;
+    world.envoy().knows(CLUSTER, &all).await;
+    world.is_routed().await;
+    let traffic = brisk();
+    traffic.more(50).await;
+    world.ground.start_api_server().await;
+    follows(world).await;
     traffic.more(50).await;
     whole(&traffic.stop().await);
 }

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use warmpath_tests::{Reply, Request, TestPod, Traffic};
 
-use super::{until_within, whole};
+use super::{brisk, until_within, whole};
 use crate::api::{CRD, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, OLD_POOL, POD, POOL};
 use crate::controller::{Controller, FIRST, count};
 use crate::gateway::Envoy;
@@ -151,7 +151,7 @@ pub async fn a_rule_that_moves_takes_its_pool_of_the_controller_along(world: &mu
         homes.push(chat("", number, 1).await.pod().to_owned());
     }
     for (round, rules) in [(2, &after[..]), (3, &before[..])] {
-        let traffic = Traffic::start(routed(), 2);
+        let traffic = brisk();
         traffic.more(20).await;
         let changed = traffic.now();
         cluster.apply(HTTP_ROUTE, &route("pooled", rules)).await;
@@ -298,7 +298,7 @@ pub async fn an_older_definition_goes_and_comes_back(world: &mut World) {
     cluster.apply(OLD_POOL, &old).await;
     cluster.apply(HTTP_ROUTE, &to_old).await;
     until("the older pool is served", async || is_at(&chat("/old", 1, 1).await, 21).then_some(())).await;
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(20).await;
     let log = world.ground.logs().join("warmpath-controller.log");
     let told = || {

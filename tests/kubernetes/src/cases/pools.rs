@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
-use warmpath_tests::{Request, Traffic};
+use warmpath_tests::{Load, Request};
 
-use super::{is_used, whole};
+use super::{brisk, is_used, whole};
 use crate::api::{HTTP_ROUTE, MODEL, OLD_POOL, POD, POOL};
 use crate::controller::{Controller, FIRST, count};
 use crate::pools::{CLUSTER, conditions, pod, pool, remove_pod, route, routed_pool};
@@ -39,7 +39,7 @@ async fn answers(path: &str, status: u16) {
 }
 
 pub async fn the_pools_pods_are_served_and_every_status_says_so(world: &mut World) {
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(60).await;
     whole(&traffic.stop().await);
     for number in [11, 12, 13] {
@@ -70,7 +70,7 @@ pub async fn the_pools_pods_are_served_and_every_status_says_so(world: &mut Worl
 pub async fn pods_come_load_leave_and_fail_within_a_second(world: &mut World) {
     let cluster = world.cluster().clone();
     let before = world.envoy().listener_changes().await;
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(20).await;
     // One turns not ready: it drains, so that nobody new goes there and Envoy does not panic.
     pod(&cluster, 13, "vllm", "False").await;
@@ -128,7 +128,7 @@ pub async fn the_strategy_is_hot(world: &mut World) {
         watch.within(Duration::from_secs(2), &format!("the way of {strategy} to Envoy"));
     };
     let before = world.envoy().listener_changes().await;
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     in_force("PREFIX_CACHE").await;
     set("DEFAULT").await;
     in_force("LOAD_ONLY").await;
@@ -226,14 +226,43 @@ pub async fn a_route_that_comes_before_its_pool_is_served_when_the_pool_comes(wo
     let cluster = world.cluster().clone();
     cluster.apply(HTTP_ROUTE, &route("early", &[("/early", &[("late", 1)])])).await;
     answers("/early", 500).await;
+    until("the route says that its backend is not there", async || {
+        let object = cluster.get(HTTP_ROUTE, "default", "early").await?;
+        let told = object["status"]["parents"][0]["conditions"].as_array()?.clone();
+        let refs = told.iter().find(|each| each["type"] == "ResolvedRefs")?;
+        (refs["status"] == "False").then_some(())
+    })
+    .await;
     cluster.apply(POOL, &pool("late", "late", json!({}))).await;
     answers("/early", 503).await;
-    world.start_pods(&[21]).await;
-    for _ in 0..3 {
+    let watch = Stopwatch::start();
+    assert_eq!(ask("/early").await.0, 503);
+    watch.within(SECOND / 10, "a 503 of a pool without pods");
+    until("the pool is accepted, and its object says that it has no pods", async || {
+        let accepted = conditions(&cluster, POOL, "late").await.get("Accepted")?.0;
+        (accepted && routed_pool(&cluster, "late").await?["pods"] == 0).then_some(())
+    })
+    .await;
+    let story = "There was a pod that nobody remembered. ".repeat(200);
+    let is_warm = async |world: &World| {
+        let before = world.envoy().metric("warmpath_prefix_hits_total").await;
+        let body = json!({"model": "/model/qwen", "messages": [{"role": "user", "content": story}]});
+        assert_eq!(Request::post("/early/v1/chat/completions", &body).send(routed()).await.status, 200);
+        world.envoy().metric("warmpath_prefix_hits_total").await > before
+    };
+    for turn in 1..=3 {
+        // Each time another process at the same address, which in reality takes longer to start.
+        world.start_pods(&[21]).await;
+        world.pods[&21].set_load(Load { started: 1.79e9 + 1000.0 * f64::from(turn), ..Load::default() });
         pod(&cluster, 21, "late", "True").await;
         let watch = Stopwatch::start();
         answers("/early", 200).await;
         watch.within(SECOND, "the first answer after the pod was ready");
+        // The first page of a new process counts when a second one tells the same.
+        world.pods[&21].scraped(3).await;
+        world.envoy().has_ready(4).await;
+        assert!(!is_warm(world).await, "what the pod before it held is believed of its successor");
+        assert!(is_warm(world).await, "the story is told again at once");
         remove_pod(&cluster, 21).await;
         let watch = Stopwatch::start();
         answers("/early", 503).await;
@@ -297,7 +326,7 @@ pub async fn nothing_is_written_when_nothing_changes(world: &mut World) {
 
 pub async fn the_controller_is_killed_and_nothing_is_lost(world: &mut World) {
     let cluster = world.cluster().clone();
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(20).await;
     world.controller.take().unwrap().kill();
     pod(&cluster, 13, "vllm", "False").await;

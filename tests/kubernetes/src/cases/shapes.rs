@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
-use warmpath_tests::{Account, Ending, Request, Traffic};
+use warmpath_tests::{Account, Ending, Load, Request, Traffic};
 
-use super::{chat_ends_whole, named_by_warmpath, whole};
+use super::{brisk, chat_ends_whole, named_by_warmpath, until_within, whole};
 use crate::api::{CLIENT_POLICY, ENDPOINT_SLICE, GATEWAY, HTTP_ROUTE, SERVICE};
 use crate::gateway::Envoy;
 use crate::objects;
@@ -21,18 +21,13 @@ use crate::world::{OF_EG, POOL, World, at, input, plain, ready, routed};
 
 pub async fn the_names_of_listeners_change_under_load(world: &mut World) {
     world.spoilt();
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(50).await;
     for (flags, policy) in
         [(json!({"enabled": ["XDSNameSchemeV2"]}), "warmpath-by-port"), (json!({}), "warmpath")]
     {
         world.start_gateway(json!({"runtimeFlags": flags})).await;
-        until(&format!("{policy} is the one that is programmed"), async || {
-            let checked = world.check().await;
-            let line = format!("EnvoyPatchPolicy default/{policy} is accepted and programmed");
-            (checked.code == 0 && checked.out.contains(&line)).then_some(())
-        })
-        .await;
+        world.checks(0, &format!("EnvoyPatchPolicy default/{policy} is accepted and programmed")).await;
         traffic.more(100).await;
     }
     whole(&traffic.stop().await);
@@ -192,9 +187,14 @@ pub async fn a_service_in_place_of_its_pods_is_told(world: &mut World) {
         checked.out
     );
     // What was attached before is there still, and Envoy knows the one address of the Service, behind which kube-proxy takes a pod
-    // for each connection: traffic flows. Not that of Envoy's own Service: it has Envoy's ports, which Envoy wants at every address.
+    // for each connection: traffic flows, and the log says that nobody can choose. Envoy's own Service is not served so: it has
+    // Envoy's ports, which Envoy wants at every address.
     let vllm = |service: &Service| service.metadata.name.as_deref() == Some("vllm");
     let kube_proxy = tokio::spawn(crate::services::serve(world.cluster().client(), vllm));
+    // Processes of real pods have not started in the same second.
+    for (&number, pod) in &world.pods {
+        pod.set_load(Load { started: 1.79e9 + 1000.0 * f64::from(number), ..Load::default() });
+    }
     world.start_envoy().await;
     until("Envoy knows one address", async || (world.envoy().hosts(POOL).await.len() == 1).then_some(()))
         .await;
@@ -206,7 +206,16 @@ pub async fn a_service_in_place_of_its_pods_is_told(world: &mut World) {
     let traffic = Traffic::start(routed(), 4);
     traffic.more(100).await;
     whole(&traffic.stop().await);
+    let several = format!("{}:8000 answers for several processes", service_address(world).await);
+    let told = async || world.envoy().said().contains(&several);
+    until_within(Duration::from_secs(90), "the log says why nobody can choose among the pods", told).await;
     kube_proxy.abort();
+}
+
+/// The address of the Service of every case.
+async fn service_address(world: &World) -> String {
+    let service = world.cluster().get(SERVICE, "default", "vllm").await.expect("the Service of every case");
+    service["spec"]["clusterIP"].as_str().unwrap().to_owned()
 }
 
 pub async fn a_dual_stack_service_is_told(world: &mut World) {

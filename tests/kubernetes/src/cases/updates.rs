@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use serde_json::json;
-use warmpath_tests::{Request, Traffic, target};
+use warmpath_tests::{Request, target};
 
-use super::{steady, whole};
+use super::{brisk, steady, whole};
 use crate::modules::{self, variant};
 use crate::objects::Is;
 use crate::wait::until;
 use crate::world::{POOL, World, at, ready, routed};
 
 pub async fn envoy_gateway_restarts_and_brings_what_changed_meanwhile(world: &mut World) {
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(50).await;
     world.stop_gateway().await;
     world.endpoints(&[(11, Is::Ready), (12, Is::Ready)]).await;
@@ -37,6 +37,8 @@ pub async fn the_api_server_is_away_and_comes_back(world: &mut World) {
     .await;
     traffic.more(50).await;
     whole(&traffic.stop().await);
+    // Some of its watches may wait still.
+    world.stop_gateway().await;
 }
 
 pub async fn a_new_module_is_in_force_at_once_and_costs_no_request(world: &mut World) {
@@ -46,7 +48,7 @@ pub async fn a_new_module_is_in_force_at_once_and_costs_no_request(world: &mut W
     for number in 0..10 {
         homes.push(round(number, 1).send(routed()).await.pod().to_owned());
     }
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(50).await;
     let module = world.module.clone();
     for turn in 0..3 {
@@ -55,7 +57,7 @@ pub async fn a_new_module_is_in_force_at_once_and_costs_no_request(world: &mut W
         // A VM that starts says its version; that of a module which was fetched and not run says nothing.
         until("the new module runs, in the log and in the metrics", async || {
             let started = world.envoy().said().contains(&format!("warmpath {version}: router"));
-            let page = world.envoy().admin("/stats/prometheus").await?.text();
+            let page = world.envoy().admin("/stats/prometheus?filter=warmpath_build_info").await?.text();
             let label = format!("version=\"{version}\"");
             let running = |line: &str| {
                 line.starts_with("warmpath_build_info{") && line.contains(&label) && line.ends_with(" 1")
@@ -127,11 +129,7 @@ pub async fn a_module_that_cannot_be_had_leaves_traffic_flowing(world: &mut Worl
     let url = world.modules.put(&other);
     world.modules.replace(&url, &variant(&other, "wrong"));
     world.cluster().pipe(&["apply"], &printed.out).await;
-    until("the check says that requests go unrouted", async || {
-        let checked = world.check().await;
-        (checked.code == 1 && checked.out.contains("requests go unrouted")).then_some(())
-    })
-    .await;
+    world.checks(1, "requests go unrouted").await;
     traffic.more(100).await;
     world.modules.go();
     world.attach_module(&variant(&other, "nor this"), &["--index-mib=47"]).await;
@@ -151,11 +149,7 @@ pub async fn a_module_that_cannot_be_had_leaves_traffic_flowing(world: &mut Worl
             .iter()
             .any(|value| value == at(11).as_str())
     );
-    until("the check says that requests go unrouted", async || {
-        let checked = world.check().await;
-        (checked.code == 1 && checked.out.contains("requests go unrouted")).then_some(())
-    })
-    .await;
+    world.checks(1, "requests go unrouted").await;
     // It comes back, and with the next change the routes are routed.
     world.modules.come().await;
     world.attach(&[]).await;
@@ -211,7 +205,7 @@ async fn streams_survive(world: &mut World, seconds: u32) {
 
 pub async fn envoy_gateway_restarts_while_the_module_cannot_be_had(world: &mut World) {
     world.spoilt();
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(50).await;
     // Envoy Gateway keeps the modules that it has in memory alone.
     world.modules.go();
@@ -229,7 +223,7 @@ pub async fn envoy_gateway_restarts_while_the_module_cannot_be_had(world: &mut W
 pub async fn policies_are_removed_and_nothing_is_left(world: &mut World) {
     world.spoilt();
     let printed = world.print(&world.module, &[]).await;
-    let traffic = Traffic::start(routed(), 2);
+    let traffic = brisk();
     traffic.more(50).await;
     world.cluster().pipe(&["delete"], &printed.out).await;
     until("no listener has the filter", async || {
