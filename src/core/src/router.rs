@@ -153,10 +153,11 @@ impl Router {
             steps.catch_up(ledger, shared);
             steps.look_up();
             let picks = steps.choose(ledger, by, demand, over_share, now)?;
-            let picks = steps.led_by(demand.holder, picks);
-            Ok::<_, NoPod>((picks, steps.book(ledger, picks, by, now)))
+            let holder = steps.holder(demand.holder);
+            let picks = holder.map_or(picks, |holder| picks.led_by(holder));
+            Ok::<_, NoPod>((picks, holder.is_some(), steps.book(ledger, picks, by, now)))
         });
-        let (ledger, (picks, mut ticket)) = match decided {
+        let (ledger, (picks, goes_on, mut ticket)) = match decided {
             Ok(decided) => decided,
             Err(no_pod) => {
                 tenants.see(demand.tenant, shared, now);
@@ -170,8 +171,20 @@ impl Router {
         let matched_bytes = bytes_of(usize::from(ticket.belief().matched)).min(bytes);
         let (reason, left) = steps.reason(by, ticket.slot());
         let (tokens, matched_tokens) = steps.prompt_tokens(ticket.slot());
-        let restricted = steps.restricted();
-        Ok(Decision { picks, bytes, matched_bytes, tokens, matched_tokens, reason, left, restricted, ticket })
+        let (engine, restricted) = (steps.named_engine(picks), steps.restricted());
+        Ok(Decision {
+            picks,
+            engine,
+            goes_on,
+            bytes,
+            matched_bytes,
+            tokens,
+            matched_tokens,
+            reason,
+            left,
+            restricted,
+            ticket,
+        })
     }
 
     // --- what it knows ---

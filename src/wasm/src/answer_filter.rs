@@ -26,6 +26,10 @@ use crate::receipt;
 const MOST_HELD: usize = 16 << 10;
 /// The header that makes Envoy's retry policy ask another pod.
 const ASK_ANOTHER: &str = "x-warmpath-ask-another";
+/// The header by which Envoy's retry policy passes an answer on, whatever its status.
+const NO_RETRY: &str = "x-envoy-ratelimited";
+/// The status of a pod that is full, or takes no requests.
+const UNAVAILABLE: u16 = 503;
 /// The status of a server beside the engine that does not reach it, and of a stream without a token.
 const BAD_GATEWAY: u16 = 502;
 /// The answer to a stream that ends in good order without a token.
@@ -121,7 +125,10 @@ impl AnswerFilter {
                 self.turn_into(error.status, error_body(&events).unwrap_or(&events), size);
                 self.leave_dead(error);
             }
-            FirstEvent::NotYet | FirstEvent::DoneWithoutToken if end_of_stream || said.is_final() => {
+            FirstEvent::NotYet | FirstEvent::DoneWithoutToken
+                if (end_of_stream || said.is_final())
+                    && host::response_header("content-encoding").is_none() =>
+            {
                 self.role.metrics.empty.count();
                 self.turn_into(NO_TOKEN.status as u16, &NO_TOKEN.body(), size);
             }
@@ -142,6 +149,9 @@ impl AnswerFilter {
         host::set_response_body(size, body);
         self.phase = Phase::Dropping;
         self.decline(status);
+        if status == UNAVAILABLE {
+            keep();
+        }
     }
 
     /// Has another pod asked, if it may serve what this one answers with this status: a model or a key is a matter of the pod. A
@@ -154,14 +164,15 @@ impl AnswerFilter {
         }
         // Envoy no longer shows the request's headers here, so the router's own record tells.
         let told = receipt::told();
-        if (status == BAD_GATEWAY || told.has_prompt) && self.role.asks_another(status, told.pods) {
+        let matters = (status == BAD_GATEWAY || told.has_prompt) && !told.goes_on;
+        if matters && self.role.asks_another(status, told.pods) {
             host::set_response_header(ASK_ANOTHER, Some(b"1"));
         }
     }
 
     /// Has another pod asked, once, where the engine of this one has died: the request may be the one that has killed it.
     fn leave_dead(&self, error: ErrorEvent) {
-        if error.kind == ErrorKind::Dead && self.role.asks_another_once() {
+        if error.kind == ErrorKind::Dead && !receipt::told().goes_on && self.role.asks_another_once() {
             host::set_response_header(ASK_ANOTHER, Some(b"1"));
         }
     }
@@ -181,10 +192,23 @@ impl AnswerFilter {
     }
 }
 
+/// Has no other pod asked where a request goes on from a response that this one has stored: any other would say that there is no
+/// such response, which ends a dialogue that would go on in a moment.
+#[cold]
+#[inline(never)]
+fn keep() {
+    if receipt::told().goes_on {
+        host::set_response_header(NO_RETRY, Some(b"true"));
+    }
+}
+
 impl Callbacks for AnswerFilter {
     fn on_http_response_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
         let status = host::response_header(":status").unwrap_or_default();
         let refuses = matches!(&*status, b"503" | b"500");
+        if &*status == b"503" {
+            keep();
+        }
         let serves = status.starts_with(b"2");
         if !serves && !refuses {
             self.decline(
@@ -196,9 +220,10 @@ impl Callbacks for AnswerFilter {
             return Action::Continue;
         }
         let kind = host::response_header("content-type").unwrap_or_default();
-        self.phase = if refuses && kind.starts_with(b"application/json") {
+        let is = |name: &[u8]| kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+        self.phase = if refuses && is(b"application/json") {
             Phase::Refusal(Box::default())
-        } else if !refuses && kind.starts_with(b"text/event-stream") {
+        } else if !refuses && is(b"text/event-stream") {
             Phase::Stream(Box::default())
         } else {
             self.served = serves;

@@ -18,18 +18,21 @@ use crate::metrics::AnswerMetrics;
 /// Longest time after which a client is told to come again, in seconds: a queue may empty sooner than it
 /// seems.
 const LONGEST_WAIT: u64 = 60;
-/// Requests that all pods may refuse in turn, beyond one per second, before the first refusal of a request is
-/// believed: a client with a wrong key must not make three requests of each of its own.
+/// Requests that all pods may refuse in turn with one status, beyond one per second, before the first refusal of a request
+/// with that status is believed: a client with a wrong key must not make three requests of each of its own. What one client
+/// meets everywhere says nothing of a refusal with another status.
 const MOST_IN_VAIN: u64 = 20;
+/// The statuses of refusals that another pod may not give.
+const STATUSES: [u16; 5] = [401, 403, 404, 429, 502];
 
 /// What the answer filters of a VM share. They read the pod table anew when a pod refuses, for that is rare.
 #[derive(Debug)]
 pub struct AnswerRole {
     keys: Keys,
     store: LedgerStore,
-    /// When the last of the requests would have been sent that all pods refused, had they come one per
+    /// By status, when the last of the requests would have been sent that all pods refused with it, had they come one per
     /// second.
-    in_vain: Cell<Micros>,
+    in_vain: [Cell<Micros>; STATUSES.len()],
     /// What they count.
     pub metrics: AnswerMetrics,
 }
@@ -41,7 +44,7 @@ impl AnswerRole {
         AnswerRole {
             store: LedgerStore::new(keys.clone()),
             keys,
-            in_vain: Cell::new(Micros::ZERO),
+            in_vain: Default::default(),
             metrics: AnswerMetrics::of(&config.pool),
         }
     }
@@ -67,19 +70,20 @@ impl AnswerRole {
     /// for the request. Returns whether another one is to be asked, and tells the routers if so: they learn from its answer who is
     /// at fault.
     pub fn asks_another(&self, status: u16, named: usize) -> bool {
-        if is_own_call() {
+        let at = STATUSES.iter().position(|&known| known == status);
+        let Some(in_vain) = at.and_then(|at| self.in_vain.get(at)).filter(|_| !is_own_call()) else {
             return false;
-        }
+        };
         let (now, table, address) = (host::now(), self.table(), pod());
         let attempt = host::number("upstream\0request_attempt_count").unwrap_or(1) as usize;
-        let in_vain = self.in_vain.get().max(now);
+        let last = in_vain.get().max(now);
         if !another_follows(attempt, status, named, table.others(&address)) {
             if attempt > 1 {
-                self.in_vain.set(in_vain + SECOND);
+                in_vain.set(last + SECOND);
             }
             return false;
         }
-        if in_vain > now + MOST_IN_VAIN * SECOND {
+        if last > now + MOST_IN_VAIN * SECOND {
             return false;
         }
         match told::note(&self.store, &table, &address, &mut Host, |pod| pod.declined(now)) {

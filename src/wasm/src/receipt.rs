@@ -13,6 +13,8 @@ use crate::host;
 const DECISION: &str = "warmpath.decision";
 /// How many pods are named for the request: one, and those that follow it.
 const PODS: &str = " pods=";
+/// The request goes on from a response that its pod has stored.
+const STORED: &str = " stored=1";
 /// Prompt tokens that the pod was believed to hold, of all. Only a request with a prompt has it.
 const MATCHED: &str = " matched=";
 /// Room for all of it.
@@ -50,6 +52,9 @@ impl Receipt {
         receipt.text.push_str(PODS);
         // Three at most.
         receipt.text.push(char::from(b'0' + decision.picks.iter().count() as u8));
+        if decision.goes_on {
+            receipt.text.push_str(STORED);
+        }
         if decision.tokens > Tokens::NONE {
             receipt.share(MATCHED, parts::MATCHED, decision.matched_tokens, decision.tokens);
         }
@@ -58,6 +63,14 @@ impl Receipt {
         }
         receipt.show();
         receipt
+    }
+
+    /// No pod is named for the request, and Envoy finds one. Those who look at the stream learn whether it has a prompt.
+    pub fn unrouted(has_prompt: bool) {
+        if has_prompt {
+            let text = [PODS.trim_ascii_start(), "0", MATCHED, "0/0"].concat();
+            host::set_property(DECISION, text.as_bytes());
+        }
     }
 
     /// Its first token has come, so long after the whole request.
@@ -101,6 +114,8 @@ pub struct Told {
     pub pods: usize,
     /// Whether it has a prompt.
     pub has_prompt: bool,
+    /// Whether it goes on from a response that its first pod has stored, and no other.
+    pub goes_on: bool,
 }
 
 /// What the record of this stream's request tells.
@@ -112,5 +127,5 @@ pub fn told() -> Told {
     };
     let pods =
         after(PODS).and_then(|rest| rest.first()).map_or(0, |digit| usize::from(digit.wrapping_sub(b'0')));
-    Told { pods, has_prompt: after(MATCHED).is_some() }
+    Told { pods, has_prompt: after(MATCHED).is_some(), goes_on: after(STORED).is_some() }
 }

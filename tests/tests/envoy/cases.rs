@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::Semaphore;
-use warmpath_tests::{Answer, Envoy, Load, Request, Stream, TestPod, raw, repository, until};
+use warmpath_tests::{Answer, Envoy, Load, Random, Request, SimPod, Stream, TestPod, raw, repository, until};
+
+use crate::SIMULATOR;
 
 /// An input of a case.
 fn input(name: &str) -> Vec<u8> {
@@ -230,4 +232,43 @@ async fn an_upgrade_to_h2c_is_ignored() {
     let answer = String::from_utf8(raw(envoy.routed, request.as_bytes()).await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(pods[0].received()[0].body, request.split("\r\n\r\n").nth(1).unwrap());
+}
+
+/// B31, its second part: requests come about when their pod closes the connection that waits for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_that_close_idle_connections_first_lose_no_request() {
+    const CLIENTS: u64 = 8;
+    const IDLE: u64 = 200;
+    let idle = (IDLE as f64 / 1000.0).to_string();
+    let flags = ["--profile", "h100", "--speed-up", "20", "--keep-alive-seconds", &idle];
+    let pods: Vec<SimPod> = (0..3).map(|_| SimPod::start(SIMULATOR, &flags)).collect();
+    let envoy = Envoy::at(pods.iter().map(SimPod::address).collect()).concurrency(2).start().await;
+    envoy.sees_ready(3).await;
+    let to = envoy.routed;
+    let clients = (0..CLIENTS).map(|client| {
+        tokio::spawn(async move {
+            let mut random = Random::new(client);
+            for n in 0..30 {
+                let words = Random::text(client, 100);
+                let body =
+                    json!({"model": "/model/qwen", "stream": n % 2 == 0, "max_tokens": 2, "prompt": words});
+                let reply = Request::post("/v1/completions", &body).send(to).await;
+                assert_eq!(reply.status, 200, "{}", reply.text());
+                assert!(
+                    reply.body.ends_with(if n % 2 == 0 { b"[DONE]\n\n" } else { b"}" }),
+                    "{}",
+                    reply.text()
+                );
+                tokio::time::sleep(Duration::from_millis(random.within(IDLE - 6, IDLE + 6))).await;
+            }
+        })
+    });
+    for client in futures::future::join_all(clients).await {
+        client.unwrap();
+    }
+    let closed: i64 =
+        envoy.stats("cluster.warmpath-choice-.*upstream_cx_destroy_remote$").await.values().sum();
+    println!("pods have closed {closed} connections");
+    assert!(closed > 20, "pods have closed {closed} connections, so that nothing is shown");
+    envoy.accounts_for_nothing().await;
 }

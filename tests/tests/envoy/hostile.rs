@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use warmpath_tests::{Envoy, Protocol, Random, Request, TestPod, until, within};
 
-use requests::{Expect, Hostile, PATHS, body, gzip, http1, mutate};
+pub use requests::gzip;
+use requests::{Expect, Hostile, PATHS, body, http1, mutate};
 
 const REQUESTS: u64 = 10_000;
 /// Connections at a time, enough to keep two workers busy.

@@ -31,6 +31,7 @@ mod limits;
 mod metrics_page;
 mod model_names;
 mod models;
+mod odd_answers;
 mod overload;
 mod refusals;
 mod reload;

@@ -329,3 +329,62 @@ async fn of_many_refusals_at_once_none_reaches_a_client() {
     println!("{met} of {BURST} met the pod that refuses");
     assert!(met > 50, "{met} requests met the pod that refuses, so that nothing is shown");
 }
+
+/// Requests with a wrong key, which all pods refuse, are no reason to believe a pod that refuses others for another reason.
+#[tokio::test]
+async fn a_client_with_a_wrong_key_costs_no_other_client_a_second_try() {
+    const WRONG: usize = 60;
+    let pods = TestPod::several(3).await;
+    let envoy = Envoy::ready(&pods).await;
+    for (nth, pod) in pods.iter().enumerate() {
+        pod.answer_by(move |received| match received.headers.contains_key("authorization") {
+            true => Answer::json(401, r#"{"error":"Unauthorized"}"#),
+            false if nth == 0 => slow_down(),
+            false => Answer::Completion,
+        });
+    }
+    for n in 0..WRONG {
+        let request = question("m", n, false).header("authorization", "Bearer wrong");
+        assert_eq!(request.send(envoy.routed).await.status, 401);
+    }
+    let attempts: usize = pods.iter().map(TestPod::begun).sum();
+    assert!(attempts < 3 * WRONG, "the first refusal is not believed yet, so that nothing is shown");
+    let before = pods[0].begun();
+    // Each request is of a kind of its own, so that what is known of earlier ones keeps none away.
+    for n in 0..60 {
+        let model: &'static str = format!("model-{n}").leak();
+        let reply = question(model, n, n % 2 == 0).send(envoy.routed).await;
+        assert_eq!(reply.status, 200, "request {n}: {}", reply.text());
+    }
+    assert!(pods[0].begun() > before, "no request met the pod that refuses, so that nothing is shown");
+}
+
+/// All pods cool down, so that none is named, and Envoy finds one by itself.
+#[tokio::test]
+async fn a_refusal_that_a_request_meets_for_which_no_pod_is_named_is_not_the_last_word() {
+    let pods = TestPod::several(3).await;
+    // While pages fail no pod comes back before its time.
+    let envoy = Envoy::ready(&pods).await;
+    pods.iter().for_each(|pod| pod.set_metrics_status(503));
+    let unrouted = async || envoy.stats("warmpath_unrouted_total").await.values().sum::<i64>();
+    let mut met = 0;
+    for n in 0..40 {
+        pods.iter().for_each(|pod| pod.answer_all(|| Answer::Reset));
+        let before = unrouted().await;
+        for again in 0..6 {
+            question("m", 1000 * n + again, false).send(envoy.routed).await;
+        }
+        pods[0].answer_all(slow_down);
+        pods[1..].iter().for_each(|pod| pod.answer_all(|| Answer::Completion));
+        let (refused, known) = (pods[0].begun(), unrouted().await);
+        let reply = question("m", 1000 * n + 10, n % 2 == 0).send(envoy.routed).await;
+        assert_eq!(reply.status, 200, "round {n}: {}", reply.text());
+        if known > before && unrouted().await > known && pods[0].begun() > refused {
+            met += 1;
+        }
+        if met == 3 {
+            return;
+        }
+    }
+    panic!("{met} requests without a named pod met the one that refuses: too few");
+}

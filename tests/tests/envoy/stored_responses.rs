@@ -70,3 +70,41 @@ async fn follow_ups_looks_and_cancels_go_to_the_pod_that_answered() {
         post(&json!({"model": "/model/qwen", "previous_response_id": "resp_0", "input": "x"})).await;
     assert_eq!(unknown.status, 404, "{}", unknown.text());
 }
+
+/// No other pod has the response, and would say that nobody has: which ends a dialogue that could go on a moment later.
+#[tokio::test]
+async fn where_the_pod_that_has_the_response_is_full_the_client_is_told_so() {
+    let flags = ["--profile", "h100", "--responses-store", "--max-num-queued-reqs", "1"];
+    let pods: Vec<SimPod> = (0..3).map(|_| SimPod::start(SIMULATOR, &flags)).collect();
+    let envoy = Envoy::at(pods.iter().map(SimPod::address).collect()).switch("--receipt").start().await;
+    envoy.sees_ready(3).await;
+    let mut first = case("first.json");
+    first["max_output_tokens"] = 4.into();
+    let reply = Request::post("/v1/responses", &first).send(envoy.routed).await;
+    let (known, holder) = (id(&reply), reply.header("x-warmpath-pod").unwrap().parse().unwrap());
+    let follow_up = |stream: bool| {
+        let mut second = case("second.json");
+        second["previous_response_id"] = known.as_str().into();
+        (second["stream"], second["max_output_tokens"]) = (stream.into(), 4.into());
+        Request::post("/v1/responses", &second)
+    };
+    let long = json!({"model": "/model/qwen", "prompt": "on and on", "stream": true, "max_tokens": 10_000});
+    let busy = Request::post("/v1/completions", &long).open(holder).await;
+    for n in 0..6 {
+        let reply = follow_up(n % 2 == 0).send(envoy.routed).await;
+        assert_eq!(reply.status, 503, "{}", reply.text());
+        assert!(reply.header("retry-after").is_some());
+        assert_eq!(reply.json()["error"]["code"], 503);
+    }
+    // What needs no engine is there all the time, and other requests go elsewhere.
+    assert_eq!(Request::get(&format!("/v1/responses/{known}")).send(envoy.routed).await.status, 200);
+    assert_eq!(Request::chat("hello").send(envoy.routed).await.status, 200);
+    drop(busy);
+    until("the pod has room", async || {
+        let reply = follow_up(false).send(envoy.routed).await;
+        assert!([200, 503].contains(&reply.status.as_u16()), "{}", reply.text());
+        (reply.status == 200).then_some(())
+    })
+    .await;
+    envoy.accounts_for_nothing().await;
+}

@@ -6,6 +6,7 @@
 //! | the same, older | `{"object": "error", "message", "type", "param", "code": 400}`, alone or within `error` |
 //! | Responses | `{"type": "error", "code": "server_error", "message"}`, `{"type": "response.failed", "response": {"error": {"code", "message"}}}` |
 //! | Messages | `{"type": "error", "error": {"type": "internal_error", "message"}}` |
+//! | another engine's (TGI) | `{"error": "Model is overloaded", "error_type": "overloaded"}` |
 //!
 //! vLLM 0.32 makes a stream of Messages from one of chat chunks, and an error among them is no chunk to it:
 //! the message is then why it is none, and ends with the end of the error as Python writes it.
@@ -35,7 +36,7 @@ pub enum ErrorKind {
 }
 
 /// Words in `type` or `code`, lower case and without marks, and the status that goes with them.
-const STATUS_OF_WORD: [(&[u8], u16); 13] = [
+const STATUS_OF_WORD: [(&[u8], u16); 14] = [
     (b"unavailable", 503),
     (b"overloaded", 503),
     (b"ratelimit", 429),
@@ -46,6 +47,7 @@ const STATUS_OF_WORD: [(&[u8], u16); 13] = [
     (b"permission", 403),
     (b"forbidden", 403),
     (b"unprocessable", 422),
+    (b"validation", 422),
     (b"badrequest", 400),
     (b"invalidrequest", 400),
     (b"invalidprompt", 400),
@@ -111,7 +113,7 @@ fn read(json: &[u8], status: &mut Option<u16>, goes_deeper: bool) {
                 *status = status.or(number(value));
                 by_word = by_word.or(word(value));
             }
-            b"type" => by_word = by_word.or(word(scanner.skip()?)),
+            b"type" | b"error_type" => by_word = by_word.or(word(scanner.skip()?)),
             b"message" => {
                 let message = scanner.skip()?;
                 let busy = says(message, BUSY) || says(message, BUSY_QUOTED);

@@ -11,6 +11,8 @@ use crate::request::json::{JsonResult, Kind, Scanner};
 
 /// Bytes of a line, and of an event, that are kept. Error events are far shorter.
 const LONGEST: usize = 4096;
+/// May stand before the first event of a stream, and means nothing.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// What an answer has said so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,13 +119,18 @@ impl FirstTokenReader {
         self.said
     }
 
-    /// An object begins with a brace, and no line of an event stream does.
+    /// An object begins with a brace, and no line of an event stream does. Neither begins with a byte that is no text: such an
+    /// answer is compressed.
     fn find_form<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
-        let start = chunk.trim_ascii_start();
+        let start = chunk.strip_prefix(BYTE_ORDER_MARK).unwrap_or(chunk).trim_ascii_start();
         self.form = match start.first() {
             None => Form::Unknown,
             Some(b'{') => Form::Object,
-            Some(_) => Form::Events,
+            Some(byte) if byte.is_ascii_graphic() => Form::Events,
+            Some(_) => {
+                self.said = FirstEvent::Token;
+                Form::Unknown
+            }
         };
         start
     }
@@ -250,7 +257,9 @@ impl<'a> Facts<'a> {
 
     fn error(&self) -> Option<ErrorEvent> {
         match self.error {
-            Some(error) => Some(ErrorEvent::of(error)),
+            Some(error) if error.starts_with(b"{") => Some(ErrorEvent::of(error)),
+            // A text, beside which there may be more.
+            Some(_) => Some(ErrorEvent::of(self.details)),
             None => (self.is_error || self.kind == Some(b"error")).then(|| ErrorEvent::of(self.details)),
         }
     }

@@ -72,12 +72,14 @@ impl Picks {
 /// gateways which share nothing agree. Runners-up follow by rank and cost alone. A pod that is asleep is
 /// never chosen.
 ///
-/// Where pods have several engines, all choices have the same place among those of their address: one header
-/// names it for every attempt.
+/// Where pods have several engines, one header names the engine for every attempt. So all choices have the same place among the
+/// engines of their address, if it is one of the first `common`, which every pod has. Any other is named to no pod: each then
+/// chooses among its own, and is one choice.
 pub fn pick<'a>(
     candidates: &[Candidate],
     tie_band: f32,
     head: u64,
+    common: u16,
     address: impl Fn(Slot) -> &'a [u8],
 ) -> Picks {
     let awake = || candidates.iter().filter(|candidate| candidate.rank != Rank::Asleep);
@@ -86,11 +88,18 @@ pub fn pick<'a>(
     let best = awake()
         .filter(|candidate| candidate.rank == least.rank && candidate.terms.seconds <= band)
         .max_by_key(|candidate| rendezvous(head, address(candidate.slot), candidate.engine));
-    let engine = best.and_then(|candidate| candidate.engine);
+    let named = best.and_then(|candidate| candidate.engine).filter(|&engine| engine < common);
     let mut picks = [best.map(|candidate| candidate.slot), None, None];
     for nth in 1..PICKS {
+        let is_asked = |candidate: &Candidate| {
+            let of_engine = candidate.engine.is_some();
+            let there = |slot| of_engine && address(slot) == address(candidate.slot);
+            picks.iter().flatten().any(|&slot| slot == candidate.slot || there(slot))
+        };
         let next = awake()
-            .filter(|candidate| candidate.engine == engine && !picks.contains(&Some(candidate.slot)))
+            .filter(|candidate| {
+                named.is_none_or(|engine| candidate.engine == Some(engine)) && !is_asked(candidate)
+            })
             .min_by(|a, b| order(a, b))
             .map(|candidate| candidate.slot);
         if let Some(place) = picks.get_mut(nth) {
@@ -127,22 +136,22 @@ mod tests {
 
     fn picks(candidates: &[Candidate], head: u64) -> Vec<u16> {
         const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
-        pick(candidates, 0.05, head, |slot| NAMES[usize::from(slot)]).iter().map(|slot| slot.0).collect()
+        pick(candidates, 0.05, head, 0, |slot| NAMES[usize::from(slot)]).iter().map(|slot| slot.0).collect()
     }
 
     #[test]
     fn runners_up_have_the_engine_of_the_best() {
         let at = |slot, engine, seconds| Candidate { engine, ..candidate(Slot(slot), Rank::Ready, seconds) };
-        let pool = [
-            at(0, Some(0), 0.3),
-            at(1, Some(1), 0.1),
-            at(2, Some(0), 0.2),
-            at(3, Some(1), 9.0),
-            at(4, None, 0.2),
-        ];
-        let picks = |pool: &[Candidate]| pick(pool, 0.0, 7, |_| b"a:1").iter().collect::<Vec<_>>();
-        assert_eq!(picks(&pool), [Slot(1), Slot(3)]);
-        assert_eq!(picks(&pool[2..]), [Slot(4)], "equal, and the last one wins the tie of one address");
+        let pool = [at(0, Some(0), 0.3), at(1, Some(1), 0.1), at(2, Some(0), 0.2), at(3, Some(1), 9.0)];
+        let address = |slot: Slot| if slot < Slot(2) { &b"a:1"[..] } else { b"b:1" };
+        let picks = |common| pick(&pool, 0.0, 7, common, address).iter().collect::<Vec<_>>();
+        assert_eq!(picks(2), [Slot(1), Slot(3)]);
+        // An engine that some pods lack is not named, and no pod is asked twice.
+        assert_eq!(picks(1), [Slot(1), Slot(2)]);
+        let mixed = [pool[1], pool[2], at(4, None, 0.2), at(5, None, 0.3)];
+        let address = |slot: Slot| [&b"a"[..], b"a", b"b", b"b", b"c", b"d"][usize::from(slot)];
+        let picks = pick(&mixed, 0.0, 7, 0, address).iter().collect::<Vec<_>>();
+        assert_eq!(picks, [Slot(1), Slot(2), Slot(4)]);
     }
 
     #[test]
@@ -162,7 +171,7 @@ mod tests {
     fn a_pod_that_must_lead_leads() {
         let all: Vec<Candidate> =
             (0..4).map(|slot| candidate(Slot(slot), Rank::Ready, f32::from(slot))).collect();
-        let picks = pick(&all, 0.05, 1, |_| b"");
+        let picks = pick(&all, 0.05, 1, 0, |_| b"");
         let led = |first| picks.led_by(Slot(first)).iter().map(|slot| slot.0).collect::<Vec<_>>();
         assert_eq!((led(0), led(2), led(3)), (vec![0, 1, 2], vec![2, 0, 1], vec![3, 0, 1]));
         assert_eq!(Picks::default().led_by(Slot(1)).iter().count(), 1);

@@ -29,6 +29,8 @@ pub struct PrefixReplica {
     table: PodTable,
     /// Version of the shared value that the table was read from.
     table_version: u32,
+    /// What the table says of it ([`PodTable::common_engines`]), as every decision asks.
+    common_engines: u16,
     index: PrefixIndex,
     cursor: Cursor,
     lost_segments: u64,
@@ -53,6 +55,7 @@ impl PrefixReplica {
             writer,
             table: PodTable::default(),
             table_version: NEVER_WRITTEN,
+            common_engines: 0,
             index: PrefixIndex::new(limits),
             cursor: Cursor::default(),
             lost_segments: 0,
@@ -68,6 +71,11 @@ impl PrefixReplica {
     /// The table as last fetched.
     pub fn table(&self) -> &PodTable {
         &self.table
+    }
+
+    /// The engines that every pod of the table has ([`PodTable::common_engines`]).
+    pub fn common_engines(&self) -> u16 {
+        self.common_engines
     }
 
     /// The prefix index.
@@ -115,6 +123,7 @@ impl PrefixReplica {
         }
         let table = PodTable::decode(&bytes)?;
         self.table_version = version;
+        self.common_engines = table.common_engines();
         let before = std::mem::replace(&mut self.table, table);
         for (slot, pod) in Slot::all().zip(&self.table.pods) {
             let known = before.pods.get(usize::from(slot));

@@ -11,6 +11,10 @@ use crate::{Bytes, Slot, Tokens};
 pub struct Decision {
     /// The pods, best first.
     pub picks: Picks,
+    /// The engine that is named to each of them, where they have several.
+    pub engine: Option<u16>,
+    /// The request goes on from a response that the best pod has stored, and no other.
+    pub goes_on: bool,
     /// Canonical bytes of the prompt.
     pub bytes: Bytes,
     /// Canonical bytes of it that the best pod is believed to hold.

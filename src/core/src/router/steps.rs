@@ -263,7 +263,7 @@ impl Steps {
             Strategy::PrefixCache if bytes > Bytes::NONE && !plain => self.chain.head(),
             _ => mix(self.decisions ^ u64::from(self.replica.writer()) << 32),
         };
-        let picks = pick(candidates, self.constants.tie_band, head, address);
+        let picks = pick(candidates, self.constants.tie_band, head, self.replica.common_engines(), address);
         if plain {
             // The pod computes what it does not hold, whatever it was chosen for.
             score_all(&pool, prompt, &self.found, &self.constants, now, &mut self.candidates);
@@ -272,14 +272,11 @@ impl Steps {
         Ok(picks)
     }
 
-    /// The same pods, and first the one that has what the request goes on from, if it is a candidate.
-    pub fn led_by(&self, holder: Option<PodKey>, picks: Picks) -> Picks {
+    /// The slot of the pod that has what the request goes on from, if it is a candidate.
+    pub fn holder(&self, holder: Option<PodKey>) -> Option<Slot> {
         let there = holder.filter(|&pod| self.replica.table().get(pod).is_some()).map(|pod| pod.slot);
         let candidate = there.and_then(|slot| self.candidates.get(slot));
-        match candidate.filter(|candidate| candidate.rank != Rank::Asleep) {
-            Some(holder) => picks.led_by(holder.slot),
-            None => picks,
-        }
+        candidate.filter(|candidate| candidate.rank != Rank::Asleep).map(|candidate| candidate.slot)
     }
 
     /// Books the request on the best pod, and writes to the log that the pod will hold the prompt.
@@ -339,6 +336,12 @@ impl Steps {
             }
             _ => (Tokens::NONE, Tokens::NONE),
         }
+    }
+
+    /// The engine that the request names to whichever pod it meets, where the pods have several.
+    pub fn named_engine(&self, picks: Picks) -> Option<u16> {
+        let best = picks.best().and_then(|slot| self.replica.table().pod(slot))?;
+        best.engine.filter(|&engine| engine < self.replica.common_engines())
     }
 
     /// Whether the request is for a LoRA adapter that some pods do not have.

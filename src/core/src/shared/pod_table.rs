@@ -213,6 +213,18 @@ impl PodTable {
         self.live().filter(|(_, pod)| pod.is_first())
     }
 
+    /// How many engines every pod has, counted from the first: a request may name those, whichever pod it meets. None where a pod
+    /// has but one.
+    pub fn common_engines(&self) -> u16 {
+        let having = |engine| self.live().filter(|(_, pod)| pod.engine == engine).count();
+        let pods = having(Some(0));
+        if pods == 0 || having(None) > 0 {
+            return 0;
+        }
+        // Those of a pod are numbered from 0 on.
+        (1..NO_ENGINE).find(|&engine| having(Some(engine)) < pods).unwrap_or(NO_ENGINE)
+    }
+
     /// How many pods at other addresses could serve a request of the pod at `address` in its place. One that
     /// has left the table may be of any cluster.
     pub fn others(&self, address: &[u8]) -> usize {
@@ -405,6 +417,26 @@ mod tests {
                     }),
                 },
             )
+    }
+
+    #[test]
+    fn engines_are_common_up_to_the_fewest_of_any_pod() {
+        let common = |pods: &[(&str, Option<u16>)]| {
+            let pod = |&(address, engine): &(&str, Option<u16>)| Pod {
+                id: 1,
+                address: address.to_owned(),
+                engine,
+                ..Pod::default()
+            };
+            // An empty slot is no pod.
+            let pods = pods.iter().map(pod).chain([Pod::default()]).collect();
+            PodTable { pods, ..PodTable::default() }.common_engines()
+        };
+        assert_eq!(common(&[]), 0);
+        assert_eq!(common(&[("a", None), ("b", None)]), 0);
+        assert_eq!(common(&[("a", Some(0)), ("b", Some(1)), ("a", Some(1)), ("b", Some(0))]), 2);
+        assert_eq!(common(&[("a", Some(0)), ("a", Some(1)), ("b", Some(0))]), 1);
+        assert_eq!(common(&[("a", Some(0)), ("a", Some(1)), ("b", None)]), 0);
     }
 
     proptest! {

@@ -136,10 +136,11 @@ impl Worker {
         count_contended(closed, self.metrics.contended_close);
     }
 
-    /// The slot of the pod at `address`, of several engines there that of `engine`.
+    /// The slot of the pod at `address`, of several engines there that of `engine`, or of the first if it has no such engine.
     fn slot_of(&self, address: &[u8], engine: Option<u16>) -> Option<Slot> {
-        let mut there = self.router.table().at(address);
-        there.find(|(_, pod)| engine.is_none() || pod.engine == engine).map(|(slot, _)| slot)
+        let there = || self.router.table().at(address);
+        let (slot, _) = there().find(|(_, pod)| pod.engine == engine).or_else(|| there().next())?;
+        Some(slot)
     }
 }
 

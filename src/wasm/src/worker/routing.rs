@@ -88,7 +88,7 @@ impl Worker {
         };
         match decided {
             Ok(decision) => {
-                self.name_pods(decision.picks);
+                self.name_pods(decision.picks, decision.engine);
                 if decision.restricted {
                     // After them Envoy would go on to its fallback, which is any pod.
                     let retries = decision.picks.iter().count().saturating_sub(1);
@@ -103,6 +103,7 @@ impl Worker {
             }
             Err(no_pod) => {
                 self.without_pod(no_pod, now);
+                Receipt::unrouted(by.prompt().is_some());
                 Err(no_pod)
             }
         }
@@ -112,7 +113,7 @@ impl Worker {
     #[cold]
     #[inline(never)]
     fn without_pod(&mut self, no_pod: NoPod, now: Micros) {
-        self.name_pods(Picks::default());
+        self.name_none();
         self.count_no_pod(no_pod);
         // The others are no trouble of the pool's.
         if matches!(no_pod, NoPod::NoTable | NoPod::AllCoolingDown | NoPod::AdapterAsleep | NoPod::Contended)
@@ -160,7 +161,7 @@ impl Worker {
     /// Lets Envoy's own balancing serve the request.
     #[inline(never)]
     pub fn name_none(&self) {
-        self.name_pods(Picks::default());
+        self.name_pods(Picks::default(), None);
     }
 
     /// Whether a request that no pod was named for is left to Envoy: to the fallback cluster, or to the
@@ -233,9 +234,8 @@ impl Worker {
 
     /// Sets or removes every destination header, so that none is left from the client. One header names the engine for all attempts;
     /// Envoy has removed that of the client.
-    fn name_pods(&self, picks: Picks) {
-        let best = picks.best().and_then(|slot| self.router.table().pod(slot));
-        if let Some(engine) = best.and_then(|pod| pod.engine) {
+    fn name_pods(&self, picks: Picks, engine: Option<u16>) {
+        if let Some(engine) = engine {
             host::set_request_header(ENGINE, Some(engine.to_string().as_bytes()));
         }
         if self.destination == Destination::List {

@@ -73,6 +73,8 @@ fn every_form_of_an_error_has_its_status() {
         (r#"{"error":{"code":429,"type":"InternalServerError"}}"#, 429, Full),
         (r#"{"error":{"code":502}}"#, 502, Fault),
         (r#"{"error":"engine failed"}"#, 500, Fault),
+        (r#"{"error":"Model is overloaded","error_type":"overloaded"}"#, 503, Full),
+        (r#"{"error":"Input validation error","error_type":"validation"}"#, 422, Request),
         (
             r#"{"error":{"object":"error","message":"m","type":"BadRequestError","param":null,"code":400}}"#,
             400,
@@ -119,6 +121,16 @@ fn every_form_of_an_error_has_its_status() {
         if !data.contains("response.failed") {
             assert_eq!(read(data.as_bytes()), expected, "{data}");
         }
+    }
+}
+
+#[test]
+fn a_mark_before_the_first_event_means_nothing_and_what_is_no_text_is_not_held() {
+    let marked = [b"\xEF\xBB\xBF", fixture!("first-events/chat-full.sse")].concat();
+    assert_eq!(read(&marked), FULL);
+    assert_eq!(FirstTokenReader::default().feed(b"\xEF\xBB\xBF"), FirstEvent::NotYet);
+    for compressed in [&b"\x1f\x8b\x08\0\0"[..], b"\x1f", b"\x8b\x0a"] {
+        assert_eq!(FirstTokenReader::default().feed(compressed), FirstEvent::Token);
     }
 }
 
