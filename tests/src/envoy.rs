@@ -103,7 +103,7 @@ impl EnvoyBuilder {
         arguments.extend(self.flags.iter().map(String::as_str));
         let printed = command("scripts/envoy-config", &arguments, &[]);
         assert_eq!(printed.code, 0, "scripts/envoy-config {arguments:?}: {}", printed.err);
-        let mut text = (self.edit)(printed.out);
+        let mut text = (self.edit)(without_guards(printed.out));
         let mut more = Vec::new();
         let listeners = self.drain.map(|seconds| {
             let (bootstrap, listeners) = Listeners::split(&text, &file("listeners.yaml"));
@@ -372,10 +372,25 @@ impl Drop for Envoy {
     }
 }
 
+/// Names of Envoy's runtime guards that all tests run without, separated by commas.
+const GUARDS: &str = "WARMPATH_WITHOUT_GUARDS";
+
+/// The configuration with the guards off that the environment names.
+fn without_guards(configuration: String) -> String {
+    let Ok(guards) = std::env::var(GUARDS) else { return configuration };
+    let off: Vec<String> =
+        guards.split(',').map(|guard| format!("envoy.reloadable_features.{guard}: false")).collect();
+    let layer = format!("{{ name: {GUARDS}, static_layer: {{ {} }} }}", off.join(", "));
+    format!("{configuration}\nlayered_runtime: {{ layers: [{layer}] }}\n")
+}
+
 /// Whether a retry passes over a place of the ranking that names no pod, and so comes to the fallback. Envoy
-/// does since 1.40; older ones answer 503 there. A request for which no pod is named at all has the fallback
-/// on every version.
+/// does since 1.40 unless a guard is off; older ones answer 503 there. A request for which no pod is named at
+/// all has the fallback on every version.
 pub fn falls_back() -> bool {
+    if std::env::var(GUARDS).is_ok_and(|guards| guards.contains("composite_cluster_skip")) {
+        return false;
+    }
     let version = version();
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     (numbers.next(), numbers.next()) >= (Some(1), Some(40))

@@ -265,8 +265,11 @@ fn without_table(pods: &[TestPod]) -> EnvoyBuilder {
     })
 }
 
-/// Adds a runtime guard of Envoy's, switched off.
+/// Adds a runtime guard of Envoy's, switched off, unless all tests run without it.
 fn without_guard(configuration: String, guard: &str) -> String {
+    if configuration.contains(guard) {
+        return configuration;
+    }
     format!(
         "{configuration}\nlayered_runtime:\n  layers:\n    - name: guards\n      static_layer: {{ \
          envoy.reloadable_features.{guard}: false }}\n"
