@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 
 from .. import gateway
@@ -35,6 +36,8 @@ class World:
         all_cpus = cpus()
         cpu = all_cpus[nth % len(all_cpus)]
         known = {f"adapter_{key}": folder for key, folder in self.installed.adapters.items()}
+        known["store"] = self.folder / "store"
+        shutil.rmtree(known["store"], ignore_errors=True)
         flags = [str(flag).format(**known) for flag in flags]
         name = f"{self.mode.name}-{nth + 1}"
         self.pods[nth] = Pod(
@@ -42,8 +45,8 @@ class World:
         )
         return self.pods[nth]
 
-    def gateway(self, *flags, sees=None, pods=None):
-        """A fresh Envoy with Warmpath that sees all pods."""
+    def gateway(self, *flags, sees=None, pods=None, edit=None):
+        """A fresh Envoy with Warmpath that sees all pods; `edit` changes the text of its configuration."""
         pods = pods or self.pods
         metrics, *ports = free_ports(4)
         folder = self.folder / f"envoy-{len(self.envoys)}"
@@ -52,6 +55,7 @@ class World:
         envoy = Gateway(
             self.envoy_program,
             [pod.address for pod in pods],
+            edit=edit,
             flags=[f"--access-log={folder / 'access.log'}", f"--metrics-port={metrics}", *flags],
             options=[
                 "--log-level",

@@ -47,7 +47,7 @@ def restart_without_start_time(world):
 @check(PROCESSES, "B27")
 def data_parallel(world):
     """Conversations stay with the rank that has computed them, on a pod with two ranks, while others are under way there."""
-    # Alone: pods with different numbers of ranks belong into different pools.
+    # Alone: a rank is named where all pods have it.
     pod = world.pods[1]
     envoy = world.gateway(pods=[pod])
     talks = [Conversation(MODEL, words=400) for _ in range(4)]
@@ -81,3 +81,17 @@ def client_names_no_rank(world):
         answer.must_be_well()
     alone = send(world.pods[1].port, CHAT, chat_body(MODEL, fresh(20)), headers={"x-data-parallel-rank": "7"})
     return f"200 for ranks 0, 1, 7 and x; vLLM itself answers {alone.status} to rank 7"
+
+
+@check(PROCESSES, "B27")
+def different_numbers_of_engines(world):
+    """A pod with one engine and one with two in one pool, as while pods are replaced: both serve, and no rank is named that one
+    of them lacks."""
+    envoy, seen = world.gateway(), {pod.address: 0 for pod in world.pods}
+    for _ in range(16):
+        answer = send(envoy.port, CHAT, chat_body(MODEL, fresh(20))).must_be_well()
+        seen[envoy.pod_of(answer)] += 1
+    if min(seen.values()) == 0:
+        raise Failure(f"one pod got all of them, so that nothing is shown: {seen}")
+    alone = send(world.pods[0].port, CHAT, chat_body(MODEL, fresh(20)), headers={"x-data-parallel-rank": "1"})
+    return f"16 of 16 were answered, by both; vLLM with one engine answers {alone.status} to rank 1"
