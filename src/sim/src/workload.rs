@@ -21,6 +21,7 @@ use crate::engine::QueueLimits;
 pub use capacity::Traffic;
 pub use catalog::{ALL, Spec, find};
 pub use dice::Dice;
+pub use open_loop::{EQUAL_PROMPT_TOKENS, EQUAL_PROMPTS};
 
 /// Who says a piece of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! A fleet as a whole: repeatable, and every request is answered once.
 
 mod classes;
+mod equal_prompts;
 
 use super::*;
 use crate::baselines;
@@ -8,6 +9,9 @@ use crate::engine::{Profile, QueueLimits};
 use crate::fleet::contender::Contender;
 use crate::fleet::warmpath::Share;
 use crate::workload::{self, Change, Role, Session, Traffic, Turn};
+
+/// Runs that percentiles of few requests are taken over: enough to tell a fifth, and more where there is time.
+const SEEDS: u64 = if cfg!(debug_assertions) { 1 } else { 20 };
 
 fn traffic(pods: usize, requests: usize) -> Traffic {
     Traffic { pods: vec![Profile::A10.config(); pods], requests, rate: None, seed: 3 }

@@ -27,6 +27,8 @@ pub enum Named {
     Agents,
     /// As in `fleet`: nothing for a while, then hundreds of requests at once.
     Bursts,
+    /// As in `fleet`: 64 equal prompts at once after 200 others, cold and then warm.
+    EqualPrompts,
     /// As in `fleet`: conversations. What becomes of the pods while it runs is yours to do.
     Churn,
     /// As in `fleet`: more than the pods can do; simulated pods need --max-num-queued-reqs 27.
@@ -57,6 +59,7 @@ impl Named {
             Named::FleetRandom => "fleet-random",
             Named::Agents => "agents",
             Named::Bursts => "bursts",
+            Named::EqualPrompts => "equal-prompts",
             Named::Churn => "churn",
             Named::Overload => "overload",
             Named::Adapters => "adapters",

@@ -88,6 +88,16 @@ pub const ALL: &[Spec] = &[
         build: open_loop::bursts,
     },
     Spec {
+        name: "equal-prompts",
+        about: "64 equal prompts at once after 200 others, cold and then warm",
+        explains: "A job that asks one question many times, beside the day's traffic at 30 % of the fleet's capacity. What came \
+                   before says nothing of it: a router that follows the match, or learns slowly what is asked often, lets the \
+                   burst queue on one pod while others are idle.",
+        pods: 4,
+        requests: 3000,
+        build: open_loop::equal_prompts,
+    },
+    Spec {
         name: "churn",
         about: "conversations while pods crash, come back empty, leave and join",
         explains: "A rolling upgrade and a bad day: four crashes, each with an empty cache after it, a quarter of the \

@@ -78,6 +78,42 @@ pub(super) fn bursts(traffic: &Traffic, dice: &mut Dice) -> Workload {
     Workload { sessions, ..Workload::default() }
 }
 
+/// Tokens of the prompt that all requests of a burst of [`equal_prompts`] have. The other prompts are shorter.
+pub const EQUAL_PROMPT_TOKENS: u32 = 2_000;
+/// Requests of such a burst.
+pub const EQUAL_PROMPTS: usize = 64;
+
+pub(super) fn equal_prompts(traffic: &Traffic, dice: &mut Dice) -> Workload {
+    // Others before a prompt comes for the first time, and up to its second burst.
+    const BEFORE: usize = 200;
+    const BETWEEN: usize = 50;
+    let need = Need { computed: 520.0, context: 620.0, output: 80.0 };
+    let rate = traffic.rate(0.3, need);
+    let mut prompt = span(Role::User, 0, EQUAL_PROMPT_TOKENS);
+    let (mut sessions, mut now) = (Vec::new(), 0.0);
+    for others in 1.. {
+        if sessions.len() >= traffic.requests {
+            break;
+        }
+        now += dice.wait(1.0 / rate);
+        let other = span(Role::User, dice.name(), dice.skewed(100, 1_500));
+        let output = dice.skewed(30, 180);
+        sessions.push(once(dice, now, vec![other], output));
+        let within = others % (BEFORE + BETWEEN);
+        if within == BEFORE {
+            prompt.name = dice.name();
+        }
+        if within == BEFORE || within == 0 {
+            for _ in 0..EQUAL_PROMPTS {
+                let (starts, output) = (now + dice.unit() * 0.05, dice.skewed(20, 80));
+                sessions.push(once(dice, starts, vec![prompt], output));
+            }
+        }
+    }
+    sessions.truncate(traffic.requests);
+    Workload { sessions, ..Workload::default() }
+}
+
 pub(super) fn overload(traffic: &Traffic, dice: &mut Dice) -> Workload {
     let prefixes: Vec<Span> =
         (0..40).map(|_| span(Role::System, dice.name(), dice.between(500, 3_000))).collect();

@@ -4,9 +4,6 @@ use super::*;
 use crate::workload::RequestClass;
 use crate::workload::classes::{SMALL_TENANT, burst_of_another, overload_of_others};
 
-/// Runs that percentiles of few requests are taken over: enough to tell a fifth, and more where there is time.
-const SEEDS: u64 = if cfg!(debug_assertions) { 1 } else { 20 };
-
 /// Times to first token of the answered requests of a class, and how many of the class were refused.
 fn times(run: &FleetRun, of: impl Fn(&RequestClass) -> bool) -> (Vec<f64>, usize) {
     let records = run.records.iter().filter(|record| of(&record.class));
