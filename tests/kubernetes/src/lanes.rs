@@ -38,6 +38,10 @@ pub fn room() -> usize {
     (free / OF_A_CLUSTER).clamp(2, 10) as usize
 }
 
+/// How many lanes come first where several want a processor: the two that begin with the longest cases, one of which must send so
+/// many requests per second.
+const FIRST: usize = 2;
+
 /// Runs the cases; the exit code.
 pub async fn run(mut cases: Vec<Case>, lanes: usize, arguments: &[String]) -> i32 {
     let start = Instant::now();
@@ -273,6 +277,9 @@ impl Lane {
     fn start(number: usize, ground: Ground, arguments: &[String]) -> Lane {
         let folder = folder().join(format!("cluster-{number}"));
         let mut command = Command::from(sandbox::again(arguments.iter().map(String::as_str)));
+        if number > FIRST {
+            command.arg("--yields");
+        }
         let mut child = command
             .arg("--lane")
             .arg(&folder)
