@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::Request;
 
@@ -33,6 +33,14 @@ impl SimPod {
     /// Its address, `ip:port`.
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Gives a flag another value, from its next start on.
+    pub fn set_flag(&mut self, flag: &str, value: &str) {
+        match self.flags.iter().position(|there| there == flag) {
+            Some(at) => self.flags[at + 1] = value.to_owned(),
+            None => self.flags.extend([flag.to_owned(), value.to_owned()]),
+        }
     }
 
     /// Whether it has not been killed.
@@ -79,13 +87,27 @@ impl SimPod {
 
     /// Sets its faults, as `warmpath-sim pod --help` lists them.
     pub async fn fault(&self, faults: &Value) {
-        let reply = Request::post("/sim/faults", faults).send(self.address).await;
-        assert_eq!(reply.status, 200, "{}", reply.text());
+        self.tell("/sim/faults", faults).await;
+    }
+
+    /// Gives it a LoRA adapter.
+    pub async fn load(&self, adapter: &str) {
+        self.tell("/v1/load_lora_adapter", &json!({"lora_name": adapter, "lora_path": "/adapters"})).await;
+    }
+
+    /// Takes a LoRA adapter away from it.
+    pub async fn unload(&self, adapter: &str) {
+        self.tell("/v1/unload_lora_adapter", &json!({"lora_name": adapter})).await;
     }
 
     /// What an operator does: a POST without a body.
     pub async fn operate(&self, path: &str) {
         let reply = Request::new("POST", path).send(self.address).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+
+    async fn tell(&self, path: &str, document: &Value) {
+        let reply = Request::post(path, document).send(self.address).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
 

@@ -2,20 +2,55 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use warmpath_tests::{Envoy, Random, SimPod};
+
+use crate::acts::ADAPTERS;
+use crate::ground::Ground;
+use crate::options::Options;
+
+/// Engines of a pod at first: 1 or 2.
+pub const ENGINES: u32 = 2;
+
+/// The faults.
+pub const KINDS: [&str; 20] = [
+    "killed",
+    "paused",
+    "503",
+    "reset",
+    "cut",
+    "slow",
+    "no metrics",
+    "restarted",
+    "cache emptied",
+    "adapter away",
+    "refuses",
+    "error events",
+    "no tokens",
+    "keep-alives",
+    "dead engine",
+    "hangs",
+    "asleep",
+    "dear pages",
+    "late pages",
+    "stale gauges",
+];
 
 /// The pods, and the Envoy whose configuration lists some of them.
 pub struct Fleet {
     pub envoy: Envoy,
     pub faults: Faults,
     pods: Vec<SimPod>,
+    ground: Arc<Ground>,
     listed: Vec<usize>,
+    /// Engines of each pod (data parallelism), and of those that come back.
+    engines: (Vec<u32>, u32),
     clients: usize,
-    /// Whether what pods answer has faults, too.
-    answers: bool,
+    /// The faults that are drawn.
+    kinds: Vec<&'static str>,
     random: Random,
     trouble: Option<(usize, Trouble, Instant)>,
     /// The faults that may break streams off, in order of time.
@@ -45,21 +80,33 @@ enum Trouble {
     Paused,
     /// Put to sleep, as an operator does.
     Asleep,
+    /// Its prefix cache is emptied while it lives on.
+    Emptied,
+    /// A LoRA adapter is taken away from it, and brought back.
+    Without(&'static str),
     /// A fault of the simulator, which is revoked at the end.
     Simulated,
 }
 
 impl Fleet {
-    pub fn new(pods: Vec<SimPod>, envoy: Envoy, clients: usize, seed: u64, answers: bool) -> Fleet {
+    /// The fleet of these pods, which have [`ENGINES`] engines each.
+    pub fn new(pods: Vec<SimPod>, envoy: Envoy, ground: Arc<Ground>, options: &Options) -> Fleet {
         let now = Instant::now();
         Fleet {
             envoy,
             faults: Faults::default(),
             listed: (0..pods.len()).collect(),
+            engines: (vec![ENGINES; pods.len()], 3 - ENGINES),
             pods,
-            clients,
-            answers,
-            random: Random::new(seed ^ 0xF1EE7),
+            ground,
+            clients: options.clients,
+            // An update needs a pod after the other to be killed.
+            kinds: KINDS
+                .into_iter()
+                .chain(["killed"; 3])
+                .filter(|kind| options.only.is_empty() || options.only.iter().any(|only| only == kind))
+                .collect(),
+            random: Random::new(options.seed ^ 0xF1EE7),
             trouble: None,
             cuts: Vec::new(),
             quiet_until: now + Duration::from_secs(2),
@@ -92,35 +139,33 @@ impl Fleet {
         }
     }
 
-    async fn begin(&mut self) {
-        let pod = self.random.within(0, self.pods.len() as u64) as usize;
+    /// Draws the next fault, its pod, and a number of requests.
+    fn draw(&mut self) -> (&'static str, Trouble, usize, u64, Value) {
+        let mut pod = self.random.within(0, self.pods.len() as u64) as usize;
         let count = self.random.within(1, 20);
-        // Those from 9 on are in what pods answer.
-        let (name, trouble, fault) = match self.random.within(0, if self.answers { 19 } else { 9 }) {
-            0 | 1 => ("killed", Trouble::Killed, None),
-            2 => ("paused", Trouble::Paused, None),
-            3 => ("503", Trouble::Simulated, Some(json!({"fail": count, "status": 503}))),
-            4 => ("reset", Trouble::Simulated, Some(json!({"reset": count}))),
-            5 => ("cut", Trouble::Simulated, Some(json!({"cut": count, "cut_after": count % 5}))),
-            6 => ("slow", Trouble::Simulated, Some(json!({"slow_down": 6}))),
-            7 => ("no metrics", Trouble::Simulated, Some(json!({"refuse_metrics": true}))),
-            8 => ("restarted", Trouble::Simulated, Some(json!({"restart": true}))),
-            9 => {
-                let status = self.random.of(&[401, 404, 429, 502]);
-                ("refuses", Trouble::Simulated, Some(json!({"fail": count, "status": status})))
+        let name = self.random.of(&self.kinds);
+        let (trouble, fault) = match name {
+            "killed" => {
+                let (engines, next) = &self.engines;
+                let old: Vec<usize> = (0..engines.len()).filter(|&pod| engines[pod] != *next).collect();
+                pod = self.random.of(&old);
+                (Trouble::Killed, Value::Null)
             }
-            10 => ("error events", Trouble::Simulated, Some(json!({"error_event": count, "status": 503}))),
-            11 => ("no tokens", Trouble::Simulated, Some(json!({"done_only": count}))),
-            12 => ("keep-alives", Trouble::Simulated, Some(json!({"slow_down": 6, "keep_alive_ms": 100}))),
-            13 => ("dead engine", Trouble::Simulated, Some(json!({"dead_engine": count}))),
-            14 => ("hangs", Trouble::Simulated, Some(json!({"hang": true}))),
-            15 => ("asleep", Trouble::Asleep, None),
-            16 => ("dear pages", Trouble::Simulated, Some(json!({"metrics_busy_ms": 30}))),
-            17 => {
-                ("late pages", Trouble::Simulated, Some(json!({"metrics_delay_ms": 300, "deferred": count})))
+            "paused" => (Trouble::Paused, Value::Null),
+            "asleep" => (Trouble::Asleep, Value::Null),
+            "cache emptied" => (Trouble::Emptied, Value::Null),
+            "adapter away" => {
+                // The first one has no adapter.
+                pod = pod.max(1);
+                (Trouble::Without(self.random.of(&ADAPTERS)), Value::Null)
             }
-            _ => ("stale gauges", Trouble::Simulated, Some(json!({"stale_gauges": true}))),
+            name => (Trouble::Simulated, simulated(name, count, &mut self.random)),
         };
+        (name, trouble, pod, count, fault)
+    }
+
+    async fn begin(&mut self) {
+        let (name, trouble, pod, count, fault) = self.draw();
         // Each client has one request at a time, which bounds the streams on one pod. A simulated engine that
         // restarts breaks off its requests, as one that dies does.
         let most = match name {
@@ -130,11 +175,14 @@ impl Fleet {
         };
         let now = Instant::now();
         self.cuts.extend(most.map(|most| Cut { name, from: now, to: now, most }));
+        self.ground.fault(pod, true);
         match trouble {
             Trouble::Killed => self.pods[pod].kill(),
             Trouble::Paused => self.pods[pod].pause(),
             Trouble::Asleep => self.pods[pod].operate("/sleep?level=1").await,
-            Trouble::Simulated => self.pods[pod].fault(&fault.unwrap_or_default()).await,
+            Trouble::Emptied => self.pods[pod].operate("/reset_prefix_cache").await,
+            Trouble::Without(adapter) => self.pods[pod].unload(adapter).await,
+            Trouble::Simulated => self.pods[pod].fault(&fault).await,
         }
         *self.faults.0.entry(name).or_default() += 1;
         // One in five pauses is longer than a pod may be silent.
@@ -149,10 +197,26 @@ impl Fleet {
             cut.to = Instant::now();
         }
         match trouble {
-            Trouble::Killed => self.pods[pod].revive(),
+            Trouble::Killed => self.replace(pod),
             Trouble::Paused => self.pods[pod].resume(),
             Trouble::Asleep => self.pods[pod].operate("/wake_up").await,
+            Trouble::Emptied => {}
+            Trouble::Without(adapter) => self.pods[pod].load(adapter).await,
             Trouble::Simulated => self.pods[pod].fault(&json!({})).await,
+        }
+        self.ground.fault(pod, false);
+    }
+
+    /// Brings a killed pod back with another number of engines, as an update does that goes from pod to pod. Once all of them have
+    /// that number, the next update begins.
+    fn replace(&mut self, pod: usize) {
+        let (engines, next) = &mut self.engines;
+        self.pods[pod].set_flag("--data-parallel-size", &next.to_string());
+        self.pods[pod].revive();
+        engines[pod] = *next;
+        if engines.iter().all(|number| number == next) {
+            *next = 3 - *next;
+            *self.faults.0.entry("updates").or_default() += 1;
         }
     }
 
@@ -161,19 +225,46 @@ impl Fleet {
         let out = self.random.number() as usize;
         let gone = [out % self.pods.len(), (out / 7) % self.pods.len()];
         let few = self.random.within(0, 3) as usize;
-        self.listed = (0..self.pods.len()).filter(|pod| !gone[..few].contains(pod)).collect();
-        let list: Vec<String> = self.listed.iter().map(|&pod| self.pods[pod].address()).collect();
+        let listed: Vec<usize> = (0..self.pods.len()).filter(|pod| !gone[..few].contains(pod)).collect();
+        let list: Vec<String> = listed.iter().map(|&pod| self.pods[pod].address()).collect();
+        // A pod that comes is well from the end of this on, and one that goes is not from its beginning on.
+        let both: Vec<usize> = listed.iter().copied().filter(|pod| self.listed.contains(pod)).collect();
+        self.ground.list(&both);
+        self.listed = listed;
         let strategy = if self.random.within(0, 4) == 0 { "LOAD_ONLY" } else { "PREFIX_CACHE" };
         let reloads = self.faults.0.entry("reloads").or_default();
         *reloads += 1;
         // A list may come back while its listener still drains: the revision says that it is newer.
         let settings = (json!(list), json!(strategy), json!(*reloads));
         self.envoy.reload(|now| (now["pods"], now["strategy"], now["revision"]) = settings).await;
+        self.ground.list(&self.listed);
     }
 
     /// How many pods the list has.
     pub fn listed(&self) -> usize {
         self.listed.len()
+    }
+}
+
+/// What a simulated pod is told for a fault, `count` requests long if it is of requests.
+fn simulated(name: &str, count: u64, random: &mut Random) -> Value {
+    match name {
+        "503" => json!({"fail": count, "status": 503}),
+        "reset" => json!({"reset": count}),
+        "cut" => json!({"cut": count, "cut_after": count % 5}),
+        "slow" => json!({"slow_down": 6}),
+        "no metrics" => json!({"refuse_metrics": true}),
+        "restarted" => json!({"restart": true}),
+        "refuses" => json!({"fail": count, "status": random.of(&[401, 404, 429, 502])}),
+        "error events" => json!({"error_event": count, "status": 503}),
+        "no tokens" => json!({"done_only": count}),
+        "keep-alives" => json!({"slow_down": 6, "keep_alive_ms": 100}),
+        "dead engine" => json!({"dead_engine": count}),
+        "hangs" => json!({"hang": true}),
+        "dear pages" => json!({"metrics_busy_ms": 30}),
+        "late pages" => json!({"metrics_delay_ms": 300, "deferred": count}),
+        "stale gauges" => json!({"stale_gauges": true}),
+        _ => panic!("{name} is no fault"),
     }
 }
 

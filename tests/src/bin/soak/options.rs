@@ -2,6 +2,8 @@
 
 use clap::Parser;
 
+use crate::fleet::KINDS;
+
 #[derive(Parser)]
 #[command(
     name = "scripts/soak",
@@ -17,10 +19,9 @@ pub struct Options {
     /// Clients, each with one request at a time
     #[arg(long, default_value_t = 24)]
     pub clients: usize,
-    /// Leave out the faults in what pods answer: refusals, error events, streams without a token, keep-alives, engines that
-    /// hang, sleep or die
-    #[arg(long)]
-    pub no_answers: bool,
+    /// Inflict only these faults, separated by commas
+    #[arg(long, value_name = "FAULT,...", value_delimiter = ',', value_parser = KINDS)]
+    pub only: Vec<String>,
     /// Print the summary as JSON, and the lines before it to standard error
     #[arg(long)]
     pub json: bool,

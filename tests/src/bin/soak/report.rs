@@ -70,10 +70,11 @@ impl Report {
         if let Err(left) = envoy.settled().await {
             self.failures.push(left);
         }
-        let Counts { refused, lost, torn, .. } = self.counts;
+        let Counts { refused, lost, torn, wrong, .. } = self.counts;
         self.must(lost == 0, format!("{lost} requests were lost"));
         self.must(refused == 0, format!("{refused} were refused"));
         self.must(torn == 0, format!("{torn} whole answers broke off"));
+        self.must(wrong == 0, format!("{wrong} were not what was asked for"));
         let lines = envoy.access_lines();
         for complaint in self.counts.complaints.clone() {
             let line = lines.iter().find(|line| line["request"] == complaint.request.as_str());
@@ -122,11 +123,12 @@ impl Report {
             .iter()
             .map(|s| json!({"s": s.at.as_secs(), "rss_mib": s.rss_mib, "heap_mib": s.heap_mib, "names": s.names}))
             .collect();
-        let Counts { answered, aborted, broken, torn, refused, lost, .. } = &self.counts;
+        let Counts { answered, aborted, gone, broken, torn, wrong, refused, lost, .. } = &self.counts;
         json!({
             "passed": self.failures.is_empty(), "failures": self.failures,
             "minutes": options.minutes, "seed": options.seed, "clients": options.clients,
-            "answered": answered, "aborted": aborted, "broken": broken.len(), "torn": torn, "refused": refused, "lost": lost,
+            "answered": answered, "aborted": aborted, "gone": gone, "broken": broken.len(), "torn": torn, "wrong": wrong,
+            "refused": refused, "lost": lost,
             "faults": self.faults.0, "samples": samples,
         })
     }
