@@ -92,9 +92,9 @@ pub fn pick<'a>(
     let mut picks = [best.map(|candidate| candidate.slot), None, None];
     for nth in 1..PICKS {
         let is_asked = |candidate: &Candidate| {
-            let of_engine = candidate.engine.is_some();
-            let there = |slot| of_engine && address(slot) == address(candidate.slot);
-            picks.iter().flatten().any(|&slot| slot == candidate.slot || there(slot))
+            let there = |&slot: &Slot| address(slot) == address(candidate.slot);
+            picks.contains(&Some(candidate.slot))
+                || candidate.engine.is_some() && picks.iter().flatten().any(there)
         };
         let next = awake()
             .filter(|candidate| {
