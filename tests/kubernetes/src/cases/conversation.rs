@@ -48,8 +48,8 @@ pub async fn the_second_round_goes_to_the_pod_of_the_first(world: &mut World) {
 /// Simulated pods, whose first tokens depend on where prompts went. They are slow, since clients and gateway share their
 /// processors. The ports take turns, so that what slows the machine down slows both, and the middle one of the rounds counts.
 ///
-/// Each round is the first load of its Envoy: a prompt that follows two hundred others gets its copies later, on purpose, and a
-/// burst of it takes longer by that.
+/// Each round is the first load of its Envoy, so that all rounds are alike. The fleet's workload `equal-prompts` judges bursts after
+/// other traffic.
 pub async fn a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request(world: &mut World) {
     const ROUNDS: usize = 3;
     world.spoilt();
