@@ -238,6 +238,44 @@ fn numbers(out: &mut String, case: &[ResultRow]) -> std::fmt::Result {
 mod tests {
     use super::super::row::tests::entry;
     use super::*;
+    use crate::fleet::FleetSample;
+    use crate::workload::Dice;
+
+    /// A case as `fleet` has it: ten policies, thousands of requests, and every pod looked at thousands of times.
+    fn large_case(workload: &str) -> Vec<ResultRow> {
+        let dice = &mut Dice::new(1, 1);
+        (0..10)
+            .map(|policy| {
+                let name = if policy == 0 { "warmpath".to_owned() } else { format!("policy-{policy}") };
+                let record = |time| RequestRecord { first_token: Some(time), ..RequestRecord::default() };
+                let records = (0..3000).map(|_| record(dice.wait(1.0))).collect();
+                let load = |dice: &mut Dice| EngineLoad {
+                    kv_usage: dice.wait(0.1).min(1.0),
+                    ..EngineLoad::default()
+                };
+                let samples = (0..4000).map(|at| FleetSample {
+                    at: f64::from(at),
+                    pods: (0..8).map(|_| load(dice)).collect(),
+                    listed: vec![true; 8],
+                });
+                let run =
+                    FleetRun { samples: samples.collect(), records, ended: 4000.0, ..FleetRun::default() };
+                ResultRow { run: Some(run), ..entry(&name, workload, 1, 0.1) }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn all_workloads_on_all_profiles_have_a_page_of_less_than_a_megabyte() {
+        let conditions = Conditions { command: String::new(), program: String::new(), date: String::new() };
+        let size = |rows: &[ResultRow]| html(rows, &conditions).unwrap().len();
+        let (one, two) = (large_case("a"), large_case("b"));
+        let both = [one.clone(), two].concat();
+        let case = size(&both) - size(&one);
+        assert!(case > 20_000, "{case} bytes are no case with plots");
+        let page = size(&one) + 29 * case;
+        assert!(page < 950_000, "{page} bytes, {case} for each case");
+    }
 
     #[test]
     fn the_page_says_verdict_conditions_and_meaning_and_needs_no_other_file() {

@@ -8,7 +8,7 @@ use plotters::prelude::*;
 /// Colours there are; [`super::STYLE`] gives them.
 const COLOURS: usize = 11;
 /// Points of a line, at most: more cannot be seen.
-const POINTS: usize = 110;
+const POINTS: usize = 100;
 /// Stand-ins, as plotters knows no variables: [`themed`] puts the style's names in their place.
 const GRID: RGBColor = RGBColor(1, 1, 0);
 const TEXT: RGBColor = RGBColor(1, 2, 0);
@@ -34,12 +34,17 @@ fn themed(svg: &str) -> String {
     for n in 0..COLOURS {
         out = out.replace(&format!("#0100{n:02X}"), &colour_name(n));
     }
-    for needless in
-        [" xmlns=\"http://www.w3.org/2000/svg\"", " opacity=\"1\"", " font-family=\"sans-serif\"", "\n"]
-    {
+    for needless in [
+        " xmlns=\"http://www.w3.org/2000/svg\"",
+        " opacity=\"1\"",
+        " stroke-width=\"1\"",
+        " font-family=\"sans-serif\"",
+        "\n",
+    ] {
         out = out.replace(needless, "");
     }
-    out
+    // Of a font of 15 points.
+    out.replace("\"12.096774193548388\"", "\"12.1\"")
 }
 
 fn svg(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> anyhow::Result<()>) -> anyhow::Result<String> {
