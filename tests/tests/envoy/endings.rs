@@ -96,23 +96,31 @@ fn with(failing: SocketAddr, pods: &[TestPod]) -> EnvoyBuilder {
     Envoy::at(addresses.collect()).flag("--pod-silence-timeout", "300ms")
 }
 
-/// Requests per form. The chance that none of them tries one of three equal pods first is 1 in 17,000.
-const REQUESTS: usize = 24;
+/// Requests per form after the one that meets the pod.
+const MORE: usize = 16;
+/// Requests until one meets the pod. That none of so many tries one of three equal pods first happens once in two
+/// hundred billion runs.
+const MOST: usize = 64;
 
-/// Sends requests one after the other; returns how many tried `pod` first.
-async fn first_sent_to(envoy: &Envoy, pod: &str, form: usize) -> usize {
-    let mut count = 0;
-    for n in 0..REQUESTS {
-        let id = format!("round-{form}-{n}");
-        let request = if n % 2 == 0 { Request::chat(&id) } else { Request::get("/v1/models") };
+/// Sends requests one after the other until one has tried `pod` first, and some more; returns how many tried
+/// it first, and how many there were.
+async fn first_sent_to(envoy: &Envoy, pod: &str, form: usize) -> (usize, usize) {
+    let (mut count, mut sent, mut last) = (0, 0, MOST);
+    while sent < last {
+        let id = format!("round-{form}-{sent}");
+        let request = if sent % 2 == 0 { Request::chat(&id) } else { Request::get("/v1/models") };
         if let Ok(reply) = request.header("x-request-id", &id).try_open(envoy.routed).await {
             // The answer may break off. Only the pod that was tried matters.
             let _ = reply.finish().await;
         }
         let line = envoy.access(&id).await;
-        count += usize::from(line["pod"] == pod || line["attempts"] != 1);
+        sent += 1;
+        if line["pod"] == pod || line["attempts"] != 1 {
+            count += 1;
+            last = if count == 1 { sent + MORE } else { last };
+        }
     }
-    count
+    (count, sent)
 }
 
 #[tokio::test]
@@ -144,13 +152,13 @@ async fn a_failure_in_any_form_cools_the_pod_down() {
     for (form, (name, answer, stays)) in forms.into_iter().enumerate() {
         failing.restart(answer, stays).await;
         let start = Instant::now();
-        let count = first_sent_to(&envoy, &failing.address.to_string(), form).await;
+        let (count, sent) = first_sent_to(&envoy, &failing.address.to_string(), form).await;
         let took = start.elapsed().as_secs() as usize;
-        println!("{name}: {count} of {REQUESTS} requests in {took} s met it");
+        println!("{name}: {count} of {sent} requests in {took} s met it");
         // The first failure, and a probe after each cool-down, the shortest of which is one second.
         assert!(
             (1..=took + 2).contains(&count),
-            "{name}: {count} of {REQUESTS} requests went to a pod that had failed"
+            "{name}: {count} of {sent} requests went to a pod that had failed"
         );
     }
     envoy.accounts_for_nothing().await;

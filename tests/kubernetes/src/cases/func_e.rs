@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use serde_json::json;
-use warmpath_tests::{Request, TestPod, repository};
+use warmpath_tests::{Request, TestPod, command, repository};
 
 use crate::process::Process;
 use crate::wait::until;
@@ -15,26 +15,44 @@ pub async fn func_e_runs_the_configuration_of_the_readme(world: &mut World) {
     for port in [8000, 8001, 8002] {
         pods.push(TestPod::at(&format!("127.0.0.1:{port}")).await);
     }
+    // As a file, and without one.
+    let printed =
+        command("scripts/envoy-config", &["--pods", "127.0.0.1:8000,127.0.0.1:8001,127.0.0.1:8002"], &[]);
+    assert_eq!(printed.code, 0, "{}", printed.err);
+    for (nth, arguments) in
+        [["-c", "envoy/envoy.yaml"], ["--config-yaml", &printed.out]].into_iter().enumerate()
+    {
+        runs(world, &format!("func-e-{nth}"), arguments, &pods).await;
+    }
+    for pod in &mut pods {
+        pod.kill().await;
+    }
+}
+
+async fn runs(world: &World, name: &str, arguments: [&str; 2], pods: &[TestPod]) {
+    let scraped: Vec<usize> = pods.iter().map(TestPod::scrapes).collect();
     let logs = world.ground.logs();
-    let log = logs.join("func-e.log");
-    let folder = world.ground.folder.join("func-e");
+    let log = logs.join(format!("{name}.log"));
+    let folder = world.ground.folder.join(name);
     let mut func_e = Process::start(
-        "func-e",
+        name,
         &logs,
         Command::new(world.ground.tools.join("func-e"))
-            .args(["run", "-c", "envoy/envoy.yaml"])
+            .arg("run")
+            .args(arguments)
             .current_dir(repository())
             .env("ENVOY_PATH", world.ground.tools.join("envoy"))
             .env("FUNC_E_HOME", folder),
     );
     let routed: SocketAddr = "127.0.0.1:8081".parse().unwrap();
-    until("every pod's load was read, and a chat is answered", async || {
+    until("every pod's load was read, and the port is open", async || {
         func_e.lives();
         let opened = tokio::net::TcpStream::connect(routed).await.is_ok();
-        (opened && pods.iter().all(|pod| pod.scrapes() > 0)).then_some(())
+        (opened && pods.iter().zip(&scraped).all(|(pod, &before)| pod.scrapes() > before)).then_some(())
     })
     .await;
-    let words = "Once upon a time there was a prompt that was long enough to be found again. ".repeat(20);
+    let words =
+        format!("Once upon a time {name} had a prompt that was long enough to be found again. ").repeat(20);
     let round = |more: &[&str]| {
         let mut messages = vec![json!({"role": "user", "content": words})];
         messages.extend(more.iter().map(|text| json!({"role": "user", "content": text})));
@@ -49,7 +67,4 @@ pub async fn func_e_runs_the_configuration_of_the_readme(world: &mut World) {
     })
     .await;
     func_e.end();
-    for pod in &mut pods {
-        pod.kill().await;
-    }
 }

@@ -123,7 +123,7 @@ fn a_wrong_flag_is_named_with_its_remedy() {
 fn help_shows_every_flag_and_how_func_e_uses_it() {
     let help = config(&["--help"]);
     assert_eq!(help.code, 0);
-    assert!(help.out.contains("func-e run -c <(scripts/envoy-config --json "), "{}", help.out);
+    assert!(help.out.contains("func-e run --config-yaml \"$(scripts/envoy-config "), "{}", help.out);
     for flag in [
         "--pods",
         "--discover",
