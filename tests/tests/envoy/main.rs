@@ -33,6 +33,7 @@ mod model_names;
 mod models;
 mod odd_answers;
 mod overload;
+mod receipts;
 mod refusals;
 mod reload;
 mod routing;
