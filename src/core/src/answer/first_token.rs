@@ -43,6 +43,8 @@ impl FirstEvent {
 pub struct FirstTokenReader {
     said: FirstEvent,
     form: Form,
+    /// Bytes of a byte order mark that have come; all of them once something else has.
+    mark: usize,
     /// The line that has begun, or the JSON object.
     line: Bounded,
     /// Whether the last line ended with a carriage return, so that a line feed belongs to it.
@@ -122,7 +124,7 @@ impl FirstTokenReader {
     /// An object begins with a brace, and no line of an event stream does. Neither begins with a byte that is no text: such an
     /// answer is compressed.
     fn find_form<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
-        let start = chunk.strip_prefix(BYTE_ORDER_MARK).unwrap_or(chunk).trim_ascii_start();
+        let start = self.pass_mark(chunk).trim_ascii_start();
         self.form = match start.first() {
             None => Form::Unknown,
             Some(b'{') => Form::Object,
@@ -133,6 +135,22 @@ impl FirstTokenReader {
             }
         };
         start
+    }
+
+    /// Passes over a byte order mark, which may be cut anywhere and stands at the very start. A part of it is no mark, and
+    /// stays.
+    fn pass_mark<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
+        let before = std::mem::replace(&mut self.mark, BYTE_ORDER_MARK.len());
+        let expected = BYTE_ORDER_MARK.get(before..).unwrap_or_default();
+        match chunk.strip_prefix(expected) {
+            Some(rest) => rest,
+            None if expected.starts_with(chunk) => {
+                self.mark = before + chunk.len();
+                &[]
+            }
+            None if before > 0 => BYTE_ORDER_MARK,
+            None => chunk,
+        }
     }
 
     /// Takes the rest of a line, or what there is of it.

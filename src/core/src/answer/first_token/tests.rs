@@ -128,9 +128,17 @@ fn every_form_of_an_error_has_its_status() {
 fn a_mark_before_the_first_event_means_nothing_and_what_is_no_text_is_not_held() {
     let marked = [b"\xEF\xBB\xBF", fixture!("first-events/chat-full.sse")].concat();
     assert_eq!(read(&marked), FULL);
-    assert_eq!(FirstTokenReader::default().feed(b"\xEF\xBB\xBF"), FirstEvent::NotYet);
-    for compressed in [&b"\x1f\x8b\x08\0\0"[..], b"\x1f", b"\x8b\x0a"] {
+    let mut in_bytes = FirstTokenReader::default();
+    marked.chunks(1).for_each(|byte| _ = in_bytes.feed(byte));
+    assert_eq!(in_bytes.end(), FULL);
+    for part in [&b"\xEF"[..], b"\xEF\xBB", b"\xEF\xBB\xBF"] {
+        assert_eq!(FirstTokenReader::default().feed(part), FirstEvent::NotYet);
+    }
+    for compressed in [&b"\x1f\x8b\x08\0\0"[..], b"\x1f", b"\x8b\x0a", b"\xEF\xBB{", b"\n\xEF\xBB\xBF{"] {
         assert_eq!(FirstTokenReader::default().feed(compressed), FirstEvent::Token);
+        let mut in_bytes = FirstTokenReader::default();
+        compressed.chunks(1).for_each(|byte| _ = in_bytes.feed(byte));
+        assert_eq!(in_bytes.end(), FirstEvent::Token);
     }
 }
 
