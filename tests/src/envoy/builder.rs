@@ -176,6 +176,15 @@ pub fn falls_back() -> bool {
     if std::env::var(GUARDS).is_ok_and(|guards| guards.contains("composite_cluster_skip")) {
         return false;
     }
+    is_1_40()
+}
+
+/// Whether both filters may share a VM: since Envoy 1.40. For older ones `scripts/envoy-config` gives each its own.
+pub fn filters_share_a_vm() -> bool {
+    is_1_40()
+}
+
+fn is_1_40() -> bool {
     let version = version();
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     (numbers.next(), numbers.next()) >= (Some(1), Some(40))
