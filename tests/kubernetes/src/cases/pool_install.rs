@@ -162,6 +162,10 @@ pub async fn rights_and_pages_are_where_envoy_gateway_and_its_envoys_are(world: 
     );
     let ready = json!({"replicas": 2, "readyReplicas": 2});
     cluster.patch_status(DEPLOYMENT, OURS, "warmpath-controller", ready).await;
+    // Cases before this one may have left it where their Envoys ran.
+    for namespace in [SYSTEM, "default"] {
+        cluster.delete(CONFIG_MAP, namespace, MODULE).await;
+    }
     // The pages first and their file later: no new Envoy would start.
     let pages = json!({"envoyProxy": pages_values()["envoyProxy"]});
     let with_gateways =
