@@ -48,8 +48,7 @@ pub async fn the_second_round_goes_to_the_pod_of_the_first(world: &mut World) {
 /// Simulated pods, whose first tokens depend on where prompts went. They are slow, since clients and gateway share their
 /// processors. The ports take turns, so that what slows the machine down slows both, and the middle one of the rounds counts.
 ///
-/// Each round is the first load of its Envoy, so that all rounds are alike. The fleet's workload `equal-prompts` judges bursts after
-/// other traffic.
+/// Each burst follows two hundred other prompts, so that the share of recent prompts that it has is small at first.
 pub async fn a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request(world: &mut World) {
     const ROUNDS: usize = 3;
     world.spoilt();
@@ -79,8 +78,10 @@ pub async fn a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request(wo
         let mut times: BTreeMap<(&str, &str), [f64; 2]> = BTreeMap::new();
         for (name, port) in ports {
             let prompt = format!("{name} {number}. {}", "The same words for all of them. ".repeat(200));
+            join_all((0..200).map(async |other| burst(&format!("{other} {name} {number}"), 1, port).await))
+                .await;
             for temperature in ["cold", "warm"] {
-                times.insert((name, temperature), burst(&prompt, port).await);
+                times.insert((name, temperature), burst(&prompt, 64, port).await);
             }
         }
         for (temperature, mean, last) in
@@ -102,10 +103,10 @@ pub async fn a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request(wo
     assert!(middles.iter().all(|middle| *middle <= 1.1), "{middles:.3?} of least request's");
 }
 
-/// Mean and largest time to the first token, in seconds, of 64 equal prompts that are sent at once.
-async fn burst(prompt: &str, to: SocketAddr) -> [f64; 2] {
+/// Mean and largest time to the first token, in seconds, of so many equal prompts that are sent at once.
+async fn burst(prompt: &str, times: usize, to: SocketAddr) -> [f64; 2] {
     let body = json!({"model": "/model/qwen", "stream": true, "max_tokens": 1, "messages": [{"role": "user", "content": prompt}]});
-    let times = join_all((0..64).map(async |_| {
+    let times = join_all((0..times).map(async |_| {
         let start = Instant::now();
         let mut opened = Request::post("/v1/chat/completions", &body).open(to).await;
         assert_eq!(opened.status, 200);
