@@ -1,8 +1,6 @@
 """A real Prometheus for scripts: found, started on a configuration, and asked."""
 
-import contextlib
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -12,6 +10,7 @@ from pathlib import Path
 from .client import ask
 from .common import ROOT, TARGET, Failure, say
 from .processes import Process, free_ports, wait_for
+from .tools import aside
 
 MONITORING = ROOT / "manifests" / "monitoring"
 
@@ -30,21 +29,17 @@ def unpack(folder):
     if not shutil.which("apt-get"):
         raise Failure("there is no prometheus on the PATH, and no apt-get to fetch Debian's. Install Prometheus.")
     say("fetching Debian's package prometheus (once) ...")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
+    with aside(folder) as fresh, tempfile.TemporaryDirectory() as here:
         download = ["apt-get", "download", "prometheus"]
-        done = subprocess.run(download, cwd=fresh, capture_output=True, text=True)
+        done = subprocess.run(download, cwd=here, capture_output=True, text=True)
         if done.returncode != 0:
             # A fresh machine has no lists of packages, or old ones.
             subprocess.run(["apt-get", "update"], capture_output=True, check=False)
-            done = subprocess.run(download, cwd=fresh, capture_output=True, text=True)
-        packages = list(Path(fresh).glob("prometheus_*.deb"))
+            done = subprocess.run(download, cwd=here, capture_output=True, text=True)
+        packages = list(Path(here).glob("prometheus_*.deb"))
         if done.returncode != 0 or not packages:
             raise Failure(f"apt-get download prometheus: {done.stderr.strip()[-300:]}. Install Prometheus.")
-        subprocess.run(["dpkg-deb", "-x", packages[0], f"{fresh}/unpacked"], check=True)
-        with contextlib.suppress(FileExistsError):
-            # Somebody else was faster.
-            os.rename(f"{fresh}/unpacked", folder)
+        subprocess.run(["dpkg-deb", "-x", packages[0], fresh], check=True)
 
 
 class Prometheus:
