@@ -91,14 +91,14 @@ pub fn pick<'a>(
     let named = best.and_then(|candidate| candidate.engine).filter(|&engine| engine < common);
     let mut picks = [best.map(|candidate| candidate.slot), None, None];
     for nth in 1..PICKS {
-        let is_asked = |candidate: &Candidate| {
-            let there = |&slot: &Slot| address(slot) == address(candidate.slot);
-            picks.contains(&Some(candidate.slot))
-                || candidate.engine.is_some() && picks.iter().flatten().any(there)
+        let is_there = |candidate: &Candidate| {
+            picks.iter().flatten().any(|&slot| address(slot) == address(candidate.slot))
         };
         let next = awake()
-            .filter(|candidate| {
-                named.is_none_or(|engine| candidate.engine == Some(engine)) && !is_asked(candidate)
+            .filter(|candidate| !picks.contains(&Some(candidate.slot)))
+            .filter(|candidate| match named {
+                Some(_) => candidate.engine == named,
+                None => candidate.engine.is_none() || !is_there(candidate),
             })
             .min_by(|a, b| order(a, b))
             .map(|candidate| candidate.slot);
