@@ -130,37 +130,24 @@ impl Cluster {
 
     /// Makes an object, or makes it what `object` says; its kind is looked up by its name.
     pub async fn apply(&self, kind: Kind, object: &Value) {
-        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("");
-        let mut object = object.clone();
-        let Kind(group, version, of, _) = kind;
-        object["apiVersion"] =
-            if group.is_empty() { version.into() } else { format!("{group}/{version}").into() };
-        object["kind"] = of.into();
-        apply_to(&self.api(kind, namespace), &object, "tests").await;
+        apply_to(&self.api_for(kind, object), &of_kind(kind, object), "tests").await;
     }
 
     /// Makes an object what `object` says and nothing else, whatever it was before.
     pub async fn replace(&self, kind: Kind, object: &Value) {
-        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("");
-        let name = object["metadata"]["name"].as_str().unwrap();
-        if self.get(kind, namespace, name).await.is_none() {
-            return self.apply(kind, object).await;
-        }
-        put(&self.api(kind, namespace), object).await;
+        replace_in(&self.api_for(kind, object), &of_kind(kind, object), "tests").await;
     }
 
     /// The same with each of the objects of a text, as it is in YAML.
     pub async fn replace_all(&self, text: &str) {
         for object in documents(text) {
             let (resource, namespace) = resource_of(&object);
-            let api = self.api_of(&resource, &namespace);
-            let name = object["metadata"]["name"].as_str().unwrap();
-            if api.get_opt(name).await.expect("the object, or that there is none").is_some() {
-                put(&api, &object).await;
-            } else {
-                apply_to(&api, &object, "kubectl").await;
-            }
+            replace_in(&self.api_of(&resource, &namespace), &object, "kubectl").await;
         }
+    }
+
+    fn api_for(&self, kind: Kind, object: &Value) -> Api<DynamicObject> {
+        self.api(kind, object["metadata"]["namespace"].as_str().unwrap_or(""))
     }
 
     /// Writes an object's status, as the kubelet or a controller would.
@@ -300,15 +287,25 @@ async fn apply_to(api: &Api<DynamicObject>, object: &Value, manager: &str) {
         .unwrap_or_else(|error| panic!("cannot apply {} {name}: {error}", object["kind"]));
 }
 
-/// Makes an object that is there what `object` says and nothing else.
-async fn put(api: &Api<DynamicObject>, object: &Value) {
+/// The object with the names of its kind.
+fn of_kind(Kind(group, version, of, _): Kind, object: &Value) -> Value {
+    let mut object = object.clone();
+    object["apiVersion"] =
+        if group.is_empty() { version.into() } else { format!("{group}/{version}").into() };
+    object["kind"] = of.into();
+    object
+}
+
+/// Makes an object what `object` says and nothing else. The fields of one that was not there belong to `manager`.
+async fn replace_in(api: &Api<DynamicObject>, object: &Value, manager: &str) {
     let name = object["metadata"]["name"].as_str().unwrap();
-    until(&format!("{name} is replaced"), async || {
-        let now = serde_json::to_value(api.get(name).await.expect("the object as it is")).unwrap();
+    until(&format!("{} {name} is replaced", object["kind"]), async || {
+        let Some(now) = api.get_opt(name).await.expect("the object, or that there is none") else {
+            apply_to(api, object, manager).await;
+            return Some(());
+        };
         let mut object = object.clone();
-        object["apiVersion"] = now["apiVersion"].clone();
-        object["kind"] = now["kind"].clone();
-        object["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
+        object["metadata"]["resourceVersion"] = now.metadata.resource_version.into();
         object["metadata"].as_object_mut().unwrap().remove("managedFields");
         let object: DynamicObject = serde_json::from_value(object).unwrap();
         match api.replace(name, &PostParams::default(), &object).await {
