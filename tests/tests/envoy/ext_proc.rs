@@ -23,40 +23,14 @@ fn with_filter(configuration: &str, place: Place, server: u16) -> String {
     const WARMPATH: &str = "                  - name: envoy.filters.http.wasm\n";
     const ROUTER: &str = "                  - name: envoy.filters.http.router\n";
     const CLUSTERS: &str = "\n  clusters:\n";
-    let filter = "                  - name: envoy.filters.http.ext_proc
-                    typed_config:
-                      \"@type\": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
-                      grpc_service: { envoy_grpc: { cluster_name: processor }, timeout: 20s }
-                      message_timeout: 20s
-                      processing_mode:
-                        request_header_mode: SEND
-                        response_header_mode: SKIP
-                        request_body_mode: FULL_DUPLEX_STREAMED
-                        request_trailer_mode: SEND
-                        response_body_mode: NONE
-                        response_trailer_mode: SKIP
-";
-    let cluster = format!(
-        "    - name: processor
-      type: STATIC
-      connect_timeout: 1s
-      typed_extension_protocol_options:
-        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-          \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-          explicit_http_config: {{ http2_protocol_options: {{}} }}
-      load_assignment:
-        cluster_name: processor
-        endpoints:
-          - lb_endpoints:
-              - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {server} }} }} }}
-"
-    );
+    let filter = include_str!("../../fixtures/ext-proc/filter.yaml").replace("TIMEOUT", "20s");
+    let cluster = include_str!("../../fixtures/ext-proc/cluster.yaml").replace("PORT", &server.to_string());
     let (head, routed) = configuration.split_once("    - name: routed\n").unwrap();
     let (warmpath, rest) = routed.split_once(WARMPATH).unwrap();
     let (module, rest) = rest.split_once(ROUTER).unwrap();
     let routed = match place {
-        Place::Before => [warmpath, filter, WARMPATH, module, ROUTER, rest].concat(),
-        Place::After => [warmpath, WARMPATH, module, filter, ROUTER, rest].concat(),
+        Place::Before => [warmpath, &filter, WARMPATH, module, ROUTER, rest].concat(),
+        Place::After => [warmpath, WARMPATH, module, &filter, ROUTER, rest].concat(),
     };
     let (listeners, clusters) = routed.split_once(CLUSTERS).unwrap();
     [head, "    - name: routed\n", listeners, CLUSTERS, &cluster, clusters].concat()

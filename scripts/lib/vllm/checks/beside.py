@@ -13,33 +13,7 @@ from .load import cache_config
 LARGE = 1_600_000
 WARMPATH = "                  - name: envoy.filters.http.wasm\n"
 ROUTER = "                  - name: envoy.filters.http.router\n"
-FILTER = """\
-                  - name: envoy.filters.http.ext_proc
-                    typed_config:
-                      "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
-                      grpc_service: { envoy_grpc: { cluster_name: processor }, timeout: 60s }
-                      message_timeout: 60s
-                      processing_mode:
-                        request_header_mode: SEND
-                        response_header_mode: SKIP
-                        request_body_mode: FULL_DUPLEX_STREAMED
-                        request_trailer_mode: SEND
-                        response_body_mode: NONE
-                        response_trailer_mode: SKIP
-"""
-CLUSTER = """\
-    - name: processor
-      type: STATIC
-      connect_timeout: 1s
-      typed_extension_protocol_options:
-        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-          explicit_http_config: { http2_protocol_options: {} }
-      load_assignment:
-        cluster_name: processor
-        endpoints:
-          - lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: PORT } } } }]
-"""
+ADDITIONS = ROOT / "tests" / "fixtures" / "ext-proc"
 
 
 def with_filter(place, port):
@@ -49,9 +23,11 @@ def with_filter(place, port):
         head, mark, routed = text.partition("    - name: routed\n")
         start, warmpath, rest = routed.partition(WARMPATH)
         module, router, rest = rest.partition(ROUTER)
-        chain = [FILTER, warmpath, module] if place == "before" else [warmpath, module, FILTER]
+        added = (ADDITIONS / "filter.yaml").read_text().replace("TIMEOUT", "60s")
+        chain = [added, warmpath, module] if place == "before" else [warmpath, module, added]
         listeners, clusters, rest = "".join([start, *chain, router, rest]).partition("\n  clusters:\n")
-        return "".join([head, mark, listeners, clusters, CLUSTER.replace("PORT", str(port)), rest])
+        cluster = (ADDITIONS / "cluster.yaml").read_text().replace("PORT", str(port))
+        return "".join([head, mark, listeners, clusters, cluster, rest])
 
     return edit
 
