@@ -6,7 +6,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, eq=False)
 class Mode:
     """Servers that serve several checks: flags and environment of each. `{adapter_a}` in a flag
-    is the folder of an adapter, `{store}` an empty one."""
+    is the folder of an adapter."""
 
     name: str
     about: str
@@ -56,22 +56,11 @@ SLEEP = Mode(
     cannot="Sleep mode is not supported",
 )
 
-SMALL = ["--num-gpu-blocks-override", 40, "--max-model-len", 4096]
 OFFLOAD = Mode(
     "offload",
     "one with a small cache and KV offload to host memory",
-    (([*SMALL, "--kv-offloading-size", 1], {}),),
+    ((["--num-gpu-blocks-override", 40, "--max-model-len", 4096, "--kv-offloading-size", 1], {}),),
     cannot="CPU Offloading is currently only supported on",
-)
-# vLLM's own connector for tests: it keeps the KV of whole prompts in files.
-KEPT = (
-    '{{"kv_connector": "ExampleConnector", "kv_role": "kv_both", '
-    '"kv_connector_extra_config": {{"shared_storage_path": "{store}"}}}}'
-)
-STORE = Mode(
-    "store",
-    "one with a small cache, and a store of KV in files",
-    (([*SMALL, "--kv-transfer-config", KEPT], {}),),
 )
 
 HYBRID = Mode("hybrid", "two with a model that has two kinds of KV cache", alike(2), model="hybrid")

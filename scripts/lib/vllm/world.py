@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import time
 
 from .. import gateway
@@ -36,8 +35,6 @@ class World:
         all_cpus = cpus()
         cpu = all_cpus[nth % len(all_cpus)]
         known = {f"adapter_{key}": folder for key, folder in self.installed.adapters.items()}
-        known["store"] = self.folder / "store"
-        shutil.rmtree(known["store"], ignore_errors=True)
         flags = [str(flag).format(**known) for flag in flags]
         name = f"{self.mode.name}-{nth + 1}"
         self.pods[nth] = Pod(

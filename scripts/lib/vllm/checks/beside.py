@@ -1,10 +1,10 @@
-"""What stands beside Warmpath and beside a pod's cache: another filter of Envoy, and a store of what the cache lets go of."""
+"""What stands beside Warmpath and beside a pod's cache: another filter of Envoy, and host memory for what the cache lets go of."""
 
 import json
 
 from ...common import ROOT, Failure
 from ...processes import Process, free_ports, wait_for
-from ..modes import OFFLOAD, PAIR, STORE, check
+from ..modes import OFFLOAD, PAIR, check
 from ..pods import MODEL
 from ..requests import CHAT, COMPLETIONS, chat_body, fresh, send
 from .load import cache_config
@@ -80,17 +80,7 @@ def another_filter(world):
 @check(OFFLOAD, "B21")
 def offloaded_cache(world):
     """What has left a pod's cache for host memory is believed to be there where `index.pod_tokens` says so."""
-    return remembered(world)
-
-
-@check(STORE, "B21")
-def stored_cache(world):
-    """The same for a store beside the cache, which vLLM's page tells no more of than of host memory."""
-    return remembered(world)
-
-
-def remembered(world):
-    """Prompts that fill a pod's cache several times, and then the first ones again: what was believed, and what was found."""
+    # Prompts that fill the cache several times, and then the first ones again: what was believed, and what was found.
     pod = world.pods[0]
     size, seen = cache_config(pod.page(), "kv_cache_size_tokens"), []
     for pod_tokens in (None, 20 * size):
