@@ -2,8 +2,6 @@
 //! list of models, as long as its process lives, and a pod with LoRA again and again: its adapters come and
 //! go, and its page of metrics shows only those that have requests.
 
-use std::collections::BTreeSet;
-
 use crate::collector::{Collector, DueScrape};
 use crate::scrape::adapters::PageAdapters;
 use crate::scrape::model_list::{ModelList, NoList};
@@ -171,9 +169,12 @@ impl Collector {
         let is_base = |name: &&String| adapters.pods_with(ModelId::of(name.as_bytes())).next().is_none();
         let mut names = ModelNames::default();
         // Most pods have the same ones, and whether a name is an adapter's takes a look at every list.
-        let groups: BTreeSet<&Vec<String>> = lists.names_of.iter().flat_map(|(_, groups)| groups).collect();
-        for group in groups {
-            names.join(group.iter().filter(is_base));
+        let mut joined: Vec<&Vec<String>> = Vec::new();
+        for group in lists.names_of.iter().flat_map(|(_, groups)| groups) {
+            if !joined.contains(&group) {
+                names.join(group.iter().filter(is_base));
+                joined.push(group);
+            }
         }
         if !all_told {
             lists.names.groups().for_each(|group| names.join(group.iter().filter(is_base)));
