@@ -4,34 +4,33 @@
 //! the singleton is dead. It also reconciles the ledger, because it alone sees how many requests the pods
 //! report.
 
+mod corrections;
 mod engines;
+mod load;
+mod members;
 mod model_lists;
+mod sender;
 
+use self::load::milliseconds;
 pub use self::model_lists::ListNews;
-use crate::account::cache_tally::CacheTally;
+use self::sender::Doubt;
 use crate::account::ledger::Ledger;
-use crate::account::pod_account::PodAccount;
 use crate::account::transaction::LedgerStore;
 use crate::config::{Config, Scrape};
-use crate::discovery::Members;
-use crate::scrape::cache_check::{CacheCheck, Finding};
-use crate::scrape::history::{PageHistory, Signs};
-use crate::scrape::leaks::{Leak, LeakDetector};
+use crate::scrape::cache_check::CacheCheck;
+use crate::scrape::history::PageHistory;
+use crate::scrape::leaks::LeakDetector;
 use crate::scrape::schedule::Schedule;
-use crate::scrape::several::{SAME_PROCESS, Several};
+use crate::scrape::several::Several;
 use crate::scrape::vllm;
 use crate::shared::clusters::ClusterSet;
 use crate::shared::membership::announced;
-use crate::shared::pod_table::{Pod, PodKey, PodState, PodTable};
-use crate::shared::store::{Contended, Keys, NEVER_WRITTEN, SharedData};
+use crate::shared::pod_table::{Pod, PodState, PodTable};
+use crate::shared::store::{Keys, NEVER_WRITTEN, SharedData};
 use crate::{Micros, SECOND, Slot};
 
-/// Tokens that a pod is believed to hold until its page tells: about those of a 7B model on a GPU with 24 GB.
-const DEFAULT_CAPACITY: u64 = 500_000;
 /// Requests of others that must have come or gone from one page to the next for their load to change fast.
 const FAST_CHANGE: f32 = 8.0;
-/// Pages in a row that are taken for another pod's. A pod that has left its cluster is scraped for less long.
-const MOST_PAGES_OF_ANOTHER: u32 = 50;
 /// Least time between two scrapes of a pod that gets no requests.
 const SELDOM: Micros = SECOND;
 
@@ -82,17 +81,6 @@ struct PodHistory {
     /// A process of which it is not known whether it is the pod's.
     doubt: Option<Doubt>,
     several: Several,
-}
-
-/// Pages that told of another process than the pod's before.
-#[derive(Clone, Copy, Debug)]
-struct Doubt {
-    /// When that process started, in milliseconds.
-    started: u64,
-    /// When it was told first.
-    since: Micros,
-    /// Pages in a row that told it.
-    pages: u32,
 }
 
 impl PodHistory {
@@ -165,76 +153,6 @@ impl Collector {
         collector
     }
 
-    /// Tells the time since the epoch at `now`. Of a pod that is listed later it is known since when it was
-    /// there.
-    pub fn tell_date(&mut self, date: Micros, now: Micros) {
-        self.origin = Some(date - now);
-    }
-
-    /// Makes `addresses` the pods of the pool: those that stay keep their slots.
-    pub fn set_pods(&mut self, addresses: &[String], now: Micros) {
-        let listed_at = self.origin.map(|origin| origin + now);
-        for (slot, pod) in Slot::all().zip(&mut self.table.pods) {
-            if pod.id != 0 && !addresses.contains(&pod.address) {
-                *pod = Pod::default();
-                self.schedule.remove(slot);
-                self.changed = true;
-            }
-        }
-        for address in addresses {
-            if self.table.live().any(|(_, pod)| pod.address == *address) {
-                continue;
-            }
-            let slot = self.add(Pod { address: address.clone(), ..Pod::default() });
-            if let Some(history) = self.histories.get_mut(usize::from(slot)) {
-                history.pages = PageHistory::of_listed(listed_at);
-            }
-            self.schedule.add(slot, now);
-        }
-    }
-
-    /// Puts a new pod into an empty slot.
-    fn add(&mut self, pod: Pod) -> Slot {
-        let id = next_id(&mut self.table.last_id);
-        let slot = match self.table.pods.iter().position(|pod| pod.id == 0) {
-            Some(empty) => empty,
-            None => {
-                self.table.pods.push(Pod::default());
-                self.histories.push(PodHistory::default());
-                self.table.pods.len() - 1
-            }
-        };
-        if let (Some(place), Some(history)) = (self.table.pods.get_mut(slot), self.histories.get_mut(slot)) {
-            *place = Pod { id, first_id: id, capacity: DEFAULT_CAPACITY, ..pod };
-            *history = PodHistory::default();
-        }
-        self.changed = true;
-        Slot(slot as u16)
-    }
-
-    /// Makes what discovery has found the pods of the pool.
-    pub fn set_members(&mut self, members: &Members, now: Micros) {
-        let addresses: Vec<String> = members.pods.iter().map(|member| member.address.clone()).collect();
-        self.set_pods(&addresses, now);
-        for (slot, pod) in Slot::all().zip(&mut self.table.pods).filter(|(_, pod)| pod.id != 0) {
-            if let Some(member) = members.pods.iter().find(|member| member.address == pod.address) {
-                self.changed |= pod.candidate_of != member.candidate_of;
-                if pod.candidate_of == ClusterSet::NONE && member.candidate_of != ClusterSet::NONE {
-                    self.schedule.hasten(slot, now);
-                }
-                pod.candidate_of = member.candidate_of;
-            }
-        }
-        let was_steered =
-            |name: &str| self.table.clusters.iter().any(|known| known.name == name && known.steered);
-        if members.clusters.iter().any(|cluster| cluster.steered && !was_steered(&cluster.name)) {
-            // Now they can be scraped.
-            self.table.addresses().for_each(|(slot, _)| self.schedule.hasten(slot, now));
-        }
-        self.changed |= self.table.clusters != members.clusters;
-        self.table.clusters.clone_from(&members.clusters);
-    }
-
     /// The pages to fetch now. Follows the pods that routers announced since.
     pub fn due(&mut self, shared: &impl SharedData, now: Micros) -> Vec<DueScrape> {
         if !self.discovers
@@ -285,70 +203,6 @@ impl Collector {
             }
             self.check_rejections(pod, &load, shared, now);
         }
-    }
-
-    /// The clusters were asked for at `asked_at`, and [`Collector::set_members`] has what they answered.
-    pub fn looked_at(&mut self, asked_at: Micros) {
-        self.looked_at = asked_at;
-    }
-
-    /// Whether a look at the clusters would tell if a page is of the pod that it was fetched from.
-    pub fn doubts(&self) -> bool {
-        let unanswered = |doubt: &Doubt| doubt.since >= self.looked_at;
-        self.histories.iter().any(|history| history.doubt.as_ref().is_some_and(unanswered))
-    }
-
-    /// Whether the connection by which the scrape `due` is made is to be closed after it, to find out whether the address is that of
-    /// several pods: only where it is the one host of its clusters. It counts as closed.
-    pub fn take_close(&mut self, due: &DueScrape, now: Micros) -> bool {
-        let Some(of) = self.table.pod(due.slot).map(|pod| pod.candidate_of) else { return false };
-        let hosts = self.table.addresses().filter(|(_, other)| other.candidate_of.meets(of));
-        let alone = hosts.take(2).count() == 1;
-        alone && self.discovered(due).is_some_and(|history| history.several.take_close(now))
-    }
-
-    /// Nothing came of the scrape `due`, whose connection was to be closed. That says nothing of the pod.
-    pub fn close_failed(&mut self, due: &DueScrape, now: Micros) {
-        if let Some(history) = self.discovered(due) {
-            history.several.close_failed(now);
-        }
-    }
-
-    /// An address that answers for several processes, as that of a Service does; each is returned once.
-    pub fn several_at(&mut self) -> Option<String> {
-        self.several_at.take()
-    }
-
-    /// The history of the pod of the scrape `due`, where Envoy's clusters list the pods and it is listed still.
-    fn discovered(&mut self, due: &DueScrape) -> Option<&mut PodHistory> {
-        self.table.pod(due.slot).filter(|pod| self.discovers && pod.id == due.id)?;
-        self.histories.get_mut(usize::from(due.slot))
-    }
-
-    /// Whether another pod may have sent the page: a cluster sends elsewhere for a moment when a pod has left
-    /// it, or when it is another cluster of the same name. The page tells another process than the one that
-    /// the pod ran before. It is the pod's if a page tells it still after the clusters were looked at, for a
-    /// pod that has left its cluster is not scraped any more. Many such pages in a row are the pod's in any
-    /// case: Envoy may not answer what its clusters are.
-    fn is_of_another(&mut self, due: &DueScrape, load: &vllm::PodLoad, now: Micros) -> bool {
-        let Some(pod) = self.table.pod(due.slot).filter(|pod| self.discovers && pod.id == due.id) else {
-            return false;
-        };
-        let started = milliseconds(load.started);
-        let same = started == 0 || pod.started == 0 || started.abs_diff(pod.started) <= SAME_PROCESS;
-        let Some(history) = self.histories.get_mut(usize::from(due.slot)) else { return false };
-        if same {
-            history.doubt = None;
-            return false;
-        }
-        let mut doubt = match history.doubt {
-            Some(doubt) if doubt.started == started => doubt,
-            _ => Doubt { started, since: now, pages: 0 },
-        };
-        doubt.pages += 1;
-        let own = doubt.since < self.looked_at || doubt.pages > MOST_PAGES_OF_ANOTHER;
-        history.doubt = (!own).then_some(doubt);
-        !own
     }
 
     /// No page has come for the scrape `due`.
@@ -402,7 +256,8 @@ impl Collector {
             let hangs = pod.state == PodState::Hanging;
             self.schedule.done(due.slot, cost, &self.scrape, least, now);
             if hangs {
-                // It computes nothing that a page could delay, and a prompt that only took long must not be held against it.
+                // It computes nothing that a page could delay, and a prompt that only took long must not be
+                // held against it.
                 self.schedule.hasten(due.slot, now + self.scrape.interval);
             }
         }
@@ -457,140 +312,6 @@ impl Collector {
     pub fn table(&self) -> &PodTable {
         &self.table
     }
-
-    /// Takes in a load; returns the requests that the ledger counts and that do not exist, once that has
-    /// lasted.
-    fn take_load(
-        &mut self,
-        key: PodKey,
-        load: &vllm::PodLoad,
-        own: Option<PodAccount>,
-        now: Micros,
-    ) -> Option<Leak> {
-        let slot = usize::from(key.slot);
-        let (pod, history) = (self.table.pods.get_mut(slot)?, self.histories.get_mut(slot)?);
-        if pod.id != key.id {
-            return None;
-        }
-        let own = own.filter(|account| account.id == pod.id);
-        let Signs { restarted, hangs, ended } = history.pages.see(load, own.as_ref(), now);
-        let own = own.filter(|_| !restarted);
-        if restarted {
-            // Its cache is empty and its requests are gone, so it is another pod to everyone.
-            pod.id = next_id(&mut self.table.last_id);
-            let PodHistory { pages, several, .. } = *history;
-            *history = PodHistory { pages, several, ..PodHistory::default() };
-        }
-        let (own_waiting, own_in_flight) = own.map_or((0.0, 0.0), |e| (e.waiting as f32, e.in_flight as f32));
-        let foreign = (load.running + load.waiting - own_in_flight - ended).max(0.0);
-        // Not `clamp`, which panics where a bound is no number.
-        let foreign_waiting = (load.waiting - own_waiting).max(0.0).min(foreign);
-        let foreign_running = foreign - foreign_waiting;
-        if pod.state == PodState::Unreachable {
-            pod.recovered_at = now;
-        }
-        let state = match (load.asleep, hangs) {
-            (true, _) => PodState::Asleep,
-            (false, true) => PodState::Hanging,
-            (false, false) => PodState::Ready,
-        };
-        if state == PodState::Asleep && pod.state != PodState::Asleep {
-            // Sleeping empties the cache.
-            pod.cache_epoch = pod.cache_epoch.wrapping_add(1);
-        }
-        pod.state = state;
-        pod.started = milliseconds(load.started);
-        pod.scraped_at = now;
-        pod.running = load.running;
-        pod.waiting = load.waiting;
-        pod.kv_usage = load.kv_usage;
-        pod.foreign_running = foreign_running.min(history.foreign_running);
-        pod.foreign_waiting = foreign_waiting.min(history.foreign_waiting);
-        pod.capacity = load.capacity.unwrap_or(DEFAULT_CAPACITY);
-        history.changed = (foreign - history.foreign_running - history.foreign_waiting).abs();
-        (history.foreign_running, history.foreign_waiting) = (foreign_running, foreign_waiting);
-        self.changed = true;
-        match own {
-            Some(own) => history.leaks.see(&own, load.running + load.waiting, now),
-            None => {
-                history.leaks = LeakDetector::default();
-                None
-            }
-        }
-    }
-
-    /// Compares what the pod's cache has found with what was believed, and lets the routers believe nothing
-    /// where that is clearly wrong. A tally that could not be written begins with the next page.
-    fn check_cache(
-        &mut self,
-        key: PodKey,
-        load: &vllm::PodLoad,
-        own: &PodAccount,
-        shared: &mut impl SharedData,
-        now: Micros,
-    ) {
-        let slot = usize::from(key.slot);
-        let (Some(pod), Some(history)) = (self.table.pods.get_mut(slot), self.histories.get_mut(slot)) else {
-            return;
-        };
-        if pod.id != key.id || own.id != key.id {
-            return;
-        }
-        let finding = history.cache.see(load, own.cache, now);
-        if finding == Finding::Emptied {
-            pod.cache_epoch = pod.cache_epoch.wrapping_add(1);
-            self.emptied += 1;
-        }
-        if finding != Finding::Undecided {
-            self.change(key, shared, |account| account.cache = CacheTally::from(now));
-        }
-    }
-
-    /// A server that has refused requests since its last page because its queue was full has not failed.
-    /// Where nothing reads the answers of each attempt, the routers took such a refusal for a failure if
-    /// another pod served the request.
-    fn check_rejections(
-        &mut self,
-        pod: PodKey,
-        load: &vllm::PodLoad,
-        shared: &mut impl SharedData,
-        now: Micros,
-    ) {
-        let Some(history) = self.histories.get_mut(usize::from(pod.slot)) else { return };
-        let before = history.rejections.replace(load.rejections);
-        if before.is_some_and(|before| load.rejections > before) {
-            self.change(pod, shared, |account| account.health.refused_as_full(now));
-        }
-    }
-
-    fn reconcile(&mut self, pod: PodKey, leak: Leak, shared: &mut impl SharedData) {
-        // If it is not written, the next window shows the same leak.
-        if self.change(pod, shared, |account| account.reconcile(leak.requests, leak.waiting)) {
-            self.leaked += u64::from(leak.requests);
-        }
-    }
-
-    /// Changes the account of a pod; returns whether the change is written, and counts one that is not.
-    fn change(&mut self, pod: PodKey, shared: &mut impl SharedData, with: impl Fn(&mut PodAccount)) -> bool {
-        let changed = self.store.transact(shared, |ledger, _| {
-            ledger.change(pod, &with);
-            Ok::<_, Contended>(())
-        });
-        self.contended += u64::from(changed.is_err());
-        changed.is_ok()
-    }
-}
-
-/// Seconds as whole milliseconds; 0 for none.
-fn milliseconds(seconds: Option<f64>) -> u64 {
-    seconds.map_or(0, |seconds| (seconds * 1e3) as u64)
-}
-
-/// The identity after the last one that was given; 0 is no pod. Of two identities the larger one is the later
-/// one, until four billion restarts wrap them.
-fn next_id(last: &mut u32) -> u32 {
-    *last = last.wrapping_add(1).max(1);
-    *last
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
+use super::sender::MOST_PAGES_OF_ANOTHER;
 use super::*;
 use crate::Tokens;
 use crate::account::ledger::Ledger;
+use crate::account::pod_account::PodAccount;
 use crate::account::pod_health::Observed;
-use crate::discovery::Member;
+use crate::discovery::{Member, Members};
 use crate::scrape::leaks::RECONCILE_AFTER;
 use crate::shared::clusters::Cluster;
 use crate::shared::membership::{PodList, announce};
