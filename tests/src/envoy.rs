@@ -65,7 +65,8 @@ impl Envoy {
         until(&what, async || (self.stat(name).await == pods as i64).then_some(())).await;
     }
 
-    /// Waits until log lines with this text have named so many pods, and the routers have a table with what those lines say.
+    /// Waits until log lines with this text have named so many pods, and the routers have a table with what
+    /// those lines say.
     pub async fn says_of_pods(&self, text: &str, pods: usize) {
         until(&format!("the log says \"{text}\" of {pods} pods"), async || {
             let log = self.log();

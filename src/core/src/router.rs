@@ -1,4 +1,5 @@
-//! The story of a request: read what all workers share, choose a pod, book the request there, and learn from the answer.
+//! The story of a request: read what all workers share, choose a pod, book the request there, and learn from
+//! the answer.
 
 mod adapters;
 mod answers;
@@ -32,25 +33,28 @@ use steps::Steps;
 
 /// The router of one worker.
 ///
-/// It keeps replicas of what the workers share, and writes through [`SharedData`]. It has no clock: `now` is read on one
-/// clock for all workers of an Envoy, which never runs backwards. One request is:
+/// It keeps replicas of what the workers share, and writes through [`SharedData`]. It has no clock: `now` is
+/// read on one clock for all workers of an Envoy, which never runs backwards. One request is:
 ///
 /// 1. [`read`](Self::read), once its body is whole; not for a request without a prompt.
-/// 2. [`decide`](Self::decide), once. On success the request is booked, and the [`Ticket`] stands for it from then on.
+/// 2. [`decide`](Self::decide), once. On success the request is booked, and the [`Ticket`] stands for it from
+///    then on.
 /// 3. [`failed_over`](Self::failed_over), at most once, when another pod than the first one answers.
 ///    [`unanswered`](Self::unanswered), at most once, when no pod does.
-/// 4. [`start`](Self::start) at the first byte of a streamed answer's body; further calls do nothing. A whole answer needs
-///    none.
-/// 5. [`failed_upstream`](Self::failed_upstream), at most once, when the pod that the request is booked on says 503 or
-///    breaks its answer off.
+/// 4. [`start`](Self::start) at the first byte of a streamed answer's body; further calls do nothing. A whole
+///    answer needs none.
+/// 5. [`failed_upstream`](Self::failed_upstream), at most once, when the pod that the request is booked on
+///    says 503 or breaks its answer off.
 /// 6. [`close`](Self::close), exactly once, whatever the end was.
 ///
 /// Besides, [`refresh`](Self::refresh) whenever the table's generation has moved, before `decide`; and
-/// [`follow`](Self::follow) once when the worker starts and then every second, so that a worker without requests keeps up.
+/// [`follow`](Self::follow) once when the worker starts and then every second, so that a worker without
+/// requests keeps up.
 ///
-/// Steps 2 to 6 each are one transaction on the ledger. When other workers write first at every try, it has no effect at
-/// all, and the caller gets [`Contended`](crate::shared::store::Contended) (or [`NoPod::Contended`]) to count; it does not call again. A request that could
-/// not be closed stays in the ledger until the collector reconciles it with what the pod reports.
+/// Steps 2 to 6 each are one transaction on the ledger. When other workers write first at every try, it has
+/// no effect at all, and the caller gets [`Contended`](crate::shared::store::Contended) (or
+/// [`NoPod::Contended`]) to count; it does not call again. A request that could not be closed stays in the
+/// ledger until the collector reconciles it with what the pod reports.
 #[derive(Debug)]
 pub struct Router {
     store: LedgerStore,
@@ -75,8 +79,8 @@ impl Router {
         self
     }
 
-    /// The same with another key of the parse cache's hash, which is `writer` unless it is set: a random number that
-    /// clients cannot know.
+    /// The same with another key of the parse cache's hash, which is `writer` unless it is set: a random
+    /// number that clients cannot know.
     pub fn with_hash_seed(mut self, seed: u64) -> Router {
         self.steps.set_hash_seed(seed);
         self

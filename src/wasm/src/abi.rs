@@ -1,8 +1,9 @@
-//! The interface to Envoy, Proxy-Wasm 0.2.1: what Envoy calls, the contexts that it calls, and what it can be asked to do.
+//! The interface to Envoy, Proxy-Wasm 0.2.1: what Envoy calls, the contexts that it calls, and what it can be
+//! asked to do.
 //!
-//! The public SDK for Rust is not used. It holds its list of contexts while one of them runs, so that a filter which stands in
-//! the way of the module's own calls traps; it panics at any status that it does not expect; and each of its contexts brings a
-//! hundred methods along (docs/adr/0010-own-binding.md).
+//! The public SDK for Rust is not used. It holds its list of contexts while one of them runs, so that a
+//! filter which stands in the way of the module's own calls traps; it panics at any status that it does not
+//! expect; and each of its contexts brings a hundred methods along (docs/adr/0010-own-binding.md).
 
 mod calls;
 mod contexts;

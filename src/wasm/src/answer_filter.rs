@@ -1,10 +1,11 @@
-//! The upstream HTTP filter, once per attempt: holds an answer's headers until it is known whether the pod serves the request.
+//! The upstream HTTP filter, once per attempt: holds an answer's headers until it is known whether the pod
+//! serves the request.
 //!
-//! vLLM sends status 200 and the headers of a stream before it has computed anything. Once a client has them, Envoy cannot ask
-//! another pod. So the headers wait here for the first token: a pod that dies before it is retried as one that sent nothing, and
-//! an error event instead of a token becomes the status that it names, which Envoy's retry policy knows. A refusal and a fault
-//! that came as a status wait for their body: only that tells a full pod from a broken one, and a dead engine from a request
-//! that no pod could serve.
+//! vLLM sends status 200 and the headers of a stream before it has computed anything. Once a client has them,
+//! Envoy cannot ask another pod. So the headers wait here for the first token: a pod that dies before it is
+//! retried as one that sent nothing, and an error event instead of a token becomes the status that it names,
+//! which Envoy's retry policy knows. A refusal and a fault that came as a status wait for their body: only
+//! that tells a full pod from a broken one, and a dead engine from a request that no pod could serve.
 
 use std::rc::Rc;
 
@@ -20,9 +21,9 @@ use crate::callbacks::Callbacks;
 use crate::host;
 use crate::receipt;
 
-/// Bytes of an answer that are held at most: far more than events before the first token take, unless they repeat a long
-/// request, and less than the smallest buffer of a connection (32 KiB at an Envoy Gateway), beyond which Envoy itself would
-/// give the answer up.
+/// Bytes of an answer that are held at most: far more than events before the first token take, unless they
+/// repeat a long request, and less than the smallest buffer of a connection (32 KiB at an Envoy Gateway),
+/// beyond which Envoy itself would give the answer up.
 const MOST_HELD: usize = 16 << 10;
 /// The header that makes Envoy's retry policy ask another pod.
 const ASK_ANOTHER: &str = "x-warmpath-ask-another";
@@ -154,9 +155,9 @@ impl AnswerFilter {
         }
     }
 
-    /// Has another pod asked, if it may serve what this one answers with this status: a model or a key is a matter of the pod. A
-    /// path that is not inference is unknown to all of them, and the client must get that answer, not the failure of a pod that
-    /// is asked after it.
+    /// Has another pod asked, if it may serve what this one answers with this status: a model or a key is a
+    /// matter of the pod. A path that is not inference is unknown to all of them, and the client must get
+    /// that answer, not the failure of a pod that is asked after it.
     #[inline(never)]
     fn decline(&self, status: u16) {
         if status != BAD_GATEWAY && Decline::of_status(u64::from(status)).is_none() {
@@ -170,7 +171,8 @@ impl AnswerFilter {
         }
     }
 
-    /// Has another pod asked, once, where the engine of this one has died: the request may be the one that has killed it.
+    /// Has another pod asked, once, where the engine of this one has died: the request may be the one that
+    /// has killed it.
     fn leave_dead(&self, error: ErrorEvent) {
         if error.kind == ErrorKind::Dead && !receipt::told().goes_on && self.role.asks_another_once() {
             host::set_response_header(ASK_ANOTHER, Some(b"1"));
@@ -192,8 +194,8 @@ impl AnswerFilter {
     }
 }
 
-/// Has no other pod asked where a request goes on from a response that this one has stored: any other would say that there is no
-/// such response, which ends a dialogue that would go on in a moment.
+/// Has no other pod asked where a request goes on from a response that this one has stored: any other would
+/// say that there is no such response, which ends a dialogue that would go on in a moment.
 #[cold]
 #[inline(never)]
 fn keep() {

@@ -18,9 +18,9 @@ use crate::metrics::AnswerMetrics;
 /// Longest time after which a client is told to come again, in seconds: a queue may empty sooner than it
 /// seems.
 const LONGEST_WAIT: u64 = 60;
-/// Requests that all pods may refuse in turn with one status, beyond one per second, before the first refusal of a request
-/// with that status is believed: a client with a wrong key must not make three requests of each of its own. What one client
-/// meets everywhere says nothing of a refusal with another status.
+/// Requests that all pods may refuse in turn with one status, beyond one per second, before the first refusal
+/// of a request with that status is believed: a client with a wrong key must not make three requests of each
+/// of its own. What one client meets everywhere says nothing of a refusal with another status.
 const MOST_IN_VAIN: u64 = 20;
 /// The statuses of refusals that another pod may not give.
 const STATUSES: [u16; 5] = [401, 403, 404, 429, 502];
@@ -30,8 +30,8 @@ const STATUSES: [u16; 5] = [401, 403, 404, 429, 502];
 pub struct AnswerRole {
     keys: Keys,
     store: LedgerStore,
-    /// By status, when the last of the requests would have been sent that all pods refused with it, had they come one per
-    /// second.
+    /// By status, when the last of the requests would have been sent that all pods refused with it, had they
+    /// come one per second.
     in_vain: [Cell<Micros>; STATUSES.len()],
     /// What they count.
     pub metrics: AnswerMetrics,
@@ -66,9 +66,9 @@ impl AnswerRole {
         }
     }
 
-    /// The pod of the present attempt has refused it with this status, in a way that another pod may not; `named` pods were named
-    /// for the request. Returns whether another one is to be asked, and tells the routers if so: they learn from its answer who is
-    /// at fault.
+    /// The pod of the present attempt has refused it with this status, in a way that another pod may not;
+    /// `named` pods were named for the request. Returns whether another one is to be asked, and tells the
+    /// routers if so: they learn from its answer who is at fault.
     pub fn asks_another(&self, status: u16, named: usize) -> bool {
         let at = STATUSES.iter().position(|&known| known == status);
         let Some(in_vain) = at.and_then(|at| self.in_vain.get(at)).filter(|_| !is_own_call()) else {
@@ -88,15 +88,16 @@ impl AnswerRole {
         }
         match told::note(&self.store, &table, &address, &mut Host, |pod| pod.declined(now)) {
             Ok(_) => self.metrics.declined.count(),
-            // The routers will take the refusal for a failure of the pod, which costs it a second. The client must not
-            // pay for that.
+            // The routers will take the refusal for a failure of the pod, which costs it a second. The client
+            // must not pay for that.
             Err(_) => self.metrics.contended.count(),
         }
         true
     }
 
-    /// The engine of the pod of the present attempt has died. Returns whether another pod is to be asked: only once, so that a
-    /// request that kills engines kills no more than two. The routers take it for the failure of the pod that it is.
+    /// The engine of the pod of the present attempt has died. Returns whether another pod is to be asked:
+    /// only once, so that a request that kills engines kills no more than two. The routers take it for the
+    /// failure of the pod that it is.
     pub fn asks_another_once(&self) -> bool {
         let attempt = host::number("upstream\0request_attempt_count").unwrap_or(1);
         attempt == 1 && !is_own_call() && self.table().others(&pod()) > 0
@@ -108,9 +109,10 @@ impl AnswerRole {
     }
 }
 
-/// Whether another pod is asked where that of this attempt refuses: one that is named, for those before it may have left since,
-/// so that the `others` which are there now do not tell how many are left to ask. After the last one Envoy finds a pod by itself,
-/// which may be one of them, or dead: that is better than a refusal which passes, and worse than one that all pods would give.
+/// Whether another pod is asked where that of this attempt refuses: one that is named, for those before it
+/// may have left since, so that the `others` which are there now do not tell how many are left to ask. After
+/// the last one Envoy finds a pod by itself, which may be one of them, or dead: that is better than a refusal
+/// which passes, and worse than one that all pods would give.
 fn another_follows(attempt: usize, status: u16, named: usize, others: usize) -> bool {
     let passes = matches!(status, 429 | 502);
     match named {
@@ -125,9 +127,9 @@ fn pod() -> Bytes {
     host::property("upstream\0address").unwrap_or_default()
 }
 
-/// Whether the attempt fetches a page for Warmpath itself: there the pod's own answer counts. Such a call has no
-/// virtual host, and that of a request has a name. The header that it goes by cannot be seen here, as Envoy shows none of the
-/// request any more.
+/// Whether the attempt fetches a page for Warmpath itself: there the pod's own answer counts. Such a call has
+/// no virtual host, and that of a request has a name. The header that it goes by cannot be seen here, as
+/// Envoy shows none of the request any more.
 fn is_own_call() -> bool {
     host::property("xds\0virtual_host_name").is_none_or(|name| name.is_empty())
 }

@@ -1,9 +1,11 @@
-//! What the answer filters of this VM see of attempts, so that a router in the same VM need not ask Envoy how many there were.
+//! What the answer filters of this VM see of attempts, so that a router in the same VM need not ask Envoy how
+//! many there were.
 //!
-//! Every attempt that fails ends in its answer filter, before the next one can be answered. So where none has failed since a
-//! request was sent, of all requests of this VM, its answer is that of its only attempt. A cluster may have no answer filter, or
-//! one in another VM. Hence the part of an answer that comes to a router must have passed an answer filter of this VM just
-//! before: Envoy calls one filter right after the other.
+//! Every attempt that fails ends in its answer filter, before the next one can be answered. So where none has
+//! failed since a request was sent, of all requests of this VM, its answer is that of its only attempt. A
+//! cluster may have no answer filter, or one in another VM. Hence the part of an answer that comes to a
+//! router must have passed an answer filter of this VM just before: Envoy calls one filter right after the
+//! other.
 
 use std::cell::Cell;
 
@@ -36,7 +38,8 @@ pub fn forget_part() {
     PASSED.set(false);
 }
 
-/// Whether the part of an answer that has come to a router has passed an answer filter of this VM just before.
+/// Whether the part of an answer that has come to a router has passed an answer filter of this VM just
+/// before.
 pub fn has_passed() -> bool {
     PASSED.replace(false)
 }

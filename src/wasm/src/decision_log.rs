@@ -131,8 +131,8 @@ impl DecisionLog {
         log::debug!("{line}");
     }
 
-    /// A warning that requests met no pod, now and then: under load there are thousands a second. At the level debug each
-    /// request has a line.
+    /// A warning that requests met no pod, now and then: under load there are thousands a second. At the
+    /// level debug each request has a line.
     pub fn no_pod(&mut self, no_pod: NoPod, fail_open: bool, now: Micros) {
         let outcome = if fail_open { "left to the fallback cluster" } else { "answered 503" };
         let reason = in_words(no_pod);
@@ -165,8 +165,8 @@ pub fn in_words(no_pod: NoPod) -> &'static str {
     }
 }
 
-/// A client's bytes for a quoted field of the log, escaped as in JSON: they can end neither the field nor the line, and
-/// harmless ones read as they do in the access log.
+/// A client's bytes for a quoted field of the log, escaped as in JSON: they can end neither the field nor the
+/// line, and harmless ones read as they do in the access log.
 fn printable(bytes: &[u8]) -> Cow<'_, str> {
     let plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
     let bytes = bytes.get(..LONGEST_SHOWN).unwrap_or(bytes);
@@ -186,8 +186,8 @@ fn printable(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// Appends the line of a prefix hit, as the reference words it. Nearly every request has one, so it is put together without
-/// the machinery that formats fractions.
+/// Appends the line of a prefix hit, as the reference words it. Nearly every request has one, so it is put
+/// together without the machinery that formats fractions.
 fn push_prefix_hit(line: &mut String, request: &str, ratio: f64, pod: &str) {
     line.push_str("Do prefix-aware routing! {\"request\": \"");
     line.push_str(request);
@@ -207,8 +207,8 @@ fn push_hundredths(line: &mut String, share: f64) {
     line.extend([digit(hundredths / 100), '.', digit(hundredths / 10), digit(hundredths)]);
 }
 
-/// A number with so many digits after its point. The standard library prints fractions to any precision, with code that would
-/// be a fiftieth of the module.
+/// A number with so many digits after its point. The standard library prints fractions to any precision, with
+/// code that would be a fiftieth of the module.
 struct Decimal(f32, u32);
 
 impl fmt::Display for Decimal {

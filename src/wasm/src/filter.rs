@@ -179,8 +179,8 @@ impl Callbacks for Filter {
         #[cfg(feature = "trap")]
         crate::trap::on_request();
         match host::request_header(":path").and_then(|path| Api::of(&path)) {
-            // Only a POST has a body, but for a WebSocket, whose stream has no end, so that it must not be held. Test `upgrade`
-            // first: an absent header costs no copy.
+            // Only a POST has a body, but for a WebSocket, whose stream has no end, so that it must not be
+            // held. Test `upgrade` first: an absent header costs no copy.
             Some(api) if !end_of_stream && (host::request_header("upgrade").is_none() || is_post()) => {
                 if self.worker.stop_iteration.hold(self.stream) {
                     self.phase = Phase::Held(api);
@@ -225,9 +225,10 @@ impl Callbacks for Filter {
         }
     }
 
-    /// Envoy calls this only where its configuration lists it for the router: each call into the VM has its price, vLLM sends the
-    /// headers of a stream before it has computed anything, and whatever else they say is still known when the first chunk comes.
-    /// But the length of an answer in which a name is restored must go before its body does.
+    /// Envoy calls this only where its configuration lists it for the router: each call into the VM has its
+    /// price, vLLM sends the headers of a stream before it has computed anything, and whatever else they say
+    /// is still known when the first chunk comes. But the length of an answer in which a name is restored
+    /// must go before its body does.
     fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
         if let Restored::Wanted(name) = std::mem::replace(&mut self.model_name, Restored::No)
             && host::response_header("content-encoding").is_none()
@@ -259,7 +260,8 @@ impl Callbacks for Filter {
                 return;
             }
             match said {
-                // A whole answer begins when it ends: its start is booked with its end, which saves a write of the ledger.
+                // A whole answer begins when it ends: its start is booked with its end, which saves a write
+                // of the ledger.
                 FirstEvent::Token if !end_of_stream => worker.start(sent),
                 FirstEvent::Error(ErrorEvent { kind: ErrorKind::Full | ErrorKind::Request, status }) => {
                     let declined = Decline::of_status(u64::from(status));
@@ -302,8 +304,8 @@ impl Callbacks for Filter {
 }
 
 impl Drop for Filter {
-    /// Envoy deletes the stream, whatever its end was: finished, aborted, reset, timed out. An account that is still open is
-    /// closed.
+    /// Envoy deletes the stream, whatever its end was: finished, aborted, reset, timed out. An account that
+    /// is still open is closed.
     fn drop(&mut self) {
         if matches!(self.phase, Phase::Held(_)) {
             self.worker.stop_iteration.ended(self.stream);

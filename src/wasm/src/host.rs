@@ -1,7 +1,7 @@
 //! What the module asks Envoy for, in the words of the module.
 //!
-//! Headers are read as bytes, for a client may send what is not UTF-8, and written only while the request is held or has not
-//! left the headers callback: Envoy refuses it later.
+//! Headers are read as bytes, for a client may send what is not UTF-8, and written only while the request is
+//! held or has not left the headers callback: Envoy refuses it later.
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -34,9 +34,9 @@ impl SharedData for Host {
     }
 }
 
-/// The time, on a clock that only goes forward. The wall clock is set now and then, also back, and after that a cool-down, a
-/// lease or a due scrape would never end. All VMs of an Envoy are in one process and read the same clock, so a time that one
-/// writes down means the same to the others.
+/// The time, on a clock that only goes forward. The wall clock is set now and then, also back, and after that
+/// a cool-down, a lease or a due scrape would never end. All VMs of an Envoy are in one process and read the
+/// same clock, so a time that one writes down means the same to the others.
 pub fn now() -> Micros {
     Micros(monotonic() / 1_000)
 }
@@ -46,7 +46,8 @@ pub fn date() -> Micros {
     Micros(abi::realtime() / 1_000)
 }
 
-/// A number that nobody can predict, from WASI's `random_get`, which the standard library seeds its hash maps with.
+/// A number that nobody can predict, from WASI's `random_get`, which the standard library seeds its hash maps
+/// with.
 pub fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
@@ -83,17 +84,17 @@ pub fn root_id() -> Bytes {
     property("plugin_root_id").unwrap_or_default()
 }
 
-/// A property of the stream or the plugin, by its path, whose parts a zero byte separates. Expensive for a host call: Envoy
-/// resolves the path part by part.
+/// A property of the stream or the plugin, by its path, whose parts a zero byte separates. Expensive for a
+/// host call: Envoy resolves the path part by part.
 pub fn property(path: &str) -> Option<Bytes> {
     abi::property(path)
 }
 
-/// Writes the property `name` of the stream, which the access log, headers and spans find as `%FILTER_STATE(wasm.NAME:PLAIN)%`.
-/// Nothing happens where Envoy does not take it.
+/// Writes the property `name` of the stream, which the access log, headers and spans find as
+/// `%FILTER_STATE(wasm.NAME:PLAIN)%`. Nothing happens where Envoy does not take it.
 ///
-/// A configuration that does not grant `proxy_set_property` is noticed at the first call, and no other one follows: Envoy would
-/// write a line to its log for each.
+/// A configuration that does not grant `proxy_set_property` is noticed at the first call, and no other one
+/// follows: Envoy would write a line to its log for each.
 pub fn set_property(name: &str, value: &[u8]) {
     thread_local!(static NOT_GRANTED: Cell<bool> = const { Cell::new(false) });
     if !NOT_GRANTED.get() && abi::set_property(name, value) == Err(Refused::INTERNAL_FAILURE) {
@@ -116,8 +117,8 @@ pub fn request_size() -> u64 {
     number("request\0total_size").unwrap_or(0)
 }
 
-/// Runs `with` for the stream with this number, outside of its callbacks; `None` when the stream has ended. `root` is the context
-/// whose callback runs.
+/// Runs `with` for the stream with this number, outside of its callbacks; `None` when the stream has ended.
+/// `root` is the context whose callback runs.
 pub fn in_stream<T>(stream: u32, root: u32, with: impl FnOnce() -> T) -> Option<T> {
     abi::set_effective_context(stream).ok()?;
     let result = with();
@@ -178,8 +179,8 @@ pub fn respond(status: u32, headers: &[(&str, &str)], body: &[u8]) {
     let _ = abi::respond(status, headers, body);
 }
 
-/// Fetches `path` from the pod at `address` through `cluster`, which reads the address in one of two headers, with these headers
-/// besides; the number of the call, or `None` if Envoy does not know the cluster (yet).
+/// Fetches `path` from the pod at `address` through `cluster`, which reads the address in one of two headers,
+/// with these headers besides; the number of the call, or `None` if Envoy does not know the cluster (yet).
 pub fn fetch(
     cluster: &str,
     address: &str,
@@ -221,8 +222,9 @@ pub fn fetched_header(name: &str) -> Option<Bytes> {
     abi::header(Map::CallResponse, name)
 }
 
-/// How long a response to [`fetch`], which was asked for at `sent_at`, was on its way: until its headers came, where Envoy
-/// tells that, in whole milliseconds. A long body takes several round trips to a pod far away.
+/// How long a response to [`fetch`], which was asked for at `sent_at`, was on its way: until its headers
+/// came, where Envoy tells that, in whole milliseconds. A long body takes several round trips to a pod far
+/// away.
 pub fn fetched_after(sent_at: Micros, now: Micros) -> Micros {
     let whole = now.since(sent_at);
     let told = fetched_header("x-envoy-upstream-service-time");
@@ -230,8 +232,8 @@ pub fn fetched_after(sent_at: Micros, now: Micros) -> Micros {
     told.map_or(whole, |told: u64| whole.min(Micros::from_millis(told.saturating_add(1))))
 }
 
-/// Status and body of a response to [`fetch`]; `None` if there was no response, or not all of it: refused, timed out, cut.
-/// Envoy reports those with no headers.
+/// Status and body of a response to [`fetch`]; `None` if there was no response, or not all of it: refused,
+/// timed out, cut. Envoy reports those with no headers.
 pub fn fetched(headers: usize, body_size: usize) -> Option<(Bytes, Bytes)> {
     if headers == 0 {
         return None;

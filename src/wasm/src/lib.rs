@@ -1,8 +1,9 @@
 //! Warmpath as a Proxy-Wasm module: Envoy's callbacks become core calls, core answers become host calls.
 //!
-//! The plugin's `root_id` names the role of a VM: `router` is the HTTP filter, `answer` the upstream HTTP filter of the clusters
-//! that it names pods to, `collector` the singleton service that keeps the table of pods and their load, `monitor` and
-//! `console` the filters that answer with the metrics page and the console. Only [`host`] makes host calls.
+//! The plugin's `root_id` names the role of a VM: `router` is the HTTP filter, `answer` the upstream HTTP
+//! filter of the clusters that it names pods to, `collector` the singleton service that keeps the table of
+//! pods and their load, `monitor` and `console` the filters that answer with the metrics page and the
+//! console. Only [`host`] makes host calls.
 
 mod abi;
 mod answer_filter;

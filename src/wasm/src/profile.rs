@@ -1,9 +1,9 @@
-//! Where a request's time goes, step by step on a real Envoy: for `scripts/bench-gateway --account`, in builds with the
-//! feature `profile`. In all others nothing of this is left.
+//! Where a request's time goes, step by step on a real Envoy: for `scripts/bench-gateway --account`, in
+//! builds with the feature `profile`. In all others nothing of this is left.
 //!
-//! [`call`] is around each host call, and [`callback`] around each callback of a stream. A lap ends where the next one begins.
-//! Each reads the clock twice, so that its own bookkeeping is in none of them; the cost of one reading is measured beside them,
-//! as the lap `empty`.
+//! [`call`] is around each host call, and [`callback`] around each callback of a stream. A lap ends where the
+//! next one begins. Each reads the clock twice, so that its own bookkeeping is in none of them; the cost of
+//! one reading is measured beside them, as the lap `empty`.
 
 #[cfg(feature = "profile")]
 pub use timed::{call, callback, clock, lap, print, step};

@@ -1,4 +1,5 @@
-//! What a request's own record says of its decision: a property of the stream, for the access log, headers and spans.
+//! What a request's own record says of its decision: a property of the stream, for the access log, headers
+//! and spans.
 
 use std::fmt::Write;
 
@@ -8,8 +9,8 @@ use warmpath::{Micros, Tokens};
 
 use crate::host;
 
-/// The property, as `reason=prefix pods=3 matched=2351/2415 ttft_ms=12.3 reported=2304/2415`. It is one text, because each property
-/// costs a call, and each field of the access log a look-up.
+/// The property, as `reason=prefix pods=3 matched=2351/2415 ttft_ms=12.3 reported=2304/2415`. It is one text,
+/// because each property costs a call, and each field of the access log a look-up.
 const DECISION: &str = "warmpath.decision";
 /// How many pods are named for the request: one, and those that follow it.
 const PODS: &str = " pods=";
@@ -20,7 +21,8 @@ const MATCHED: &str = " matched=";
 /// Room for all of it.
 const LONGEST: usize = 96;
 
-/// The parts that are properties by themselves where the configuration asks for that: headers and tags of spans each need one.
+/// The parts that are properties by themselves where the configuration asks for that: headers and tags of
+/// spans each need one.
 mod parts {
     /// Why the request went to its pod.
     pub const REASON: &str = "warmpath.reason";
@@ -42,7 +44,8 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// The request is decided, which asks for `model` if it has a prompt. With `in_parts` the parts are properties, too.
+    /// The request is decided, which asks for `model` if it has a prompt. With `in_parts` the parts are
+    /// properties, too.
     pub fn decided(decision: &Decision, model: Option<&[u8]>, in_parts: bool) -> Receipt {
         let reason = decision.reason.as_str();
         let mut receipt = Receipt { text: String::with_capacity(LONGEST), in_parts };
@@ -65,7 +68,8 @@ impl Receipt {
         receipt
     }
 
-    /// No pod is named for the request, and Envoy finds one. Those who look at the stream learn whether it has a prompt.
+    /// No pod is named for the request, and Envoy finds one. Those who look at the stream learn whether it
+    /// has a prompt.
     pub fn unrouted(has_prompt: bool) {
         if has_prompt {
             let text = [PODS.trim_ascii_start(), "0", MATCHED, "0/0"].concat();

@@ -71,13 +71,14 @@ impl Sent {
         }
     }
 
-    /// Whether no attempt of any request has failed since it was sent, as far as the answer filters of this VM see them.
+    /// Whether no attempt of any request has failed since it was sent, as far as the answer filters of this
+    /// VM see them.
     pub fn none_failed(&self) -> bool {
         self.failed_before == attempts::failed()
     }
 
-    /// Reads the chunk of the answer that is passing, as far as anything in it is of interest. Says what the start of the answer
-    /// means, once.
+    /// Reads the chunk of the answer that is passing, as far as anything in it is of interest. Says what the
+    /// start of the answer means, once.
     pub fn read(&mut self, size: usize, end_of_stream: bool) -> FirstEvent {
         let served = matches!(self.verdict, None | Some(Verdict::Served));
         let follows = self.scanner.is_some() || self.id.is_some();

@@ -26,8 +26,8 @@ use crate::settings_in_force::SettingsInForce;
 use crate::stop_iteration::StopIteration;
 pub use routing::Routed;
 
-/// Least time between two looks for what others may have changed; a pod is scraped a hundred times less often, and an operator
-/// waits for nothing.
+/// Least time between two looks for what others may have changed; a pod is scraped a hundred times less
+/// often, and an operator waits for nothing.
 const REFRESH_AFTER: Micros = MILLISECOND;
 
 /// A worker, and the way for filters to reach it.
@@ -52,8 +52,9 @@ impl SharedWorker {
         }
     }
 
-    /// Runs `with` on the worker. `None`, and counted, while it runs already: then Envoy has called the module within one of
-    /// the module's own calls, which the configuration rules out (only `dispatch_http_call` could).
+    /// Runs `with` on the worker. `None`, and counted, while it runs already: then Envoy has called the
+    /// module within one of the module's own calls, which the configuration rules out (only
+    /// `dispatch_http_call` could).
     pub fn with<T>(&self, with: impl FnOnce(&mut Worker) -> T) -> Option<T> {
         match self.worker.try_borrow_mut() {
             Ok(mut worker) => Some(with(&mut worker)),
@@ -167,7 +168,8 @@ impl Worker {
         }
     }
 
-    /// Takes over the log level as it is now, and a new pod table if there is one: a look at a gauge, most of the time.
+    /// Takes over the log level as it is now, and a new pod table if there is one: a look at a gauge, most of
+    /// the time.
     #[inline(never)]
     fn refresh(&mut self) {
         self.log.refresh();

@@ -296,7 +296,8 @@ fn of_kind(Kind(group, version, of, _): Kind, object: &Value) -> Value {
     object
 }
 
-/// Makes an object what `object` says and nothing else. The fields of one that was not there belong to `manager`.
+/// Makes an object what `object` says and nothing else. The fields of one that was not there belong to
+/// `manager`.
 async fn replace_in(api: &Api<DynamicObject>, object: &Value, manager: &str) {
     let name = object["metadata"]["name"].as_str().unwrap();
     until(&format!("{} {name} is replaced", object["kind"]), async || {

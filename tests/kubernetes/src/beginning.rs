@@ -1,5 +1,6 @@
-//! What etcd holds when every cluster begins: the definitions, and Envoy Gateway's certificates. It is made once and kept beside
-//! the programs, since the API server computes for seconds over definitions that are new to it.
+//! What etcd holds when every cluster begins: the definitions, and Envoy Gateway's certificates. It is made
+//! once and kept beside the programs, since the API server computes for seconds over definitions that are new
+//! to it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -220,7 +220,8 @@ async fn chat_ends_whole(number: usize) {
     assert_eq!(reply.status, 200, "{}", reply.text());
 }
 
-/// Load while something changes: a hundred requests per second. As many as are answered would take the processors from what changes.
+/// Load while something changes: a hundred requests per second. As many as are answered would take the
+/// processors from what changes.
 fn brisk() -> Traffic {
     Traffic::paced(routed(), 4, 100)
 }
@@ -257,7 +258,8 @@ async fn stream_at(world: &World, number: u8) -> (Stream, Opened) {
     panic!("of 200 streams none meets pod {number}");
 }
 
-/// For so many seconds streams of these pods go on, an event each second, and nothing new goes there; then they end whole.
+/// For so many seconds streams of these pods go on, an event each second, and nothing new goes there; then
+/// they end whole.
 async fn only_streams_go_on<const N: usize>(
     world: &World,
     streams: [(u8, (Stream, Opened)); N],
@@ -309,7 +311,8 @@ async fn until_within(bound: Duration, what: &str, condition: impl AsyncFn() -> 
     }
 }
 
-/// Whether the request of this answer reached its pod with the header that names pods, which is Warmpath's alone.
+/// Whether the request of this answer reached its pod with the header that names pods, which is Warmpath's
+/// alone.
 fn named_by_warmpath(world: &World, reply: &Reply) -> bool {
     let pod = world.pod_of(reply).expect("a pod of this case");
     pod.received().last().is_some_and(|request| request.headers.contains_key("x-warmpath-destination"))

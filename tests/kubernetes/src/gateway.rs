@@ -22,8 +22,9 @@ use crate::wait::until;
 const SYSTEM: &str = "envoy-gateway-system";
 /// The label of Envoy's pods.
 const ENVOYS: (&str, &str) = ("warmpath.dev/test", "envoy");
-/// How many Envoys were started: each has a name of its own, as a pod and as a node, as those of a Deployment have. By an old name
-/// the API server may know an older pod for a moment, and take a token of the new one for a forgery.
+/// How many Envoys were started: each has a name of its own, as a pod and as a node, as those of a Deployment
+/// have. By an old name the API server may know an older pod for a moment, and take a token of the new one
+/// for a forgery.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// A running Envoy Gateway, in a network namespace of its own: it listens on ports that Envoy wants too.

@@ -142,8 +142,8 @@ impl Ground {
         until("the API server answers again", async || self.cluster.is_ready().await.then_some(())).await;
     }
 
-    /// What the controller has written so far, by the API server's audit log: verb and object of each write, but not those of its
-    /// lease, which it renews every two seconds.
+    /// What the controller has written so far, by the API server's audit log: verb and object of each write,
+    /// but not those of its lease, which it renews every two seconds.
     pub fn writes_of_the_controller(&self) -> Vec<String> {
         let log = std::fs::read_to_string(self.logs().join("audit.log")).unwrap_or_default();
         let written = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));

@@ -1,9 +1,10 @@
 //! Hands the cases out to lanes, several clusters that run side by side, and tells how each case ended.
 //!
-//! Most cases wait more than they compute, so a few clusters on one machine take a fraction of the time of one. Each has
-//! everything for itself, the addresses too, so that a case may stop Envoy Gateway or the API server. What measures time comes
-//! when the rest is done, in two clusters, beside one case at most that mostly waits; what measures how processors are shared has
-//! the machine for itself, at the end. So has, for one more try, what has failed before; it is named.
+//! Most cases wait more than they compute, so a few clusters on one machine take a fraction of the time of
+//! one. Each has everything for itself, the addresses too, so that a case may stop Envoy Gateway or the API
+//! server. What measures time comes when the rest is done, in two clusters, beside one case at most that
+//! mostly waits; what measures how processors are shared has the machine for itself, at the end. So has, for
+//! one more try, what has failed before; it is named.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -38,8 +39,8 @@ pub fn room() -> usize {
     (free / OF_A_CLUSTER).clamp(2, 10) as usize
 }
 
-/// How many lanes come first where several want a processor: the two that begin with the longest cases, one of which must send so
-/// many requests per second.
+/// How many lanes come first where several want a processor: the two that begin with the longest cases, one
+/// of which must send so many requests per second.
 const FIRST: usize = 2;
 
 /// Runs the cases; the exit code.
@@ -134,8 +135,9 @@ struct Tally {
 }
 
 impl Run {
-    /// Runs one waiting case after the other in a lane until none waits, first those that begin with `ground`. The first lane of
-    /// a ground that comes so far runs what measures time, and is kept; the others end.
+    /// Runs one waiting case after the other in a lane until none waits, first those that begin with
+    /// `ground`. The first lane of a ground that comes so far runs what measures time, and is kept; the
+    /// others end.
     async fn side_by_side(&self, mut ground: Ground) {
         let mut lane = None;
         while let Some(case) = self.next(ground) {
@@ -163,8 +165,8 @@ impl Run {
         }
     }
 
-    /// Whether a case of this ground may measure time: none runs that computes much, and one at most that mostly waits; one more
-    /// may measure time, of the other ground.
+    /// Whether a case of this ground may measure time: none runs that computes much, and one at most that
+    /// mostly waits; one more may measure time, of the other ground.
     fn is_calm(&self, ground: Ground) -> bool {
         let running = self.running.borrow();
         let times = |case: &Case| case.pace == Pace::Timed && !case.ground.is_like(ground);
@@ -172,7 +174,8 @@ impl Run {
             && running.iter().filter(|case| case.waits()).count() <= 1
     }
 
-    /// What others took of the machine is no excuse when a case has the machine for itself: one that fails is tried again then.
+    /// What others took of the machine is no excuse when a case has the machine for itself: one that fails is
+    /// tried again then.
     async fn try_once(&self, lane: &mut Option<Lane>, case: &Case) {
         let outcome = self.attempt(lane, case).await;
         if outcome.failure.is_none() {
@@ -183,8 +186,8 @@ impl Run {
         }
     }
 
-    /// The first case of this ground, else the first of the other. Half of the lanes run cases that mostly wait, so that the
-    /// processors have work all the time.
+    /// The first case of this ground, else the first of the other. Half of the lanes run cases that mostly
+    /// wait, so that the processors have work all the time.
     fn next(&self, ground: Ground) -> Option<Case> {
         let mut waiting = self.waiting.borrow_mut();
         let enough = 2 * self.running.borrow().iter().filter(|case| case.waits()).count() >= self.lanes;
@@ -204,7 +207,8 @@ impl Run {
         }
     }
 
-    /// Runs a case in the lane, which is started where there is none. A lane in which a case has failed is no more.
+    /// Runs a case in the lane, which is started where there is none. A lane in which a case has failed is no
+    /// more.
     async fn attempt(&self, lane: &mut Option<Lane>, case: &Case) -> Outcome {
         if lane.is_none() {
             self.started.set(self.started.get() + 1);

@@ -1,8 +1,10 @@
-//! Runs Warmpath where it is used: real etcd, API server, Envoy Gateway and Envoy, pods as processes and tasks of this machine.
+//! Runs Warmpath where it is used: real etcd, API server, Envoy Gateway and Envoy, pods as processes and
+//! tasks of this machine.
 //!
-//! `scripts/test --kubernetes` starts it. It makes namespaces of its own ([`sandbox`]) with a cluster in each ([`ground`],
-//! [`lane`]), and hands the cases ([`cases`]) out to several of them ([`lanes`]): a line for each, and `N passed, N failed` at
-//! the end. What every program said lies in one folder for each cluster, which a failure names.
+//! `scripts/test --kubernetes` starts it. It makes namespaces of its own ([`sandbox`]) with a cluster in each
+//! ([`ground`], [`lane`]), and hands the cases ([`cases`]) out to several of them ([`lanes`]): a line for
+//! each, and `N passed, N failed` at the end. What every program said lies in one folder for each cluster,
+//! which a failure names.
 
 // A harness fails loudly: what it cannot do ends the case at the line that asked for it.
 #![allow(
@@ -55,7 +57,8 @@ struct Args {
     /// Print the names of the cases, and run nothing
     #[arg(long)]
     list: bool,
-    /// Run the conformance suite of the Gateway API Inference Extension and write its report; a word names the one test to run
+    /// Run the conformance suite of the Gateway API Inference Extension and write its report; a word names
+    /// the one test to run
     #[arg(long, value_name = "REPORT")]
     conformance: Option<PathBuf>,
     /// How many clusters run cases side by side [as many as memory is free for, at most 10]
@@ -155,8 +158,8 @@ async fn run(args: &Args) -> i32 {
     code
 }
 
-/// The cases that have one of the words in their name: those to run, and those that take so long that only `--long` or
-/// their whole name asks for them.
+/// The cases that have one of the words in their name: those to run, and those that take so long that only
+/// `--long` or their whole name asks for them.
 fn chosen(args: &Args) -> (Vec<Case>, Vec<Case>) {
     let named = |case: &Case| {
         let of_part = args.only.is_none_or(|part| case.ground.is_like(part));

@@ -1,5 +1,5 @@
-//! The ground of the cases with InferencePools: Warmpath's controller, Envoy Gateway with the values of the controller's
-//! manifests, a pool `pool` of three pods, and a route to it.
+//! The ground of the cases with InferencePools: Warmpath's controller, Envoy Gateway with the values of the
+//! controller's manifests, a pool `pool` of three pods, and a route to it.
 
 use std::collections::BTreeMap;
 
@@ -81,7 +81,8 @@ pub async fn reset(world: &mut World) {
     }
     world.envoy().knows(CLUSTER, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
     world.is_routed().await;
-    // Until then a pod may be taken for the process that the case before had at its address, and what it is given is forgotten.
+    // Until then a pod may be taken for the process that the case before had at its address, and what it is
+    // given is forgotten.
     world.is_seen().await;
 }
 
@@ -138,7 +139,8 @@ pub async fn pod(cluster: &Cluster, number: u8, app: &str, ready: &str) {
     pod_object(cluster, ("default", &name), json!({"app": app}), &address::pod(number), ready).await;
 }
 
-/// A pod's object, of a namespace and name, and its status as the kubelet writes it. `ready`: `True` or `False`.
+/// A pod's object, of a namespace and name, and its status as the kubelet writes it. `ready`: `True` or
+/// `False`.
 pub async fn pod_object(
     cluster: &Cluster,
     (namespace, name): (&str, &str),

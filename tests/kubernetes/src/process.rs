@@ -18,7 +18,8 @@ impl Process {
         let log = logs.join(format!("{name}.log"));
         let open = || -> File { OpenOptions::new().create(true).append(true).open(&log).unwrap() };
         let child = command
-            // Several clusters share the machine's processors, and have memory to spare: Go collects its garbage less often.
+            // Several clusters share the machine's processors, and have memory to spare: Go collects its
+            // garbage less often.
             .env("GOGC", "400")
             .stdin(Stdio::null())
             .stdout(open())

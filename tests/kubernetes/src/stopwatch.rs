@@ -19,8 +19,8 @@ impl Stopwatch {
         self.start.elapsed()
     }
 
-    /// Panics when it took longer than `bound`, without the time in which something waited for a CPU or a disk. Where the kernel
-    /// does not tell of that time, ten times as long is allowed.
+    /// Panics when it took longer than `bound`, without the time in which something waited for a CPU or a
+    /// disk. Where the kernel does not tell of that time, ten times as long is allowed.
     pub fn within(&self, bound: Duration, what: &str) {
         let elapsed = self.elapsed();
         match self.kept_waiting.zip(kept_waiting()) {
@@ -38,8 +38,8 @@ impl Stopwatch {
     }
 }
 
-/// How long since its start the kernel has seen work wait for a CPU or for a disk, and the hypervisor has kept the machine from
-/// its CPUs.
+/// How long since its start the kernel has seen work wait for a CPU or for a disk, and the hypervisor has
+/// kept the machine from its CPUs.
 fn kept_waiting() -> Option<Duration> {
     let stalled = |of: &str| -> Option<Duration> {
         let page = std::fs::read_to_string(format!("/proc/pressure/{of}")).ok()?;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Time between two checks: each asks the API server or Envoy for a page, on processors that several clusters share.
+/// Time between two checks: each asks the API server or Envoy for a page, on processors that several clusters
+/// share.
 const LOOK: Duration = Duration::from_millis(25);
 
 /// Waits until `condition` gives a value; panics with `what` when it takes too long.

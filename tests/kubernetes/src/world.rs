@@ -95,7 +95,8 @@ impl World {
         self.spoilt = true;
     }
 
-    /// All objects again as in the beginning, after a case that has changed nothing of Envoy's clusters and of the module.
+    /// All objects again as in the beginning, after a case that has changed nothing of Envoy's clusters and
+    /// of the module.
     pub async fn rewrite(&mut self) {
         self.restore().await;
         self.attach_as_before().await;
@@ -148,8 +149,8 @@ impl World {
         self.start_pods(&[11, 12, 13]).await;
     }
 
-    /// Starts Envoy Gateway where there is none, or one that has lost its lease and has stopped: on a busy machine it may not renew
-    /// it in time, and the kubelet would start it anew.
+    /// Starts Envoy Gateway where there is none, or one that has lost its lease and has stopped: on a busy
+    /// machine it may not renew it in time, and the kubelet would start it anew.
     pub async fn gateway_lives(&mut self, more: Value) {
         let dead = match &self.gateway {
             Some(gateway) => gateway.is_dead().await,
@@ -160,7 +161,8 @@ impl World {
         }
     }
 
-    /// Attaches Warmpath as in the first case: the script prints it once, and afterwards the objects are made what they were.
+    /// Attaches Warmpath as in the first case: the script prints it once, and afterwards the objects are made
+    /// what they were.
     async fn attach_as_before(&mut self) {
         if !self.policies.is_empty() {
             self.publish(&self.module);
@@ -262,7 +264,8 @@ impl World {
         tokio::task::spawn_blocking(run).await.expect("the script's thread")
     }
 
-    /// Waits until `--check` ends with this code and prints this. It is asked twice a second, as it is a few processes each time.
+    /// Waits until `--check` ends with this code and prints this. It is asked twice a second, as it is a few
+    /// processes each time.
     pub async fn checks(&self, code: i32, line: &str) {
         warmpath_tests::until_looking(
             Duration::from_millis(500),
@@ -280,7 +283,8 @@ impl World {
         self.manifests(&["--gateway=eg", "--listener=routed", "--route=routed", "--check"]).await
     }
 
-    /// Prints the policies and applies them: the first time as a user does, and later without a process for it.
+    /// Prints the policies and applies them: the first time as a user does, and later without a process for
+    /// it.
     pub async fn attach(&mut self, flags: &[&str]) {
         let module = self.module.clone();
         self.attach_module(&module, flags).await;

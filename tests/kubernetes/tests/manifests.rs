@@ -1,4 +1,5 @@
-//! `scripts/kubernetes-manifests` as far as it needs no cluster: what it prints, and what it says to a mistake.
+//! `scripts/kubernetes-manifests` as far as it needs no cluster: what it prints, and what it says to a
+//! mistake.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -166,7 +167,8 @@ fn the_controllers_install_gives_metrics_the_labels_that_a_plain_envoy_has() {
 
 #[test]
 fn the_pages_of_the_controllers_install_are_those_of_the_policies() {
-    /// The listeners of a bootstrap, but for what names the attach: the `vm_id`, and the settings of the plugin and its VM.
+    /// The listeners of a bootstrap, but for what names the attach: the `vm_id`, and the settings of the
+    /// plugin and its VM.
     fn listeners(proxy: &Value) -> Value {
         let bootstrap = proxy["bootstrap"]["value"].as_str().unwrap();
         let mut bootstrap: Value = serde_saphyr::from_str(bootstrap).unwrap();

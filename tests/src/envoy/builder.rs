@@ -179,7 +179,8 @@ pub fn falls_back() -> bool {
     is_1_40()
 }
 
-/// Whether both filters may share a VM: since Envoy 1.40. For older ones `scripts/envoy-config` gives each its own.
+/// Whether both filters may share a VM: since Envoy 1.40. For older ones `scripts/envoy-config` gives each
+/// its own.
 pub fn filters_share_a_vm() -> bool {
     is_1_40()
 }

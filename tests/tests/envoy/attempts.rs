@@ -50,8 +50,8 @@ async fn a_failover_counts_where_another_cluster_has_an_answer_filter_that_holds
     };
     others[0].answer_all(|| Answer::Reset);
     let (met, came) = (others[0].received().len(), "cluster.warmpath-choice-1.upstream_cx_rx_bytes_total");
-    // A line that has no end yet. Its first piece is longer than the headers, which may still be on their way, and all
-    // pieces together are less than the answer filter holds.
+    // A line that has no end yet. Its first piece is longer than the headers, which may still be on their
+    // way, and all pieces together are less than the answer filter holds.
     let mut piece = format!("data: {}", "x".repeat(4096));
     for nth in 0.. {
         if others[0].received().len() > met {

@@ -246,8 +246,8 @@ async fn one_root_context_asks_for_all_threads() {
     assert!((1..=took + 1).contains(&asked), "asked {asked} times in {took} s, once a second is due");
 }
 
-/// The configuration with the filter of answers in the pods' cluster, through which they are scraped, too: in the router's VM, or in
-/// one of its own.
+/// The configuration with the filter of answers in the pods' cluster, through which they are scraped, too: in
+/// the router's VM, or in one of its own.
 fn with_answer_filter(configuration: &str, shares_vm: bool) -> String {
     let mut all: Value = serde_json::from_str(configuration).unwrap();
     let mut vm = all["static_resources"]["listeners"]
@@ -285,8 +285,8 @@ async fn a_metrics_page_that_is_refused_is_no_refusal_of_a_request() {
     refused_pages(false).await;
 }
 
-/// A scrape makes the context of the answer filter in the middle of the call by which the router's VM sends it, where they share
-/// one.
+/// A scrape makes the context of the answer filter in the middle of the call by which the router's VM sends
+/// it, where they share one.
 #[tokio::test]
 async fn a_scrape_may_meet_an_answer_filter_in_the_vm_that_sends_it() {
     refused_pages(filters_share_a_vm()).await;
@@ -364,7 +364,8 @@ async fn a_slow_client_is_not_taken_for_a_missing_flag() {
     assert_eq!(envoy.stat("wasmcustom.warmpath_unpatched.pool=default;").await, 0);
 }
 
-/// The one host of a cluster is asked for pages by connections that are closed, which HTTP/2 has no header for.
+/// The one host of a cluster is asked for pages by connections that are closed, which HTTP/2 has no header
+/// for.
 #[tokio::test]
 async fn the_one_host_of_a_cluster_may_speak_http_2() {
     let pods = TestPod::several(1).await;

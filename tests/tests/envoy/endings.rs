@@ -98,8 +98,8 @@ fn with(failing: SocketAddr, pods: &[TestPod]) -> EnvoyBuilder {
 
 /// Requests per form after the one that meets the pod.
 const MORE: usize = 16;
-/// Requests until one meets the pod. That none of so many tries one of three equal pods first happens once in two
-/// hundred billion runs.
+/// Requests until one meets the pod. That none of so many tries one of three equal pods first happens once in
+/// two hundred billion runs.
 const MOST: usize = 64;
 
 /// Sends requests one after the other until one has tried `pod` first, and some more; returns how many tried

@@ -1,5 +1,5 @@
-//! Answers and requests that are right and look otherwise than usual: compressed, with other line ends, cut anywhere, in the
-//! spelling of other engines and clients.
+//! Answers and requests that are right and look otherwise than usual: compressed, with other line ends, cut
+//! anywhere, in the spelling of other engines and clients.
 
 use std::time::Duration;
 
@@ -65,7 +65,8 @@ async fn a_refusal_is_one_however_it_is_written() {
     for (name, refusal) in forms {
         pods[0].answer_all(refusal);
         let (met, asked) = (pods[0].received().len(), n);
-        // Equal pods are drawn, so it takes a while until the one that refuses is met. The client must not notice.
+        // Equal pods are drawn, so it takes a while until the one that refuses is met. The client must not
+        // notice.
         while pods[0].received().len() == met {
             n += 1;
             assert!(n < asked + 200, "{name}: the pod that refuses is never met, so that nothing is shown");

@@ -1,5 +1,5 @@
-//! Why each request went to its pod: in the access log, in headers of the answer, and in the log's lines about pods and
-//! decisions that are not the plain case.
+//! Why each request went to its pod: in the access log, in headers of the answer, and in the log's lines
+//! about pods and decisions that are not the plain case.
 
 use std::time::Duration;
 

@@ -330,7 +330,8 @@ async fn of_many_refusals_at_once_none_reaches_a_client() {
     assert!(met > 50, "{met} requests met the pod that refuses, so that nothing is shown");
 }
 
-/// Requests with a wrong key, which all pods refuse, are no reason to believe a pod that refuses others for another reason.
+/// Requests with a wrong key, which all pods refuse, are no reason to believe a pod that refuses others for
+/// another reason.
 #[tokio::test]
 async fn a_client_with_a_wrong_key_costs_no_other_client_a_second_try() {
     const WRONG: usize = 60;

@@ -59,8 +59,9 @@ async fn a_pod_far_away_with_a_cheap_page_is_scraped_no_less_often() {
     .await;
     let [near, far] = [0, 1].map(|nth| pods[nth].scrapes() - before[nth]);
     println!("{near} pages of the near pod, {far} of the far one");
-    // A scrape of the far one takes 20 ms longer. If that counted as the pod's time, it would be scraped every 2 s.
-    // The time of the way is known to a millisecond or two, and each of them stretches the interval by 0.1 s.
+    // A scrape of the far one takes 20 ms longer. If that counted as the pod's time, it would be scraped
+    // every 2 s. The time of the way is known to a millisecond or two, and each of them stretches the
+    // interval by 0.1 s.
     assert!(far * 5 >= near, "{near} pages of the near pod, {far} of the far one");
 }
 

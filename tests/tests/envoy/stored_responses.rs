@@ -71,7 +71,8 @@ async fn follow_ups_looks_and_cancels_go_to_the_pod_that_answered() {
     assert_eq!(unknown.status, 404, "{}", unknown.text());
 }
 
-/// No other pod has the response, and would say that nobody has: which ends a dialogue that could go on a moment later.
+/// No other pod has the response, and would say that nobody has: which ends a dialogue that could go on a
+/// moment later.
 #[tokio::test]
 async fn where_the_pod_that_has_the_response_is_full_the_client_is_told_so() {
     let flags = ["--profile", "h100", "--responses-store", "--max-num-queued-reqs", "1"];

@@ -1,8 +1,9 @@
 //! What a pod refuses while another may serve it: requests of one kind for one model, or one prompt.
 //!
-//! A pod that lacks an adapter, takes no key or fails one model says so within milliseconds. So it always looks least busy, and
-//! draws the requests that it refuses. It may serve all others well: nothing is held against the pod as a whole. The ledger
-//! keeps which requests it has refused, and they go elsewhere, unless every pod has refused them.
+//! A pod that lacks an adapter, takes no key or fails one model says so within milliseconds. So it always
+//! looks least busy, and draws the requests that it refuses. It may serve all others well: nothing is held
+//! against the pod as a whole. The ledger keeps which requests it has refused, and they go elsewhere, unless
+//! every pod has refused them.
 //!
 //! | evidence | what follows |
 //! | --- | --- |
@@ -10,10 +11,11 @@
 //! | the pod says that it does not have the model | the same |
 //! | any other refusal or error | the same prompt goes elsewhere; requests of that kind do after three in a row |
 //!
-//! A prompt that no pod can serve is refused by one pod after the other. It is then kept away from all of them, which is as good
-//! as from none, and no other request is kept away from any.
+//! A prompt that no pod can serve is refused by one pod after the other. It is then kept away from all of
+//! them, which is as good as from none, and no other request is kept away from any.
 //!
-//! As after a failure, the time doubles with each refusal, and one request at a time probes whether the pod still refuses.
+//! As after a failure, the time doubles with each refusal, and one request at a time probes whether the pod
+//! still refuses.
 
 use crate::Micros;
 use crate::account::ledger::Ledger;
@@ -29,8 +31,8 @@ const PROBE_TIME: Micros = Micros::from_seconds(5);
 const KEPT_FOR: Micros = Micros::from_seconds(60);
 
 impl Ledger {
-    /// The pods that refuse a request with these causes at `now`. Of those where the time is over, one is not among them, the
-    /// first: it may be probed. Were it several, the pods of a request could all refuse it.
+    /// The pods that refuse a request with these causes at `now`. Of those where the time is over, one is not
+    /// among them, the first: it may be probed. Were it several, the pods of a request could all refuse it.
     pub fn refusing(&self, causes: Causes, now: Micros) -> impl Iterator<Item = PodKey> {
         let refuse = move |refusal: &Refusal| causes.have(refusal.cause) && refusal.until > Micros::ZERO;
         let over = self.refusals().filter(refuse).filter(|refusal| refusal.until <= now);
@@ -43,8 +45,8 @@ impl Ledger {
         cause != Cause::NONE && self.refusals().any(|refusal| (refusal.cause, refusal.pod) == (cause, pod))
     }
 
-    /// A request is sent to a pod. If the time of a refusal is over there, it is a probe, and others keep off for a while.
-    /// Refusals that are long over are forgotten.
+    /// A request is sent to a pod. If the time of a refusal is over there, it is a probe, and others keep off
+    /// for a while. Refusals that are long over are forgotten.
     pub fn note_sent(&mut self, causes: Causes, pod: PodKey, now: Micros) {
         self.change_refusals(|list| {
             list.retain(|refusal| now < refusal.until.max(refusal.at) + KEPT_FOR);
@@ -56,7 +58,8 @@ impl Ledger {
         });
     }
 
-    /// The pod serves a request: it does not refuse it. Where another pod has refused the same prompt, that pod is at fault.
+    /// The pod serves a request: it does not refuse it. Where another pod has refused the same prompt, that
+    /// pod is at fault.
     pub fn note_served(&mut self, causes: Causes, pod: PodKey, seen: Observed) {
         self.change_refusals(|list| {
             let by_others =
@@ -71,7 +74,8 @@ impl Ledger {
         });
     }
 
-    /// The pod has refused a request for this cause; `needed` refusals in a row are enough to send others elsewhere.
+    /// The pod has refused a request for this cause; `needed` refusals in a row are enough to send others
+    /// elsewhere.
     #[inline(never)]
     pub fn note_refusal(&mut self, cause: Cause, pod: PodKey, needed: u16, seen: Observed) {
         let mut list: Vec<Refusal> = self.refusals().collect();

@@ -1,6 +1,7 @@
 //! A request's account in the ledger: what was booked, on which pod, and what has to be taken out again.
 //!
-//! A ticket changes a ledger that is handed to it, and itself only where the caller says that the ledger was written.
+//! A ticket changes a ledger that is handed to it, and itself only where the caller says that the ledger was
+//! written.
 
 mod end;
 mod opened;
@@ -35,7 +36,8 @@ pub struct Ticket {
     picks: [Option<PodKey>; PICKS],
     /// Prompt tokens that the pod has to compute, as booked.
     tokens: Tokens,
-    /// When it was sent to that pod, as far as that is known: after a failover, when the other pod's answer began.
+    /// When it was sent to that pod, as far as that is known: after a failover, when the other pod's answer
+    /// began.
     sent_at: Micros,
     /// When it was sent to the first pod.
     decided_at: Micros,
@@ -185,8 +187,8 @@ impl Ticket {
         });
     }
 
-    /// The first `attempts` pods of the decision have failed, but for `except`, which answers after all. With an engine fail the
-    /// others at its address: one server answers for them.
+    /// The first `attempts` pods of the decision have failed, but for `except`, which answers after all. With
+    /// an engine fail the others at its address: one server answers for them.
     pub fn fail(
         &self,
         ledger: &mut Ledger,
@@ -207,7 +209,8 @@ impl Ticket {
         }
     }
 
-    /// All pods that were asked, `attempts` of them, take no more requests at the moment, as the last one says.
+    /// All pods that were asked, `attempts` of them, take no more requests at the moment, as the last one
+    /// says.
     pub fn refused_as_full(&self, ledger: &mut Ledger, table: &PodTable, attempts: usize, now: Micros) {
         for pod in self.picks.iter().take(attempts).flatten().flat_map(|&pod| table.engines_with(pod)) {
             claim(ledger, table, pod);
@@ -226,7 +229,8 @@ impl Ticket {
         to.map_or_else(Opened::default, |pod| open(ledger, table, pod, self.tokens, now))
     }
 
-    /// Takes the request out of its pod's account; `unstarted` are its prompt tokens, if its answer never began.
+    /// Takes the request out of its pod's account; `unstarted` are its prompt tokens, if its answer never
+    /// began.
     fn leave(&self, ledger: &mut Ledger, unstarted: Option<Tokens>) {
         ledger.change(self.pod, |account| self.leave_account(account, unstarted));
     }
@@ -238,8 +242,8 @@ impl Ticket {
         }
     }
 
-    /// The request has ended: takes it out of the ledger, and learns from the answer. Returns the bytes per token of its
-    /// model, if the answer taught them.
+    /// The request has ended: takes it out of the ledger, and learns from the answer. Returns the bytes per
+    /// token of its model, if the answer taught them.
     pub fn close(&self, ledger: &mut Ledger, end: End) -> Option<f32> {
         let unstarted = (!self.started).then_some(self.tokens);
         match end {
@@ -282,7 +286,8 @@ impl Ticket {
         self.started = true;
     }
 
-    /// The request is booked on `pod` since `now`, after `passed_over` others: the time before was not this pod's.
+    /// The request is booked on `pod` since `now`, after `passed_over` others: the time before was not this
+    /// pod's.
     pub fn set_pod(&mut self, pod: Option<PodKey>, passed_over: usize, probes: bool, now: Micros) {
         self.passed_over = passed_over;
         self.pod = pod.unwrap_or(PodKey::NONE);
@@ -299,8 +304,8 @@ impl Ticket {
         Observed { sent_at: self.sent_at, at }
     }
 
-    /// A failure of any pod that the request was sent to. When it was sent to a runner-up is not known; if the runner-up has
-    /// failed since the decision, this is the same failure.
+    /// A failure of any pod that the request was sent to. When it was sent to a runner-up is not known; if
+    /// the runner-up has failed since the decision, this is the same failure.
     fn failure(&self, at: Micros) -> Observed {
         Observed { sent_at: self.decided_at, at }
     }

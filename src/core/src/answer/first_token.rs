@@ -121,8 +121,8 @@ impl FirstTokenReader {
         self.said
     }
 
-    /// An object begins with a brace, and no line of an event stream does. Neither begins with a byte that is no text: such an
-    /// answer is compressed.
+    /// An object begins with a brace, and no line of an event stream does. Neither begins with a byte that is
+    /// no text: such an answer is compressed.
     fn find_form<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
         let start = self.pass_mark(chunk).trim_ascii_start();
         self.form = match start.first() {
@@ -137,8 +137,8 @@ impl FirstTokenReader {
         start
     }
 
-    /// Passes over a byte order mark, which may be cut anywhere and stands at the very start. A part of it is no mark, and
-    /// stays.
+    /// Passes over a byte order mark, which may be cut anywhere and stands at the very start. A part of it is
+    /// no mark, and stays.
     fn pass_mark<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
         let before = std::mem::replace(&mut self.mark, BYTE_ORDER_MARK.len());
         let expected = BYTE_ORDER_MARK.get(before..).unwrap_or_default();

@@ -17,15 +17,15 @@ use crate::{Bytes, Micros, Slot, Tokens};
 const FRESH: Micros = Micros::from_seconds(2);
 /// Age at which scraped load counts for nothing.
 const STALE: Micros = Micros::from_seconds(10);
-/// Rates that differ from the pool's mean by at most this share count as equal to it: what is learned is noisy, and noise
-/// must not unbalance a fleet of equal pods.
+/// Rates that differ from the pool's mean by at most this share count as equal to it: what is learned is
+/// noisy, and noise must not unbalance a fleet of equal pods.
 const EQUAL_RATES: f32 = 0.35;
 /// Samples from which on a pod's own rate counts.
 const RELIABLE_SAMPLES: u32 = 4;
 
-/// Requests of mean work that are believed to wait on a pod, besides those that are known, after it refused one: enough to prefer
-/// its equals. More would drive conversations from the pods that hold them: under an overload all pods refuse now and then,
-/// and a refused attempt costs little.
+/// Requests of mean work that are believed to wait on a pod, besides those that are known, after it refused
+/// one: enough to prefer its equals. More would drive conversations from the pods that hold them: under an
+/// overload all pods refuse now and then, and a refused attempt costs little.
 const WAITING_WHEN_FULL: f32 = 0.25;
 
 /// What is known of a pool when a request is decided.
@@ -64,8 +64,8 @@ pub struct PromptView {
     pub causes: Causes,
 }
 
-/// Scores every candidate of the pool for a prompt that was looked up with the result `found`. The candidates come in the order of
-/// the slots; `candidates` is cleared first.
+/// Scores every candidate of the pool for a prompt that was looked up with the result `found`. The candidates
+/// come in the order of the slots; `candidates` is cleared first.
 pub fn score_all(
     pool: &Pool<'_>,
     prompt: PromptView,
@@ -151,8 +151,9 @@ impl Candidates {
         self.list.retain(|candidate| !slots.contains(&candidate.slot));
     }
 
-    /// The request is to have its first token soon, whatever that costs the requests after it: what waits on a pod counts twice.
-    /// All but these pods may have a request of another gateway that no page shows yet, with so many tokens of work.
+    /// The request is to have its first token soon, whatever that costs the requests after it: what waits on
+    /// a pod counts twice. All but these pods may have a request of another gateway that no page shows yet,
+    /// with so many tokens of work.
     pub fn hurry(&mut self, seen: &[Slot], unseen: f32) {
         for candidate in &mut self.list {
             let unseen = if seen.contains(&candidate.slot) { 0.0 } else { unseen };
@@ -169,8 +170,8 @@ impl Candidates {
     }
 }
 
-/// How long the pod of the pool with the shortest queue will take to compute what waits there: when a client may ask again
-/// that all pods have refused.
+/// How long the pod of the pool with the shortest queue will take to compute what waits there: when a client
+/// may ask again that all pods have refused.
 pub fn shortest_queue(table: &PodTable, ledger: &Ledger, now: Micros) -> Micros {
     let accounts: Vec<_> =
         table.live().map(|(slot, pod)| (slot, PodAccount::of(pod, ledger.account(slot)))).collect();

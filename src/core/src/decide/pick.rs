@@ -72,9 +72,9 @@ impl Picks {
 /// gateways which share nothing agree. Runners-up follow by rank and cost alone. A pod that is asleep is
 /// never chosen.
 ///
-/// Where pods have several engines, one header names the engine for every attempt. So all choices have the same place among the
-/// engines of their address, if it is one of the first `common`, which every pod has. Any other is named to no pod: each then
-/// chooses among its own, and is one choice.
+/// Where pods have several engines, one header names the engine for every attempt. So all choices have the
+/// same place among the engines of their address, if it is one of the first `common`, which every pod has.
+/// Any other is named to no pod: each then chooses among its own, and is one choice.
 pub fn pick<'a>(
     candidates: &[Candidate],
     tie_band: f32,

@@ -1,15 +1,15 @@
 //! How large a share of recent prompts starts with a prefix.
 //!
 //! Recent means two things. Over a long window a share is known well, and late: a burst of one prompt is over
-//! before it shows. Over a short window it is known soon, and badly. The larger of the two shares counts, each
-//! after a deduction for chance.
+//! before it shows. Over a short window it is known soon, and badly. The larger of the two shares counts,
+//! each after a deduction for chance.
 
 /// About how many prompts back the long window looks: a prompt counts less with each one after it.
 const LONG_WINDOW: f32 = 200.0;
 /// Prompts of a prefix that are no evidence over the long window: the first one says nothing about others.
 const DOUBT: f32 = 1.0;
-/// How much farther the long window looks than the short one. Decays of the short window are the twelfth power
-/// of those of the long one.
+/// How much farther the long window looks than the short one. Decays of the short window are the twelfth
+/// power of those of the long one.
 const WINDOWS_RATIO: f32 = 12.0;
 
 /// Prompts that went through a node, older ones counting less.

@@ -114,7 +114,8 @@ impl Router {
     /// The request has ended: closes its account, and learns from what the answer reported.
     ///
     /// # Errors
-    /// [`Contended`]: nothing has changed, and the request stays in the ledger until the collector reconciles it.
+    /// [`Contended`]: nothing has changed, and the request stays in the ledger until the collector reconciles
+    /// it.
     pub fn close(
         &mut self,
         mut ticket: Ticket,

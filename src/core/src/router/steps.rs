@@ -49,12 +49,14 @@ pub enum DecisionStep {
     Keep,
 }
 
-/// The steps of a decision. Each works on what the steps before it left here; only the ledger is handed from one to the next.
+/// The steps of a decision. Each works on what the steps before it left here; only the ledger is handed from
+/// one to the next.
 #[derive(Debug)]
 pub(super) struct Steps {
     settings: Arc<PoolSettings>,
     strategy: Strategy,
-    /// Whether the log is followed: from the first request on that goes by prefix, whatever the later ones go by.
+    /// Whether the log is followed: from the first request on that goes by prefix, whatever the later ones go
+    /// by.
     follows: bool,
     constants: CostConstants,
     pub replica: PrefixReplica,
@@ -257,7 +259,8 @@ impl Steps {
             }
         }
         let candidates = self.candidates.list();
-        // Where no prefix counts, requests go round among equal pods, and not in step with those of other workers.
+        // Where no prefix counts, requests go round among equal pods, and not in step with those of other
+        // workers.
         self.decisions = self.decisions.wrapping_add(1);
         let head = match self.strategy {
             Strategy::PrefixCache if bytes > Bytes::NONE && !plain => self.chain.head(),
@@ -326,8 +329,8 @@ impl Steps {
         }
     }
 
-    /// Tokens of the prompt, as estimated, and those of them that the pod in the slot `chosen` is believed to hold; nothing
-    /// without a prompt, for the rule counts one token of work then, which is nobody's.
+    /// Tokens of the prompt, as estimated, and those of them that the pod in the slot `chosen` is believed to
+    /// hold; nothing without a prompt, for the rule counts one token of work then, which is nobody's.
     pub fn prompt_tokens(&self, chosen: Slot) -> (Tokens, Tokens) {
         match self.candidates.get(chosen) {
             Some(candidate) if self.chain.bytes() > Bytes::NONE => {
@@ -367,7 +370,8 @@ impl Steps {
         keys
     }
 
-    /// Canonical bytes per token of the prompt: learned for its model, unless it is given as token ids or in an unknown shape.
+    /// Canonical bytes per token of the prompt: learned for its model, unless it is given as token ids or in
+    /// an unknown shape.
     fn bytes_per_token(&self, by: RouteBy<'_>, ledger: &Ledger) -> f32 {
         let text = by.prompt().is_some_and(ParsedRequest::is_text);
         let model = self.model.filter(|_| text);

@@ -1,8 +1,10 @@
-//! An address that several processes answer for, such as that of a Service: nobody can choose among the pods behind it.
+//! An address that several processes answer for, such as that of a Service: nobody can choose among the pods
+//! behind it.
 //!
-//! A connection to such an address stays at one of the pods, and Envoy keeps its connections. So the only host of a cluster is now
-//! and then asked for its page by a connection that is closed afterwards, and the next page may come from another pod. What
-//! replaces a process is younger than that process: pages that go back to an older one, again and again, are of several.
+//! A connection to such an address stays at one of the pods, and Envoy keeps its connections. So the only
+//! host of a cluster is now and then asked for its page by a connection that is closed afterwards, and the
+//! next page may come from another pod. What replaces a process is younger than that process: pages that go
+//! back to an older one, again and again, are of several.
 
 use crate::Micros;
 
@@ -22,7 +24,8 @@ pub struct Several {
     close_at: Micros,
     /// Start of the process of the last page, milliseconds since the epoch; 0 before the first.
     started: u64,
-    /// When the first and the last page came that went back to an older process, as long as they are not seldom.
+    /// When the first and the last page came that went back to an older process, as long as they are not
+    /// seldom.
     first: Option<Micros>,
     last: Micros,
     known: bool,
@@ -43,8 +46,8 @@ impl Several {
         self.close_at = now + SELDOM;
     }
 
-    /// A page came at `now` of a process that started at `started`, milliseconds since the epoch, 0 where the page does not say;
-    /// returns whether it is known by this page that the address has several.
+    /// A page came at `now` of a process that started at `started`, milliseconds since the epoch, 0 where the
+    /// page does not say; returns whether it is known by this page that the address has several.
     pub fn see(&mut self, started: u64, now: Micros) -> bool {
         if started == 0 || self.known {
             return false;

@@ -16,7 +16,8 @@ const MOST_NAMES: usize = 1024;
 /// The names of models that have several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelNames {
-    /// In order, each with the place of the name that stands for it. A name that stands for others is here too.
+    /// In order, each with the place of the name that stands for it. A name that stands for others is here
+    /// too.
     names: Vec<(String, u16)>,
 }
 
@@ -57,8 +58,9 @@ impl ModelNames {
         }
     }
 
-    /// Chooses the name that stands for each model: the one that stood for it in `before`, while it is a name of
-    /// it, so that no worker forgets where prompts lie; else the first by spelling, so that gateways choose alike.
+    /// Chooses the name that stands for each model: the one that stood for it in `before`, while it is a name
+    /// of it, so that no worker forgets where prompts lie; else the first by spelling, so that gateways
+    /// choose alike.
     pub fn chosen(mut self, before: &ModelNames) -> ModelNames {
         let places = self.names.iter().map(|(_, number)| {
             let of_model = |name: &[u8]| self.place(name).ok().filter(|&at| self.number(at) == Some(*number));

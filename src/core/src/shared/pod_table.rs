@@ -203,8 +203,8 @@ impl PodTable {
         self.live().filter(|(_, pod)| pod.is_first())
     }
 
-    /// How many engines every pod has, counted from the first: a request may name those, whichever pod it meets. None where a pod
-    /// has but one.
+    /// How many engines every pod has, counted from the first: a request may name those, whichever pod it
+    /// meets. None where a pod has but one.
     pub fn common_engines(&self) -> u16 {
         let having = |engine| self.live().filter(|(_, pod)| pod.engine == engine).count();
         let pods = having(Some(0));

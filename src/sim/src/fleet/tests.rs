@@ -10,7 +10,8 @@ use crate::fleet::contender::Contender;
 use crate::fleet::warmpath::Share;
 use crate::workload::{self, Change, Role, Session, Traffic, Turn};
 
-/// Runs that percentiles of few requests are taken over: enough to tell a fifth, and more where there is time.
+/// Runs that percentiles of few requests are taken over: enough to tell a fifth, and more where there is
+/// time.
 const SEEDS: u64 = if cfg!(debug_assertions) { 1 } else { 20 };
 
 fn traffic(pods: usize, requests: usize) -> Traffic {

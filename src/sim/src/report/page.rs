@@ -241,7 +241,8 @@ mod tests {
     use crate::fleet::FleetSample;
     use crate::workload::Dice;
 
-    /// A case as `fleet` has it: ten policies, thousands of requests, and every pod looked at thousands of times.
+    /// A case as `fleet` has it: ten policies, thousands of requests, and every pod looked at thousands of
+    /// times.
     fn large_case(workload: &str) -> Vec<ResultRow> {
         let dice = &mut Dice::new(1, 1);
         (0..10)

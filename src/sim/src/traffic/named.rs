@@ -23,7 +23,8 @@ pub enum Named {
     Groups,
     /// `random` in `fleet`: prompts that share nothing, at a rate.
     FleetRandom,
-    /// As in `fleet`: tool loops whose prompt grows with every call; simulated pods need --max-model-len 32752.
+    /// As in `fleet`: tool loops whose prompt grows with every call; simulated pods need --max-model-len
+    /// 32752.
     Agents,
     /// As in `fleet`: nothing for a while, then hundreds of requests at once.
     Bursts,
@@ -39,8 +40,8 @@ pub enum Named {
     /// A few requests, and beside them others that may be shed (x-gateway-inference-objective: sheddable), at
     /// three times what the pods can do.
     Criticality,
-    /// A tenant with a few short prompts (x-tenant: 1), and one that sends a hundred long ones at once, every ten
-    /// seconds (x-tenant: 2).
+    /// A tenant with a few short prompts (x-tenant: 1), and one that sends a hundred long ones at once, every
+    /// ten seconds (x-tenant: 2).
     Tenants,
     /// Requests at the times in the file of --trace.
     Trace,

@@ -17,8 +17,8 @@ const BURST: f64 = 0.25;
 pub const SMALL_TENANT: u32 = 1;
 const LARGE_TENANT: u32 = 2;
 
-/// Short prompts at a tenth of what the pods can do, as many as the traffic has requests, and beside them others
-/// that may be shed, at so many `times` what the pods can do.
+/// Short prompts at a tenth of what the pods can do, as many as the traffic has requests, and beside them
+/// others that may be shed, at so many `times` what the pods can do.
 pub fn overload_of_others(traffic: &Traffic, times: f64) -> Workload {
     let dice = &mut Dice::new(traffic.seed, 1);
     let few = few(traffic, dice, RequestClass::default());
@@ -47,8 +47,8 @@ pub fn is_of_the_few(class: &RequestClass) -> bool {
     !class.sheddable && class.tenant != Some(LARGE_TENANT)
 }
 
-/// What the pods can do, in requests per second: half of their time goes into short prompts, for answers take as
-/// much again.
+/// What the pods can do, in requests per second: half of their time goes into short prompts, for answers take
+/// as much again.
 fn capacity(traffic: &Traffic) -> f64 {
     let mean = f64::from(SHORT.0 + SHORT.1) / 2.0;
     traffic.pods.iter().map(|pod| pod.prefill_tokens_per_second / mean / 2.0).sum()

@@ -78,7 +78,8 @@ pub(super) fn bursts(traffic: &Traffic, dice: &mut Dice) -> Workload {
     Workload { sessions, ..Workload::default() }
 }
 
-/// Tokens of the prompt that all requests of a burst of [`equal_prompts`] have. The other prompts are shorter.
+/// Tokens of the prompt that all requests of a burst of [`equal_prompts`] have. The other prompts are
+/// shorter.
 pub const EQUAL_PROMPT_TOKENS: u32 = 2_000;
 /// Requests of such a burst.
 pub const EQUAL_PROMPTS: usize = 64;

@@ -67,7 +67,8 @@ pub enum Level {
     Critical = 5,
 }
 
-/// Room that a vector of handed over bytes has left: enough for the record of a short prompt, which is appended to the ledger.
+/// Room that a vector of handed over bytes has left: enough for the record of a short prompt, which is
+/// appended to the ledger.
 const SPARE: usize = 192;
 /// The part of a stream that goes on.
 const REQUEST: u32 = 0;
@@ -84,7 +85,8 @@ macro_rules! imports {
         unsafe extern "C" {
             $(fn $name($($argument: $type),*) -> u32;)*
         }
-        // Nothing runs outside Envoy; this is for tools that check the workspace, and for tests of what asks Envoy nothing.
+        // Nothing runs outside Envoy; this is for tools that check the workspace, and for tests of what asks
+        // Envoy nothing.
         $(
             #[cfg(not(target_arch = "wasm32"))]
             unsafe fn $name($(_: $type),*) -> u32 {
@@ -128,8 +130,8 @@ imports! {
     fn clock_time_get(clock: u32, precision: u64, time: *mut u64);
 }
 
-// SAFETY of all calls below: the signatures are those of Proxy-Wasm 0.2.1 and of WASI. The host reads within the bounds that it
-// is given, and it writes numbers where it is told to, which outlive the call.
+// SAFETY of all calls below: the signatures are those of Proxy-Wasm 0.2.1 and of WASI. The host reads within
+// the bounds that it is given, and it writes numbers where it is told to, which outlive the call.
 
 /// A header.
 pub fn header(map: Map, name: &str) -> Option<Bytes> {
@@ -174,8 +176,8 @@ pub fn set_buffer(buffer: Buffer, start: usize, size: usize, bytes: &[u8]) -> Re
     }))
 }
 
-/// A property of the stream or the plugin, by its path, whose parts a zero byte separates. `None` where there is none, or an
-/// empty one.
+/// A property of the stream or the plugin, by its path, whose parts a zero byte separates. `None` where there
+/// is none, or an empty one.
 pub fn property(path: &str) -> Option<Bytes> {
     let value = profile::call("property", || {
         handed_over(|at, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), at, size) })
@@ -190,7 +192,8 @@ pub fn set_property(path: &str, value: &[u8]) -> Result<(), Refused> {
     }))
 }
 
-/// The value of a key of shared data, and the number of its version; `None` where there is none, or an empty one.
+/// The value of a key of shared data, and the number of its version; `None` where there is none, or an empty
+/// one.
 pub fn shared_data(key: &str) -> Option<(Bytes, u32)> {
     let mut cas = 0;
     let value = profile::call("get shared data", || {
@@ -291,8 +294,8 @@ pub fn set_tick_period(period: Duration) {
     unsafe { proxy_set_tick_period_milliseconds(period.as_millis() as u32) };
 }
 
-/// Nanoseconds on a clock that only goes forward. `std::time::Instant` reads the same one but hides its origin, and all VMs of
-/// an Envoy must mean the same by what one of them writes down.
+/// Nanoseconds on a clock that only goes forward. `std::time::Instant` reads the same one but hides its
+/// origin, and all VMs of an Envoy must mean the same by what one of them writes down.
 pub fn monotonic() -> u64 {
     clock(MONOTONIC)
 }
@@ -329,7 +332,8 @@ pub fn allocate(size: usize) -> *mut u8 {
     Vec::with_capacity(size + SPARE).leak().as_mut_ptr()
 }
 
-/// A list of headers as the host reads it: how many, the sizes of all, and then all names and values, each with a zero byte.
+/// A list of headers as the host reads it: how many, the sizes of all, and then all names and values, each
+/// with a zero byte.
 fn serialized(headers: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = (headers.len() as u32).to_le_bytes().to_vec();
     for text in headers.iter().flat_map(|(name, value)| [name, value]) {

@@ -1,7 +1,8 @@
 //! The contexts that Envoy has made: one per plugin and VM, and one per stream.
 //!
-//! Envoy may call one context in the middle of a call that another one makes: a scrape through a cluster with an answer filter
-//! makes that filter's context before the scrape's call returns. So neither list is held while a context runs.
+//! Envoy may call one context in the middle of a call that another one makes: a scrape through a cluster with
+//! an answer filter makes that filter's context before the scrape's call returns. So neither list is held
+//! while a context runs.
 
 use std::cell::RefCell;
 use std::hash::{BuildHasherDefault, Hasher};

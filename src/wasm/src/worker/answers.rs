@@ -25,11 +25,11 @@ impl Worker {
         count_contended(started, self.metrics.contended_start);
     }
 
-    /// Judges an answer that has begun, `size` bytes of it, and books what it says of the pods. `at_once` when it is known to be
-    /// that of the only attempt.
+    /// Judges an answer that has begun, `size` bytes of it, and books what it says of the pods. `at_once`
+    /// when it is known to be that of the only attempt.
     pub fn judge(&mut self, sent: &mut Sent, size: usize, at_once: bool) -> Verdict {
-        // Only an answer to the prompt reports its tokens, and a whole one reports them at once: then Envoy need not be
-        // asked.
+        // Only an answer to the prompt reports its tokens, and a whole one reports them at once: then Envoy
+        // need not be asked.
         let reports = sent.usage().is_some();
         let code = if reports { 200 } else { host::number("response\0code").unwrap_or(0) };
         let attempts = if at_once { 1 } else { attempts() };
@@ -79,8 +79,8 @@ impl Worker {
         self.metrics.upstream_errors.count();
     }
 
-    /// Judges a stream that has ended without the end of a body: answers without a body end so, and all that were broken off,
-    /// before the headers, after them, or in the middle.
+    /// Judges a stream that has ended without the end of a body: answers without a body end so, and all that
+    /// were broken off, before the headers, after them, or in the middle.
     #[inline(never)]
     pub fn judge_end(&mut self, sent: &mut Sent) {
         let details = code_details();
@@ -136,7 +136,8 @@ impl Worker {
         count_contended(closed, self.metrics.contended_close);
     }
 
-    /// The slot of the pod at `address`, of several engines there that of `engine`, or of the first if it has no such engine.
+    /// The slot of the pod at `address`, of several engines there that of `engine`, or of the first if it has
+    /// no such engine.
     fn slot_of(&self, address: &[u8], engine: Option<u16>) -> Option<Slot> {
         let there = || self.router.table().at(address);
         let (slot, _) = there().find(|(_, pod)| pod.engine == engine).or_else(|| there().next())?;

@@ -71,7 +71,8 @@ impl Worker {
         read
     }
 
-    /// Decides where a request goes that was whole at `now`, tells Envoy in its headers, and logs and counts the decision.
+    /// Decides where a request goes that was whole at `now`, tells Envoy in its headers, and logs and counts
+    /// the decision.
     ///
     /// # Errors
     /// [`NoPod`] when no pod can be named; then the headers name none.
@@ -144,7 +145,8 @@ impl Worker {
         }
     }
 
-    /// The clusters whose pods may serve the request; `None` when its cluster is not known yet, which is noted.
+    /// The clusters whose pods may serve the request; `None` when its cluster is not known yet, which is
+    /// noted.
     pub(super) fn candidates(&mut self, now: Micros) -> Option<ClusterSet> {
         let Some(unknown) = &mut self.unknown else { return Some(ClusterSet::ALL) };
         let name = host::property("xds\0cluster_name").unwrap_or_default();
@@ -189,8 +191,8 @@ impl Worker {
         }
     }
 
-    /// How much a request matters, and the priority that it gets for vLLM's scheduler, if it is to get one: by the objective that
-    /// it names, else by its model.
+    /// How much a request matters, and the priority that it gets for vLLM's scheduler, if it is to get one:
+    /// by the objective that it names, else by its model.
     pub fn rank(&self, parsed: &ParsedRequest<'_>) -> (Criticality, Option<i32>) {
         let models = &self.settings.models;
         let objective = models
@@ -232,8 +234,8 @@ impl Worker {
         (self.settings.models.listed && asks()).then(|| self.settings.models.list())
     }
 
-    /// Sets or removes every destination header, so that none is left from the client. One header names the engine for all attempts;
-    /// Envoy has removed that of the client.
+    /// Sets or removes every destination header, so that none is left from the client. One header names the
+    /// engine for all attempts; Envoy has removed that of the client.
     fn name_pods(&self, picks: Picks, engine: Option<u16>) {
         if let Some(engine) = engine {
             host::set_request_header(ENGINE, Some(engine.to_string().as_bytes()));

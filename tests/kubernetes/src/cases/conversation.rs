@@ -45,10 +45,12 @@ pub async fn the_second_round_goes_to_the_pod_of_the_first(world: &mut World) {
     .await;
 }
 
-/// Simulated pods, whose first tokens depend on where prompts went. They are slow, since clients and gateway share their
-/// processors. The ports take turns, so that what slows the machine down slows both, and the middle one of the rounds counts.
+/// Simulated pods, whose first tokens depend on where prompts went. They are slow, since clients and gateway
+/// share their processors. The ports take turns, so that what slows the machine down slows both, and the
+/// middle one of the rounds counts.
 ///
-/// Each burst follows two hundred other prompts, so that the share of recent prompts that it has is small at first.
+/// Each burst follows two hundred other prompts, so that the share of recent prompts that it has is small at
+/// first.
 pub async fn a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request(world: &mut World) {
     const ROUNDS: usize = 3;
     world.spoilt();

@@ -116,7 +116,8 @@ pub async fn nobody_is_ready(world: &mut World) {
     world.is_routed().await;
 }
 
-/// One turns not ready, another is selected no more; their servers go on, and so does a minute of their streams.
+/// One turns not ready, another is selected no more; their servers go on, and so does a minute of their
+/// streams.
 pub async fn pods_are_taken_out_while_they_stream(world: &mut World) {
     let streams = [(12, super::stream_at(world, 12).await), (13, super::stream_at(world, 13).await)];
     world.endpoints(&[(11, Is::Ready), (12, Is::NotReady)]).await;

@@ -106,7 +106,8 @@ pub async fn a_model_is_renamed_and_its_change_is_hot(world: &mut World) {
     assert_eq!(world.envoy().listener_changes().await, before, "changes of listeners");
 }
 
-/// Of requests of two objectives, those below 0 are refused when all pods are full; and a changed priority is in force at once.
+/// Of requests of two objectives, those below 0 are refused when all pods are full; and a changed priority is
+/// in force at once.
 pub async fn an_objective_says_who_is_refused_when_pods_are_full(world: &mut World) {
     let cluster = world.cluster().clone();
     let objective = |name: &str, priority: i32, pool: &str| {

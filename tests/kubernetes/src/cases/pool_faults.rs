@@ -53,7 +53,8 @@ pub async fn one_pod_of_the_pool_is_ready_and_three_load(world: &mut World) {
     }
     let nobody = [11, 12, 13, 14].map(|number| (at(number), "DRAINING"));
     world.envoy().knows(CLUSTER, &nobody).await;
-    // Until the module has looked, which it does once a second, it names a pod that has just turned not ready and is still there.
+    // Until the module has looked, which it does once a second, it names a pod that has just turned not ready
+    // and is still there.
     let watch = Stopwatch::start();
     until("nobody is asked any more, and the client is told so at once", async || {
         let since = Instant::now();
@@ -72,7 +73,8 @@ pub async fn a_deletion_that_no_watch_has_seen_is_noticed(world: &mut World) {
     let cluster = world.cluster().clone();
     let traffic = steady();
     traffic.more(20).await;
-    // The controller sees nothing of it: it stands still, and when it goes on its watches have lost the server.
+    // The controller sees nothing of it: it stands still, and when it goes on its watches have lost the
+    // server.
     let controller = world.controller.as_ref().unwrap();
     controller.freeze();
     remove_pod(&cluster, 13).await;
@@ -98,8 +100,8 @@ pub async fn a_deletion_that_no_watch_has_seen_is_noticed(world: &mut World) {
     world.stop_gateway().await;
 }
 
-/// Waits until Envoy knows these hosts of the pool, after the API server was away: Envoy Gateway's watches wait up to a minute
-/// before they try again.
+/// Waits until Envoy knows these hosts of the pool, after the API server was away: Envoy Gateway's watches
+/// wait up to a minute before they try again.
 async fn comes_to_know(world: &World, hosts: &[(String, &str)]) {
     super::until_within(Duration::from_secs(120), &format!("Envoy knows {hosts:?}"), async || {
         world.envoy().has(CLUSTER, hosts).await
@@ -112,7 +114,8 @@ pub async fn an_address_that_was_given_to_a_stranger_gets_nothing(world: &mut Wo
     let evicted = json!({"phase": "Failed", "reason": "Evicted"});
     cluster.patch_status(POD, "default", "pod-13", evicted).await;
     world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "HEALTHY")]).await;
-    // A pod of another namespace with the same label has its address now, while the failed one is still there with it.
+    // A pod of another namespace with the same label has its address now, while the failed one is still there
+    // with it.
     cluster.apply(crate::api::NAMESPACE, &json!({"metadata": {"name": "strangers"}})).await;
     let ip = crate::sandbox::address::pod(13);
     pod_object(&cluster, ("strangers", "stranger"), json!({"app": "vllm"}), &ip, "True").await;
@@ -158,7 +161,8 @@ pub async fn a_pod_that_takes_over_an_address_is_believed_to_hold_nothing(world:
     pod(&cluster, 11, "vllm", "True").await;
     world.envoy().knows(CLUSTER, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
     world.pods[&11].scraped(2).await;
-    // Its page must be told a second time, after a look at Envoy's clusters. Each story is told once more only.
+    // Its page must be told a second time, after a look at Envoy's clusters. Each story is told once more
+    // only.
     let mut stories = 1..20;
     for story in stories.by_ref() {
         if !is_warm(world, story).await {
@@ -207,7 +211,8 @@ pub async fn a_pod_that_is_replaced_before_its_first_page_leaves_nothing_behind(
     assert_eq!(hits(world).await, before, "what the pod before it held is believed of its successor");
 }
 
-/// One turns not ready, another loses the label of the pool; their servers go on, and so does a minute of their streams.
+/// One turns not ready, another loses the label of the pool; their servers go on, and so does a minute of
+/// their streams.
 pub async fn pods_of_the_pool_are_taken_out_while_they_stream(world: &mut World) {
     let cluster = world.cluster().clone();
     let streams = [(12, super::stream_at(world, 12).await), (13, super::stream_at(world, 13).await)];
@@ -354,7 +359,8 @@ pub async fn envoy_restarts_while_controller_and_gateway_live(world: &mut World)
     whole(&traffic.stop().await);
 }
 
-/// Envoy Gateway and the controller have everything in memory. An Envoy Gateway that elects a leader would stop for want of its lease.
+/// Envoy Gateway and the controller have everything in memory. An Envoy Gateway that elects a leader would
+/// stop for want of its lease.
 pub async fn envoy_restarts_while_the_api_server_is_gone(world: &mut World) {
     let mut values = crate::pools::envoy_gateway_values();
     crate::objects::merge(

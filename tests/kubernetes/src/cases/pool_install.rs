@@ -143,7 +143,8 @@ pub async fn it_is_installed_by_the_script_and_removed_again(world: &mut World) 
     world.spoilt();
 }
 
-/// Envoy Gateway in a namespace of its own name, and Envoys beside it or each with its Gateway: the script finds both.
+/// Envoy Gateway in a namespace of its own name, and Envoys beside it or each with its Gateway: the script
+/// finds both.
 pub async fn rights_and_pages_are_where_envoy_gateway_and_its_envoys_are(world: &mut World) {
     const ELSEWHERE: &str = "gateways";
     let cluster = world.cluster().clone();

@@ -18,7 +18,8 @@ const CONSOLE: (&str, u16) = ("127.0.0.1", 9903);
 
 pub async fn pages_show_the_pools_pods_and_no_client_of_the_gateway_reaches_them(world: &mut World) {
     world.spoilt();
-    // As docs/kubernetes.md has it: the module as a file, then the values, here in the EnvoyProxy of the Gateway.
+    // As docs/kubernetes.md has it: the module as a file, then the values, here in the EnvoyProxy of the
+    // Gateway.
     let module = world.publish(&world.module).1;
     let made = world.script("scripts/kubernetes-install", &["--pages", module.to_str().unwrap()]).await;
     assert!(

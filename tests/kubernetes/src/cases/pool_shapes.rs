@@ -1,5 +1,5 @@
-//! InferencePools in other shapes: several ports, other address families, rules that move, several pools in one rule, what
-//! stands beside a pool in a route, and other configurations of Envoy Gateway.
+//! InferencePools in other shapes: several ports, other address families, rules that move, several pools in
+//! one rule, what stands beside a pool in a route, and other configurations of Envoy Gateway.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -156,7 +156,8 @@ pub async fn a_rule_that_moves_takes_its_pool_of_the_controller_along(world: &mu
         let changed = traffic.now();
         cluster.apply(HTTP_ROUTE, &route("pooled", rules)).await;
         has_rules(world, rules.len()).await;
-        // Until then Envoy Gateway may name a cluster in a route a moment before Envoy has it, whoever routes.
+        // Until then Envoy Gateway may name a cluster in a route a moment before Envoy has it, whoever
+        // routes.
         let moment = changed..traffic.now();
         traffic.lasts(Duration::from_secs(5)).await;
         let account = traffic.stop().await;
@@ -259,7 +260,8 @@ pub async fn what_stands_beside_a_pool_is_told(world: &mut World) {
         (!good && message.contains("BackendTLSPolicy")).then_some(())
     })
     .await;
-    // Never in plain text: Envoy Gateway answers by itself as it has no such authority, or nobody is there to send to.
+    // Never in plain text: Envoy Gateway answers by itself as it has no such authority, or nobody is there to
+    // send to.
     until("nothing is sent to it", async || {
         let status = chat("/tls", 1, 1).await.status.as_u16();
         (status == 500 || status == 503).then_some(())

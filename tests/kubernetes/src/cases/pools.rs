@@ -78,7 +78,8 @@ pub async fn pods_come_load_leave_and_fail_within_a_second(world: &mut World) {
     assert_eq!(routed_pool(&cluster, "pool").await.unwrap()["ready"], 2);
     pod(&cluster, 13, "vllm", "True").await;
     within_a_second(world, &[(11, "HEALTHY"), (12, "HEALTHY"), (13, "HEALTHY")]).await;
-    // One is evicted and keeps its address, and Ready: it may be another's in a moment. Another time its address goes with it.
+    // One is evicted and keeps its address, and Ready: it may be another's in a moment. Another time its
+    // address goes with it.
     let keeps = json!({"phase": "Failed", "reason": "Evicted"});
     let loses = json!({"phase": "Failed", "reason": "Evicted", "podIP": null, "podIPs": null});
     for evicted in [keeps, loses] {
@@ -270,7 +271,8 @@ pub async fn a_route_that_comes_before_its_pool_is_served_when_the_pool_comes(wo
     }
 }
 
-/// Two pools and twenty pods, of which three are served. Twice a minute passes in which nothing changes that anybody has to know.
+/// Two pools and twenty pods, of which three are served. Twice a minute passes in which nothing changes that
+/// anybody has to know.
 pub async fn nothing_is_written_when_nothing_changes(world: &mut World) {
     const MINUTE: u32 = 60;
     let cluster = world.cluster().clone();

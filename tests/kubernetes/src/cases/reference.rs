@@ -1,4 +1,5 @@
-//! The files of the two documents that Warmpath takes after, as they stand: pool, model, Gateway, both routes, policy.
+//! The files of the two documents that Warmpath takes after, as they stand: pool, model, Gateway, both
+//! routes, policy.
 
 use std::collections::BTreeSet;
 
@@ -20,8 +21,8 @@ async fn apply(world: &World, file: &str) {
     world.cluster().pipe(&["apply"], &std::fs::read_to_string(path).unwrap()).await;
 }
 
-/// Pods, Service and Gateway of a document, and the Envoy of the Gateway. Two Gateways cannot have one Envoy's ports here, so this
-/// one takes the place of the usual one, and the next case begins anew.
+/// Pods, Service and Gateway of a document, and the Envoy of the Gateway. Two Gateways cannot have one
+/// Envoy's ports here, so this one takes the place of the usual one, and the next case begins anew.
 async fn deploy(world: &mut World, pool: &str) {
     let cluster = world.cluster().clone();
     for number in [11, 12, 13] {
@@ -67,7 +68,8 @@ async fn all_is_accepted(world: &World, strategy: &str) {
     assert_eq!(routed_pool(cluster, "vllm-qwen-pool").await.unwrap()["strategy"], strategy);
 }
 
-/// The listener has Warmpath on 8081 and nothing of it on 8080: a plain request reaches its pod without our header.
+/// The listener has Warmpath on 8081 and nothing of it on 8080: a plain request reaches its pod without our
+/// header.
 async fn only_8081_is_routed(world: &World) {
     for file in ["round1.json", "round2.json"] {
         assert!(super::named_by_warmpath(world, &round(file, routed()).await), "8081 is routed by Warmpath");
@@ -105,8 +107,8 @@ pub async fn the_second_documents_conversation_stays_at_its_pod(world: &mut Worl
     the_model_is_critical_and_keeps_its_name(world).await;
 }
 
-/// The model `/model/qwen` has one target of its own name, so bodies reach the pods as they were; and being critical it is served
-/// when all pods are saturated, where a model that may be shed gets 429.
+/// The model `/model/qwen` has one target of its own name, so bodies reach the pods as they were; and being
+/// critical it is served when all pods are saturated, where a model that may be shed gets 429.
 async fn the_model_is_critical_and_keeps_its_name(world: &World) {
     let body = std::fs::read(repository().join("examples/round1.json")).unwrap();
     let reply = round("round1.json", routed()).await;

@@ -57,7 +57,8 @@ pub async fn two_pools_on_one_listener_are_kept_apart(world: &mut World) {
     world.rewrite().await;
 }
 
-/// Fifty requests per second on both paths. The same move on the port that Warmpath does not route tells what it costs by itself.
+/// Fifty requests per second on both paths. The same move on the port that Warmpath does not route tells what
+/// it costs by itself.
 pub async fn a_rule_that_moves_takes_its_pool_along(world: &mut World) {
     world.spoilt();
     second_pool(world).await;
@@ -106,8 +107,8 @@ pub async fn a_rule_that_moves_takes_its_pool_along(world: &mut World) {
     assert_eq!(named, None);
 }
 
-/// What a load saw of a rule that moves: requests that were not answered whole; requests that met no pod of the pool that
-/// answers after the move; and how many seconds after it the last of these was.
+/// What a load saw of a rule that moves: requests that were not answered whole; requests that met no pod of
+/// the pool that answers after the move; and how many seconds after it the last of these was.
 #[derive(Clone, Copy, Debug)]
 struct Move {
     refused: usize,
@@ -116,8 +117,9 @@ struct Move {
 }
 
 impl Move {
-    /// Envoy Gateway gives the name of a cluster to other pods, and tells Envoy of these before it tells of the routes. So for a
-    /// moment requests meet the other pool, or a cluster that is not there, with Warmpath or without.
+    /// Envoy Gateway gives the name of a cluster to other pods, and tells Envoy of these before it tells of
+    /// the routes. So for a moment requests meet the other pool, or a cluster that is not there, with
+    /// Warmpath or without.
     fn of(account: &Account, changed: Duration, pool: &[u8]) -> Move {
         let of_pool = |pod: &str| pool.iter().any(|&number| at(number) == pod);
         let since = account.sent.iter().filter(|sent| sent.at >= changed);
@@ -186,9 +188,9 @@ pub async fn a_service_in_place_of_its_pods_is_told(world: &mut World) {
         "{}",
         checked.out
     );
-    // What was attached before is there still, and Envoy knows the one address of the Service, behind which kube-proxy takes a pod
-    // for each connection: traffic flows, and the log says that nobody can choose. Envoy's own Service is not served so: it has
-    // Envoy's ports, which Envoy wants at every address.
+    // What was attached before is there still, and Envoy knows the one address of the Service, behind which
+    // kube-proxy takes a pod for each connection: traffic flows, and the log says that nobody can choose.
+    // Envoy's own Service is not served so: it has Envoy's ports, which Envoy wants at every address.
     let vllm = |service: &Service| service.metadata.name.as_deref() == Some("vllm");
     let kube_proxy = tokio::spawn(crate::services::serve(world.cluster().client(), vllm));
     // Processes of real pods have not started in the same second.
@@ -328,8 +330,8 @@ pub async fn a_listener_that_no_patch_names_hangs_nobody(world: &mut World) {
     assert_eq!(world.envoy().metric("warmpath_unpatched").await, Some(1.0), "the gauge warmpath_unpatched");
 }
 
-/// Two listeners of one port are one listener in Envoy, with a filter chain for each host name and the first one's name; and one
-/// more of the same chains for HTTP/3.
+/// Two listeners of one port are one listener in Envoy, with a filter chain for each host name and the first
+/// one's name; and one more of the same chains for HTTP/3.
 pub async fn listeners_with_tls_and_http3_and_several_host_names(world: &mut World) {
     world.spoilt();
     let names = ["a.example.com", "b.example.com"];

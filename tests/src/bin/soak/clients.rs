@@ -16,7 +16,8 @@ use crate::ground::Ground;
 use crate::stored::{self, Thread};
 use crate::truth::Oracle;
 
-/// Longest wait for an answer: longer than several pods in turn may be silent. On a busy machine all are slow.
+/// Longest wait for an answer: longer than several pods in turn may be silent. On a busy machine all are
+/// slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long before a response was given its pod must have been well, for it to be found there: what was
 /// known of the pod before is forgotten then.
@@ -40,14 +41,16 @@ pub struct Counts {
     pub answered: BTreeMap<&'static str, u64>,
     /// The client went away on purpose.
     pub aborted: u64,
-    /// Stored responses that could not be had, because the pod that has them had a fault, was off the list, or was full.
+    /// Stored responses that could not be had, because the pod that has them had a fault, was off the list,
+    /// or was full.
     pub gone: u64,
     /// Streams that broke off after they had begun, each with its time.
     pub broken: Vec<Instant>,
     /// Whole answers that broke off. A whole answer has no byte before its last token, so its request can go
     /// to another pod.
     pub torn: u64,
-    /// Answered with other words than the pod would say by itself, or with another response than was asked for.
+    /// Answered with other words than the pod would say by itself, or with another response than was asked
+    /// for.
     pub wrong: u64,
     /// Answered with an unexpected status.
     pub refused: u64,
@@ -135,7 +138,8 @@ impl Clients {
         thread
     }
 
-    /// Whether a request for a stored response may be answered with this status, for its pod has or had a fault, or is full.
+    /// Whether a request for a stored response may be answered with this status, for its pod has or had a
+    /// fault, or is full.
     fn may_miss(&self, thread: &Thread, status: u16) -> bool {
         let full = matches!(status, 429 | 503) && self.ground.fills_soon(&thread.pod);
         full || !self.ground.well_since(&thread.pod, thread.since - SETTLED)

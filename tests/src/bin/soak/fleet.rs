@@ -207,8 +207,8 @@ impl Fleet {
         self.ground.fault(pod, false);
     }
 
-    /// Brings a killed pod back with another number of engines, as an update does that goes from pod to pod. Once all of them have
-    /// that number, the next update begins.
+    /// Brings a killed pod back with another number of engines, as an update does that goes from pod to pod.
+    /// Once all of them have that number, the next update begins.
     fn replace(&mut self, pod: usize) {
         let (engines, next) = &mut self.engines;
         self.pods[pod].set_flag("--data-parallel-size", &next.to_string());

@@ -4,11 +4,11 @@
 //! bad ones included. One pod at a time has a random fault, and reloaded configurations add and remove pods.
 //! A pod that was killed comes back with another number of engines (data parallelism).
 //!
-//! At least two healthy pods are always there, which have the LoRA adapters too, so no request may be lost and none
-//! refused. Each answer must have the words that a pod would give which is asked alone, whichever pod gives it. A stored
-//! response must be found as long as its pod is well. Only streams may break off, and only when a pod was killed, hung or
-//! cut them. At the end the ledger must be empty, and memory and the number of metrics must have stopped growing after the
-//! warm-up.
+//! At least two healthy pods are always there, which have the LoRA adapters too, so no request may be lost
+//! and none refused. Each answer must have the words that a pod would give which is asked alone, whichever
+//! pod gives it. A stored response must be found as long as its pod is well. Only streams may break off, and
+//! only when a pod was killed, hung or cut them. At the end the ledger must be empty, and memory and the
+//! number of metrics must have stopped growing after the warm-up.
 
 #![allow(
     clippy::unwrap_used,

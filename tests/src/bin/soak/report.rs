@@ -84,8 +84,8 @@ impl Report {
         }
         let unexplained = unexplained(&self.counts.broken, &fleet.cuts);
         self.must(unexplained.is_empty(), format!("streams broke off without a fault: {unexplained:?}"));
-        // A router takes the collector's place on a machine that is too busy to run it for three seconds; one that has trapped
-        // says so in Envoy's log.
+        // A router takes the collector's place on a machine that is too busy to run it for three seconds; one
+        // that has trapped says so in Envoy's log.
         let zero = "vm_reload|bad_pod_table|unrouted_total|lds.update_rejected|leaked_requests_total";
         let bad: Vec<_> = envoy.stats(zero).await.into_iter().filter(|(_, count)| *count != 0).collect();
         self.must(bad.is_empty(), format!("counts that must be 0: {bad:?}"));

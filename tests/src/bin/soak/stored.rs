@@ -8,7 +8,8 @@ use warmpath_tests::{Random, Reply, Request};
 use crate::acts::{Act, text};
 use crate::truth::Api;
 
-/// Words of a response that is computed in the background: more than it has come to when the client cancels it.
+/// Words of a response that is computed in the background: more than it has come to when the client cancels
+/// it.
 const LONG: usize = 4000;
 
 /// A response that its pod has stored, and the dialogue up to it.

@@ -1,5 +1,5 @@
-//! What an answer must say. A simulated pod answers a prompt with the same words whenever and wherever it is asked, so a pod of
-//! the soak's own, which no Envoy and no fault stands before, tells the words of each.
+//! What an answer must say. A simulated pod answers a prompt with the same words whenever and wherever it is
+//! asked, so a pod of the soak's own, which no Envoy and no fault stands before, tells the words of each.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

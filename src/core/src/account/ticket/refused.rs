@@ -10,8 +10,9 @@ use crate::shared::pod_table::PodKey;
 use crate::{Micros, Tokens};
 
 impl Ticket {
-    /// The pod serves the request, its answer has begun: `with` books what else that means for the pod's account. What it was
-    /// believed to hold can be compared with what its page says, and pods that have refused the request are at fault.
+    /// The pod serves the request, its answer has begun: `with` books what else that means for the pod's
+    /// account. What it was believed to hold can be compared with what its page says, and pods that have
+    /// refused the request are at fault.
     pub(super) fn note_served(&self, ledger: &mut Ledger, now: Micros, with: impl FnOnce(&mut PodAccount)) {
         let held = (self.belief.matched > 0 && self.was_computed()).then(|| {
             let bytes_per_token = ledger.bytes_per_token(self.prompt.model);
