@@ -100,7 +100,10 @@ impl EnvoyBuilder {
         // With port 0 the kernel chooses a free port, and Envoy reports it. So two tests never want the same
         // one.
         let pods = self.pods.join(",");
-        let (wasm, access) = (module().display().to_string(), access_log.display().to_string());
+        // A copy: Envoy reads the file again with each new listener, and a build may have replaced it by then.
+        let wasm = file("warmpath.wasm");
+        std::fs::copy(module(), &wasm).unwrap();
+        let (wasm, access) = (wasm.display().to_string(), access_log.display().to_string());
         let mut arguments =
             vec!["--pods", &pods, "--port=0", "--plain-port=0", "--admin-port=0", "--wasm", &wasm];
         // One VM less per test; those of the metrics page and the console ask for it.
