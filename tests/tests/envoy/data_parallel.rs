@@ -1,6 +1,7 @@
 //! Pods with several engines behind one address (data parallelism, B27): each engine is a place of its own,
 //! and the request says which one it is for.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use serde_json::json;
 use warmpath_tests::{Answer, Envoy, Reply, Request, SimPod, TestPod, repository, until};
 
 use crate::SIMULATOR;
+use crate::discovery::{Endpoints, attached};
 
 const RANK: &str = "x-data-parallel-rank";
 /// Engines of the page of B27.
@@ -196,6 +198,54 @@ async fn where_pods_have_different_numbers_of_engines_only_those_that_all_have_a
         }
         envoy.accounts_for_nothing().await;
     }
+}
+
+/// One header names all pods, and Envoy goes on in it: any of them may meet the engine that is named.
+#[tokio::test]
+async fn in_a_list_of_pods_an_engine_is_named_only_where_all_of_the_cluster_have_it() {
+    let pods = TestPod::several(3).await;
+    for (pod, engines) in pods.iter().zip([ENGINES, ENGINES, 1]) {
+        if engines > 1 {
+            pod.set_page(page());
+        }
+        refuse_engines_from(pod, engines);
+    }
+    let all: Vec<(&TestPod, &str)> = pods.iter().map(|pod| (pod, "HEALTHY")).collect();
+    let endpoints = Endpoints::of(&all);
+    let envoy = attached(&pods, &endpoints, true).await;
+    let topic = Cell::new(0);
+    // Sends so many requests, and says which pods and engines they came to.
+    let ask = async |requests: usize| {
+        let before = asked(&pods).len();
+        for _ in 0..requests {
+            let reply = chat(topic.replace(topic.get() + 1)).send(envoy.routed).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+        }
+        asked(&pods).split_off(before)
+    };
+    // Envoy is asked for the pods of a cluster once a request goes there.
+    ask(1).await;
+    envoy.sees_ready(3).await;
+    let names_none = |places: &[(usize, Option<String>)]| places.iter().all(|(_, rank)| rank.is_none());
+    until("each pod was asked ten times", async || {
+        assert!(names_none(&ask(1).await));
+        pods.iter().all(|pod| pod.begun() >= 10).then_some(())
+    })
+    .await;
+
+    // The one with one engine leaves the cluster, as the last one that is replaced.
+    endpoints.set(&all[..2]);
+    let names_one = |places: &[(usize, Option<String>)]| places.iter().all(|(_, rank)| rank.is_some());
+    until("engines are named", async || names_one(&ask(10).await).then_some(())).await;
+    let places = ask(40).await;
+    assert!(names_one(&places) && places.iter().all(|&(pod, _)| pod < 2), "{places:?}");
+
+    // Another one comes in its place.
+    endpoints.set(&all);
+    until("no engine is named", async || names_none(&ask(10).await).then_some(())).await;
+    let places = ask(40).await;
+    assert!(names_none(&places), "{places:?}");
+    envoy.accounts_for_nothing().await;
 }
 
 /// How much of the prompt the pod had in its cache.

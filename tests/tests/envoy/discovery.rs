@@ -35,7 +35,7 @@ impl Endpoints {
     }
 
     /// Changes them; each pod with its health.
-    fn set(&self, hosts: &[(&TestPod, &str)]) {
+    pub fn set(&self, hosts: &[(&TestPod, &str)]) {
         let hosts: Vec<(String, &str)> = hosts.iter().map(|(pod, health)| (pod.address(), *health)).collect();
         self.set_addresses(&hosts);
     }

@@ -3,6 +3,7 @@
 
 use crate::prefix::index::{IndexLimits, PrefixIndex, PrefixMatch, UseStamp};
 use crate::prefix::log::{Correction, LogRecord, OpenSegment, hashes_of, unseal};
+use crate::shared::clusters::ClusterSet;
 use crate::shared::codec::{CodecError, Reader};
 use crate::shared::pod_table::{Pod, PodKey, PodTable};
 use crate::shared::store::{Keys, NEVER_WRITTEN, SharedData};
@@ -29,8 +30,8 @@ pub struct PrefixReplica {
     table: PodTable,
     /// Version of the shared value that the table was read from.
     table_version: u32,
-    /// What the table says of it ([`PodTable::common_engines`]), as every decision asks.
-    common_engines: u16,
+    /// The clusters of the last decision, and what the table says of them ([`PodTable::common_engines`]).
+    common_engines: (ClusterSet, u16),
     index: PrefixIndex,
     cursor: Cursor,
     lost_segments: u64,
@@ -55,7 +56,7 @@ impl PrefixReplica {
             writer,
             table: PodTable::default(),
             table_version: NEVER_WRITTEN,
-            common_engines: 0,
+            common_engines: (ClusterSet::NONE, 0),
             index: PrefixIndex::new(limits),
             cursor: Cursor::default(),
             lost_segments: 0,
@@ -73,9 +74,13 @@ impl PrefixReplica {
         &self.table
     }
 
-    /// The engines that every pod of the table has ([`PodTable::common_engines`]).
-    pub fn common_engines(&self) -> u16 {
-        self.common_engines
+    /// The engines that every candidate of these clusters has ([`PodTable::common_engines`]). Most decisions ask for those of
+    /// the decision before.
+    pub fn common_engines(&mut self, among: ClusterSet) -> u16 {
+        if self.common_engines.0 != among {
+            self.common_engines = (among, self.table.common_engines(among));
+        }
+        self.common_engines.1
     }
 
     /// The prefix index.
@@ -123,7 +128,7 @@ impl PrefixReplica {
         }
         let table = PodTable::decode(&bytes)?;
         self.table_version = version;
-        self.common_engines = table.common_engines();
+        self.common_engines = (ClusterSet::NONE, 0);
         let before = std::mem::replace(&mut self.table, table);
         for (slot, pod) in Slot::all().zip(&self.table.pods) {
             let known = before.pods.get(usize::from(slot));

@@ -68,6 +68,8 @@ pub(super) struct Steps {
     kind: Cause,
     pub found: PrefixMatch,
     candidates: Candidates,
+    /// The engines that all of them have.
+    common_engines: u16,
     adapters: Adapters,
     names_key: String,
     /// Which lists of models are taken over ([`crate::shared::pod_table::PodTable::model_lists`]).
@@ -100,6 +102,7 @@ impl Steps {
             kind: Cause::NONE,
             found: PrefixMatch::default(),
             candidates: Candidates::default(),
+            common_engines: 0,
             decisions: 0,
             observer: None,
         };
@@ -211,6 +214,7 @@ impl Steps {
         now: Micros,
     ) -> Result<Picks, NoPod> {
         let Demand { among, criticality, .. } = demand;
+        self.common_engines = self.replica.common_engines(among);
         let table = self.replica.table();
         let adapters = &self.adapters.places;
         let pool = Pool { table, ledger, index: self.replica.index(), among, adapters };
@@ -266,7 +270,7 @@ impl Steps {
             Strategy::PrefixCache if bytes > Bytes::NONE && !plain => self.chain.head(),
             _ => mix(self.decisions ^ u64::from(self.replica.writer()) << 32),
         };
-        let picks = pick(candidates, self.constants.tie_band, head, self.replica.common_engines(), address);
+        let picks = pick(candidates, self.constants.tie_band, head, self.common_engines, address);
         if plain {
             // The pod computes what it does not hold, whatever it was chosen for.
             score_all(&pool, prompt, &self.found, &self.constants, now, &mut self.candidates);
@@ -344,7 +348,7 @@ impl Steps {
     /// The engine that the request names to whichever pod it meets, where the pods have several.
     pub fn named_engine(&self, picks: Picks) -> Option<u16> {
         let best = picks.best().and_then(|slot| self.replica.table().pod(slot))?;
-        best.engine.filter(|&engine| engine < self.replica.common_engines())
+        best.engine.filter(|&engine| engine < self.common_engines)
     }
 
     /// Whether the request is for a LoRA adapter that some pods do not have.

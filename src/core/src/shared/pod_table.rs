@@ -203,10 +203,11 @@ impl PodTable {
         self.live().filter(|(_, pod)| pod.is_first())
     }
 
-    /// How many engines every pod has, counted from the first: a request may name those, whichever pod it
-    /// meets. None where a pod has but one.
-    pub fn common_engines(&self) -> u16 {
-        let having = |engine| self.live().filter(|(_, pod)| pod.engine == engine).count();
+    /// How many engines every candidate of these clusters has, counted from the first: a request may name
+    /// those, whichever pod it meets. None where a pod has but one.
+    pub fn common_engines(&self, among: ClusterSet) -> u16 {
+        let candidates = || self.live().filter(|(_, pod)| pod.candidate_of.meets(among));
+        let having = |engine| candidates().filter(|(_, pod)| pod.engine == engine).count();
         let pods = having(Some(0));
         if pods == 0 || having(None) > 0 {
             return 0;
@@ -263,13 +264,23 @@ mod tests {
             };
             // An empty slot is no pod.
             let pods = pods.iter().map(pod).chain([Pod::default()]).collect();
-            PodTable { pods, ..PodTable::default() }.common_engines()
+            PodTable { pods, ..PodTable::default() }.common_engines(ClusterSet::ALL)
         };
         assert_eq!(common(&[]), 0);
         assert_eq!(common(&[("a", None), ("b", None)]), 0);
         assert_eq!(common(&[("a", Some(0)), ("b", Some(1)), ("a", Some(1)), ("b", Some(0))]), 2);
         assert_eq!(common(&[("a", Some(0)), ("a", Some(1)), ("b", Some(0))]), 1);
         assert_eq!(common(&[("a", Some(0)), ("a", Some(1)), ("b", None)]), 0);
+    }
+
+    #[test]
+    fn pods_of_other_clusters_do_not_matter_to_the_common_engines() {
+        let (a, b) = (ClusterSet::nth(0), ClusterSet::nth(1));
+        let pod = |engine, candidate_of| Pod { id: 1, engine, candidate_of, ..Pod::default() };
+        let of_a = [pod(Some(0), a), pod(Some(1), a)];
+        let others = [pod(None, b), pod(None, ClusterSet::NONE)];
+        let table = PodTable { pods: [&of_a[..], &others].concat(), ..PodTable::default() };
+        assert_eq!([a, b, a.with(b)].map(|among| table.common_engines(among)), [2, 0, 0]);
     }
 
     #[test]
