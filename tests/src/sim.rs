@@ -106,6 +106,17 @@ impl SimPod {
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
 
+    /// Requests that it has answered to their ends since its start.
+    pub async fn answered(&self) -> u64 {
+        let page = Request::get("/metrics").send(self.address).await.text();
+        let ended = |line: &&str| {
+            line.starts_with("vllm:request_success_total{") && !line.contains("finished_reason=\"abort\"")
+        };
+        let counts =
+            page.lines().filter(ended).filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        counts.sum::<f64>() as u64
+    }
+
     async fn tell(&self, path: &str, document: &Value) {
         let reply = Request::post(path, document).send(self.address).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
