@@ -5,6 +5,11 @@ A test package says in its manifest what its tests need:
     [package.metadata.tests]
     envoy = true                       # they start an Envoy: once per version that is asked for
     alone = ["cooldown", "overload"]   # modules whose tests have the machine for themselves, and may be repeated
+
+    [package.metadata.tests.without]   # once more with a runtime guard of Envoy off
+    guard = "composite_cluster_skip_clusters_without_hosts"
+    since = "1.40"                     # the oldest Envoy that has it
+    modules = ["faults", "endings"]    # which ones
 """
 
 import concurrent.futures

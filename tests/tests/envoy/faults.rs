@@ -265,44 +265,6 @@ fn without_table(pods: &[TestPod]) -> EnvoyBuilder {
     })
 }
 
-/// Adds a runtime guard of Envoy's, switched off, unless all tests run without it.
-fn without_guard(configuration: String, guard: &str) -> String {
-    if configuration.contains(guard) {
-        return configuration;
-    }
-    format!(
-        "{configuration}\nlayered_runtime:\n  layers:\n    - name: guards\n      static_layer: {{ \
-         envoy.reloadable_features.{guard}: false }}\n"
-    )
-}
-
-#[tokio::test]
-async fn without_a_pod_table_and_without_skipping_the_fallback_answers() {
-    // Envoy may take back that a composite cluster skips a cluster without hosts. The fallback does not
-    // depend on it.
-    let pods = TestPod::several(2).await;
-    let guard = "composite_cluster_skip_clusters_without_hosts";
-    let envoy =
-        without_table(&pods).edit(move |configuration| without_guard(configuration, guard)).start().await;
-    for request in [Request::chat("hello"), Request::get("/v1/models")] {
-        let reply = request.send(envoy.routed).await;
-        assert_eq!(reply.status, 200, "{}", reply.text());
-    }
-}
-
-#[tokio::test]
-async fn a_pod_that_refuses_connections_fails_over_without_skipping() {
-    let mut pods = TestPod::several(3).await;
-    let guard = "composite_cluster_skip_clusters_without_hosts";
-    let envoy = Envoy::of(&pods).edit(move |configuration| without_guard(configuration, guard)).start().await;
-    envoy.sees(&pods).await;
-    pods[0].kill().await;
-    for n in 0..30 {
-        let reply = Request::chat(&format!("hello {n}")).send(envoy.routed).await;
-        assert_eq!(reply.status, 200, "{}", reply.text());
-    }
-}
-
 #[tokio::test]
 async fn without_a_pod_table_the_fallback_answers() {
     let pods = TestPod::several(2).await;
