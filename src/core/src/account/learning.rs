@@ -5,7 +5,7 @@ use crate::account::ledger::{Ledger, MODELS};
 use crate::account::pod_account::PodAccount;
 use crate::answer::usage::Usage;
 use crate::request::blocks::{blocks_in, bytes_of};
-use crate::{Bytes, DEFAULT_BYTES_PER_TOKEN, MILLISECOND, Micros, ModelId, Tokens};
+use crate::{Bytes, DEFAULT_BYTES_PER_TOKEN, MILLISECOND, Micros, ModelId, SECOND, Tokens};
 
 /// Prompt tokens per second before anything is learned: a 7B model on an A10. Only ratios between pods, and
 /// between a pod and the constants in seconds, depend on it.
@@ -17,6 +17,15 @@ const MIN_SAMPLE_TOKENS: Tokens = Tokens(1_000);
 const MIN_SAMPLE_TIME: Micros = Micros(5 * MILLISECOND.0);
 /// Largest step towards a new sample, as a share of the rate, once there are many samples.
 const RATE_GAIN: f32 = 0.05;
+/// Samples from which on a pod's own rate counts.
+pub const RELIABLE_SAMPLES: u32 = 4;
+/// For each sample that a rate was learned from, a pod that is slow by it is sent nothing for so long before it is tried again: few
+/// samples may all have come from a bad moment. Much sooner, the tries cost a fleet of unequal pods more than they find.
+const TRIED_AFTER: Micros = Micros(30 * SECOND.0);
+/// Samples beyond which a rate is not trusted for longer.
+const TRUSTED_SAMPLES: u32 = 10;
+/// A sample that is above the rate by more than this share shows that the pod is no longer slow.
+const FASTER: f32 = 0.35;
 /// Rates outside are errors of measurement, in prompt tokens per second.
 const PLAUSIBLE_RATES: std::ops::RangeInclusive<f32> = 50.0..=5_000_000.0;
 /// Tokens of the prompt that vLLM may compute again although it holds them: its last block, and Warmpath's
@@ -41,10 +50,18 @@ const MEAN_WORK_PROMPTS: u64 = 100;
 ///
 /// A match that was not there makes a pod look slow, prompts that are computed together make it look fast.
 /// The rate is therefore the median of the samples, approached in small steps.
+///
+/// A pod that looks slow gets few prompts, so it is tried now and then ([`may_be_faster`]). If it is faster then, half of the samples
+/// are forgotten, and all of them where few are left.
 pub fn learn_rate(account: &mut PodAccount, tokens: Tokens, elapsed: Micros) {
     let sample = tokens.as_f32() / elapsed.as_seconds();
-    if tokens < MIN_SAMPLE_TOKENS || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE_RATES.contains(&sample) {
+    if !teaches_rate(tokens) || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE_RATES.contains(&sample) {
         return;
+    }
+    let tried = account.tried_at.since(account.learned_at) >= trusted_for(account);
+    if tried && sample - account.rate > FASTER * account.rate {
+        let left = account.samples.min(TRUSTED_SAMPLES) / 2;
+        account.samples = if left < RELIABLE_SAMPLES { 0 } else { left };
     }
     // Not `clamp`, which panics where the bounds are no numbers.
     let step = RATE_GAIN.max(1.0 / (account.samples as f32 + 2.0)) * account.rate;
@@ -54,6 +71,23 @@ pub fn learn_rate(account: &mut PodAccount, tokens: Tokens, elapsed: Micros) {
         account.rate + (sample - account.rate).max(-step).min(step)
     };
     account.samples = account.samples.saturating_add(1);
+    account.learned_at = account.tried_at;
+}
+
+/// Whether the time to the first token of a prompt tells a pod's rate, where so many tokens are to be computed.
+pub fn teaches_rate(tokens: Tokens) -> bool {
+    tokens >= MIN_SAMPLE_TOKENS
+}
+
+/// Whether a pod that is slow by its rate is to be sent a prompt as if none were faster, to see whether it still is slow: while
+/// others can take all prompts, it gets none, and nothing else would show.
+pub fn may_be_faster(account: &PodAccount, now: Micros) -> bool {
+    now.since(account.tried_at) >= trusted_for(account)
+}
+
+/// How long the rate of a pod that is sent nothing is trusted.
+fn trusted_for(account: &PodAccount) -> Micros {
+    u64::from(account.samples.clamp(1, TRUSTED_SAMPLES)) * TRIED_AFTER
 }
 
 /// Whether the pod held clearly less of a prompt than the `matched` leading blocks that were believed.
@@ -106,7 +140,6 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SECOND;
 
     #[test]
     fn a_rate_is_the_median_of_its_samples() {

@@ -23,6 +23,10 @@ pub struct PodAccount {
     pub rate: f32,
     /// First-token times that the rate was learned from.
     pub samples: u32,
+    /// When it was last sent a prompt that is long enough to teach its rate.
+    pub tried_at: Micros,
+    /// What that was when the last sample came.
+    pub learned_at: Micros,
     /// Requests that were ever sent to the pod. It wraps; only differences count.
     pub opened: u32,
     /// Requests that it has failed, so that another pod answered them or none: refused, reset, broken off, or

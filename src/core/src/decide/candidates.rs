@@ -1,6 +1,6 @@
 //! The pods of a pool as candidates for a request: what each would cost, and how willingly it is sent to.
 
-use crate::account::learning::DEFAULT_RATE;
+use crate::account::learning::{DEFAULT_RATE, RELIABLE_SAMPLES, may_be_faster, teaches_rate};
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
 use crate::account::refusal::Causes;
@@ -20,8 +20,6 @@ const STALE: Micros = Micros::from_seconds(10);
 /// Rates that differ from the pool's mean by at most this share count as equal to it: what is learned is
 /// noisy, and noise must not unbalance a fleet of equal pods.
 const EQUAL_RATES: f32 = 0.35;
-/// Samples from which on a pod's own rate counts.
-const RELIABLE_SAMPLES: u32 = 4;
 
 /// Requests of mean work that are believed to wait on a pod, besides those that are known, after it refused
 /// one: enough to prefer its equals. More would drive conversations from the pods that hold them: under an
@@ -101,7 +99,10 @@ pub fn score_all(
         let refused = if account.health.full(now, pod.scraped_at) { WAITING_WHEN_FULL } else { 0.0 };
         let blocks = usize::from(found.blocks(slot));
         let matched = in_tokens(blocks);
-        let tokens_per_second = rate_of(account, mean_rate);
+        let rate = rate_of(account, mean_rate);
+        let work = Tokens::estimated(prompt.tokens - matched);
+        let tries = teaches_rate(work) && may_be_faster(account, now);
+        let tokens_per_second = if tries { fastest(accounts, mean_rate) } else { rate };
         let outstanding = account.remaining(tokens_per_second, now, lag);
         let view = PodView {
             matched,
@@ -215,6 +216,10 @@ fn mean_rate(accounts: &[(Slot, PodAccount)]) -> f32 {
         count += 1.0;
     }
     if count > 0.0 { sum / count } else { DEFAULT_RATE }
+}
+
+fn fastest(accounts: &[(Slot, PodAccount)], mean: f32) -> f32 {
+    accounts.iter().map(|(_, account)| rate_of(account, mean)).fold(0.0, f32::max)
 }
 
 fn rate_of(account: &PodAccount, mean: f32) -> f32 {

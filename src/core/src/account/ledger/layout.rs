@@ -7,7 +7,7 @@ use crate::shared::codec::Field;
 use crate::{Micros, Slot, Tokens};
 
 /// Marks a ledger, and the version of its format.
-pub const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPL9");
+pub const LEDGER_MARK: u32 = u32::from_le_bytes(*b"WPLA");
 /// Models whose bytes per token are kept; the least recently learned one makes room for another.
 pub const MODELS: usize = 16;
 
@@ -63,7 +63,9 @@ pub mod account {
     pub const TALLY_ANSWERS: Field<u16> = TALLY_TOKENS.then();
     pub const FIRST_TOKENS: Field<u32> = TALLY_ANSWERS.then();
     pub const FIRST_TOKEN_MS: Field<u32> = FIRST_TOKENS.then();
-    pub const SIZE: usize = FIRST_TOKEN_MS.end();
+    pub const LEARNED_AT: Field<u64> = FIRST_TOKEN_MS.then();
+    pub const TRIED_AT: Field<u64> = LEARNED_AT.then();
+    pub const SIZE: usize = TRIED_AT.end();
 }
 
 pub const MODELS_AT: usize = head::SIZE;
@@ -96,6 +98,8 @@ pub fn encode_account(of: &PodAccount, bytes: &mut [u8; account::SIZE]) {
     account::TALLY_ANSWERS.put(bytes, of.cache.answers);
     account::FIRST_TOKENS.put(bytes, of.first_tokens);
     account::FIRST_TOKEN_MS.put(bytes, of.first_token_ms);
+    account::LEARNED_AT.put(bytes, of.learned_at.0);
+    account::TRIED_AT.put(bytes, of.tried_at.0);
 }
 
 pub fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
@@ -106,6 +110,8 @@ pub fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
         outstanding: Tokens(account::OUTSTANDING.get(bytes)),
         rate: account::RATE.amount(bytes)?,
         samples: account::SAMPLES.get(bytes),
+        learned_at: Micros(account::LEARNED_AT.get(bytes)),
+        tried_at: Micros(account::TRIED_AT.get(bytes)),
         opened: account::OPENED.get(bytes),
         failed: account::FAILED.get(bytes),
         erred: account::ERRED.get(bytes),

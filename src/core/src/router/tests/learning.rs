@@ -96,6 +96,41 @@ fn rates_are_learned_and_unequal_pods_get_unequal_shares() {
     assert!(counts[0] > 3 * counts[1], "{counts:?}");
 }
 
+/// Sends a prompt of 1,200 tokens every four seconds, in this time, to two pods that compute so many tokens per second; the prompts
+/// that each got.
+fn seldom(gateway: &mut Gateway, seconds: std::ops::Range<u64>, rates: [f64; 2]) -> [u32; 2] {
+    let mut counts = [0; 2];
+    for second in seconds.step_by(4) {
+        let now = second * SECOND;
+        let decision = gateway.decide(0, &text(second, 4800), now);
+        let slot = usize::from(decision.ticket.slot());
+        counts[slot] += 1;
+        gateway.answer(0, decision.ticket, None, now + Micros((1200.0 / rates[slot] * 1e6) as u64));
+    }
+    counts
+}
+
+#[test]
+fn a_pod_that_was_slow_gets_its_share_again() {
+    // Slow for its first prompts, as a server that has just started, and slow for long.
+    for (slow, bound) in [(40, 240), (600, 500)] {
+        let mut gateway = Gateway::new(&config(2, ""), 1);
+        seldom(&mut gateway, 0..slow, [500.0, 5_000.0]);
+        let healthy = slow + bound;
+        seldom(&mut gateway, slow..healthy, [5_000.0; 2]);
+        let counts = seldom(&mut gateway, healthy..healthy + 400, [5_000.0; 2]);
+        assert!(counts.iter().all(|&count| count > 25), "slow for {slow} s: {counts:?}");
+    }
+}
+
+#[test]
+fn a_slow_pod_is_seldom_tried_while_others_can_take_all() {
+    let mut gateway = Gateway::new(&config(2, ""), 1);
+    seldom(&mut gateway, 0..400, [1_000.0, 5_000.0]);
+    let counts = seldom(&mut gateway, 400..2_400, [1_000.0, 5_000.0]);
+    assert!((5..=30).contains(&counts[0]), "{counts:?}");
+}
+
 #[test]
 fn a_rate_is_kept_over_a_restart_and_not_for_another_machine() {
     let mut gateway = Gateway::new(&config(1, ""), 1);
