@@ -100,7 +100,8 @@ impl EnvoyBuilder {
         // With port 0 the kernel chooses a free port, and Envoy reports it. So two tests never want the same
         // one.
         let pods = self.pods.join(",");
-        // A copy: Envoy reads the file again with each new listener, and a build may have replaced it by then.
+        // A copy: Envoy reads the file again with each new listener, and a build may have replaced it by
+        // then.
         let wasm = file("warmpath.wasm");
         std::fs::copy(module(), &wasm).unwrap();
         let (wasm, access) = (wasm.display().to_string(), access_log.display().to_string());

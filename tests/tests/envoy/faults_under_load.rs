@@ -120,8 +120,9 @@ async fn a_process_that_is_killed_loses_no_request_and_serves_again() {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Begins conversations until a pod has been sent a request, as `served` tells. While its cache is empty, it gets none that is warm
-/// elsewhere; and a new one goes to the pod with the least load, which need not be this one.
+/// Begins conversations until a pod has been sent a request, as `served` tells. While its cache is empty, it
+/// gets none that is warm elsewhere; and a new one goes to the pod with the least load, which need not be
+/// this one.
 async fn serves_again(envoy: &Envoy, served: impl AsyncFn() -> bool) {
     let mut nth = 0;
     until("the pod that came back had a request", async || {

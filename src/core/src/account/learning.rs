@@ -19,8 +19,9 @@ const MIN_SAMPLE_TIME: Micros = Micros(5 * MILLISECOND.0);
 const RATE_GAIN: f32 = 0.05;
 /// Samples from which on a pod's own rate counts.
 pub const RELIABLE_SAMPLES: u32 = 4;
-/// For each sample that a rate was learned from, a pod that is slow by it is sent nothing for so long before it is tried again: few
-/// samples may all have come from a bad moment. Much sooner, the tries cost a fleet of unequal pods more than they find.
+/// For each sample that a rate was learned from, a pod that is slow by it is sent nothing for so long before
+/// it is tried again: few samples may all have come from a bad moment. Much sooner, the tries cost a fleet of
+/// unequal pods more than they find.
 const TRIED_AFTER: Micros = Micros(30 * SECOND.0);
 /// Samples beyond which a rate is not trusted for longer.
 const TRUSTED_SAMPLES: u32 = 10;
@@ -51,8 +52,8 @@ const MEAN_WORK_PROMPTS: u64 = 100;
 /// A match that was not there makes a pod look slow, prompts that are computed together make it look fast.
 /// The rate is therefore the median of the samples, approached in small steps.
 ///
-/// A pod that looks slow gets few prompts, so it is tried now and then ([`may_be_faster`]). If it is faster then, half of the samples
-/// are forgotten, and all of them where few are left.
+/// A pod that looks slow gets few prompts, so it is tried now and then ([`may_be_faster`]). If it is faster
+/// then, half of the samples are forgotten, and all of them where few are left.
 pub fn learn_rate(account: &mut PodAccount, tokens: Tokens, elapsed: Micros) {
     let sample = tokens.as_f32() / elapsed.as_seconds();
     if !teaches_rate(tokens) || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE_RATES.contains(&sample) {
@@ -74,13 +75,14 @@ pub fn learn_rate(account: &mut PodAccount, tokens: Tokens, elapsed: Micros) {
     account.learned_at = account.tried_at;
 }
 
-/// Whether the time to the first token of a prompt tells a pod's rate, where so many tokens are to be computed.
+/// Whether the time to the first token of a prompt tells a pod's rate, where so many tokens are to be
+/// computed.
 pub fn teaches_rate(tokens: Tokens) -> bool {
     tokens >= MIN_SAMPLE_TOKENS
 }
 
-/// Whether a pod that is slow by its rate is to be sent a prompt as if none were faster, to see whether it still is slow: while
-/// others can take all prompts, it gets none, and nothing else would show.
+/// Whether a pod that is slow by its rate is to be sent a prompt as if none were faster, to see whether it
+/// still is slow: while others can take all prompts, it gets none, and nothing else would show.
 pub fn may_be_faster(account: &PodAccount, now: Micros) -> bool {
     now.since(account.tried_at) >= trusted_for(account)
 }

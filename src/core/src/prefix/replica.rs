@@ -74,8 +74,8 @@ impl PrefixReplica {
         &self.table
     }
 
-    /// The engines that every candidate of these clusters has ([`PodTable::common_engines`]). Most decisions ask for those of
-    /// the decision before.
+    /// The engines that every candidate of these clusters has ([`PodTable::common_engines`]). Most decisions
+    /// ask for those of the decision before.
     pub fn common_engines(&mut self, among: ClusterSet) -> u16 {
         if self.common_engines.0 != among {
             self.common_engines = (among, self.table.common_engines(among));

@@ -96,8 +96,8 @@ fn rates_are_learned_and_unequal_pods_get_unequal_shares() {
     assert!(counts[0] > 3 * counts[1], "{counts:?}");
 }
 
-/// Sends a prompt of 1,200 tokens every four seconds, in this time, to two pods that compute so many tokens per second; the prompts
-/// that each got.
+/// Sends a prompt of 1,200 tokens every four seconds, in this time, to two pods that compute so many tokens
+/// per second; the prompts that each got.
 fn seldom(gateway: &mut Gateway, seconds: std::ops::Range<u64>, rates: [f64; 2]) -> [u32; 2] {
     let mut counts = [0; 2];
     for second in seconds.step_by(4) {
