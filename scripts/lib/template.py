@@ -69,13 +69,8 @@ class Template:
         if not any(line.endswith(marked) for line in self.lines):
             raise Failure(f"envoy/envoy.yaml must have a line marked '{marked}'")
 
-        def depth(line):
-            return len(line) - len(line.lstrip())
-
         while at := [i for i, line in enumerate(self.lines) if line.endswith(marked)]:
-            first = last = at[0]
-            while self.lines[first - 1].lstrip().startswith("#"):
-                first -= 1
+            first, last = self._above(at[0]), at[0]
             while last + 1 < len(self.lines) and depth(self.lines[last + 1]) > depth(self.lines[at[0]]):
                 last += 1
             del self.lines[first : last + 1]
@@ -116,35 +111,41 @@ class Template:
             indent = self.lines[first][: -len(self.lines[first].lstrip())]
             self.lines.insert(first + 1, f'{indent}"{key}": {json.dumps(value, ensure_ascii=False)},')
 
-    def share_vm(self, role, other):
-        """Gives a role the VM of another one."""
+    def own_vm(self, role):
+        """Gives a role a VM of its own, by a configuration of the VM that no other role has."""
         start = next(i for i, line in enumerate(self.lines) if re.match(rf"\s+root_id: {role}\b", line))
-        at = next(i for i in range(start, len(self.lines)) if f"StringValue, value: {role}" in self.lines[i])
-        self.lines[at] = self.lines[at].replace(f"value: {role}", f"value: {other}")
+        at = next(i for i in range(start, len(self.lines)) if "StringValue, value: " in self.lines[i])
+        self.lines[at] = re.sub(r"(?<=StringValue, value: )\w+", role, self.lines[at])
+        vm = max(i for i in range(at) if self.lines[i].strip() == "vm_config:")
+        self.lines[self._above(vm) : vm] = [f"{' ' * depth(self.lines[vm])}# A VM of its own."]
 
     def deny(self, role, callback):
         """Takes a callback from those of a role."""
         start = next(i for i, line in enumerate(self.lines) if re.match(rf"\s+root_id: {role}\b", line))
         del self.lines[next(i for i in range(start, len(self.lines)) if self.lines[i].strip() == f"{callback}: {{}}")]
 
-    def capabilities_in_vm(self):
-        """Moves each list of capabilities, with the comment above it, from the plugin to its `vm_config`."""
-        moved, at = 0, 0
-        while at < len(self.lines):
-            if self.lines[at].strip() != "capability_restriction_config:":
-                at += 1
-                continue
-            indent = len(self.lines[at]) - len(self.lines[at].lstrip())
-            first, end = at, at + 1
-            while self.lines[first - 1].lstrip().startswith("#"):
-                first -= 1
-            while len(self.lines[end]) - len(self.lines[end].lstrip()) > indent:
+    def capabilities_in_plugin(self):
+        """Moves each list of capabilities, with the comment above it, from its `vm_config` to the plugin."""
+        moved = 0
+        for at in [i for i, line in enumerate(self.lines) if line.strip() == "capability_restriction_config:"]:
+            first, end = self._above(at), at + 1
+            while depth(self.lines[end]) > depth(self.lines[at]):
                 end += 1
-            block = [f"  {line}" for line in self.lines[first:end] if "Envoy 1.40" not in line]
+            block = self.lines[first:end]
             del self.lines[first:end]
-            vm = self.lines.index(f"{' ' * indent}vm_config:", first)
-            self.lines[vm + 1 : vm + 1] = block
+            vm = max(i for i in range(first) if self.lines[i].strip() == "vm_config:")
+            vm = self._above(vm)
+            self.lines[vm:vm] = [line[2:] for line in block]
             moved += 1
-            at = vm + 1 + len(block)
         if not moved:
             raise Failure("envoy/envoy.yaml has no capability_restriction_config")
+
+    def _above(self, at):
+        """The first line of the comment above a line, or the line itself."""
+        while self.lines[at - 1].lstrip().startswith("#"):
+            at -= 1
+        return at
+
+
+def depth(line):
+    return len(line) - len(line.lstrip())

@@ -14,7 +14,7 @@ use crate::client::Request;
 use crate::pod::TestPod;
 use crate::reload::Listeners;
 use crate::run::until;
-pub use builder::{EnvoyBuilder, falls_back, filters_share_a_vm};
+pub use builder::{EnvoyBuilder, falls_back, filters_share_a_vm, form, is_1_40};
 
 /// How much of Envoy's log a failed test shows.
 const SHOWN_LINES: usize = 60;

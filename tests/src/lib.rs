@@ -28,7 +28,7 @@ mod traffic;
 
 pub use client::{Opened, Protocol, Reply, Request, raw};
 pub use distance::Distance;
-pub use envoy::{Envoy, EnvoyBuilder, falls_back, filters_share_a_vm};
+pub use envoy::{Envoy, EnvoyBuilder, falls_back, filters_share_a_vm, form, is_1_40};
 pub use flood::Flood;
 pub use pod::{Answer, Load, PageEnd, Received, Stream, TestPod};
 pub use random::Random;

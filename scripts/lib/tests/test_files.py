@@ -55,44 +55,69 @@ class TemplateTest(unittest.TestCase):
     TEXT = """\
 config:
   root_id: router
-  # What it may call.
-  # Envoy 1.40 wants it elsewhere.
-  capability_restriction_config:
-    allowed_capabilities:
-      proxy_on_tick: {}
-      proxy_log: {}
+  # Its VM.
   vm_config:
+    # What it may call.
+    capability_restriction_config:
+      allowed_capabilities:
+        proxy_on_tick: {}
+        proxy_log: {}
     vm_id: warmpath
+    configuration: { type: StringValue, value: other }
 """
 
     def test_callbacks_of_a_role_replace_those_that_are_there(self):
         template = Template(self.TEXT)
         template.callbacks({"router": ["proxy_on_delete", "proxy_on_tick"]})
         self.assertEqual(
-            [line.strip() for line in template.lines[6:9]],
+            [line.strip() for line in template.lines[7:10]],
             ["proxy_on_delete: {}", "proxy_on_tick: {}", "proxy_log: {}"],
         )
         with self.assertRaises(Failure):
             Template(self.TEXT).callbacks({"collector": ["proxy_on_tick"]})
 
-    def test_capabilities_move_into_the_vm_with_the_comment_that_still_holds(self):
+    def test_capabilities_move_from_the_vm_to_the_plugin_with_their_comment(self):
         template = Template(self.TEXT)
-        template.capabilities_in_vm()
-        moved = "\n".join(template.lines)
-        plugin = Yaml(moved).document()["config"]
+        template.capabilities_in_plugin()
         self.assertEqual(
-            plugin["vm_config"]["capability_restriction_config"]["allowed_capabilities"],
-            {"proxy_on_tick": {}, "proxy_log": {}},
+            template.lines,
+            [
+                "config:",
+                "  root_id: router",
+                "  # What it may call.",
+                "  capability_restriction_config:",
+                "    allowed_capabilities:",
+                "      proxy_on_tick: {}",
+                "      proxy_log: {}",
+                "  # Its VM.",
+                "  vm_config:",
+                "    vm_id: warmpath",
+                "    configuration: { type: StringValue, value: other }",
+            ],
         )
-        self.assertNotIn("capability_restriction_config", plugin)
-        self.assertIn("    # What it may call.", moved)
-        self.assertNotIn("1.40", moved)
+        with self.assertRaises(Failure):
+            Template("a: b").capabilities_in_plugin()
+
+    def test_a_role_gets_a_vm_of_its_own_and_the_comment_says_so(self):
+        template = Template(self.TEXT)
+        template.own_vm("router")
+        self.assertIn("    configuration: { type: StringValue, value: router }", template.lines)
+        self.assertIn("  # A VM of its own.", template.lines)
+        self.assertNotIn("  # Its VM.", template.lines)
 
     def test_a_dropped_line_takes_what_it_holds_and_its_comment_with_it(self):
-        template = Template(self.TEXT.replace("_config:\n", "_config: # --flag\n", 1))
+        template = Template(self.TEXT.replace("restriction_config:\n", "restriction_config: # --flag\n"))
         template.drop("--flag")
         self.assertEqual(
-            [line.strip() for line in template.lines], ["config:", "root_id: router", "vm_config:", "vm_id: warmpath"]
+            [line.strip() for line in template.lines],
+            [
+                "config:",
+                "root_id: router",
+                "# Its VM.",
+                "vm_config:",
+                "vm_id: warmpath",
+                "configuration: { type: StringValue, value: other }",
+            ],
         )
         with self.assertRaises(Failure):
             template.drop("--flag")

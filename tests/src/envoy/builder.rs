@@ -109,8 +109,8 @@ impl EnvoyBuilder {
             vec!["--pods", &pods, "--port=0", "--plain-port=0", "--admin-port=0", "--wasm", &wasm];
         // One VM less per test; those of the metrics page and the console ask for it.
         arguments.extend(["--metrics-port=none", "--console-port=none"]);
-        let version = version();
-        arguments.extend(["--access-log", &access, "--envoy-version", &version]);
+        let form = form();
+        arguments.extend(["--access-log", &access, &form]);
         arguments.extend(self.flags.iter().map(String::as_str));
         let printed = command("scripts/envoy-config", &arguments, &[]);
         assert_eq!(printed.code, 0, "scripts/envoy-config {arguments:?}: {}", printed.err);
@@ -189,10 +189,16 @@ pub fn filters_share_a_vm() -> bool {
     is_1_40()
 }
 
-fn is_1_40() -> bool {
+/// Whether Envoy wants what a role may call in its `vm_config`, and warns where it stands beside it.
+pub fn is_1_40() -> bool {
     let version = version();
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     (numbers.next(), numbers.next()) >= (Some(1), Some(40))
+}
+
+/// The flag of `scripts/envoy-config` that prints the form of the Envoy under test.
+pub fn form() -> String {
+    format!("--envoy-version={}", version())
 }
 
 /// The Envoy that `scripts/envoy` runs.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use warmpath_tests::{
-    Answer, Envoy, Load, Protocol, Reply, Request, TestPod, command, falls_back, target, until,
+    Answer, Envoy, Load, Protocol, Reply, Request, TestPod, command, falls_back, form, target, until,
 };
 
 use crate::hostile::{empty, exchange};
@@ -202,7 +202,7 @@ fn validate(configuration: &str) -> (i32, String) {
 #[test]
 fn a_setting_out_of_range_stops_envoy_and_is_named() {
     let wasm = format!("--wasm={}", target().join("warmpath.wasm").display());
-    let printed = command("scripts/envoy-config", &["--pods=127.0.0.1:8000", &wasm], &[]);
+    let printed = command("scripts/envoy-config", &["--pods=127.0.0.1:8000", &wasm, &form()], &[]);
     assert_eq!(validate(&printed.out).0, 0);
     let many: Vec<String> = (0..1025).map(|n| format!("\"10.0.{}.{}:8000\"", n / 256, n % 256)).collect();
     let long = "p".repeat(65);
@@ -243,8 +243,9 @@ fn a_setting_out_of_range_stops_envoy_and_is_named() {
 fn a_collector_without_pods_stops_envoy_and_says_so() {
     let wasm = format!("--wasm={}", target().join("warmpath.wasm").display());
     let ports = ["--port=0", "--plain-port=0", "--admin-port=0"];
-    let printed =
-        command("scripts/envoy-config", &[&ports[..], &["--pods=127.0.0.1:8000", &wasm]].concat(), &[]);
+    let form = form();
+    let flags = [&ports[..], &["--pods=127.0.0.1:8000", &wasm, &form]].concat();
+    let printed = command("scripts/envoy-config", &flags, &[]);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("envoy.yaml");
     for (list, complaint) in [("\"pods\": [],", "`pods` is empty"), ("", "`pods` is missing")] {

@@ -208,7 +208,7 @@ fn checked(document: &str) -> warmpath_tests::Finished {
     std::fs::write(&file, document).unwrap();
     let flag = format!("--pool-settings={}", file.display());
     let wasm = format!("--wasm={}", warmpath_tests::target().join("warmpath.wasm").display());
-    command("scripts/envoy-config", &["--pods=127.0.0.1:8000", &wasm, &flag], &[])
+    command("scripts/envoy-config", &["--pods=127.0.0.1:8000", &wasm, &warmpath_tests::form(), &flag], &[])
 }
 
 /// What the module says to a document: whether Envoy takes it, and its words.

@@ -1,6 +1,7 @@
 //! A plain Envoy as the README has it, run by func-e itself.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
@@ -15,21 +16,32 @@ pub async fn func_e_runs_the_configuration_of_the_readme(world: &mut World) {
     for port in [8000, 8001, 8002] {
         pods.push(TestPod::at(&format!("127.0.0.1:{port}")).await);
     }
-    // As a file, and without one.
-    let printed =
-        command("scripts/envoy-config", &["--pods", "127.0.0.1:8000,127.0.0.1:8001,127.0.0.1:8002"], &[]);
-    assert_eq!(printed.code, 0, "{}", printed.err);
-    for (nth, arguments) in
-        [["-c", "envoy/envoy.yaml"], ["--config-yaml", &printed.out]].into_iter().enumerate()
+    let printed = |form: &str| {
+        let flags = ["--pods", "127.0.0.1:8000,127.0.0.1:8001,127.0.0.1:8002", form];
+        let printed = command("scripts/envoy-config", &flags, &[]);
+        assert_eq!(printed.code, 0, "{}", printed.err);
+        printed.out
+    };
+    let which = command("scripts/envoy", &["--which"], &[]);
+    assert_eq!(which.code, 0, "{}", which.err);
+    // As a file, and without one; and for the Envoy of the Gateway, which is older.
+    let (newest, gateways) = (PathBuf::from(which.out.trim()), world.ground.tools.join("envoy"));
+    for (nth, (envoy, arguments)) in [
+        (&newest, ["-c", "envoy/envoy.yaml"]),
+        (&newest, ["--config-yaml", &printed("--envoy-version=1.40")]),
+        (&gateways, ["--config-yaml", &printed("--envoy-version=1.39")]),
+    ]
+    .into_iter()
+    .enumerate()
     {
-        runs(world, &format!("func-e-{nth}"), arguments, &pods).await;
+        runs(world, &format!("func-e-{nth}"), envoy, arguments, &pods).await;
     }
     for pod in &mut pods {
         pod.kill().await;
     }
 }
 
-async fn runs(world: &World, name: &str, arguments: [&str; 2], pods: &[TestPod]) {
+async fn runs(world: &World, name: &str, envoy: &Path, arguments: [&str; 2], pods: &[TestPod]) {
     let scraped: Vec<usize> = pods.iter().map(TestPod::scrapes).collect();
     let logs = world.ground.logs();
     let log = logs.join(format!("{name}.log"));
@@ -41,7 +53,7 @@ async fn runs(world: &World, name: &str, arguments: [&str; 2], pods: &[TestPod])
             .arg("run")
             .args(arguments)
             .current_dir(repository())
-            .env("ENVOY_PATH", world.ground.tools.join("envoy"))
+            .env("ENVOY_PATH", envoy)
             .env("FUNC_E_HOME", folder),
     );
     let routed: SocketAddr = "127.0.0.1:8081".parse().unwrap();

@@ -1,6 +1,6 @@
 //! `scripts/envoy`: which Envoy it takes, and how it gets its configuration.
 
-use warmpath_tests::{Envoy, TestPod, command, repository, target};
+use warmpath_tests::{Envoy, TestPod, command, form, is_1_40, repository, target};
 
 #[test]
 fn an_envoy_that_is_too_old_or_has_no_v8_is_refused_with_a_reason() {
@@ -61,9 +61,11 @@ fn scripts_envoy_without_a_configuration_says_how_to_give_one() {
 #[test]
 fn scripts_envoy_reads_json_from_standard_input_and_refuses_yaml() {
     let wasm = format!("--wasm={}", target().join("warmpath.wasm").display());
+    let form = form();
     let run = |json: &str| {
-        let script =
-            format!("scripts/envoy-config {json} '{wasm}' | scripts/envoy --mode validate -l error -c -");
+        let script = format!(
+            "scripts/envoy-config {json} {form} '{wasm}' | scripts/envoy --mode validate -l error -c -"
+        );
         command("/usr/bin/env", &["bash", "-c", &script], &[])
     };
     let read = run("--json");
@@ -76,6 +78,22 @@ fn scripts_envoy_reads_json_from_standard_input_and_refuses_yaml() {
 #[tokio::test]
 async fn envoy_starts_without_a_warning_about_deprecated_fields() {
     let pods = TestPod::several(1).await;
-    let envoy = Envoy::ready(&pods).await;
-    assert!(!envoy.log().contains("Deprecated field"), "{}", envoy.log());
+    let warnings = async |form: &str| {
+        let envoy = Envoy::of(&pods)
+            .flag("--metrics-port", "0")
+            .flag("--console-port", "0")
+            .flag("--tracing", "127.0.0.1:4317")
+            .switch("--receipt")
+            .flag("--envoy-version", form);
+        envoy.start().await.log().lines().filter(|line| line.contains("deprecated")).count()
+    };
+    if is_1_40() {
+        let shown = |arguments: &[&str]| command("scripts/envoy-config", arguments, &[]).out;
+        assert_eq!(shown(&[]), shown(&["--envoy-version=1.40"]), "1.40 is what a user gets");
+        assert_eq!(warnings("1.40").await, 0);
+        // The form of older versions shows that a warning is seen.
+        assert!(warnings("1.37").await > 0);
+    } else {
+        assert_eq!(warnings("1.37").await, 0);
+    }
 }

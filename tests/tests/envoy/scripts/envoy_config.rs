@@ -1,6 +1,6 @@
 //! `scripts/envoy-config`: its flags, and what Envoy says to what it prints.
 
-use warmpath_tests::{Finished, command, repository, target};
+use warmpath_tests::{Finished, command, form, repository, target};
 
 fn config(arguments: &[&str]) -> Finished {
     command("scripts/envoy-config", arguments, &[("CARGO_TARGET_DIR", "target")])
@@ -48,10 +48,8 @@ fn every_flag_reaches_the_configuration() {
         ("--settings-url=https://files.example.com", "sni: files.example.com"),
         ("--wasm=/opt/warmpath.wasm", "filename: /opt/warmpath.wasm }"),
         ("--wasm=/my folder/a: b.wasm", r#"filename: "/my folder/a: b.wasm" }"#),
-        (
-            "--envoy-version=1.40",
-            "          capability_restriction_config:\n            allowed_capabilities:",
-        ),
+        ("--envoy-version=1.37", "        capability_restriction_config:\n          allowed_capabilities:"),
+        ("--envoy-version=1.39.3", "StringValue, value: answer }"),
         ("--access-log=/dev/null", "path: /dev/null"),
         ("--max-body-mib=5", "request_body_buffer_limit: 5242880"),
         ("--max-heap-mib=100", "max_heap_size_bytes: 104857600"),
@@ -149,7 +147,7 @@ fn envoy_itself_accepts_what_envoy_config_prints() {
         &["--settings-url=http://files.example.com/a.json", "--restore-model-names"],
     ] {
         let wasm = format!("--wasm={}", target().join("warmpath.wasm").display());
-        let printed = config(&[flags, &[&wasm]].concat());
+        let printed = config(&[flags, &[&wasm, &form()]].concat());
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("envoy.yaml");
         std::fs::write(&path, printed.out).unwrap();
@@ -164,7 +162,7 @@ fn envoy_reads_the_configuration_from_a_pipe_as_json() {
     // As a shell's <(...) gives it: a path below /dev/fd without an extension.
     let script = "scripts/envoy --mode validate -l error -c <(scripts/envoy-config --json \"$@\")";
     let wasm = format!("--wasm={}", target().join("warmpath.wasm").display());
-    let run = |pods: &str| command("/usr/bin/env", &["bash", "-c", script, "-", pods, &wasm], &[]);
+    let run = |pods: &str| command("/usr/bin/env", &["bash", "-c", script, "-", pods, &wasm, &form()], &[]);
     let read = run("--pods=10.0.0.4:8000,[fd00::5]:8001");
     assert_eq!(read.code, 0, "{}", read.err);
     // Nothing is lost on the way: the same settings, and the comments alone are gone.
