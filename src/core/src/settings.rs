@@ -5,6 +5,7 @@
 //! good one in force.
 
 pub mod backends;
+pub mod criticality;
 pub mod document;
 pub mod error;
 pub mod metadata;

@@ -1,5 +1,7 @@
 //! The router's HTTP filter: holds a request until its body is whole, has it routed, and follows the answer.
 
+mod replies;
+
 use std::rc::Rc;
 
 use crate::abi::Action;
@@ -7,7 +9,6 @@ use warmpath::Micros;
 use warmpath::answer::error_event::{ErrorEvent, ErrorKind};
 use warmpath::answer::first_token::FirstEvent;
 use warmpath::answer::model_name::ModelName;
-use warmpath::answer::refusal::Refusal;
 use warmpath::answer::verdict::{Decline, Verdict};
 use warmpath::request::body::{Api, BodyError};
 use warmpath::request::encoding;
@@ -15,17 +16,13 @@ use warmpath::request::json::decoded;
 use warmpath::request::parse_cache::{NameRefused, ParsedRequest};
 use warmpath::request::rewrite::{Changes, NewStart, new_start};
 use warmpath::router::{NoPod, RouteBy};
-use warmpath::settings::models::Criticality;
+use warmpath::settings::criticality::Criticality;
 
 use crate::attempts;
 use crate::callbacks::Callbacks;
-use crate::decision_log::in_words;
 use crate::host;
 use crate::sent::Sent;
 use crate::worker::{SharedWorker, Worker};
-
-/// The header that says why a request is refused, as the endpoint pickers have it.
-const DROPPED_REASON: &str = "x-llm-d-request-dropped-reason";
 
 /// One request.
 #[derive(Debug)]
@@ -114,14 +111,7 @@ impl Filter {
     fn refuse_name(&mut self, refused: NameRefused, parsed: &ParsedRequest<'_>) -> Action {
         self.phase = Phase::Done;
         self.worker.with(|worker| worker.count_refused_name(refused));
-        let name = decoded(&parsed.request.model);
-        let message = match refused {
-            NameRefused::Unknown => format!("The model `{name}` does not exist."),
-            NameRefused::NoTarget => {
-                format!("The model `{name}` is reserved: no valid target model is found for it.")
-            }
-        };
-        respond(&Refusal { status: 404, kind: "NotFoundError", message: &message, param: Some("model") }, &[])
+        replies::refuse_name(refused, &decoded(&parsed.request.model))
     }
 
     /// Routes a request that was whole at `whole_at`.
@@ -140,9 +130,9 @@ impl Filter {
                 self.phase = Phase::Sent(Box::new(Sent::new(routed, by)));
                 Action::Continue
             }
-            Some(Err((NoPod::Saturated { seconds }, _))) => shed(seconds, SATURATED),
-            Some(Err((NoPod::OverShare { seconds }, _))) => shed(seconds, OVER_SHARE),
-            Some(Err((no_pod, false))) => refuse(no_pod),
+            Some(Err((NoPod::Saturated { seconds }, _))) => replies::shed(seconds, replies::SATURATED),
+            Some(Err((NoPod::OverShare { seconds }, _))) => replies::shed(seconds, replies::OVER_SHARE),
+            Some(Err((no_pod, false))) => replies::refuse(no_pod),
             Some(Err((_, true))) | None => Action::Continue,
         }
     }
@@ -152,11 +142,7 @@ impl Filter {
     fn reject(&mut self, error: &BodyError) -> Action {
         self.phase = Phase::Done;
         self.worker.with(|worker| worker.count_rejected());
-        let param = match error {
-            BodyError::Model | BodyError::ModelTooLong { .. } => Some("model"),
-            _ => None,
-        };
-        respond(&Refusal { status: 400, kind: "BadRequestError", message: &error.to_string(), param }, &[])
+        replies::reject(error)
     }
 
     /// Runs `with` on a request that was sent to a pod.
@@ -347,38 +333,4 @@ fn rewrite_body(body: &[u8], text: &[u8], start: &NewStart) {
     if host::request_header("content-length").is_some() {
         host::set_request_header("content-length", Some(length.to_string().as_bytes()));
     }
-}
-
-/// Why a request is shed: for programs, and for people.
-type Shed = (&'static str, &'static str);
-const SATURATED: Shed =
-    ("rejected-saturated", "all pods are busy, and this request is one that may be shed; try again later");
-const OVER_SHARE: Shed =
-    ("rejected-over-share", "all pods are busy, and most of it is work for you; try again later");
-
-/// Answers that the request is shed.
-#[cold]
-#[inline(never)]
-fn shed(seconds: u32, (reason, message): Shed) -> Action {
-    let refusal = Refusal { status: 429, kind: "RateLimitError", message, param: None };
-    respond(&refusal, &[("retry-after", &seconds.to_string()), (DROPPED_REASON, reason)])
-}
-
-/// Answers that there is no pod.
-#[cold]
-#[inline(never)]
-fn refuse(no_pod: NoPod) -> Action {
-    let refusal =
-        Refusal { status: 503, kind: "ServiceUnavailableError", message: in_words(no_pod), param: None };
-    respond(&refusal, &[("retry-after", "1"), (DROPPED_REASON, "rejected-no-endpoints")])
-}
-
-/// Answers the client in place of a pod.
-#[cold]
-#[inline(never)]
-fn respond(refusal: &Refusal<'_>, headers: &[(&str, &str)]) -> Action {
-    let mut all = vec![("content-type", "application/json")];
-    all.extend_from_slice(headers);
-    host::respond(refusal.status, &all, &refusal.body());
-    Action::Pause
 }

@@ -27,7 +27,8 @@ use crate::request::json::Text;
 use crate::request::opening::Opening;
 use crate::request::parse;
 use crate::request::prompt::{before_messages, canonical, parts};
-use crate::settings::models::{Asked, Criticality};
+use crate::settings::criticality::Criticality;
+use crate::settings::models::Asked;
 use crate::settings::{self, PoolSettings};
 use crate::shared::model_names::ModelNames;
 

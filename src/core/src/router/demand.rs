@@ -1,7 +1,7 @@
 //! What a request asks of the router, and why it may get nothing.
 
 use crate::request::parse_cache::ParsedRequest;
-use crate::settings::models::Criticality;
+use crate::settings::criticality::Criticality;
 use crate::shared::clusters::ClusterSet;
 use crate::shared::pod_table::PodKey;
 use crate::shared::store::Contended;

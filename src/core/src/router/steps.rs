@@ -18,7 +18,7 @@ use crate::prefix::index::{IndexLimits, PrefixMatch};
 use crate::prefix::replica::PrefixReplica;
 use crate::request::blocks::{Chain, mix};
 use crate::request::parse_cache::{ParseCache, ParsedRequest};
-use crate::settings::models::Criticality;
+use crate::settings::criticality::Criticality;
 use crate::settings::{PoolSettings, Strategy};
 use crate::shared::clusters::ClusterSet;
 use crate::shared::model_names::ModelNames;

@@ -13,7 +13,7 @@ use warmpath::answer::usage::Usage;
 use warmpath::collector::{Collector, DueScrape, ScrapeFailure};
 use warmpath::decide::pick::Picks;
 use warmpath::router::{Demand, End, NoPod, RouteBy, Router, Ticket};
-use warmpath::settings::models::Criticality;
+use warmpath::settings::criticality::Criticality;
 use warmpath::shared::store::{Contended, Keys, Map};
 use warmpath::shared::tenants::TenantId;
 use warmpath::{MILLISECOND, Micros, Tokens};

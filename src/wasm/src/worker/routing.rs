@@ -11,7 +11,7 @@ use warmpath::request::parse_cache::{NameRefused, ParsedRequest};
 use warmpath::router::{Decision, Demand, NoPod, RouteBy, Ticket};
 use warmpath::settings::Strategy;
 use warmpath::settings::backends::draw;
-use warmpath::settings::models::Criticality;
+use warmpath::settings::criticality::Criticality;
 use warmpath::shared::clusters::ClusterSet;
 use warmpath::shared::pod_table::PodKey;
 use warmpath::shared::responses;
