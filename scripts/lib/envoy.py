@@ -12,6 +12,9 @@ from .tools import installed
 # The version that is installed where there is none, and the oldest that the configuration was tried on.
 DEFAULT_VERSION = "1.40.0"
 OLDEST = (1, 37)
+# The form of envoy/envoy.yaml is for this version and newer ones. Older ones know a role's capabilities beside its `vm_config`
+# alone; and when a listener is replaced there, the new one's router would not find its pods in a VM that the answer filter keeps.
+FORM_OF = (1, 40)
 
 # The least module that Proxy-Wasm accepts: it exports an ABI version, memory and malloc.
 LEAST_MODULE = "AGFzbQEAAAABCQJgAABgAX8BfwMDAgABBQMBAAEHLQMGbWVtb3J5AgAXcHJveHlfYWJpX3ZlcnNpb25fMF8yXzEAAAZtYWxsb2MAAQoJAgIACwQAQQAL"

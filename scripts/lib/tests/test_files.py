@@ -12,7 +12,6 @@ from pathlib import Path
 from lib import callbacks, image
 from lib.common import ROOT, Failure
 from lib.template import Template
-from lib.yaml_subset import Yaml
 
 SOURCE = """
 #[unsafe(no_mangle)]
