@@ -18,13 +18,13 @@ const MIN_SAMPLE_TIME: Micros = Micros(5 * MILLISECOND.0);
 /// Largest step towards a new sample, as a share of the rate, once there are many samples.
 const RATE_GAIN: f32 = 0.05;
 /// Samples from which on a pod's own rate counts.
-pub const RELIABLE_SAMPLES: u32 = 4;
+pub const RELIABLE_SAMPLES: u16 = 4;
 /// For each sample that a rate was learned from, a pod that is slow by it is sent nothing for so long before
 /// it is tried again: few samples may all have come from a bad moment. Much sooner, the tries cost a fleet of
 /// unequal pods more than they find.
-const TRIED_AFTER: Micros = Micros(30 * SECOND.0);
+const TRIED_AFTER_SECONDS: u32 = 30;
 /// Samples beyond which a rate is not trusted for longer.
-const TRUSTED_SAMPLES: u32 = 10;
+const TRUSTED_SAMPLES: u16 = 10;
 /// A sample that is above the rate by more than this share shows that the pod is no longer slow.
 const FASTER: f32 = 0.35;
 /// Rates outside are errors of measurement, in prompt tokens per second.
@@ -59,20 +59,18 @@ pub fn learn_rate(account: &mut PodAccount, tokens: Tokens, elapsed: Micros) {
     if !teaches_rate(tokens) || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE_RATES.contains(&sample) {
         return;
     }
-    let tried = account.tried_at.since(account.learned_at) >= trusted_for(account);
-    if tried && sample - account.rate > FASTER * account.rate {
+    if std::mem::take(&mut account.on_trial) && sample - account.rate > FASTER * account.rate {
         let left = account.samples.min(TRUSTED_SAMPLES) / 2;
         account.samples = if left < RELIABLE_SAMPLES { 0 } else { left };
     }
     // Not `clamp`, which panics where the bounds are no numbers.
-    let step = RATE_GAIN.max(1.0 / (account.samples as f32 + 2.0)) * account.rate;
+    let step = RATE_GAIN.max(1.0 / (f32::from(account.samples) + 2.0)) * account.rate;
     account.rate = if account.samples == 0 {
         sample
     } else {
         account.rate + (sample - account.rate).max(-step).min(step)
     };
     account.samples = account.samples.saturating_add(1);
-    account.learned_at = account.tried_at;
 }
 
 /// Whether the time to the first token of a prompt tells a pod's rate, where so many tokens are to be
@@ -81,15 +79,23 @@ pub fn teaches_rate(tokens: Tokens) -> bool {
     tokens >= MIN_SAMPLE_TOKENS
 }
 
+/// A prompt is sent of which so many tokens are to be computed.
+pub fn note_sent(account: &mut PodAccount, tokens: Tokens, now: Micros) {
+    if teaches_rate(tokens) {
+        account.on_trial |= may_be_faster(account, now);
+        account.tried_at = in_seconds(now);
+    }
+}
+
 /// Whether a pod that is slow by its rate is to be sent a prompt as if none were faster, to see whether it
 /// still is slow: while others can take all prompts, it gets none, and nothing else would show.
 pub fn may_be_faster(account: &PodAccount, now: Micros) -> bool {
-    now.since(account.tried_at) >= trusted_for(account)
+    let trusted_for = u32::from(account.samples.clamp(1, TRUSTED_SAMPLES)) * TRIED_AFTER_SECONDS;
+    in_seconds(now).saturating_sub(account.tried_at) >= trusted_for
 }
 
-/// How long the rate of a pod that is sent nothing is trusted.
-fn trusted_for(account: &PodAccount) -> Micros {
-    u64::from(account.samples.clamp(1, TRUSTED_SAMPLES)) * TRIED_AFTER
+fn in_seconds(time: Micros) -> u32 {
+    (time.0 / SECOND.0) as u32
 }
 
 /// Whether the pod held clearly less of a prompt than the `matched` leading blocks that were believed.

@@ -22,11 +22,11 @@ pub struct PodAccount {
     /// Learned prefill rate in prompt tokens per second; 0 when nothing is learned.
     pub rate: f32,
     /// First-token times that the rate was learned from.
-    pub samples: u32,
-    /// When it was last sent a prompt that is long enough to teach its rate.
-    pub tried_at: Micros,
-    /// What that was when the last sample came.
-    pub learned_at: Micros,
+    pub samples: u16,
+    /// The next one tells whether it still is as slow as it was.
+    pub on_trial: bool,
+    /// When it was last sent a prompt that is long enough to teach its rate, in whole seconds.
+    pub tried_at: u32,
     /// Requests that were ever sent to the pod. It wraps; only differences count.
     pub opened: u32,
     /// Requests that it has failed, so that another pod answered them or none: refused, reset, broken off, or

@@ -92,6 +92,7 @@ pub fn score_all(
     let tokens_per_byte = prompt.tokens / prompt.bytes.max(Bytes(1)).as_f32();
     let in_tokens = |blocks: usize| bytes_of(blocks).as_f32() * tokens_per_byte;
     let lag = Tokens::estimated(constants.first_token_lag_tokens);
+    let teaches = teaches_rate(Tokens::estimated(prompt.tokens));
     list.clear();
     for &(slot, ref account) in accounts.iter() {
         let Some(pod) = table.pod(slot) else { continue };
@@ -100,8 +101,9 @@ pub fn score_all(
         let blocks = usize::from(found.blocks(slot));
         let matched = in_tokens(blocks);
         let rate = rate_of(account, mean_rate);
-        let work = Tokens::estimated(prompt.tokens - matched);
-        let tries = teaches_rate(work) && may_be_faster(account, now);
+        let tries = teaches
+            && teaches_rate(Tokens::estimated(prompt.tokens - matched))
+            && may_be_faster(account, now);
         let tokens_per_second = if tries { fastest(accounts, mean_rate) } else { rate };
         let outstanding = account.remaining(tokens_per_second, now, lag);
         let view = PodView {

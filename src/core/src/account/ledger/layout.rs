@@ -46,8 +46,9 @@ pub mod account {
     pub const WAITING: Field<u32> = IN_FLIGHT.then();
     pub const OUTSTANDING: Field<u32> = WAITING.then();
     pub const RATE: Field<f32> = OUTSTANDING.then();
-    pub const SAMPLES: Field<u32> = RATE.then();
-    pub const FAILURES: Field<u16> = SAMPLES.then();
+    pub const SAMPLES: Field<u16> = RATE.then();
+    pub const ON_TRIAL: Field<u16> = SAMPLES.then();
+    pub const FAILURES: Field<u16> = ON_TRIAL.then();
     pub const ERRORS: Field<u16> = FAILURES.then();
     pub const FAILED_AT: Field<u64> = ERRORS.then();
     pub const COOL_UNTIL: Field<u64> = FAILED_AT.then();
@@ -63,8 +64,7 @@ pub mod account {
     pub const TALLY_ANSWERS: Field<u16> = TALLY_TOKENS.then();
     pub const FIRST_TOKENS: Field<u32> = TALLY_ANSWERS.then();
     pub const FIRST_TOKEN_MS: Field<u32> = FIRST_TOKENS.then();
-    pub const LEARNED_AT: Field<u64> = FIRST_TOKEN_MS.then();
-    pub const TRIED_AT: Field<u64> = LEARNED_AT.then();
+    pub const TRIED_AT: Field<u32> = FIRST_TOKEN_MS.then();
     pub const SIZE: usize = TRIED_AT.end();
 }
 
@@ -82,6 +82,7 @@ pub fn encode_account(of: &PodAccount, bytes: &mut [u8; account::SIZE]) {
     account::OUTSTANDING.put(bytes, of.outstanding.0);
     account::RATE.put(bytes, of.rate);
     account::SAMPLES.put(bytes, of.samples);
+    account::ON_TRIAL.put(bytes, of.on_trial.into());
     account::FAILURES.put(bytes, of.health.failures);
     account::ERRORS.put(bytes, of.health.errors);
     account::FAILED_AT.put(bytes, of.health.failed_at.0);
@@ -98,8 +99,7 @@ pub fn encode_account(of: &PodAccount, bytes: &mut [u8; account::SIZE]) {
     account::TALLY_ANSWERS.put(bytes, of.cache.answers);
     account::FIRST_TOKENS.put(bytes, of.first_tokens);
     account::FIRST_TOKEN_MS.put(bytes, of.first_token_ms);
-    account::LEARNED_AT.put(bytes, of.learned_at.0);
-    account::TRIED_AT.put(bytes, of.tried_at.0);
+    account::TRIED_AT.put(bytes, of.tried_at);
 }
 
 pub fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
@@ -110,8 +110,8 @@ pub fn decode_account(bytes: &[u8; account::SIZE]) -> Option<PodAccount> {
         outstanding: Tokens(account::OUTSTANDING.get(bytes)),
         rate: account::RATE.amount(bytes)?,
         samples: account::SAMPLES.get(bytes),
-        learned_at: Micros(account::LEARNED_AT.get(bytes)),
-        tried_at: Micros(account::TRIED_AT.get(bytes)),
+        on_trial: account::ON_TRIAL.get(bytes) != 0,
+        tried_at: account::TRIED_AT.get(bytes),
         opened: account::OPENED.get(bytes),
         failed: account::FAILED.get(bytes),
         erred: account::ERRED.get(bytes),

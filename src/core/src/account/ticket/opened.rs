@@ -1,6 +1,6 @@
 //! Booking a request in the account of one pod.
 
-use crate::account::learning::teaches_rate;
+use crate::account::learning;
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
 use crate::shared::pod_table::{PodKey, PodTable};
@@ -28,9 +28,7 @@ pub(super) fn open(
     ledger.change(pod, |account| {
         opened.ahead = account.waiting;
         opened.probes = account.open(tokens, now);
-        if teaches_rate(tokens) {
-            account.tried_at = now;
-        }
+        learning::note_sent(account, tokens, now);
     });
     opened
 }
