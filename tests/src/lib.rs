@@ -24,6 +24,7 @@ mod random;
 mod reload;
 mod run;
 mod sim;
+mod stopwatch;
 mod traffic;
 
 pub use client::{Opened, Protocol, Reply, Request, raw};
@@ -32,6 +33,7 @@ pub use envoy::{Envoy, EnvoyBuilder, falls_back, filters_share_a_vm, form, is_1_
 pub use flood::Flood;
 pub use pod::{Answer, Load, PageEnd, Received, Stream, TestPod};
 pub use random::Random;
-pub use run::{Finished, command, repository, target, until, until_looking, within};
+pub use run::{Finished, command, repository, target, until, until_resting, within};
 pub use sim::SimPod;
+pub use stopwatch::Stopwatch;
 pub use traffic::{Account, Ending, Met, Sent, Traffic};

@@ -14,22 +14,23 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Waits until `condition` gives a value; panics with `what` when it takes too long.
 pub async fn until<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
-    until_looking(LOOK, what, condition).await
+    until_resting(|_| LOOK, what, condition).await
 }
 
-/// The same with this time between two checks, where a check is dear to whom it asks.
-pub async fn until_looking<T>(
-    every: Duration,
+/// The same where a check is dear to whom it asks: `rest` says how long to wait after one that took so long.
+pub async fn until_resting<T>(
+    rest: impl Fn(Duration) -> Duration,
     what: &str,
     mut condition: impl AsyncFnMut() -> Option<T>,
 ) -> T {
     let start = Instant::now();
     loop {
+        let look = Instant::now();
         if let Some(value) = condition().await {
             return value;
         }
         assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain until {what}");
-        tokio::time::sleep(every).await;
+        tokio::time::sleep(rest(look.elapsed())).await;
     }
 }
 

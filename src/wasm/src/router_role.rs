@@ -17,6 +17,9 @@ use crate::worker::{SharedWorker, Worker};
 
 /// How often a router checks whether the collector lives, and applies what other workers wrote to the log.
 const PERIOD: Duration = Duration::from_secs(1);
+/// The same until it is known whether Envoy hands over the bodies of held requests: where it does not, the
+/// next tick lets them go, and none of them is to wait for longer than a second.
+const UNTIL_PROVEN: Duration = Duration::from_millis(500);
 /// Log segments that a router applies before its first request: all of the ring, at its default length. That
 /// takes a fraction of a second, while a prompt that is sent to a pod which does not hold it costs seconds.
 /// The rest of a longer ring is applied tick by tick.
@@ -40,6 +43,8 @@ pub struct RouterRole {
     holder: Holder,
     /// Present while this VM stands in for the collector.
     collector: Option<CollectorDriver>,
+    /// Time between two ticks.
+    period: Duration,
 }
 
 impl RouterRole {
@@ -53,9 +58,9 @@ impl RouterRole {
         announce_pods(&config, &keys);
         let mut worker = Worker::new(&config, holder.id);
         worker.follow(SEGMENTS_AT_START);
-        host::tick_every(PERIOD);
+        host::tick_every(UNTIL_PROVEN);
         let worker = Rc::new(SharedWorker::new(worker, StopIteration::new(&config), &config));
-        RouterRole { config, worker, keys, root, holder, collector: None }
+        RouterRole { config, worker, keys, root, holder, collector: None, period: UNTIL_PROVEN }
     }
 
     /// What its filters share.
@@ -78,7 +83,6 @@ impl RouterRole {
                     driver.tick(now);
                 } else {
                     self.collector = None;
-                    host::tick_every(PERIOD);
                 }
             }
             // Without a table there never was a collector: one may still come, after its own grace.
@@ -97,9 +101,24 @@ impl RouterRole {
                     CollectorMetrics::of(&self.config.pool).takeovers.count();
                 }
                 self.collector = Some(CollectorDriver::start(&self.config, now.0, now));
-                host::tick_every(CollectorDriver::period(&self.config));
             }
             None => {}
+        }
+        self.keep_pace();
+    }
+
+    /// Asks for ticks as often as it needs them now.
+    fn keep_pace(&mut self) {
+        let mut period = match &self.collector {
+            Some(_) => CollectorDriver::period(&self.config),
+            None => PERIOD,
+        };
+        if self.worker.stop_iteration.is_unproven() {
+            period = period.min(UNTIL_PROVEN);
+        }
+        if period != self.period {
+            self.period = period;
+            host::tick_every(period);
         }
     }
 

@@ -73,6 +73,11 @@ impl StopIteration {
         self.flag.get() == Flag::Works
     }
 
+    /// Whether no body has come yet, and no request was found to hang.
+    pub fn is_unproven(&self) -> bool {
+        self.flag.get() == Flag::Unproven
+    }
+
     /// The stream has ended.
     pub fn ended(&self, stream: u32) {
         if self.flag.get() == Flag::Unproven {

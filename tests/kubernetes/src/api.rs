@@ -90,7 +90,8 @@ impl Cluster {
         let mut config = kube::Config::new(server.parse().unwrap());
         config.accept_invalid_certs = true;
         config.auth_info.token = Some(TOKEN.to_owned().into());
-        config.read_timeout = Some(Duration::from_secs(20));
+        // While several clusters begin at once, the API server may compute that long over definitions.
+        config.read_timeout = Some(Duration::from_secs(60));
         let client = kube::Client::try_from(config).unwrap();
         Cluster { client, kubectl: tools.join("kubectl"), kubeconfig }
     }
@@ -195,6 +196,20 @@ impl Cluster {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => panic!("cannot delete {} {name}: {error}", kind.2),
+        }
+    }
+
+    /// Removes the objects of these kinds, in `default` where they are in a namespace, but for those whose
+    /// names stay. One kind after the other: for each that is new to it the API server computes for seconds.
+    pub async fn keep_only(&self, kinds: &[(Kind, &[&str])]) {
+        for &(kind, stay) in kinds {
+            let namespace = if OF_NO_NAMESPACE.contains(&kind.2) { "" } else { "default" };
+            for each in self.list(kind, namespace, "").await {
+                let name = each["metadata"]["name"].as_str().unwrap();
+                if !stay.contains(&name) {
+                    self.delete(kind, namespace, name).await;
+                }
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod faults;
 mod func_e;
 mod pods;
 mod pool_company;
+mod pool_definitions;
 mod pool_faults;
 mod pool_install;
 mod pool_pages;
@@ -96,119 +97,125 @@ macro_rules! cases {
     (@ $pace:ident $seconds:literal) => { Pace::$pace($seconds) };
 }
 
-/// All of them.
+/// All of them: first those that take long, and last those that leave Envoy as it was, which share one.
 pub fn all() -> Vec<Case> {
     cases! {
-        attach on Policies:
-            the_printed_policies_are_accepted_and_the_check_says_so,
-            a_client_names_no_pod,
-            whole_bodies_reach_the_pod,
-            a_pod_that_is_dead_or_full_costs_nothing;
-        attach on Bare:
-            a_singleton_collects_pages_show_it_and_a_broken_stream_is_answered_by_another_pod;
-        conversation on Policies:
-            the_second_round_goes_to_the_pod_of_the_first,
-            twenty_conversations_stay_where_they_are;
-        conversation on Bare:
-            a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request (Alone);
-        pods on Policies:
-            a_pod_that_is_added_is_used_within_a_second (Timed),
-            a_pod_that_terminates_gets_nothing_new_and_ends_its_stream,
-            pods_are_replaced_one_after_the_other_under_load;
         updates on Policies:
+            a_new_module_is_in_force_at_once_and_costs_no_request,
+            a_trap_costs_one_request,
+            envoy_gateway_restarts_while_the_module_cannot_be_had,
             envoy_gateway_restarts_and_brings_what_changed_meanwhile,
             the_api_server_is_away_and_comes_back (Early 35),
-            a_new_module_is_in_force_at_once_and_costs_no_request,
             a_module_that_cannot_be_had_leaves_traffic_flowing (Early 25),
-            envoy_gateway_restarts_while_the_module_cannot_be_had,
             a_stream_of_ninety_seconds_survives_an_update (Early 95),
             streams_of_ten_minutes_survive_updates (Long),
-            a_trap_costs_one_request,
             policies_are_removed_and_nothing_is_left (Early 25);
         updates on Bare:
             envoy_starts_while_the_module_cannot_be_had;
+        doors on Policies:
+            policies_that_come_later_have_their_effect,
+            where_a_version_cannot_merge_nothing_is_printed,
+            policies_that_are_there_first_keep_their_effect;
+        doors on Bare:
+            the_door_holds_while_the_module_cannot_be_had;
+        shapes on Bare:
+            merged_gateways_share_an_envoy,
+            envoys_in_the_namespace_of_their_gateway,
+            listeners_with_tls_and_http3_and_several_host_names,
+            a_service_in_place_of_its_pods_is_told (Early 45);
+        attach on Bare:
+            a_singleton_collects_pages_show_it_and_a_broken_stream_is_answered_by_another_pod;
+        func_e on Bare:
+            func_e_runs_the_configuration_of_the_readme;
+        faults on Bare:
+            a_pod_that_lacks_one_of_two_ports,
+            a_pod_that_is_ready_and_does_not_listen (Timed);
+        conversation on Bare:
+            a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request (Alone);
+        shapes on Policies:
+            the_names_of_listeners_change_under_load,
+            a_listener_that_no_patch_names_hangs_nobody (Timed),
+            a_rule_that_moves_takes_its_pool_along (Early 45),
+            a_hundred_routes_to_the_same_pods,
+            two_pools_on_one_listener_are_kept_apart,
+            a_dual_stack_service_is_told,
+            two_hundred_pods;
         faults on Policies:
             one_pod_is_ready_and_three_load (Timed),
             three_pods_load_for_ten_minutes (Long),
             a_pod_that_does_not_listen_is_told_of_once_in_five_minutes (Long),
             nobody_is_ready (Timed),
             pods_are_taken_out_while_they_stream (Early 63),
-            two_hundred_requests_a_second_while_pods_are_replaced (Early 127);
-        faults on Bare:
-            a_pod_that_is_ready_and_does_not_listen (Timed),
-            a_pod_that_lacks_one_of_two_ports;
-        doors on Bare:
-            the_door_holds_while_the_module_cannot_be_had;
+            two_hundred_requests_a_second_while_pods_are_replaced (Early 121);
+        pods on Policies:
+            pods_are_replaced_one_after_the_other_under_load,
+            a_pod_that_is_added_is_used_within_a_second (Timed),
+            a_pod_that_is_taken_out_gets_nothing_after_a_second (Timed),
+            a_pod_that_terminates_gets_nothing_new_and_ends_its_stream;
         doors on Policies:
-            policies_that_are_there_first_keep_their_effect,
-            policies_that_come_later_have_their_effect,
-            a_second_policy_on_the_route_is_named_and_nothing_is_printed,
-            where_a_version_cannot_merge_nothing_is_printed;
-        shapes on Policies:
-            the_names_of_listeners_change_under_load,
-            a_listener_that_no_patch_names_hangs_nobody (Timed),
-            two_pools_on_one_listener_are_kept_apart,
-            a_rule_that_moves_takes_its_pool_along (Early 45),
-            a_dual_stack_service_is_told,
-            a_hundred_routes_to_the_same_pods,
-            two_hundred_pods;
-        shapes on Bare:
-            merged_gateways_share_an_envoy,
-            envoys_in_the_namespace_of_their_gateway,
-            listeners_with_tls_and_http3_and_several_host_names,
-            a_service_in_place_of_its_pods_is_told (Early 45);
-        func_e on Bare:
-            func_e_runs_the_configuration_of_the_readme;
-        pools on Pools:
-            the_pools_pods_are_served_and_every_status_says_so,
-            pods_come_load_leave_and_fail_within_a_second (Timed),
-            a_selector_and_a_label_are_followed (Timed),
-            the_strategy_is_hot (Timed),
-            two_pools_of_one_name_are_two_pools,
-            a_pool_keeps_its_share_beside_one_that_is_not_there,
-            a_route_that_comes_before_its_pool_is_served_when_the_pool_comes (Timed),
-            nothing_is_written_when_nothing_changes (Early 135),
-            the_controller_is_killed_and_nothing_is_lost;
+            a_second_policy_on_the_route_is_named_and_nothing_is_printed;
+        attach on Policies:
+            whole_bodies_reach_the_pod,
+            the_printed_policies_are_accepted_and_the_check_says_so,
+            a_client_names_no_pod,
+            a_pod_that_is_dead_or_full_costs_nothing;
+        conversation on Policies:
+            the_second_round_goes_to_the_pod_of_the_first,
+            twenty_conversations_stay_where_they_are;
+        pool_faults on Pools:
+            a_thousand_pods,
+            envoy_restarts_while_the_api_server_is_gone,
+            a_deletion_that_no_watch_has_seen_is_noticed (Early 35),
+            pods_of_the_pool_are_taken_out_while_they_stream (Early 63),
+            the_api_server_is_gone_for_a_minute (Early 85),
+            the_api_server_accepts_and_never_answers_for_a_minute (Early 68);
+        pool_install on Pools:
+            rights_and_pages_are_where_envoy_gateway_and_its_envoys_are,
+            it_is_installed_by_the_script_and_removed_again,
+            the_install_stops_where_another_server_is_asked;
+        pool_pages on Pools:
+            pages_show_the_pools_pods_and_no_client_of_the_gateway_reaches_them;
+        pool_definitions on Pools:
+            the_older_definitions_go_and_come_back,
+            the_stable_definition_goes_and_comes_back;
+        pool_shapes on Pools:
+            merged_gateways_with_a_pool_on_one,
+            a_rule_that_moves_takes_its_pool_of_the_controller_along,
+            weights_across_pools_hold_whatever_matches,
+            what_stands_beside_a_pool_is_told,
+            a_pod_that_serves_one_of_two_ports,
+            envoys_of_pools_in_the_namespace_of_their_gateway,
+            pods_with_addresses_of_both_families_and_of_the_newer_alone,
+            envoy_gateway_that_does_not_ask_is_told_and_when_it_does_again (Early 68);
         reference on Pools:
             the_first_documents_files_are_served_as_they_stand,
             the_second_documents_conversation_stays_at_its_pod;
         pool_faults on Pools:
-            one_pod_of_the_pool_is_ready_and_three_load (Timed),
-            a_deletion_that_no_watch_has_seen_is_noticed (Early 35),
             an_address_that_was_given_to_a_stranger_gets_nothing,
-            a_pod_that_takes_over_an_address_is_believed_to_hold_nothing,
             a_pod_that_is_replaced_before_its_first_page_leaves_nothing_behind,
-            pods_of_the_pool_are_taken_out_while_they_stream (Early 63),
             a_helper_that_is_ready_and_does_not_listen,
-            one_of_two_replicas_is_killed (Timed),
             envoy_gateway_is_killed_and_pools_are_served_on,
-            the_api_server_is_gone_for_a_minute (Early 85),
-            the_api_server_accepts_and_never_answers_for_a_minute (Early 68),
             envoy_restarts_while_controller_and_gateway_live,
-            envoy_restarts_while_the_api_server_is_gone,
-            a_thousand_pods;
-        pool_shapes on Pools:
-            a_pod_that_serves_one_of_two_ports,
-            pods_with_addresses_of_both_families_and_of_the_newer_alone,
-            a_rule_that_moves_takes_its_pool_of_the_controller_along,
-            weights_across_pools_hold_whatever_matches,
-            what_stands_beside_a_pool_is_told,
-            an_older_definition_goes_and_comes_back,
-            merged_gateways_with_a_pool_on_one,
-            envoys_of_pools_in_the_namespace_of_their_gateway,
-            envoy_gateway_that_does_not_ask_is_told_and_when_it_does_again (Early 68);
+            a_pod_that_takes_over_an_address_is_believed_to_hold_nothing,
+            one_pod_of_the_pool_is_ready_and_three_load (Timed);
         pool_company on Pools:
             a_users_own_policies_keep_their_effect,
+            a_pool_of_another_namespace_needs_a_grant,
             a_model_is_renamed_and_its_change_is_hot,
             an_objective_says_who_is_refused_when_pods_are_full,
-            what_another_controller_wrote_stays,
-            a_pool_of_another_namespace_needs_a_grant;
-        pool_pages on Pools:
-            pages_show_the_pools_pods_and_no_client_of_the_gateway_reaches_them;
-        pool_install on Pools:
-            the_install_stops_where_another_server_is_asked,
-            it_is_installed_by_the_script_and_removed_again,
-            rights_and_pages_are_where_envoy_gateway_and_its_envoys_are;
+            what_another_controller_wrote_stays;
+        pools on Pools:
+            the_controller_is_killed_and_nothing_is_lost,
+            nothing_is_written_when_nothing_changes (Early 135),
+            two_pools_of_one_name_are_two_pools,
+            a_pool_keeps_its_share_beside_one_that_is_not_there,
+            the_pools_pods_are_served_and_every_status_says_so,
+            pods_come_load_leave_and_fail_within_a_second (Timed),
+            a_selector_and_a_label_are_followed (Timed),
+            the_strategy_is_hot (Timed),
+            a_route_that_comes_before_its_pool_is_served_when_the_pool_comes (Timed);
+        pool_faults on Pools:
+            one_of_two_replicas_is_killed (Timed);
     }
 }
 

@@ -251,6 +251,11 @@ impl Envoy {
         self.stat("listener_manager.listener_modified").await
     }
 
+    /// How many requests at this port went to a cluster that Envoy does not have.
+    pub async fn without_cluster(&self, port: SocketAddr) -> u64 {
+        self.stat(&format!("http.http-{}.no_cluster", port.port())).await
+    }
+
     /// The sum of the counters whose names end so.
     pub async fn stat_sum(&self, end: &str) -> u64 {
         let page = self.admin(&format!("/stats?filter={end}$")).await.expect("Envoy's admin page").text();

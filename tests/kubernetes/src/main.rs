@@ -32,7 +32,6 @@ mod pools;
 mod process;
 mod sandbox;
 mod services;
-mod stopwatch;
 mod wait;
 mod world;
 
@@ -61,7 +60,7 @@ struct Args {
     /// the one test to run
     #[arg(long, value_name = "REPORT")]
     conformance: Option<PathBuf>,
-    /// How many clusters run cases side by side [as many as memory is free for, at most 10]
+    /// How many clusters run cases side by side [as many as memory is free for, at most 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
     jobs: Option<u8>,
     /// Run the cases that take minutes each too

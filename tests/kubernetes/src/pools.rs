@@ -10,12 +10,29 @@ use crate::api::{
     BACKEND_POLICY, CLIENT_POLICY, Cluster, EXTENSION_POLICY, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, Kind,
     MODEL, OBJECTIVE, OLD_POOL, PATCH_POLICY, POD, POOL, ROUTED_POOL,
 };
-use crate::controller::{Controller, prepare};
+use crate::controller::{Controller, FIRST, count, prepare};
 use crate::sandbox::address;
+use crate::wait::until;
 use crate::world::{World, at};
 
 /// Envoy's name of the cluster behind the first rule of the route `pooled`.
 pub const CLUSTER: &str = "httproute/default/pooled/rule/0";
+
+/// What cases leave behind, and what of it stays from case to case.
+const KINDS: [(Kind, &[&str]); 12] = [
+    (POOL, &["pool"]),
+    (OLD_POOL, &[]),
+    (MODEL, &[]),
+    (OBJECTIVE, &[]),
+    (POD, &["pod-11", "pod-12", "pod-13"]),
+    (PATCH_POLICY, &[]),
+    (EXTENSION_POLICY, &[]),
+    (BACKEND_POLICY, &[]),
+    (CLIENT_POLICY, &[]),
+    (HTTP_ROUTE, &["plain", "pooled"]),
+    (GATEWAY, &["eg"]),
+    (GATEWAY_CLASS, &["eg"]),
+];
 
 /// What `manifests/install` adds to Envoy Gateway's configuration.
 pub fn envoy_gateway_values() -> Value {
@@ -47,28 +64,9 @@ pub async fn reset(world: &mut World) {
         install(world).await;
     }
     world.gateway_lives(envoy_gateway_values()).await;
-    for (kind, stay) in [
-        (POOL, &["pool"][..]),
-        (OLD_POOL, &[]),
-        (MODEL, &[]),
-        (OBJECTIVE, &[]),
-        (POD, &["pod-11", "pod-12", "pod-13"]),
-        (PATCH_POLICY, &[]),
-        (EXTENSION_POLICY, &[]),
-        (BACKEND_POLICY, &[]),
-        (CLIENT_POLICY, &[]),
-        (HTTP_ROUTE, &["plain", "pooled"]),
-        (GATEWAY, &["eg"]),
-        (GATEWAY_CLASS, &["eg"]),
-    ] {
-        let namespace = if kind == GATEWAY_CLASS { "" } else { "default" };
-        for each in world.cluster().list(kind, namespace, "").await {
-            let name = each["metadata"]["name"].as_str().unwrap();
-            if !stay.contains(&name) {
-                world.cluster().delete(kind, namespace, name).await;
-            }
-        }
-    }
+    // One that was killed may have left its lease behind, which lasts for six seconds.
+    until("the controller leads", async || (count(FIRST, "leader").await == 1.0).then_some(())).await;
+    world.cluster().keep_only(&KINDS).await;
     for number in [11, 12, 13] {
         pod(world.cluster(), number, "vllm", "True").await;
     }

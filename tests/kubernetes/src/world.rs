@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use serde_json::{Value, json};
 use warmpath_tests::{Answer, Finished, Reply, Request, TestPod, command, repository, target};
 
@@ -27,7 +28,7 @@ pub const OF_EG: &str = "gateway.envoyproxy.io/owning-gateway-name=eg";
 pub const POOL: &str = "httproute/default/routed/rule/0";
 
 /// What may stand in the namespace `default`, and what of it stays from case to case.
-const KINDS: [(Kind, &[&str]); 8] = [
+const KINDS: [(Kind, &[&str]); 9] = [
     (PATCH_POLICY, &["warmpath", "warmpath-by-port"]),
     (EXTENSION_POLICY, &["warmpath"]),
     (BACKEND_POLICY, &["warmpath"]),
@@ -36,6 +37,7 @@ const KINDS: [(Kind, &[&str]); 8] = [
     (GATEWAY, &["eg"]),
     (ENVOY_PROXY, &["eg", "warmpath"]),
     (SERVICE, &["vllm", "kubernetes"]),
+    (ENDPOINT_SLICE, &[]),
 ];
 
 /// Everything there is.
@@ -188,26 +190,14 @@ impl World {
     /// Waits until Warmpath has read the load of every pod that lives, as it is now: the first page of a new
     /// process at an address counts when a second one tells the same.
     pub async fn is_seen(&self) {
-        for pod in self.pods.values() {
-            pod.scraped(3).await;
-        }
+        join_all(self.pods.values().map(|pod| pod.scraped(3))).await;
         self.envoy().has_ready(self.pods.len()).await;
     }
 
     /// Takes away what a case has left, and writes what every case begins with.
     pub async fn restore(&mut self) {
         let cluster = self.cluster();
-        for (kind, stay) in KINDS {
-            for each in cluster.list(kind, "default", "").await {
-                let name = each["metadata"]["name"].as_str().unwrap();
-                if !stay.contains(&name) {
-                    cluster.delete(kind, "default", name).await;
-                }
-            }
-        }
-        for each in cluster.list(ENDPOINT_SLICE, "default", "").await {
-            cluster.delete(ENDPOINT_SLICE, "default", each["metadata"]["name"].as_str().unwrap()).await;
-        }
+        cluster.keep_only(&KINDS).await;
         cluster.apply(SERVICE, &objects::service("vllm")).await;
         cluster.apply(ENDPOINT_SLICE, &objects::endpoints("vllm", &ready(&[11, 12, 13]))).await;
         cluster.apply(GATEWAY_CLASS, &objects::gateway_class()).await;
@@ -267,8 +257,8 @@ impl World {
     /// Waits until `--check` ends with this code and prints this. It is asked twice a second, as it is a few
     /// processes each time.
     pub async fn checks(&self, code: i32, line: &str) {
-        warmpath_tests::until_looking(
-            Duration::from_millis(500),
+        warmpath_tests::until_resting(
+            |_| Duration::from_millis(500),
             &format!("the check says {line}"),
             async || {
                 let checked = self.check().await;

@@ -2,9 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use warmpath_tests::Stopwatch;
+
 use super::{brisk, chat_ends_whole, ends_with_done, is_used, stream_at, whole};
 use crate::objects::Is;
 use crate::world::{POOL, World, at, ready};
+
+/// Envoy Gateway's way to Envoy, and the second in which Warmpath looks at Envoy's clusters once.
+const USED_WITHIN: Duration = Duration::from_secs(2);
 
 pub async fn a_pod_that_terminates_gets_nothing_new_and_ends_its_stream(world: &mut World) {
     let (stream, mut opened) = stream_at(world, 13).await;
@@ -31,11 +36,38 @@ pub async fn a_pod_that_terminates_gets_nothing_new_and_ends_its_stream(world: &
 
 pub async fn a_pod_that_is_added_is_used_within_a_second(world: &mut World) {
     world.start_pods(&[14]).await;
+    let watch = Stopwatch::start();
     world.endpoints(&ready(&[11, 12, 13, 14])).await;
-    let start = Instant::now();
     is_used(14).await;
-    // Envoy Gateway's own way to Envoy is in it.
-    assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
+    watch.within(USED_WITHIN, "the first chat at a pod that is added");
+}
+
+/// Ready turns False, or the pod is selected no more, while its server goes on.
+pub async fn a_pod_that_is_taken_out_gets_nothing_after_a_second(world: &mut World) {
+    let all = ready(&[11, 12, 13]);
+    let not_ready = [(11, Is::Ready), (12, Is::Ready), (13, Is::NotReady)];
+    for change in [&not_ready[..], &ready(&[11, 12])] {
+        is_used(13).await;
+        let watch = Stopwatch::start();
+        world.endpoints(change).await;
+        let mut number = 0;
+        // Longer than Warmpath takes until it looks at Envoy's clusters again.
+        while watch.elapsed() < Duration::from_millis(1600) {
+            let (sent, before) = (watch.read(), world.pods[&13].begun());
+            chat_ends_whole(number).await;
+            if world.pods[&13].begun() > before {
+                sent.within(
+                    Duration::from_secs(1),
+                    &format!("the time until chat {number} to a pod taken out"),
+                );
+            }
+            number += 1;
+        }
+        let watch = Stopwatch::start();
+        world.endpoints(&all).await;
+        is_used(13).await;
+        watch.within(USED_WITHIN, "the first chat at a pod that is back");
+    }
 }
 
 pub async fn pods_are_replaced_one_after_the_other_under_load(world: &mut World) {

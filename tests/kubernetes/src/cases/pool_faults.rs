@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde_json::json;
-use warmpath_tests::{Request, Traffic};
+use warmpath_tests::{Request, Stopwatch, Traffic};
 
 use super::{brisk, is_used, steady, whole};
 use crate::api::{POD, ROUTED_POOL};
 use crate::controller::{Controller, FIRST, SECOND_REPLICA, count};
 use crate::pools::{CLUSTER, events, pod, pod_object, remove_pod};
-use crate::stopwatch::Stopwatch;
 use crate::wait::until;
 use crate::world::{World, at, routed};
 
@@ -231,33 +230,34 @@ pub async fn pods_of_the_pool_are_taken_out_while_they_stream(world: &mut World)
 }
 
 pub async fn a_helper_that_is_ready_and_does_not_listen(world: &mut World) {
+    // No other case has a pod at this address: of one that was down before nothing new would be said.
     let cluster = world.cluster().clone();
     let said = world.envoy().said().len();
-    pod(&cluster, 14, "vllm", "True").await;
-    world.envoy().knows(CLUSTER, &[11, 12, 13, 14].map(|number| (at(number), "HEALTHY"))).await;
+    pod(&cluster, 15, "vllm", "True").await;
+    world.envoy().knows(CLUSTER, &[11, 12, 13, 15].map(|number| (at(number), "HEALTHY"))).await;
     let traffic = Traffic::start(routed(), 8);
     traffic.more(200).await;
     whole(&traffic.stop().await);
     let refusing = async || crate::pools::refusing(&cluster, "pool").await;
     until("the pool's object names it", async || {
-        (refusing().await? == format!("pod-14 {}", at(14))).then_some(())
+        (refusing().await? == format!("pod-15 {}", at(15))).then_some(())
     })
     .await;
     let warnings = || {
         let log = world.envoy().said();
-        log[said..].lines().filter(|line| line.contains(&at(14)) && line.contains("[warning]")).count()
+        log[said..].lines().filter(|line| line.contains(&at(15)) && line.contains("[warning]")).count()
     };
     until("a warning names it", async || (warnings() > 0).then_some(())).await;
     assert!(warnings() <= 2, "{} warnings name it", warnings());
     until("an event names it", async || {
-        events(&cluster, "NotListening").await.iter().any(|event| event.contains(&at(14))).then_some(())
+        events(&cluster, "NotListening").await.iter().any(|event| event.contains(&at(15))).then_some(())
     })
     .await;
     let all_clears = events(&cluster, "Listening").await;
     // It serves.
-    world.start_pods(&[14]).await;
+    world.start_pods(&[15]).await;
     let watch = Stopwatch::start();
-    is_used(14).await;
+    is_used(15).await;
     watch.within(Duration::from_secs(5), "the first chat at a pod that begins to listen");
     until("the pool's object names nobody", async || refusing().await.is_none().then_some(())).await;
     until("an event says so", async || (events(&cluster, "Listening").await != all_clears).then_some(()))

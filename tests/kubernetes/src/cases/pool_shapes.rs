@@ -9,11 +9,10 @@ use serde_json::{Value, json};
 use warmpath_tests::{Reply, Request, TestPod, Traffic};
 
 use super::{brisk, until_within, whole};
-use crate::api::{CRD, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, OLD_POOL, POD, POOL};
+use crate::api::{GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, POD, POOL};
 use crate::controller::{Controller, FIRST, count};
 use crate::gateway::Envoy;
 use crate::pools::{CLUSTER, conditions, envoy_gateway_values, events, pod, pool, route, routed_pool};
-use crate::stopwatch::Stopwatch;
 use crate::wait::until;
 use crate::world::{OF_EG, World, at, input, routed};
 
@@ -37,11 +36,6 @@ async fn other_pool(world: &mut World) {
 
 /// What takes longer than most must be so within it.
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// Whether that pod gave the answer.
-fn is_at(reply: &Reply, number: u8) -> bool {
-    reply.header("x-test-pod") == Some(&at(number))
-}
 
 /// The answers to so many chats on a path, a few at a time.
 async fn chats(path: &str, requests: usize) -> Vec<Reply> {
@@ -285,57 +279,6 @@ pub async fn what_stands_beside_a_pool_is_told(world: &mut World) {
     // Envoy Gateway knows no copies to a pool, and the pool says what it does instead.
     assert_eq!(chat("/copy", 1, 1).await.status, 500);
     cluster.pipe(&["delete"], &file).await;
-}
-
-pub async fn an_older_definition_goes_and_comes_back(world: &mut World) {
-    let cluster = world.cluster().clone();
-    world.start_pods(&[21]).await;
-    pod(&cluster, 21, "old", "True").await;
-    let old = json!({
-        "metadata": {"name": "old", "namespace": "default"},
-        "spec": {"targetPortNumber": 8000, "selector": {"app": "old"}, "extensionRef": {"name": "none"}},
-    });
-    let mut to_old = route("old", &[("/old", &[("old", 1)])]);
-    to_old["spec"]["rules"][0]["backendRefs"][0]["group"] = json!(OLD_POOL.0);
-    cluster.apply(OLD_POOL, &old).await;
-    cluster.apply(HTTP_ROUTE, &to_old).await;
-    until("the older pool is served", async || is_at(&chat("/old", 1, 1).await, 21).then_some(())).await;
-    let traffic = brisk();
-    traffic.more(20).await;
-    let log = world.ground.logs().join("warmpath-controller.log");
-    let told = || {
-        let text = std::fs::read_to_string(&log).unwrap();
-        let of_older = |line: &&str| line.contains("the kind is not installed") && line.contains(OLD_POOL.0);
-        text.lines().filter(of_older).count()
-    };
-    let before = told();
-    cluster.delete(CRD, "", "inferencepools.inference.networking.x-k8s.io").await;
-    until("the older pool is gone", async || (chat("/old", 1, 1).await.status == 500).then_some(())).await;
-    traffic.lasts(Duration::from_secs(6)).await;
-    whole(&traffic.stop().await);
-    assert_eq!(told(), before + 1, "one line says that it is gone");
-    // A controller that starts without it is ready, and its pools are served.
-    world.controller.take().unwrap().kill();
-    let watch = Stopwatch::start();
-    let later = Controller::start(&world.ground, &world.module, "replica-without", &[]).await;
-    watch.within(Duration::from_secs(10), "the start without the older definition");
-    world.controller = Some(later);
-    pod(&cluster, 13, "vllm", "False").await;
-    world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "HEALTHY"), (at(13), "DRAINING")]).await;
-    pod(&cluster, 13, "vllm", "True").await;
-    assert_eq!(told(), before + 2, "one line of the new one");
-    cluster.apply_file(&world.ground.tools.join("crds-inference/v1alpha2")).await;
-    until("the older API is back", async || {
-        let listed =
-            cluster.kubectl(&["get", "inferencepools.inference.networking.x-k8s.io"]).output().ok()?;
-        listed.status.success().then_some(())
-    })
-    .await;
-    cluster.apply(OLD_POOL, &old).await;
-    // Envoy Gateway watches no definition that came after its start.
-    world.start_gateway(envoy_gateway_values()).await;
-    until("the older pool is served again", async || is_at(&chat("/old", 1, 1).await, 21).then_some(()))
-        .await;
 }
 
 pub async fn merged_gateways_with_a_pool_on_one(world: &mut World) {

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
-use warmpath_tests::{Load, Request};
+use warmpath_tests::{Load, Request, Stopwatch};
 
 use super::{brisk, is_used, whole};
 use crate::api::{HTTP_ROUTE, MODEL, OLD_POOL, POD, POOL};
 use crate::controller::{Controller, FIRST, count};
 use crate::pools::{CLUSTER, conditions, pod, pool, remove_pod, route, routed_pool};
-use crate::stopwatch::Stopwatch;
 use crate::wait::until;
 use crate::world::{World, at, routed};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
-use warmpath_tests::{Account, Ending, Load, Request, Traffic};
+use warmpath_tests::{Account, Ending, Load, Request, Sent, Stopwatch, Traffic};
 
 use super::{brisk, chat_ends_whole, named_by_warmpath, until_within, whole};
 use crate::api::{CLIENT_POLICY, ENDPOINT_SLICE, GATEWAY, HTTP_ROUTE, SERVICE};
@@ -74,6 +74,7 @@ pub async fn a_rule_that_moves_takes_its_pool_along(world: &mut World) {
         for traffic in &loads {
             traffic.more(20).await;
         }
+        let missed = world.envoy().without_cluster(routed()).await;
         let changed = loads[0].now();
         for name in ["routed", "plain"] {
             world.cluster().apply(HTTP_ROUTE, &objects::route(name, name, rules)).await;
@@ -89,10 +90,13 @@ pub async fn a_rule_that_moves_takes_its_pool_along(world: &mut World) {
         println!(
             "/: {root:.2?}, without Warmpath {plain_root:.2?}; /b: {below:.2?}, without Warmpath {plain_below:.2?}"
         );
-        for (ours, theirs) in [(root, plain_root), (below, plain_below)] {
-            assert!(ours.refused <= theirs.refused + 3, "{ours:?}, without Warmpath {theirs:?}");
-            assert!(ours.last < 5.0, "{ours:?}");
-        }
+        // Envoy may hear of a route a moment before it has the cluster that the route names, whoever routes.
+        let missed = world.envoy().without_cluster(routed()).await - missed;
+        assert!(
+            (root.refused + below.refused) as u64 <= missed,
+            "{root:?}, {below:?}; {missed} had no cluster"
+        );
+        assert!(root.last < 5.0 && below.last < 5.0, "{root:?}, {below:?}");
         assert!(root.astray <= 20, "{root:?}");
         let mut warm = 0;
         for (number, home) in homes.iter().enumerate() {
@@ -107,8 +111,8 @@ pub async fn a_rule_that_moves_takes_its_pool_along(world: &mut World) {
     assert_eq!(named, None);
 }
 
-/// What a load saw of a rule that moves: requests that were not answered whole; requests that met no pod of
-/// the pool that answers after the move; and how many seconds after it the last of these was.
+/// What a load saw of a rule that moves: requests that were not answered whole; requests that met a pod which
+/// is not of the pool that answers after the move; and how many seconds after it the last of all these was.
 #[derive(Clone, Copy, Debug)]
 struct Move {
     refused: usize,
@@ -121,12 +125,15 @@ impl Move {
     /// the routes. So for a moment requests meet the other pool, or a cluster that is not there, with
     /// Warmpath or without.
     fn of(account: &Account, changed: Duration, pool: &[u8]) -> Move {
-        let of_pool = |pod: &str| pool.iter().any(|&number| at(number) == pod);
-        let since = account.sent.iter().filter(|sent| sent.at >= changed);
-        let astray: Vec<_> = since.filter(|sent| !sent.pod.as_deref().is_some_and(of_pool)).collect();
-        let refused = account.sent.iter().filter(|sent| sent.ending != Ending::Whole).count();
-        let last = astray.last().map_or(0.0, |sent| (sent.at - changed).as_secs_f64());
-        Move { refused, astray: astray.len(), last }
+        let of_pool = |pod: &String| pool.iter().any(|&number| at(number) == *pod);
+        let is_refused = |sent: &&Sent| sent.ending != Ending::Whole;
+        let is_astray =
+            |sent: &&Sent| sent.at >= changed && sent.pod.as_ref().is_some_and(|pod| !of_pool(pod));
+        let refused = account.sent.iter().filter(is_refused).count();
+        let astray = account.sent.iter().filter(is_astray).count();
+        let last = account.sent.iter().rfind(|sent| is_refused(sent) || is_astray(sent));
+        let last = last.map_or(0.0, |sent| sent.at.saturating_sub(changed).as_secs_f64());
+        Move { refused, astray, last }
     }
 }
 
@@ -316,10 +323,9 @@ pub async fn a_listener_that_no_patch_names_hangs_nobody(world: &mut World) {
     })
     .await;
     for number in 0..30 {
-        let start = std::time::Instant::now();
+        let watch = Stopwatch::start();
         chat_ends_whole(number).await;
-        let waited = start.elapsed();
-        assert!(waited < Duration::from_millis(2500), "request {number} waited {waited:?}");
+        watch.within(Duration::from_secs(1), &format!("request {number} to a filter that lacks the flag"));
     }
     let checked = world.check().await;
     assert!(

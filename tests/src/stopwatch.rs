@@ -22,15 +22,33 @@ impl Stopwatch {
     /// Panics when it took longer than `bound`, without the time in which something waited for a CPU or a
     /// disk. Where the kernel does not tell of that time, ten times as long is allowed.
     pub fn within(&self, bound: Duration, what: &str) {
-        let elapsed = self.elapsed();
-        match self.kept_waiting.zip(kept_waiting()) {
-            Some((before, now)) => {
-                let waited = now.saturating_sub(before);
-                assert!(
-                    elapsed.saturating_sub(waited) < bound,
-                    "{what} took {elapsed:?}, of which work waited for {waited:?}; at most {bound:?} beside that"
-                );
-            }
+        self.read().within(bound, what);
+    }
+
+    /// What it says now.
+    pub fn read(&self) -> Reading {
+        let waited = self.kept_waiting.zip(kept_waiting()).map(|(before, now)| now.saturating_sub(before));
+        Reading { elapsed: self.elapsed(), waited }
+    }
+}
+
+/// What a [`Stopwatch`] said at a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    elapsed: Duration,
+    /// How much of it the machine kept work waiting; `None` where the kernel does not tell.
+    waited: Option<Duration>,
+}
+
+impl Reading {
+    /// Panics when it is longer than `bound`, as [`Stopwatch::within`].
+    pub fn within(&self, bound: Duration, what: &str) {
+        let Reading { elapsed, waited } = *self;
+        match waited {
+            Some(waited) => assert!(
+                elapsed.saturating_sub(waited) < bound,
+                "{what} took {elapsed:?}, of which work waited for {waited:?}; at most {bound:?} beside that"
+            ),
             None => {
                 assert!(elapsed < 10 * bound, "{what} took {elapsed:?}; at most {bound:?} on a quiet machine")
             }
