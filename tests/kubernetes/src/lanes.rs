@@ -36,8 +36,15 @@ pub fn room() -> usize {
     let page = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = page.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let free: u64 = line.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
-    (free / OF_A_CLUSTER).clamp(2, 10) as usize
+    (free / OF_A_CLUSTER).clamp(2, MOST) as usize
 }
+
+/// More clusters take more of the processors for themselves than they leave idle.
+const MOST: u64 = 8;
+
+/// How many lanes run cases that compute, where there are enough of them: they keep two processors busy. In
+/// the others cases wait.
+const COMPUTING: usize = 3;
 
 /// How many lanes come first where several want a processor: the two that begin with the longest cases, one
 /// of which must send so many requests per second.
@@ -186,11 +193,12 @@ impl Run {
         }
     }
 
-    /// The first case of this ground, else the first of the other. Half of the lanes run cases that mostly
-    /// wait, so that the processors have work all the time.
+    /// The first case of this ground, else the first of the other. Half of the lanes at least run cases that
+    /// mostly wait, so that the processors have work all the time.
     fn next(&self, ground: Ground) -> Option<Case> {
         let mut waiting = self.waiting.borrow_mut();
-        let enough = 2 * self.running.borrow().iter().filter(|case| case.waits()).count() >= self.lanes;
+        let to_wait = self.lanes.saturating_sub(COMPUTING).max(self.lanes.div_ceil(2));
+        let enough = self.running.borrow().iter().filter(|case| case.waits()).count() >= to_wait;
         take(&mut waiting, |case| case.ground.is_like(ground) && case.waits() != enough)
             .or_else(|| take(&mut waiting, |case| case.ground.is_like(ground)))
             .or_else(|| take(&mut waiting, |_| true))

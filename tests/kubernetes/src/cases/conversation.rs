@@ -66,12 +66,12 @@ pub async fn a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request(wo
         ports.rotate_left(number % 2);
         world.start_envoy().await;
         world.envoy().knows(POOL, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
-        // Warmpath looks for the pods of a cluster when a request comes to it.
-        until("the simulated pods answer", async || {
-            (Request::get("/v1/models").send(routed()).await.status == 200).then_some(())
-        })
-        .await;
-        until("every pod has told its load", async || {
+        // Warmpath looks for the pods of a cluster when a request comes to it, and reads their loads ten times as
+        // often while requests come.
+        until("every pod answers, and has told its load", async || {
+            if Request::get("/v1/models").send(routed()).await.status != 200 {
+                return None;
+            }
             let envoy = world.envoy();
             let told = envoy.metric("warmpath_scrapes_total").await? >= 9.0;
             (told && envoy.metric("warmpath_ready_pods").await? == 3.0).then_some(())
