@@ -66,8 +66,8 @@ pub async fn a_burst_of_equal_prompts_is_answered_as_soon_as_by_least_request(wo
         ports.rotate_left(number % 2);
         world.start_envoy().await;
         world.envoy().knows(POOL, &[11, 12, 13].map(|number| (at(number), "HEALTHY"))).await;
-        // Warmpath looks for the pods of a cluster when a request comes to it, and reads their loads ten times as
-        // often while requests come.
+        // Warmpath looks for the pods of a cluster when a request comes to it, and reads their loads ten
+        // times as often while requests come.
         until("every pod answers, and has told its load", async || {
             if Request::get("/v1/models").send(routed()).await.status != 200 {
                 return None;
