@@ -404,6 +404,8 @@ pub async fn listeners_with_tls_and_http3_and_several_host_names(world: &mut Wor
         )
         .await;
     assert_eq!(checked.code, 0, "{}", checked.out);
+    // A route keeps the status of a listener that it names no more, and the check would tell of it.
+    world.cluster().delete(HTTP_ROUTE, "default", "routed").await;
 }
 
 /// The status of a request, if it reached a pod with the header that names pods.
