@@ -25,6 +25,10 @@ const MOST_IN_VAIN: u64 = 20;
 /// The statuses of refusals that another pod may not give.
 const STATUSES: [u16; 5] = [401, 403, 404, 429, 502];
 
+/// The property of a stream that was sent to a pod whose engine has died. All attempts of a request have the
+/// same properties.
+const MET_DEAD: &str = "warmpath.met_dead_engine";
+
 /// What the answer filters of a VM share. They read the pod table anew when a pod refuses, for that is rare.
 #[derive(Debug)]
 pub struct AnswerRole {
@@ -96,11 +100,15 @@ impl AnswerRole {
     }
 
     /// The engine of the pod of the present attempt has died. Returns whether another pod is to be asked:
-    /// only once, so that a request that kills engines kills no more than two. The routers take it for the
+    /// only at the first dead engine that the request meets, so that one that kills engines kills no more
+    /// than two. Pods that were full before have not computed it. The routers take a dead engine for the
     /// failure of the pod that it is.
     pub fn asks_another_once(&self) -> bool {
-        let attempt = host::number("upstream\0request_attempt_count").unwrap_or(1);
-        attempt == 1 && !is_own_call() && self.table().others(&pod()) > 0
+        if is_own_call() || host::property(MET_DEAD).is_some() || self.table().others(&pod()) == 0 {
+            return false;
+        }
+        host::set_property(MET_DEAD, b"1");
+        true
     }
 
     fn table(&self) -> PodTable {

@@ -1,6 +1,8 @@
 //! The answer filter: a stream whose pod dies or fails before the first token is answered by another pod, or
 //! by the status of its error. The client sees one whole stream, or one error.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -282,6 +284,27 @@ async fn where_an_engine_has_died_another_pod_answers_and_a_request_that_kills_e
         assert_eq!(reply.status, 500, "{path}: {}", reply.text());
         let asked = pods.iter().map(|pod| pod.received().len()).sum::<usize>() - before;
         assert_eq!(asked, 2, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_was_full_takes_no_try_from_a_request_that_meets_a_dead_engine() {
+    let full = || events(FULL);
+    let dead = || events(&format!("data: {DEAD}\n\ndata: [DONE]\n\n"));
+    let served = || events(TOKEN);
+    type Attempts = [fn() -> Answer; 3];
+    let cases: [(Attempts, u16); 2] = [([full, dead, served], 200), ([dead, dead, served], 500)];
+    for (attempts, status) in cases {
+        let pods = TestPod::several(3).await;
+        let envoy = Envoy::ready(&pods).await;
+        let asked = Arc::new(AtomicUsize::new(0));
+        for pod in &pods {
+            let asked = asked.clone();
+            pod.answer_by(move |_| attempts[asked.fetch_add(1, Relaxed).min(2)]());
+        }
+        let reply = chat("what now?").send(envoy.routed).await;
+        assert_eq!(reply.status, status, "{}", reply.text());
+        assert_eq!(asked.load(Relaxed), if status == 200 { 3 } else { 2 });
     }
 }
 
