@@ -3,12 +3,12 @@
 use std::process::Command;
 
 use hyper::StatusCode;
-use warmpath_tests::{Reply, Request, repository, target};
+use warmpath_tests::{Reply, Request, repository};
 
 use crate::api::{CERTGEN_TOKEN, CONTROLLER_TOKEN};
 use crate::container::secret_files;
 use crate::ground::Ground;
-use crate::process::Process;
+use crate::process::{Process, program};
 use crate::sandbox::address;
 use crate::wait::until;
 
@@ -22,7 +22,7 @@ pub async fn prepare(ground: &Ground) {
         let text = std::fs::read_to_string(repository().join("manifests/install").join(file)).unwrap();
         ground.cluster.apply_all(&text).await;
     }
-    let mut certgen = Command::new(target().join("debug/warmpath-controller"));
+    let mut certgen = Command::new(program("warmpath-controller"));
     certgen.arg("certgen").env("KUBECONFIG", ground.cluster.kubeconfig_of(CERTGEN_TOKEN));
     let done = certgen.output().unwrap();
     assert!(done.status.success(), "certgen: {}", String::from_utf8_lossy(&done.stderr));
@@ -55,7 +55,7 @@ impl Controller {
         std::fs::write(&file, module).unwrap();
         let tls =
             secret_files(&ground.cluster, &ground.folder, "warmpath-system", "warmpath-controller-tls").await;
-        let mut command = Command::new(target().join("debug/warmpath-controller"));
+        let mut command = Command::new(program("warmpath-controller"));
         command
             .arg("serve")
             .arg(format!("--tls-cert={}", tls.join("tls.crt").display()))

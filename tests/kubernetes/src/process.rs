@@ -5,6 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// A program of ours, which was built with this one and lies beside it.
+pub fn program(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap().with_file_name(name)
+}
+
 /// A running program. Dropping it ends it.
 pub struct Process {
     name: String,

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use futures::future::join_all;
 use serde_json::json;
-use warmpath_tests::{Request, target};
+use warmpath_tests::Request;
 
-use crate::process::Process;
+use crate::process::{Process, program};
 use crate::sandbox::address;
 use crate::wait::until;
 use crate::world::{POOL, World, at, plain, routed};
@@ -129,7 +129,7 @@ struct SimulatedPod {
 
 impl SimulatedPod {
     fn start(world: &World, number: u8) -> SimulatedPod {
-        let mut command = Command::new(target().join("debug/warmpath-sim"));
+        let mut command = Command::new(program("warmpath-sim"));
         command.args(["pod", "--host", &address::pod(number), "--port", "8000", "--speed-up", "0.25"]);
         let process = Process::start("simulated-pods", &world.ground.logs(), &mut command);
         SimulatedPod { at: at(number).parse().unwrap(), _process: process }
