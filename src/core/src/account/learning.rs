@@ -25,8 +25,9 @@ pub const RELIABLE_SAMPLES: u16 = 4;
 const TRIED_AFTER_SECONDS: u32 = 30;
 /// Samples beyond which a rate is not trusted for longer.
 const TRUSTED_SAMPLES: u16 = 10;
-/// A sample that is above the rate by more than this share shows that the pod is no longer slow.
-const FASTER: f32 = 0.35;
+/// Rates that differ by at most this share count as equal: what is learned is noisy, and noise must not
+/// unbalance a fleet of equal pods, nor show that a slow pod is fast.
+pub const EQUAL_RATES: f32 = 0.35;
 /// Rates outside are errors of measurement, in prompt tokens per second.
 const PLAUSIBLE_RATES: std::ops::RangeInclusive<f32> = 50.0..=5_000_000.0;
 /// Tokens of the prompt that vLLM may compute again although it holds them: its last block, and Warmpath's
@@ -59,7 +60,7 @@ pub fn learn_rate(account: &mut PodAccount, tokens: Tokens, elapsed: Micros) {
     if !teaches_rate(tokens) || elapsed < MIN_SAMPLE_TIME || !PLAUSIBLE_RATES.contains(&sample) {
         return;
     }
-    if std::mem::take(&mut account.on_trial) && sample - account.rate > FASTER * account.rate {
+    if std::mem::take(&mut account.on_trial) && sample - account.rate > EQUAL_RATES * account.rate {
         let left = account.samples.min(TRUSTED_SAMPLES) / 2;
         account.samples = if left < RELIABLE_SAMPLES { 0 } else { left };
     }

@@ -1,6 +1,8 @@
 //! The pods of a pool as candidates for a request: what each would cost, and how willingly it is sent to.
 
-use crate::account::learning::{DEFAULT_RATE, RELIABLE_SAMPLES, may_be_faster, teaches_rate};
+use std::cell::LazyCell;
+
+use crate::account::learning::{DEFAULT_RATE, EQUAL_RATES, RELIABLE_SAMPLES, may_be_faster, teaches_rate};
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
 use crate::account::refusal::Causes;
@@ -17,9 +19,6 @@ use crate::{Bytes, Micros, Slot, Tokens};
 const FRESH: Micros = Micros::from_seconds(2);
 /// Age at which scraped load counts for nothing.
 const STALE: Micros = Micros::from_seconds(10);
-/// Rates that differ from the pool's mean by at most this share count as equal to it: what is learned is
-/// noisy, and noise must not unbalance a fleet of equal pods.
-const EQUAL_RATES: f32 = 0.35;
 
 /// Requests of mean work that are believed to wait on a pod, besides those that are known, after it refused
 /// one: enough to prefer its equals. More would drive conversations from the pods that hold them: under an
@@ -93,6 +92,8 @@ pub fn score_all(
     let in_tokens = |blocks: usize| bytes_of(blocks).as_f32() * tokens_per_byte;
     let lag = Tokens::estimated(constants.first_token_lag_tokens);
     let teaches = teaches_rate(Tokens::estimated(prompt.tokens));
+    // After a quiet time every pod is tried, and few are at any other time.
+    let fastest = LazyCell::new(|| fastest(accounts, mean_rate));
     list.clear();
     for &(slot, ref account) in accounts.iter() {
         let Some(pod) = table.pod(slot) else { continue };
@@ -104,7 +105,7 @@ pub fn score_all(
         let tries = teaches
             && teaches_rate(Tokens::estimated(prompt.tokens - matched))
             && may_be_faster(account, now);
-        let tokens_per_second = if tries { fastest(accounts, mean_rate) } else { rate };
+        let tokens_per_second = if tries { *fastest } else { rate };
         let outstanding = account.remaining(tokens_per_second, now, lag);
         let view = PodView {
             matched,
