@@ -1,6 +1,9 @@
 """`--check`: whether each policy is there, accepted and programmed, and in one sentence each what is missing."""
 
+import json
+
 from .cluster import above, parents_of
+from .policies import DECISION
 from .refusals import blind, full, lost, notes, without_file
 
 # Conditions of a policy that take its effect away, or part of it.
@@ -158,7 +161,7 @@ def policies(options, facts, good, missing):
 
 
 def proxy(options, facts, good, missing):
-    """Only said: without these, routing works, and long streams end at an update."""
+    """Only said: without these, routing works, long streams end at an update, and the access log does not say why."""
     spec = (facts.proxy or {}).get("spec", {})
     if facts.unknown:
         return
@@ -169,4 +172,10 @@ def proxy(options, facts, good, missing):
     else:
         good.append(
             f"{full(facts.proxy)} lets streams go on for {spec['shutdown']['drainTimeout']} when the listener changes"
+        )
+    if DECISION in json.dumps(spec.get("telemetry", {}).get("accessLog", {})):
+        good.append(f"{full(facts.proxy)} has the access log say why a request went to its pod")
+    else:
+        good.append(
+            f"the Gateway's EnvoyProxy has no {DECISION} in telemetry.accessLog: no log says why a request went to its pod"
         )

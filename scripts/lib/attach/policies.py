@@ -248,6 +248,49 @@ def tags():
     return re.findall(r"^ *(- \{ tag_name: .*warmpath_.* \})$", PLAIN.read_text(), re.MULTILINE)
 
 
+# Two fields of ours, and those that Envoy Gateway has written since 1.6 (`EnvoyJSONLogFields` in internal/xds/translator/accesslog.go).
+DECISION = "%FILTER_STATE(wasm.warmpath.decision:PLAIN)%"
+ACCESS_LOG = f"""\
+  # Each line of the access log says why its request went to its pod: "The access log" in docs/operations.md. Envoy Gateway writes
+  # either its own fields or these, so its own are here too.
+  telemetry:
+    accessLog:
+      settings:
+        - sinks: [{{ type: File, file: {{ path: /dev/stdout }} }}]
+          format:
+            type: JSON
+            json:
+              # The pods that Warmpath has named, the best first; where upstream_host is another one, a runner-up has answered.
+              chosen: "%REQ(X-WARMPATH-DESTINATION)%"
+              # Why, and how many prompt tokens the pod was believed to hold, of how many.
+              decision: "{DECISION}"
+              start_time: "%START_TIME%"
+              method: "%REQ(:METHOD)%"
+              x-envoy-origin-path: "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"
+              protocol: "%PROTOCOL%"
+              response_code: "%RESPONSE_CODE%"
+              response_flags: "%RESPONSE_FLAGS%"
+              response_code_details: "%RESPONSE_CODE_DETAILS%"
+              connection_termination_details: "%CONNECTION_TERMINATION_DETAILS%"
+              upstream_transport_failure_reason: "%UPSTREAM_TRANSPORT_FAILURE_REASON%"
+              bytes_received: "%BYTES_RECEIVED%"
+              bytes_sent: "%BYTES_SENT%"
+              duration: "%DURATION%"
+              x-envoy-upstream-service-time: "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"
+              x-forwarded-for: "%REQ(X-FORWARDED-FOR)%"
+              user-agent: "%REQ(USER-AGENT)%"
+              x-request-id: "%REQ(X-REQUEST-ID)%"
+              ":authority": "%REQ(:AUTHORITY)%"
+              upstream_host: "%UPSTREAM_HOST%"
+              upstream_cluster: "%UPSTREAM_CLUSTER%"
+              upstream_local_address: "%UPSTREAM_LOCAL_ADDRESS%"
+              downstream_local_address: "%DOWNSTREAM_LOCAL_ADDRESS%"
+              downstream_remote_address: "%DOWNSTREAM_REMOTE_ADDRESS%"
+              requested_server_name: "%REQUESTED_SERVER_NAME%"
+              route_name: "%ROUTE_NAME%"
+"""
+
+
 def proxy(options, facts):
     lines = "\n".join(f"          {line}" for line in tags())
     how, mounts, more = "", "", ""
@@ -267,7 +310,7 @@ spec:
   shutdown: {{ drainTimeout: {options.drain_time} }}
 {mounts}  # Warmpath says in the log which version runs, which pods it finds, and why it cannot route.
   logging: {{ level: {{ default: warn, wasm: info }} }}
-  # The labels of Warmpath's metrics; without them they are part of the names.
+{ACCESS_LOG}  # The labels of Warmpath's metrics; without them they are part of the names.
   bootstrap:
     type: Merge
     value: |

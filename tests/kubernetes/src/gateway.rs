@@ -151,6 +151,8 @@ pub struct Envoy {
     /// What starts it, as a kubelet keeps it.
     command: Command,
     folder: PathBuf,
+    /// What its Deployment's container would write to standard output: the access log, and nothing else.
+    pub access_log: PathBuf,
     log: PathBuf,
     /// Where the log of this process begins in the file, which all of them share.
     from: u64,
@@ -168,8 +170,13 @@ impl Envoy {
     /// Starts its container anew, as a kubelet does without an API server, and waits until it is ready.
     pub async fn restart(&mut self) {
         drop(self.process.take());
-        self.process = Some(Process::start("envoy", &self.folder, &mut self.command));
+        self.launch();
         self.is_ready().await;
+    }
+
+    fn launch(&mut self) {
+        let (folder, output) = (&self.folder, &self.access_log);
+        self.process = Some(Process::start_with_output("envoy", folder, output, &mut self.command));
     }
 
     async fn is_ready(&mut self) {
@@ -208,10 +215,14 @@ impl Envoy {
         let identity = Identity { namespace, name: &name, address: address::ENVOY };
         let program = ground.tools.join("envoy");
         let mut command = container::command(ground, &identity, pod, container, &program).await;
-        let log = ground.logs().join("envoy.log");
+        // Its own ten seconds are too long to wait for a line of the access log.
+        command.args(["--file-flush-interval-msec", "20"]);
+        let folder = ground.logs();
+        let [log, access_log] = ["envoy.log", "access.log"].map(|file| folder.join(file));
         let from = std::fs::metadata(&log).map_or(0, |file| file.len());
-        let process = Some(Process::start("envoy", &ground.logs(), &mut command));
-        Envoy { process, command, folder: ground.logs(), log, from }
+        let mut envoy = Envoy { process: None, command, folder, access_log, log, from };
+        envoy.launch();
+        envoy
     }
 
     /// What a page of Envoy's admin interface says; nothing while it cannot be reached.

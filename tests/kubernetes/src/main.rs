@@ -15,6 +15,7 @@
     clippy::string_slice
 )]
 
+mod access_log;
 mod api;
 mod beginning;
 mod cases;

@@ -1,6 +1,6 @@
 //! Programs that run beside the tests, each with a log of its own, each ended by its pid.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,14 +21,20 @@ impl Process {
     /// Starts `command`; what it says is added to `NAME.log` in the folder `logs`.
     pub fn start(name: &str, logs: &Path, command: &mut Command) -> Process {
         let log = logs.join(format!("{name}.log"));
-        let open = || -> File { OpenOptions::new().create(true).append(true).open(&log).unwrap() };
+        Process::start_with_output(name, logs, &log, command)
+    }
+
+    /// The same with a file of its own for what it writes to standard output.
+    pub fn start_with_output(name: &str, logs: &Path, output: &Path, command: &mut Command) -> Process {
+        let log = logs.join(format!("{name}.log"));
+        let open = |file: &Path| OpenOptions::new().create(true).append(true).open(file).unwrap();
         let child = command
             // Several clusters share the machine's processors, and have memory to spare: Go collects its
             // garbage less often.
             .env("GOGC", "400")
             .stdin(Stdio::null())
-            .stdout(open())
-            .stderr(open())
+            .stdout(open(output))
+            .stderr(open(&log))
             .spawn()
             .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
         Process { name: name.to_owned(), log, child }

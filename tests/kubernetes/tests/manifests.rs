@@ -166,6 +166,23 @@ fn the_controllers_install_gives_metrics_the_labels_that_a_plain_envoy_has() {
 }
 
 #[test]
+fn the_access_log_is_that_of_the_policies_and_says_what_a_plain_envoys_says() {
+    let read = |file: &str| std::fs::read_to_string(repository().join(file)).unwrap();
+    let printed = manifests(&REFERENCE).out;
+    let policies = printed.split("---\n").find(|object| object.contains("kind: EnvoyProxy\n")).unwrap();
+    let policies: Value = serde_saphyr::from_str(policies).unwrap();
+    let policies = &policies["spec"]["telemetry"];
+    let values: Value = serde_saphyr::from_str(&read("manifests/install/envoy-gateway-values.yaml")).unwrap();
+    assert_eq!(&values["config"]["envoyGateway"]["envoyProxy"]["telemetry"], policies);
+    let decision = policies["accessLog"]["settings"][0]["format"]["json"]["decision"].as_str().unwrap();
+    let plain = read("envoy/envoy.yaml");
+    assert!(plain.contains(&format!("decision: \"{decision}\"\n")), "{decision}");
+    for page in ["docs/envoy-gateway.md", "docs/kubernetes.md"] {
+        assert!(read(page).contains(decision), "{page}: {decision}");
+    }
+}
+
+#[test]
 fn the_pages_of_the_controllers_install_are_those_of_the_policies() {
     /// The listeners of a bootstrap, but for what names the attach: the `vm_id`, and the settings of the
     /// plugin and its VM.

@@ -15,6 +15,7 @@ pub async fn the_printed_policies_are_accepted_and_the_check_says_so(world: &mut
     let checked = world.check().await;
     assert_eq!(checked.code, 0, "{}{}", checked.out, checked.err);
     assert!(checked.out.ends_with("all there\n"), "{}", checked.out);
+    assert!(checked.out.contains("say why a request went to its pod\n"), "{}", checked.out);
 }
 
 pub async fn a_client_names_no_pod(world: &mut World) {

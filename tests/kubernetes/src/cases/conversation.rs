@@ -9,6 +9,7 @@ use futures::future::join_all;
 use serde_json::json;
 use warmpath_tests::Request;
 
+use crate::access_log::ask;
 use crate::process::{Process, program};
 use crate::sandbox::address;
 use crate::wait::until;
@@ -21,12 +22,17 @@ const OPENING: &str = "Hi, here's some system prompt: hi hi hi hi hi hi hi hi hi
     type in any response. are you ready?";
 
 pub async fn the_second_round_goes_to_the_pod_of_the_first(world: &mut World) {
-    let first = round(&[("user", OPENING)]).send(routed()).await;
+    let (first, line) = ask(world.envoy(), round(&[("user", OPENING)])).await;
     assert_eq!(first.status, 200);
+    assert_eq!(line.decision("reason"), Some("load"), "{line:?}");
+    assert!(!line.is_warm(), "{line:?}");
     let before = world.envoy().said().matches("Do prefix-aware routing!").count();
     let second = round(&[
         ("user", OPENING),
-        ("assistant", "Hi there! It looks like you're setting up a fun test. I'm ready to play Zork! You can"),
+        (
+            "assistant",
+            "Hi there! It looks like you're setting up a fun test. I'm ready to play Zork! You can",
+        ),
         (
             "user",
             "% zork\nWelcome to Dungeon. This version created 11-MAR-91.\nYou are in an open field west of a big white house \
@@ -34,11 +40,14 @@ pub async fn the_second_round_goes_to_the_pod_of_the_first(world: &mut World) {
         ),
         ("assistant", "Great!"),
         ("user", "Opening the mailbox reveals:\n A leaflet.\n>"),
-    ])
-    .send(routed())
-    .await;
+    ]);
+    let (second, line) = ask(world.envoy(), second).await;
     assert_eq!(second.status, 200);
     assert_eq!(second.pod(), first.pod());
+    // Among all that Envoy Gateway's own access log has.
+    assert_eq!(line.decision("reason"), Some("prefix"), "{line:?}");
+    assert!(line.is_warm(), "{line:?}");
+    assert_eq!(line.chosen().first(), Some(&second.pod()), "{line:?}");
     until("the log has the reference's line", async || {
         (world.envoy().said().matches("Do prefix-aware routing!").count() > before).then_some(())
     })

@@ -20,7 +20,7 @@ pub async fn policies_that_are_there_first_keep_their_effect(world: &mut World) 
     // And it is as before when Warmpath goes.
     let printed = world.print(&world.module, &[]).await;
     assert_eq!(printed.code, 0, "{}", printed.err);
-    world.cluster().pipe(&["delete"], &printed.out).await;
+    world.cluster().pipe(&["delete", "--ignore-not-found"], &printed.out).await;
     door_is_shut(routed()).await;
     until("Warmpath names no pod any more", async || {
         let reply = Request::chat("Who?").header("x-key", "k").send(routed()).await;

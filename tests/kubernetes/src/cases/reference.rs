@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use warmpath_tests::{Load, Reply, Request, repository};
 
+use crate::access_log::ask;
 use crate::api::{ENDPOINT_SLICE, GATEWAY, HTTP_ROUTE, MODEL, OLD_POOL, POD, SERVICE};
 use crate::gateway::Envoy;
 use crate::pools::{conditions, routed_pool};
@@ -98,10 +99,15 @@ pub async fn the_second_documents_conversation_stays_at_its_pod(world: &mut Worl
             assert_ne!(text, other, "the documents' conversation is of user 3");
             let request =
                 Request::new("POST", "/v1/chat/completions").header("content-type", "application/json");
-            request.body(other.into_bytes()).send(routed()).await.pod().to_owned()
+            let (reply, line) = ask(world.envoy(), request.body(other.into_bytes())).await;
+            (reply.pod().to_owned(), line)
         };
-        let first = named("round1.json").await;
-        assert_eq!(named("round2.json").await, first, "user {user}");
+        let (first, _) = named("round1.json").await;
+        let (second, line) = named("round2.json").await;
+        assert_eq!(second, first, "user {user}");
+        // The documents' Gateway names no EnvoyProxy, so its access log is that of the controller's install.
+        assert!(line.is_warm() && line.decision("reason") == Some("prefix"), "user {user}: {line:?}");
+        assert_eq!(line.chosen().first(), Some(&second.as_str()), "user {user}: {line:?}");
         until("the log has the documents' line", async || (lines() > before).then_some(())).await;
     }
     the_model_is_critical_and_keeps_its_name(world).await;

@@ -11,6 +11,7 @@ use serde_json::json;
 use warmpath_tests::{Account, Ending, Load, Request, Sent, Stopwatch, Traffic};
 
 use super::{brisk, chat_ends_whole, named_by_warmpath, until_within, whole};
+use crate::access_log;
 use crate::api::{CLIENT_POLICY, ENDPOINT_SLICE, GATEWAY, HTTP_ROUTE, SERVICE};
 use crate::gateway::Envoy;
 use crate::objects;
@@ -163,6 +164,8 @@ pub async fn merged_gateways_share_an_envoy(world: &mut World) {
         .await,
     );
     world.is_routed().await;
+    // This EnvoyProxy asks for no access log, so Envoy Gateway writes its own.
+    access_log::printed_has_all_of(world.envoy()).await;
     until("the check finds all of it", async || {
         let checked = world.manifests(&[&where_[..], &["--name=merged", "--check"]].concat()).await;
         (checked.code == 0).then_some(())
