@@ -8,6 +8,7 @@ use serde_json::json;
 use warmpath_tests::{Request, Stopwatch, Traffic};
 
 use super::{brisk, is_used, steady, whole};
+use crate::access_log::ask;
 use crate::api::{POD, ROUTED_POOL};
 use crate::controller::{Controller, FIRST, SECOND_REPLICA, count};
 use crate::pools::{CLUSTER, events, pod, pod_object, remove_pod};
@@ -126,17 +127,17 @@ pub async fn an_address_that_was_given_to_a_stranger_gets_nothing(world: &mut Wo
     cluster.delete(POD, "strangers", "stranger").await;
 }
 
-/// Requests that met their prefix so far.
-async fn hits(world: &World) -> f64 {
-    world.envoy().metric("warmpath_prefix_hits_total").await.unwrap_or(0.0)
+/// Asks for the story of that number; whether it met its prefix.
+async fn story_is_warm(world: &World, story: usize) -> bool {
+    let opening = format!("Story {story}. {}", "Once upon a time there was a long one. ".repeat(200));
+    is_warm(world, &opening).await
 }
 
-/// Asks for the story of that number; whether it met its prefix.
-async fn is_warm(world: &World, story: usize) -> bool {
-    let opening = format!("Story {story}. {}", "Once upon a time there was a long one. ".repeat(200));
-    let before = hits(world).await;
-    assert_eq!(Request::chat(&opening).send(routed()).await.status, 200);
-    hits(world).await > before
+/// Asks this; whether it met its prefix.
+async fn is_warm(world: &World, prompt: &str) -> bool {
+    let (reply, line) = ask(world.envoy(), Request::chat(prompt)).await;
+    assert_eq!(reply.status, 200);
+    line.is_warm()
 }
 
 pub async fn a_pod_that_takes_over_an_address_is_believed_to_hold_nothing(world: &mut World) {
@@ -147,9 +148,9 @@ pub async fn a_pod_that_takes_over_an_address_is_believed_to_hold_nothing(world:
     world.envoy().knows(CLUSTER, &[(at(11), "HEALTHY"), (at(12), "DRAINING"), (at(13), "DRAINING")]).await;
     world.envoy().has_ready(1).await;
     for story in 0..20 {
-        assert!(!is_warm(world, story).await, "story {story} is new");
+        assert!(!story_is_warm(world, story).await, "story {story} is new");
     }
-    assert!(is_warm(world, 0).await, "the first story is warm");
+    assert!(story_is_warm(world, 0).await, "the first story is warm");
     remove_pod(&cluster, 11).await;
     for number in [12, 13] {
         pod(&cluster, number, "vllm", "True").await;
@@ -164,7 +165,7 @@ pub async fn a_pod_that_takes_over_an_address_is_believed_to_hold_nothing(world:
     // only.
     let mut stories = 1..20;
     for story in stories.by_ref() {
-        if !is_warm(world, story).await {
+        if !story_is_warm(world, story).await {
             break;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -173,7 +174,7 @@ pub async fn a_pod_that_takes_over_an_address_is_believed_to_hold_nothing(world:
     assert_eq!(rest.len(), 3, "what the pod before it held is believed of its successor");
     for story in rest {
         assert!(
-            !is_warm(world, story).await,
+            !story_is_warm(world, story).await,
             "story {story} of the pod before it is believed of its successor"
         );
     }
@@ -197,17 +198,13 @@ pub async fn a_pod_that_is_replaced_before_its_first_page_leaves_nothing_behind(
         let reply = Request::chat(&opening).send(routed()).await;
         assert_eq!(reply.pod(), at(14), "{}", reply.text());
     }
-    let before = hits(world).await;
-    Request::chat(&opening).send(routed()).await;
-    assert_eq!(hits(world).await, before + 1.0, "the conversation is warm");
+    assert!(is_warm(world, &opening).await, "the conversation is warm");
     // Another process has the address, within the same second and without a word to anybody.
     world.start_pods(&[14]).await;
     world.pods[&14].scraped(3).await;
     // Warmpath has read its page.
     world.envoy().has_ready(1).await;
-    let before = hits(world).await;
-    assert_eq!(Request::chat(&opening).send(routed()).await.status, 200);
-    assert_eq!(hits(world).await, before, "what the pod before it held is believed of its successor");
+    assert!(!is_warm(world, &opening).await, "what the pod before it held is believed of its successor");
 }
 
 /// One turns not ready, another loses the label of the pool; their servers go on, and so does a minute of

@@ -7,6 +7,7 @@ use serde_json::json;
 use warmpath_tests::{Load, Request, Stopwatch};
 
 use super::{brisk, is_used, whole};
+use crate::access_log;
 use crate::api::{HTTP_ROUTE, MODEL, OLD_POOL, POD, POOL};
 use crate::controller::{Controller, FIRST, count};
 use crate::pools::{CLUSTER, conditions, pod, pool, remove_pod, route, routed_pool};
@@ -245,10 +246,11 @@ pub async fn a_route_that_comes_before_its_pool_is_served_when_the_pool_comes(wo
     .await;
     let story = "There was a pod that nobody remembered. ".repeat(200);
     let is_warm = async |world: &World| {
-        let before = world.envoy().metric("warmpath_prefix_hits_total").await;
         let body = json!({"model": "/model/qwen", "messages": [{"role": "user", "content": story}]});
-        assert_eq!(Request::post("/early/v1/chat/completions", &body).send(routed()).await.status, 200);
-        world.envoy().metric("warmpath_prefix_hits_total").await > before
+        let request = Request::post("/early/v1/chat/completions", &body);
+        let (reply, line) = access_log::ask(world.envoy(), request).await;
+        assert_eq!(reply.status, 200);
+        line.is_warm()
     };
     for turn in 1..=3 {
         // Each time another process at the same address, which in reality takes longer to start.
