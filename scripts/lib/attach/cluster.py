@@ -116,7 +116,10 @@ def look(options):
 def has_merge_type(options):
     """Whether the definition of EnvoyExtensionPolicy has the field."""
     field_of = f"{PLURALS['EnvoyExtensionPolicy'].split('.')[0]}.spec.mergeType"
-    return kubectl(options, "explain", field_of, f"--api-version={ENVOY_GATEWAY}/v1alpha1")[0] == 0
+    code, _, complaint = kubectl(options, "explain", field_of, f"--api-version={ENVOY_GATEWAY}/v1alpha1")
+    if code and "does not exist" not in complaint:
+        raise Failure(f"cannot read the definition of EnvoyExtensionPolicy: {complaint.strip()}; try again")
+    return code == 0
 
 
 def one(objects, kind, name, namespace):
