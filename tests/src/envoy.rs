@@ -116,6 +116,23 @@ impl Envoy {
         self.stats(&format!("^{}$", name.replace('.', r"\."))).await.get(name).copied().unwrap_or(0)
     }
 
+    /// Waits until the workers have told of all requests that were sent to the routed port so far: they add
+    /// up what they count, and tell it at their ticks.
+    pub async fn told(&self) -> &Envoy {
+        until("the workers had told of all requests", async || {
+            let sent = self.stat("http.routed.downstream_rq_total").await;
+            let told = self.stats("warmpath_(requests|unrouted|rejected)_total").await;
+            (told.values().sum::<i64>() == sent).then_some(())
+        })
+        .await;
+        self
+    }
+
+    /// How many requests so far, of all pools, met a pod that was believed to hold most of their prompts.
+    pub async fn prefix_hits(&self) -> i64 {
+        self.told().await.stats("warmpath_prefix_hits_total").await.values().sum()
+    }
+
     /// Envoy's log so far, the module's lines included.
     pub fn log(&self) -> String {
         let log = std::fs::read(self.folder.path().join("envoy.log")).unwrap();

@@ -1,5 +1,5 @@
-//! What a worker has observed of its requests, by model: kept in the VM, and added to Envoy's metrics at the
-//! tick. So a request pays for none of these metrics with a call of the host.
+//! What a worker has observed of its requests: kept in the VM, and added to Envoy's metrics at the tick. So a
+//! request that a pod answers pays for none of its metrics with a call of the host.
 
 use warmpath::answer::usage::Usage;
 use warmpath::decide::reason::Reason;
@@ -159,8 +159,29 @@ pub struct Observations {
     /// By place in `models`; those of the others come last, and those that were never needed are not there.
     of_models: Vec<(usize, ModelSeries)>,
     decisions: [Series; 2],
-    /// Decisions since the last tick, by reason.
+    counts: Counts,
+}
+
+/// Routed requests since the last tick.
+#[derive(Debug, Default)]
+struct Counts {
+    /// By [`RoutedBy`].
+    by: [u64; 3],
+    /// By [`Reason`].
     reasons: [u64; Reason::ALL.len()],
+    /// Those whose pod was believed to hold most of the prompt.
+    prefix_hits: u64,
+}
+
+/// What a request was routed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoutedBy {
+    /// The load, and what each pod holds of its prompt.
+    Prefix,
+    /// The load alone.
+    Load,
+    /// The load alone, as a sample of plain routing.
+    Plain,
 }
 
 /// What is observed of a request once it is answered.
@@ -187,6 +208,30 @@ enum ModelSeen {
     Other,
 }
 
+impl Counts {
+    fn add(&mut self, by: RoutedBy, reason: Reason, is_hit: bool) {
+        let counts = [self.by.get_mut(by as usize), self.reasons.get_mut(reason as usize)];
+        counts.into_iter().flatten().for_each(|count| *count += 1);
+        self.prefix_hits += u64::from(is_hit);
+    }
+
+    /// Whoever sees a request among those that were routed sees all of its counts.
+    fn tell(self, metrics: &RouterMetrics) {
+        metrics.prefix_hits.add(self.prefix_hits);
+        let of_reasons = [
+            metrics.for_load,
+            metrics.for_prefix,
+            metrics.for_copy,
+            metrics.for_busy,
+            metrics.for_away,
+            metrics.for_plain,
+        ];
+        of_reasons.iter().zip(self.reasons).for_each(|(metric, count)| metric.add(count));
+        let by = [metrics.by_prefix, metrics.by_load, metrics.by_plain];
+        by.iter().zip(self.by).for_each(|(metric, count)| metric.add(count));
+    }
+}
+
 impl Observations {
     /// A worker that has observed nothing.
     pub fn new(pool: &str, key: &str) -> Observations {
@@ -196,18 +241,17 @@ impl Observations {
             models: Models::default(),
             of_models: Vec::new(),
             decisions: decisions(pool),
-            reasons: Default::default(),
+            counts: Counts::default(),
         }
     }
 
     /// A request was decided within `took`; `model` is the one that it names, if it has a prompt.
-    pub fn decided(&mut self, decision: &Decision, model: Option<&[u8]>, took: Micros) -> Seen {
+    pub fn decided(&mut self, decision: &Decision, by: RoutedBy, model: Option<&[u8]>, took: Micros) -> Seen {
         let [with_prompt, without] = &mut self.decisions;
         let series = if model.is_some() { with_prompt } else { without };
         series.observe(took.0);
-        if let Some(count) = self.reasons.get_mut(decision.reason as usize) {
-            *count += 1;
-        }
+        let is_hit = decision.match_ratio() > PREFIX_HIT;
+        self.counts.add(by, decision.reason, is_hit);
         let model = match model {
             None => ModelSeen::None,
             Some(name) => match self.models.place(name) {
@@ -218,7 +262,7 @@ impl Observations {
         };
         let kind = match decision.reason {
             Reason::Plain => FirstTokenKind::Plain,
-            _ if decision.match_ratio() > PREFIX_HIT => FirstTokenKind::Hit,
+            _ if is_hit => FirstTokenKind::Hit,
             _ => FirstTokenKind::Miss,
         };
         let (tokens, matched_tokens) = (decision.tokens, decision.matched_tokens);
@@ -257,17 +301,7 @@ impl Observations {
 
     /// Adds what was observed to Envoy's metrics.
     pub fn flush(&mut self, metrics: &RouterMetrics) {
-        let of_reasons = [
-            metrics.for_load,
-            metrics.for_prefix,
-            metrics.for_copy,
-            metrics.for_busy,
-            metrics.for_away,
-            metrics.for_plain,
-        ];
-        for (metric, count) in of_reasons.iter().zip(&mut self.reasons) {
-            metric.add(std::mem::take(count));
-        }
+        std::mem::take(&mut self.counts).tell(metrics);
         self.decisions.iter_mut().for_each(Series::flush);
         self.of_models.iter_mut().for_each(|(_, series)| series.flush());
     }

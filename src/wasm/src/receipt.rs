@@ -1,8 +1,6 @@
 //! What a request's own record says of its decision: a property of the stream, for the access log, headers
 //! and spans.
 
-use std::fmt::Write;
-
 use warmpath::answer::usage::Usage;
 use warmpath::router::Decision;
 use warmpath::{Micros, Tokens};
@@ -18,6 +16,10 @@ const PODS: &str = " pods=";
 const STORED: &str = " stored=1";
 /// Prompt tokens that the pod was believed to hold, of all. Only a request with a prompt has it.
 const MATCHED: &str = " matched=";
+/// Milliseconds to the first token of its stream, with one digit after the point.
+const FIRST_TOKEN: &str = " ttft_ms=";
+/// Prompt tokens that came from the cache, of all, as the answer reports them.
+const REPORTED: &str = " reported=";
 /// Room for all of it.
 const LONGEST: usize = 96;
 
@@ -79,14 +81,18 @@ impl Receipt {
 
     /// Its first token has come, so long after the whole request.
     pub fn started(&mut self, took: Micros) {
-        let _ = write!(self.text, " ttft_ms={}.{}", took.0 / 1000, took.0 / 100 % 10);
+        self.text.push_str(FIRST_TOKEN);
+        push_number(&mut self.text, took.0 / 1000);
+        self.text.push('.');
+        push_number(&mut self.text, took.0 / 100 % 10);
         self.show();
     }
 
     /// Its answer has reported what it used.
     pub fn answered(&mut self, usage: Option<Usage>) {
         let Some(Usage { prompt_tokens, cached_tokens: Some(cached) }) = usage else { return };
-        let _ = write!(self.text, " reported={}/{}", cached.0, prompt_tokens.0);
+        self.text.push_str(REPORTED);
+        push_share(&mut self.text, cached, prompt_tokens);
         self.show();
         if self.in_parts {
             self.part(parts::PROMPT, prompt_tokens.0.to_string().as_bytes());
@@ -95,8 +101,9 @@ impl Receipt {
     }
 
     fn share(&mut self, name: &str, property: &str, part: Tokens, whole: Tokens) {
-        let at = self.text.len() + name.len();
-        let _ = write!(self.text, "{name}{}/{}", part.0, whole.0);
+        self.text.push_str(name);
+        let at = self.text.len();
+        push_share(&mut self.text, part, whole);
         self.part(property, self.text.get(at..).unwrap_or_default().as_bytes());
     }
 
@@ -109,6 +116,21 @@ impl Receipt {
     fn show(&self) {
         host::set_property(DECISION, self.text.as_bytes());
     }
+}
+
+fn push_share(text: &mut String, part: Tokens, whole: Tokens) {
+    push_number(text, part.0.into());
+    text.push('/');
+    push_number(text, whole.0.into());
+}
+
+/// Appends a number, without the machinery that formats anything: it would cost more than the rest of the
+/// record.
+fn push_number(text: &mut String, number: u64) {
+    if number >= 10 {
+        push_number(text, number / 10);
+    }
+    text.push(char::from(b'0' + (number % 10) as u8));
 }
 
 /// What the record of a request tells whoever else looks at its stream.
@@ -132,4 +154,18 @@ pub fn told() -> Told {
     let pods =
         after(PODS).and_then(|rest| rest.first()).map_or(0, |digit| usize::from(digit.wrapping_sub(b'0')));
     Told { pods, has_prompt: after(MATCHED).is_some(), goes_on: after(STORED).is_some() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_the_standard_library_writes_them() {
+        for number in [0, 7, 10, 2_415, 1_000_000, u64::from(u32::MAX), u64::MAX] {
+            let mut text = String::from("n=");
+            push_number(&mut text, number);
+            assert_eq!(text, format!("n={number}"));
+        }
+    }
 }

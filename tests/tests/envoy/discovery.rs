@@ -163,13 +163,12 @@ async fn pods_of_the_routes_cluster_are_found_and_a_conversation_stays_where_it_
     // Nothing is known of the cluster yet: the request is served all the same.
     assert_eq!(chat(0).send(envoy.routed).await.status, 200);
     envoy.sees_ready(3).await;
-    let hits = "wasmcustom.warmpath_prefix_hits_total.pool=default;";
     let home = chat(1).send(envoy.routed).await.pod().to_owned();
-    let before = envoy.stat(hits).await;
+    let before = envoy.prefix_hits().await;
     for _ in 0..6 {
         assert_eq!(chat(1).send(envoy.routed).await.pod(), home);
     }
-    assert_eq!(envoy.stat(hits).await, before + 6);
+    assert_eq!(envoy.prefix_hits().await, before + 6);
     let at = pods.iter().position(|pod| pod.address() == home).unwrap();
     let list =
         pods[at].received().last().unwrap().headers["x-warmpath-destination"].to_str().unwrap().to_owned();
@@ -217,13 +216,12 @@ async fn the_hosts_of_a_dns_cluster_are_the_pods_of_a_composite_one() {
         .await;
     // No request is needed: the collector asks for the cluster that the configuration names.
     envoy.sees_ready(3).await;
-    let hits = "wasmcustom.warmpath_prefix_hits_total.pool=default;";
     let home = chat(1).send(envoy.routed).await.pod().to_owned();
-    let before = envoy.stat(hits).await;
+    let before = envoy.prefix_hits().await;
     for _ in 0..6 {
         assert_eq!(chat(1).send(envoy.routed).await.pod(), home);
     }
-    assert_eq!(envoy.stat(hits).await, before + 6);
+    assert_eq!(envoy.prefix_hits().await, before + 6);
     let at = pods.iter().position(|pod| pod.address() == home).unwrap();
     let headers = pods[at].received().last().unwrap().headers.clone();
     assert_eq!(headers["x-warmpath-destination-0"], home.as_str());

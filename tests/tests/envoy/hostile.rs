@@ -143,7 +143,7 @@ async fn a_compressed_body_is_routed_by_load_and_arrives_unchanged() {
             assert_eq!(received.headers["content-encoding"], encoding);
         }
     }
-    let by_load = envoy.prometheus().await;
+    let by_load = envoy.told().await.prometheus().await;
     assert!(by_load.contains("warmpath_requests_total{pool=\"default\",by=\"load\"} 6"), "{by_load}");
 }
 

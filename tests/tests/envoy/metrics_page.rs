@@ -190,8 +190,8 @@ async fn samples_of_plain_routing_are_marked() {
         assert_eq!(reply.status, 200);
     }
     let plain = r#"warmpath_requests_total{by="plain",pool="default"}"#;
-    let text = page(metrics).await;
-    let samples = value(&text, plain).unwrap();
+    envoy.told().await;
+    let samples = value(&page(metrics).await, plain).unwrap();
     // Fewer than 5 or more than 35 of 40 happen once in ten million runs.
     assert!((5.0..=35.0).contains(&samples), "{samples} of 40");
     let first = r#"warmpath_time_to_first_token_seconds_count{route="plain",matched="any",model="/model/qwen",pool="default"}"#;

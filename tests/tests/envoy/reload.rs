@@ -121,13 +121,12 @@ async fn a_new_router_has_read_the_whole_log_before_its_first_request() {
         .await;
     // A record has 120 hashes, so there are more segments than a tick and a few decisions would read.
     envoy.reload(|settings| settings["fail_open"] = json!(false)).await;
-    let matched = "wasmcustom.warmpath_prefix_hits_total.pool=default;";
-    let before = envoy.stat(matched).await;
+    let before = envoy.prefix_hits().await;
     let asked = [PROMPTS - 1, 0, PROMPTS / 2];
     for n in asked {
         assert_eq!(chat(n).send(envoy.routed).await.pod(), homes[n as usize], "prompt {n}");
     }
-    assert_eq!(envoy.stat(matched).await - before, asked.len() as i64);
+    assert_eq!(envoy.prefix_hits().await - before, asked.len() as i64);
 }
 
 #[tokio::test]

@@ -54,18 +54,20 @@ async fn a_pod_that_restarts_is_believed_to_be_empty() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::of(&pods).start().await;
     envoy.sees(&pods).await;
-    let matched = async || envoy.stats("warmpath_prefix_hits_total").await.values().sum::<i64>();
 
     let conversation = Conversation::about("volcanoes");
     let pod = conversation.request().send(envoy.routed).await.pod().to_owned();
-    assert_eq!((conversation.request().send(envoy.routed).await.pod(), matched().await), (&*pod, 1));
+    assert_eq!(
+        (conversation.request().send(envoy.routed).await.pod(), envoy.prefix_hits().await),
+        (&*pod, 1)
+    );
     let restarted = pods.iter().find(|other| other.address() == pod).unwrap();
     restarted.set_load(Load { started: Load::default().started + 1000.0, ..Load::default() });
     restarted.scraped(3).await;
     conversation.request().send(envoy.routed).await;
-    assert_eq!(matched().await, 1, "no pod holds the prompt any more");
+    assert_eq!(envoy.prefix_hits().await, 1, "no pod holds the prompt any more");
     conversation.request().send(envoy.routed).await;
-    assert_eq!(matched().await, 2, "and then one does again");
+    assert_eq!(envoy.prefix_hits().await, 2, "and then one does again");
 }
 
 #[tokio::test]
@@ -94,19 +96,18 @@ async fn a_conversation_stays_on_the_pod_of_its_first_round_on_every_worker() {
 async fn the_parse_cache_changes_no_decision() {
     let pods = TestPod::several(3).await;
     let envoy = Envoy::ready(&pods).await;
-    let matched = async || envoy.stats("warmpath_prefix_hits_total").await.values().sum::<i64>();
 
     let mut conversation = Conversation::with_system_prompt("canals", 20_000);
     let first = conversation.request().send(envoy.routed).await;
     for round in 1..=3 {
         conversation.next_round();
         assert_eq!(conversation.request().send(envoy.routed).await.pod(), first.pod());
-        assert_eq!(matched().await, round);
+        assert_eq!(envoy.prefix_hits().await, round);
     }
     // The bytes up to the last message are in the parse cache, and yet it is another prompt.
     for round in 0..2 {
         let reply = conversation.request_of("another").send(envoy.routed).await;
-        assert_eq!((reply.status.as_u16(), matched().await), (200, 3 + round));
+        assert_eq!((reply.status.as_u16(), envoy.prefix_hits().await), (200, 3 + round));
     }
     let cut = json!({"messages": conversation.0, "model": "m"}).to_string();
     let reply = conversation.request().body(cut.trim_end_matches('}').to_owned()).send(envoy.routed).await;
@@ -154,7 +155,7 @@ async fn log_lines_of_a_burst_are_printed_together_and_none_is_lost() {
     assert!(burst.join_all().await.iter().all(|reply| reply.status == 200));
 
     // A burst sends some requests to pods without the prompt, and these have no line.
-    let matched = envoy.stats("warmpath_prefix_hits_total").await.values().sum::<i64>() as usize;
+    let matched = envoy.prefix_hits().await as usize;
     assert!(matched > BURST / 2, "{matched}");
     // Lines that wait are printed with the router's next tick, at most a second later.
     let (first, others) = until("each match had its line", async || {
@@ -379,7 +380,7 @@ async fn prometheus_sees_warmpaths_metrics_with_labels() {
         Request::get(path).send(envoy.routed).await;
     }
     Request::chat("hello").send(envoy.routed).await;
-    let page = envoy.prometheus().await;
+    let page = envoy.told().await.prometheus().await;
     for line in [
         r#"warmpath_requests_total{pool="qwen",by="prefix"} 1"#,
         r#"warmpath_requests_total{pool="qwen",by="load"} 2"#,

@@ -87,7 +87,7 @@ pub const BAD: &str = "wasmcustom.warmpath_bad_settings.pool=default;";
 
 /// Sends chats until one is counted as `by`.
 pub async fn takes(envoy: &Envoy, by: &str) {
-    let before = envoy.stat(by).await;
+    let before = envoy.told().await.stat(by).await;
     until("the new strategy was in force", async || {
         chat(999).send(envoy.routed).await;
         (envoy.stat(by).await > before).then_some(())
@@ -137,7 +137,8 @@ async fn the_strategy_changes_with_the_route_and_cuts_no_stream_and_forgets_no_p
     for n in 0..12 {
         homes.push(chat(n).send(envoy.routed).await.pod().to_owned());
     }
-    assert_eq!((envoy.stat(BY_PREFIX).await, envoy.stat(BY_LOAD).await), (12, 0));
+    let told = envoy.told().await;
+    assert_eq!((told.stat(BY_PREFIX).await, told.stat(BY_LOAD).await), (12, 0));
 
     // A stream that lasts longer than all that follows.
     let home = pods.iter().find(|pod| pod.address() == homes[0]).unwrap();
@@ -189,11 +190,11 @@ async fn a_bad_document_leaves_the_last_good_one_in_force_and_says_why() {
     .await;
     let line = envoy.logs(&["are refused, those before stay in force: `strategy` is \"FASTEST\"; use"]).await;
     assert!(line.contains("httproute/default/chat/rule/0"), "{line}");
-    let by_prefix = envoy.stat(BY_PREFIX).await;
+    let by_prefix = envoy.told().await.stat(BY_PREFIX).await;
     for n in 0..12 {
         assert_eq!(chat(n).send(envoy.routed).await.status, 200);
     }
-    assert_eq!(envoy.stat(BY_PREFIX).await, by_prefix);
+    assert_eq!(envoy.told().await.stat(BY_PREFIX).await, by_prefix);
     assert_eq!(envoy.log().matches("are refused").count(), 1, "once for all workers");
 
     // The same document by hand, without a controller's frame.

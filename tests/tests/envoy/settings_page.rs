@@ -103,9 +103,9 @@ async fn a_bad_file_leaves_the_last_good_one_in_force_and_says_why() {
         let line = envoy.logs(&["are refused, those before stay in force", why]).await;
         assert!(line.contains(&format!("settings of the page {} are", file.display())), "{line}");
         assert_eq!((envoy.stat(BAD).await, envoy.stat(REFUSED).await), (1, nth));
-        let by_prefix = envoy.stat(BY_PREFIX).await;
+        let by_prefix = envoy.told().await.stat(BY_PREFIX).await;
         takes(&envoy, BY_LOAD).await;
-        assert_eq!(envoy.stat(BY_PREFIX).await, by_prefix);
+        assert_eq!(envoy.told().await.stat(BY_PREFIX).await, by_prefix);
     }
     // It is gone: nothing changes. It is back, and good.
     let before = envoy.stat(UNFETCHED).await;

@@ -20,7 +20,7 @@ use warmpath::shared::tenants::TenantId;
 use super::Worker;
 use crate::decision_log::PREFIX_HIT;
 use crate::host::{self, Host};
-use crate::observations::Seen;
+use crate::observations::{RoutedBy, Seen};
 use crate::profile;
 use crate::receipt::Receipt;
 
@@ -95,11 +95,12 @@ impl Worker {
                     let retries = decision.picks.iter().count().saturating_sub(1);
                     host::set_request_header(MAX_RETRIES, Some(retries.to_string().as_bytes()));
                 }
-                self.count_decision(by);
                 self.log_decision(&decision, now);
                 let model = by.prompt().map(|parsed| &*parsed.request.model);
                 let receipt = Receipt::decided(&decision, model, self.receipt_properties);
-                let seen = self.observations.decided(&decision, model, host::now().since(now));
+                let routed_by = self.routed_by(by);
+                let took = host::now().since(now);
+                let seen = self.observations.decided(&decision, routed_by, model, took);
                 Ok(Routed { ticket: decision.ticket, seen, receipt })
             }
             Err(no_pod) => {
@@ -270,13 +271,11 @@ impl Worker {
         }
     }
 
-    fn count_decision(&self, by: RouteBy<'_>) {
+    fn routed_by(&self, by: RouteBy<'_>) -> RoutedBy {
         match by {
-            RouteBy::Prompt(_) if self.settings.strategy == Strategy::PrefixCache => {
-                self.metrics.by_prefix.count()
-            }
-            RouteBy::Prompt(_) | RouteBy::Load => self.metrics.by_load.count(),
-            RouteBy::Plain(_) => self.metrics.by_plain.count(),
+            RouteBy::Prompt(_) if self.settings.strategy == Strategy::PrefixCache => RoutedBy::Prefix,
+            RouteBy::Prompt(_) | RouteBy::Load => RoutedBy::Load,
+            RouteBy::Plain(_) => RoutedBy::Plain,
         }
     }
 
@@ -299,7 +298,6 @@ impl Worker {
     fn log_decision(&mut self, decision: &Decision, now: Micros) {
         let ratio = decision.match_ratio();
         if ratio > PREFIX_HIT {
-            self.metrics.prefix_hits.count();
             let pod = self.router.table().name(decision.ticket.slot());
             self.log.prefix_hit(ratio, &pod, now);
         }
