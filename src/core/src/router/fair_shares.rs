@@ -26,7 +26,8 @@ impl FairShares {
         shared: &impl SharedData,
         now: Micros,
     ) -> Option<Tokens> {
-        Tenants::read(&self.key, shared).over_share(tenant?, now)
+        let tenant = tenant?;
+        Tenants::read(&self.key, shared).over_share(tenant, now)
     }
 
     /// A request of the tenant is not sent.

@@ -1,6 +1,8 @@
 //! What workers have in common: the log, the table and the keys, for a worker that comes late or falls
 //! behind.
 
+use std::cell::RefCell;
+
 use super::*;
 
 #[test]
@@ -146,4 +148,33 @@ fn a_worker_with_an_old_table_does_not_undo_a_newer_pods_entry() {
         gateway.answer(worker, decision.ticket, None, 3 * SECOND);
     }
     assert_eq!(gateway.accounts()[0].in_flight, 0);
+}
+
+/// A map that notes which keys are read.
+struct Watched<'a> {
+    map: &'a mut Map,
+    read: RefCell<Vec<String>>,
+}
+
+impl SharedData for Watched<'_> {
+    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+        self.read.borrow_mut().push(key.to_owned());
+        self.map.get(key)
+    }
+
+    fn set(&mut self, key: &str, value: &[u8], cas: Option<u32>) -> Result<(), Conflict> {
+        self.map.set(key, value, cas)
+    }
+}
+
+#[test]
+fn a_chat_reads_the_ledger_once_when_it_is_decided_and_once_when_it_ends() {
+    let mut gateway = Gateway::new(&config(3, ""), 1);
+    let mut shared = Watched { map: &mut gateway.shared, read: RefCell::default() };
+    let worker = &mut gateway.workers[0];
+    let decision = with_request("a prompt", |request| {
+        worker.decide(RouteBy::Prompt(request), &mut shared, SECOND).unwrap()
+    });
+    worker.close(decision.ticket, End::Answered { usage: MISS, at: 2 * SECOND }, &mut shared).unwrap();
+    assert_eq!(shared.read.into_inner(), ["warmpath/default/ledger"; 2]);
 }
