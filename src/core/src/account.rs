@@ -6,6 +6,7 @@ pub mod learning;
 pub mod ledger;
 pub mod pod_account;
 pub mod pod_health;
+pub mod rate;
 pub mod refusal;
 pub mod refusals;
 pub mod ticket;

@@ -26,6 +26,7 @@
 //! | a term of the cost, or its constant | `decide/cost.rs` |
 //! | who is a candidate, and in which order of rank | `decide/candidates.rs`, `decide/pick.rs` |
 //! | how long a pod is left alone, and when it is probed | `account/pod_health.rs` |
+//! | how fast a pod is taken to be | `account/rate.rs` |
 //! | what is an image or another medium, and how much it counts | `request/media.rs`, `request/prompt.rs` |
 //! | which fields of a body belong to the prompt, and in which order | `request/fields.rs`, `request/prompt.rs` |
 //! | where a block ends, and what its hash covers | `request/blocks.rs` |

@@ -8,10 +8,10 @@ mod opened;
 mod refused;
 mod repair;
 
-use crate::account::learning;
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
 use crate::account::pod_health::Observed;
+use crate::account::rate::{self, Prefill};
 use crate::account::refusal::{AT_ONCE, Cause, Causes, IN_A_ROW};
 use crate::prefix::index::UseStamp;
 use crate::shared::pod_table::{PodKey, PodTable};
@@ -46,6 +46,10 @@ pub struct Ticket {
     /// Pods of the decision that did not serve it before the one that it is booked on.
     passed_over: usize,
     started: bool,
+    /// Whether the time to its first token is that of its prompt.
+    teaches_rate: bool,
+    /// How long its prompt took, once its first token has come.
+    prefill: Option<Prefill>,
     /// Its part in the outstanding work of its tenant, while it is counted there.
     share: Option<TenantShare>,
     prompt: PromptTrace,
@@ -77,6 +81,8 @@ pub struct Booking {
     pub tokens: Tokens,
     /// Leading blocks of the prompt that it is believed to hold.
     pub matched: u16,
+    /// Whether the pod has to load the request's LoRA adapter first.
+    pub loads_adapter: bool,
     /// `None` for a request without a prompt.
     pub prompt: Option<PromptTrace>,
 }
@@ -95,7 +101,7 @@ pub struct Belief {
 impl Ticket {
     /// Books a request.
     pub fn book(ledger: &mut Ledger, table: &PodTable, booking: Booking, now: Micros) -> Ticket {
-        let Booking { picks, tokens, matched, prompt } = booking;
+        let Booking { picks, tokens, matched, loads_adapter, prompt } = booking;
         let pod = picks.iter().flatten().next().copied().unwrap_or(PodKey::NONE);
         let Opened { ahead, probes } = open(ledger, table, pod, tokens, now);
         ledger.count_routed();
@@ -111,6 +117,8 @@ impl Ticket {
             probes,
             passed_over: 0,
             started: false,
+            teaches_rate: !loads_adapter,
+            prefill: None,
             share: None,
             prompt: prompt.unwrap_or_default(),
             belief: Belief { matched, ahead, used: UseStamp::default() },
@@ -175,16 +183,22 @@ impl Ticket {
 
     // --- what happens to the request: changes the ledger alone ---
 
-    /// The first byte of the answer has come: releases the outstanding tokens, and learns how long they took.
-    pub fn start(&self, ledger: &mut Ledger, now: Micros) {
+    /// The first byte of the answer has come: releases the outstanding tokens, and learns how long they took,
+    /// which it returns, if the ledger has an account of the pod.
+    pub fn start(&self, ledger: &mut Ledger, now: Micros) -> Option<Prefill> {
+        let mut prefill = None;
         self.note_served(ledger, now, |account| {
-            let began = account.since.max(self.sent_at);
-            learning::learn_rate(account, self.tokens, now.since(began));
+            if self.teaches_rate {
+                let took = Prefill::ends(account, self.sent_at, now);
+                rate::learn(account, self.tokens, took);
+                prefill = Some(took);
+            }
             account.start(self.tokens, self.observed(now));
             account.first_tokens = account.first_tokens.wrapping_add(1);
             let waited = now.since(self.decided_at).0 / 1000;
             account.first_token_ms = account.first_token_ms.wrapping_add(waited as u32);
         });
+        prefill
     }
 
     /// The first `attempts` pods of the decision have failed, but for `except`, which answers after all. With
@@ -249,7 +263,12 @@ impl Ticket {
         match end {
             End::Answered { at, .. } => {
                 if unstarted.is_none() {
-                    self.leave(ledger, None);
+                    ledger.change(self.pod, |account| {
+                        self.leave_account(account, None);
+                        if let (Some(prefill), Some(computed)) = (self.prefill, end.computed()) {
+                            rate::correct(account, self.tokens, computed, prefill);
+                        }
+                    });
                 } else {
                     // A whole answer: its first byte tells nothing of when the prompt was computed.
                     self.note_served(ledger, at, |account| {
@@ -281,9 +300,10 @@ impl Ticket {
 
     // --- what the ticket remembers once the ledger is written ---
 
-    /// The start of the answer is written to the ledger.
-    pub fn set_started(&mut self) {
+    /// The start of the answer is written to the ledger, and its prompt took so long.
+    pub fn set_started(&mut self, prefill: Option<Prefill>) {
         self.started = true;
+        self.prefill = prefill;
     }
 
     /// The request is booked on `pod` since `now`, after `passed_over` others: the time before was not this

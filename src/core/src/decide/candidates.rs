@@ -2,9 +2,9 @@
 
 use std::cell::LazyCell;
 
-use crate::account::learning::{DEFAULT_RATE, EQUAL_RATES, RELIABLE_SAMPLES, may_be_faster, teaches_rate};
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
+use crate::account::rate::{DEFAULT_RATE, EQUAL_RATES, RELIABLE_SAMPLES, may_be_faster, teaches_rate};
 use crate::account::refusal::Causes;
 use crate::decide::adapters::AdapterPlaces;
 use crate::decide::cost::{CostConstants, PodView, RequestView, cost};
@@ -92,7 +92,7 @@ pub fn score_all(
     let in_tokens = |blocks: usize| bytes_of(blocks).as_f32() * tokens_per_byte;
     let lag = Tokens::estimated(constants.first_token_lag_tokens);
     let teaches = teaches_rate(Tokens::estimated(prompt.tokens));
-    // After a quiet time every pod is tried, and few are at any other time.
+    // Only prompts that can teach a rate need it.
     let fastest = LazyCell::new(|| fastest(accounts, mean_rate));
     list.clear();
     for &(slot, ref account) in accounts.iter() {
@@ -103,6 +103,7 @@ pub fn score_all(
         let matched = in_tokens(blocks);
         let rate = rate_of(account, mean_rate);
         let tries = teaches
+            && rate < *fastest
             && teaches_rate(Tokens::estimated(prompt.tokens - matched))
             && may_be_faster(account, now);
         let tokens_per_second = if tries { *fastest } else { rate };

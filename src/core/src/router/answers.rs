@@ -20,8 +20,8 @@ impl Router {
         now: Micros,
     ) -> Result<(), Contended> {
         if !ticket.started() {
-            self.change(shared, |ledger| ticket.start(ledger, now))?;
-            ticket.set_started();
+            let prefill = self.change(shared, |ledger| ticket.start(ledger, now))?;
+            ticket.set_started(prefill);
             self.tenants.release(ticket, shared);
         }
         Ok(())
@@ -141,23 +141,24 @@ impl Router {
     }
 
     /// Changes the ledger, once it has an account of every pod in the table.
-    fn change_any(
+    fn change_any<T>(
         &self,
         shared: &mut impl SharedData,
-        with: impl Fn(&mut Ledger, &PodTable),
-    ) -> Result<(), Contended> {
+        with: impl Fn(&mut Ledger, &PodTable) -> T,
+    ) -> Result<T, Contended> {
         let table = self.table();
         self.change(shared, |ledger| {
             ledger.grow(table.pods.len());
-            with(ledger, table);
+            with(ledger, table)
         })
     }
 
-    fn change(&self, shared: &mut impl SharedData, with: impl Fn(&mut Ledger)) -> Result<(), Contended> {
-        let transaction = self.store.transact(shared, |ledger, _| {
-            with(ledger);
-            Ok(())
-        });
-        transaction.map(drop)
+    fn change<T>(
+        &self,
+        shared: &mut impl SharedData,
+        with: impl Fn(&mut Ledger) -> T,
+    ) -> Result<T, Contended> {
+        let transaction = self.store.transact(shared, |ledger, _| Ok(with(ledger)));
+        transaction.map(|(_, result)| result)
     }
 }

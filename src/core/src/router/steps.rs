@@ -289,12 +289,12 @@ impl Steps {
     /// Books the request on the best pod, and writes to the log that the pod will hold the prompt.
     pub fn book(&mut self, ledger: &mut Ledger, picks: Picks, by: RouteBy<'_>, now: Micros) -> Ticket {
         let best = picks.best().unwrap_or_default();
+        let terms = self.candidates.get(best).map(|candidate| candidate.terms).unwrap_or_default();
         let booking = Booking {
             picks: self.keys_of(picks),
-            tokens: Tokens::estimated(
-                self.candidates.get(best).map_or(0.0, |candidate| candidate.terms.uncached),
-            ),
+            tokens: Tokens::estimated(terms.uncached),
             matched: self.found.blocks(best),
+            loads_adapter: terms.adapter > 0.0,
             prompt: by.prompt().zip(self.model).map(|(request, model)| PromptTrace {
                 model,
                 kind: self.kind,

@@ -7,8 +7,8 @@
 //! difference between an engine that works and one that stands still, and the ledger whether it has prompts
 //! to compute.
 
-use crate::account::learning::DEFAULT_RATE;
 use crate::account::pod_account::PodAccount;
+use crate::account::rate::DEFAULT_RATE;
 use crate::scrape::vllm::PodLoad;
 use crate::{Micros, SECOND};
 

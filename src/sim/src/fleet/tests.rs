@@ -2,10 +2,11 @@
 
 mod classes;
 mod equal_prompts;
+mod short_prompts;
 
 use super::*;
 use crate::baselines;
-use crate::engine::{Profile, QueueLimits};
+use crate::engine::{EngineConfig, Profile, QueueLimits};
 use crate::fleet::contender::Contender;
 use crate::fleet::warmpath::Share;
 use crate::workload::{self, Change, Role, Session, Traffic, Turn};
@@ -45,9 +46,18 @@ fn simulate_with(
     share: Share,
     change: impl FnOnce(&mut Setup<'_>),
 ) -> FleetRun {
-    let configs = vec![Profile::A10.config(); pods];
+    simulate_on(contender, workload, &vec![Profile::A10.config(); pods], share, change)
+}
+
+fn simulate_on(
+    contender: &Contender,
+    workload: &Workload,
+    pods: &[EngineConfig],
+    share: Share,
+    change: impl FnOnce(&mut Setup<'_>),
+) -> FleetRun {
     let mut setup = Setup {
-        pods: &configs,
+        pods,
         gateways: 1,
         workers: 4,
         seed: 5,

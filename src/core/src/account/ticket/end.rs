@@ -1,8 +1,8 @@
 //! The ends of a request.
 
-use crate::Micros;
 use crate::answer::usage::Usage;
 use crate::answer::verdict::Decline;
+use crate::{Micros, Tokens};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,5 +39,10 @@ impl End {
             End::Answered { usage, .. } => usage,
             End::UpstreamError { .. } | End::Declined { .. } | End::Aborted => None,
         }
+    }
+    /// Prompt tokens that the pod has computed, where the answer reports what came from the cache.
+    pub(super) fn computed(&self) -> Option<Tokens> {
+        let Usage { prompt_tokens, cached_tokens } = self.usage()?;
+        cached_tokens.map(|cached| prompt_tokens - cached)
     }
 }

@@ -1,8 +1,8 @@
 //! Booking a request in the account of one pod.
 
-use crate::account::learning;
 use crate::account::ledger::Ledger;
 use crate::account::pod_account::PodAccount;
+use crate::account::rate;
 use crate::shared::pod_table::{PodKey, PodTable};
 use crate::{Micros, Tokens};
 
@@ -28,7 +28,7 @@ pub(super) fn open(
     ledger.change(pod, |account| {
         opened.ahead = account.waiting;
         opened.probes = account.open(tokens, now);
-        learning::note_sent(account, tokens, now);
+        rate::note_sent(account, tokens, now);
     });
     opened
 }

@@ -24,7 +24,7 @@ fn book(ledger: &mut Ledger, hashes: &[u32]) -> Ticket {
     Ticket::book(
         ledger,
         &table(),
-        Booking { picks, tokens: Tokens(1000), matched: 64, prompt: Some(prompt) },
+        Booking { picks, tokens: Tokens(1000), matched: 64, loads_adapter: false, prompt: Some(prompt) },
         SECOND,
     )
 }
@@ -70,7 +70,7 @@ fn requests_without_a_prompt_count_as_traffic_and_not_in_the_mean_of_work() {
     let mut ledger = Ledger::default();
     ledger.grow(2);
     let picks = [Some(POD), None, None];
-    let by_load = Booking { picks, tokens: Tokens(1), matched: 0, prompt: None };
+    let by_load = Booking { picks, tokens: Tokens(1), matched: 0, loads_adapter: false, prompt: None };
     let ticket = Ticket::book(&mut ledger, &table(), by_load, SECOND);
     assert_eq!((ledger.routed(), ledger.prompts(), ledger.mean_work()), (1, 0, 0.0));
     assert_eq!(ticket.repair(End::Aborted), None);
@@ -96,8 +96,8 @@ fn every_end_takes_out_what_was_booked() {
             let mut ticket = book(&mut ledger, &[1, 2]);
             assert_eq!(counts(&ledger, Slot(0)), (1, 1, 1000));
             if started {
-                ticket.start(&mut ledger, 2 * SECOND);
-                ticket.set_started();
+                let prefill = ticket.start(&mut ledger, 2 * SECOND);
+                ticket.set_started(prefill);
                 assert_eq!(counts(&ledger, Slot(0)), (1, 0, 0));
             }
             ticket.close(&mut ledger, end);
@@ -129,7 +129,7 @@ fn only_a_prompt_whose_answer_never_began_is_retracted() {
     assert_eq!(ticket.repair(End::Aborted), Some(Repair::Retract));
     assert_eq!(ticket.repair(error), Some(Repair::Retract));
     assert_eq!(ticket.repair(End::Answered { usage: None, at: SECOND }), None);
-    ticket.set_started();
+    ticket.set_started(None);
     assert_eq!((ticket.repair(End::Aborted), ticket.repair(error)), (None, None));
 }
 
@@ -158,10 +158,26 @@ fn a_pod_that_has_left_the_table_gets_no_account() {
     let ticket = Ticket::book(
         &mut ledger,
         &table(),
-        Booking { picks, tokens: Tokens(9), matched: 0, prompt: None },
+        Booking { picks, tokens: Tokens(9), matched: 0, loads_adapter: false, prompt: None },
         SECOND,
     );
     assert_eq!(ledger.account(Slot(0)), PodAccount::default());
     ticket.close(&mut ledger, End::Aborted);
     assert_eq!(ledger.account(Slot(0)), PodAccount::default());
+}
+
+#[test]
+fn a_prompt_that_waits_for_its_adapter_teaches_no_rate() {
+    for loads_adapter in [false, true] {
+        let mut ledger = Ledger::default();
+        ledger.grow(1);
+        let picks = [Some(POD), None, None];
+        let booking = Booking { picks, tokens: Tokens(2_000), matched: 0, loads_adapter, prompt: None };
+        let mut ticket = Ticket::book(&mut ledger, &table(), booking, SECOND);
+        let prefill = ticket.start(&mut ledger, 2 * SECOND);
+        ticket.set_started(prefill);
+        let usage = Usage { prompt_tokens: Tokens(9_000), cached_tokens: Some(Tokens(0)) };
+        ticket.close(&mut ledger, End::Answered { usage: Some(usage), at: 3 * SECOND });
+        assert_eq!(ledger.account(POD.slot).samples > 0, !loads_adapter);
+    }
 }

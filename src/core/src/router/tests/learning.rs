@@ -96,6 +96,22 @@ fn rates_are_learned_and_unequal_pods_get_unequal_shares() {
     assert!(counts[0] > 3 * counts[1], "{counts:?}");
 }
 
+#[test]
+fn a_rate_is_learned_from_what_was_computed_and_not_from_the_cache() {
+    let usage = |cached| Some(Usage { prompt_tokens: Tokens(2_000), cached_tokens: Some(Tokens(cached)) });
+    let mut gateway = Gateway::new(&config(1, ""), 1);
+    // The pod has the prompt from another gateway, or from before this one was started.
+    let known = gateway.decide(0, &text(1, 8000), SECOND);
+    gateway.answer(0, known.ticket, usage(1_984), SECOND + 30 * MILLISECOND);
+    assert_eq!(gateway.accounts()[0].samples, 0);
+    // It is believed to have a prompt that it has lost.
+    let lost = gateway.decide(0, &text(1, 8000), 2 * SECOND);
+    assert!(lost.matched_tokens > Tokens(1_900));
+    gateway.answer(0, lost.ticket, usage(0), 3 * SECOND);
+    let account = gateway.accounts()[0];
+    assert_eq!((account.samples, (account.rate / 2_000.0 - 1.0).abs() < 0.1), (1, true), "{}", account.rate);
+}
+
 /// Sends a prompt of 1,200 tokens every four seconds, in this time, to two pods that compute so many tokens
 /// per second; the prompts that each got.
 fn seldom(gateway: &mut Gateway, seconds: std::ops::Range<u64>, rates: [f64; 2]) -> [u32; 2] {
