@@ -1,4 +1,5 @@
-//! What answers teach: each model's bytes per token, the mean work of a prompt, and where the index was wrong.
+//! What answers teach: each model's bytes per token, the mean work of a prompt, and where the index was
+//! wrong.
 
 use crate::account::ledger::{Ledger, MODELS};
 use crate::answer::usage::Usage;

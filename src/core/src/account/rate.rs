@@ -13,8 +13,8 @@ const MIN_SAMPLE_TOKENS: Tokens = Tokens(300);
 /// of them where the prompt is short.
 const MIN_SAMPLE_TOKENS_AMONG_OTHERS: Tokens = Tokens(1_000);
 /// Prompt tokens that a pod could compute in the time that a batch step takes whatever is in it: reading the
-/// weights once. GPUs of all sizes have about the same ratio of arithmetic to memory bandwidth, so it is about
-/// the same number on each.
+/// weights once. GPUs of all sizes have about the same ratio of arithmetic to memory bandwidth, so it is
+/// about the same number on each.
 const STEP_TOKENS: Tokens = Tokens(150);
 /// Two first tokens closer than this came from the same batch step.
 const MIN_SAMPLE_TIME: Micros = Micros(5 * MILLISECOND.0);
@@ -96,8 +96,8 @@ pub fn correct(account: &mut PodAccount, believed: Tokens, computed: Tokens, pre
     learn(account, computed, prefill);
 }
 
-/// How far a sample from a prompt of `tokens` moves the rate: what is short moves it less, as much of its time
-/// is not that of the prompt.
+/// How far a sample from a prompt of `tokens` moves the rate: what is short moves it less, as much of its
+/// time is not that of the prompt.
 fn step_towards(sample: f32, tokens: Tokens, account: &PodAccount) -> f32 {
     let weight = (tokens.as_f32() / MIN_SAMPLE_TOKENS_AMONG_OTHERS.as_f32()).min(1.0);
     let most = weight * RATE_GAIN.max(1.0 / (f32::from(account.samples) + 2.0)) * account.rate;
