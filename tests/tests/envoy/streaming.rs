@@ -1,7 +1,9 @@
 //! Tokens reach the client as the pod sends them, and both sides see the end of a stream.
 
+use std::time::Duration;
+
 use serde_json::json;
-use warmpath_tests::{Answer, Envoy, Protocol, Request, Stream, TestPod, until};
+use warmpath_tests::{Answer, Envoy, Protocol, Random, Request, Stream, TestPod, until};
 
 #[tokio::test]
 async fn each_chunk_reaches_the_client_before_the_next_is_made() {
@@ -198,4 +200,22 @@ async fn cached_tokens_in_an_answer_correct_the_index() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn prompts_of_a_few_hundred_tokens_teach_which_pod_is_slow() {
+    let pods = TestPod::several(2).await;
+    pods[0].answer_all(|| Answer::tokens(Duration::from_millis(20), Duration::ZERO, 2));
+    pods[1].answer_all(|| Answer::tokens(Duration::from_millis(400), Duration::ZERO, 2));
+    let envoy = Envoy::ready(&pods).await;
+    let mut in_a_row = 0;
+    for n in 0..200 {
+        let reply = Request::streamed_chat(&Random::text(n, 300)).send(envoy.routed).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        in_a_row = if reply.pod() == pods[0].address() { in_a_row + 1 } else { 0 };
+        if in_a_row == 24 {
+            return;
+        }
+    }
+    panic!("the slow pod gets its share to the end");
 }
