@@ -141,15 +141,15 @@ impl Router {
     }
 
     /// Changes the ledger, once it has an account of every pod in the table.
-    fn change_any<T>(
+    fn change_any(
         &self,
         shared: &mut impl SharedData,
-        with: impl Fn(&mut Ledger, &PodTable) -> T,
-    ) -> Result<T, Contended> {
+        with: impl Fn(&mut Ledger, &PodTable),
+    ) -> Result<(), Contended> {
         let table = self.table();
         self.change(shared, |ledger| {
             ledger.grow(table.pods.len());
-            with(ledger, table)
+            with(ledger, table);
         })
     }
 

@@ -31,8 +31,11 @@ fn simulate_otherwise(
     share: Share,
     change: impl FnOnce(&mut Setup<'_>),
 ) -> FleetRun {
-    let contender = &Contender::parse(&[policy.to_owned()], &[]).unwrap()[0];
-    simulate_with(contender, workload, pods, share, change)
+    simulate_with(&contender(policy), workload, pods, share, change)
+}
+
+fn contender(policy: &str) -> Contender {
+    Contender::parse(&[policy.to_owned()], &[]).unwrap().remove(0)
 }
 
 fn simulate_contender(contender: &Contender, workload: &Workload, pods: usize) -> FleetRun {

@@ -1,8 +1,7 @@
 //! Prompts of a few hundred tokens teach the speed of pods, and pods that are equal stay equal.
 
-use super::{Share, Span, simulate_on};
+use super::{Share, Span, contender, simulate_on};
 use crate::engine::Hardware;
-use crate::fleet::contender::Contender;
 use crate::fleet::{FleetRun, summarize};
 use crate::workload::{Dice, Role, Session, Turn, Workload};
 
@@ -22,8 +21,7 @@ fn short_prompts(requests: usize, per_second: f64) -> Workload {
 }
 
 fn run(hardware: Hardware, workload: &Workload) -> FleetRun {
-    let ours = &Contender::parse(&["warmpath".to_owned()], &[]).unwrap()[0];
-    simulate_on(ours, workload, &hardware.pods(4), Share::All, |_| ())
+    simulate_on(&contender("warmpath"), workload, &hardware.pods(4), Share::All, |_| ())
 }
 
 #[test]
