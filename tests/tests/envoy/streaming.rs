@@ -1,4 +1,5 @@
-//! Tokens reach the client as the pod sends them, and both sides see the end of a stream.
+//! Tokens reach the client as the pod sends them, both sides see the end of a stream, and streams teach what
+//! pods hold and how fast they are.
 
 use std::time::Duration;
 
