@@ -15,7 +15,8 @@ def tracer():
         "warmpath.pod": "%UPSTREAM_HOST%",
         "warmpath.chosen": "%REQ(X-WARMPATH-DESTINATION-0)%",
         "warmpath.attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
-        "warmpath.decision": "%FILTER_STATE(wasm.warmpath.decision:PLAIN)%",
+        "warmpath.decision": "%REQ(X-WARMPATH-DECISION)%",
+        "warmpath.answer": "%FILTER_STATE(wasm.warmpath.answer:PLAIN)%",
     }
     return [
         "# A client's own request id is no UUID, in which Envoy would keep whether the request is traced.",
@@ -144,8 +145,8 @@ def receipt():
     headers = {
         "x-warmpath-pod": "%UPSTREAM_HOST%",
         "x-warmpath-chosen": "%REQ(X-WARMPATH-DESTINATION-0)%",
-        "x-warmpath-reason": "%FILTER_STATE(wasm.warmpath.reason:PLAIN)%",
-        "x-warmpath-matched": "%FILTER_STATE(wasm.warmpath.matched:PLAIN)%",
+        "x-warmpath-reason": "%REQ(X-WARMPATH-REASON)%",
+        "x-warmpath-matched": "%REQ(X-WARMPATH-MATCHED)%",
     }
     lines = ["response_headers_to_add:"]
     for key, value in headers.items():

@@ -85,9 +85,10 @@ class Envoy:
             self.temporary.cleanup()
 
 
-def decision(line):
-    """The parts of the field `decision` of a line of the access log, by name."""
-    return dict(part.split("=", 1) for part in (line["decision"] or "").split())
+def record(line):
+    """What a line of the access log says in its fields `decision` and `answer`, part by part, by name."""
+    texts = [line["decision"] or "", line["answer"] or ""]
+    return dict(part.split("=", 1) for text in texts for part in text.split())
 
 
 def wait_for_an_answer(process, port):

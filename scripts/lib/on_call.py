@@ -96,7 +96,7 @@ def why_there(world):
 
     shown = wait_for("the console to show a request", decided, SHOWN_SECONDS)
     line = world.envoy.access_line(shown["id"])
-    if (line["chosen"], gateway.decision(line)["reason"]) != (shown["pod"], shown["reason"]):
+    if (line["chosen"], gateway.record(line)["reason"]) != (shown["pod"], shown["reason"]):
         raise Failure(f"the access log says {line}, the console {shown}")
     costs = sorted((pod["cost"] / 1e6, pod["pod"]) for pod in shown["pods"])
     if len(costs) < 2 or line["chosen"] not in [pod for _, pod in costs]:

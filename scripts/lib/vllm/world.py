@@ -118,7 +118,7 @@ class Gateway(gateway.Envoy):
 
     def believed(self, answer):
         """How many prompt tokens the pod was believed to hold, and of how many."""
-        found = re.fullmatch(r"(\d+)/(\d+)", gateway.decision(self.chosen(answer)).get("matched", ""))
+        found = re.fullmatch(r"(\d+)/(\d+)", gateway.record(self.chosen(answer)).get("matched", ""))
         return (int(found[1]), int(found[2])) if found else (0, 0)
 
     def metric(self, name, **labels):

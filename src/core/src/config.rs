@@ -79,8 +79,11 @@ pub struct Config {
     pub discovery: Option<DiscoveryBy>,
     /// Clients choose pods by the header of the conformance tests.
     pub test_endpoint_header: bool,
-    /// The parts of a request's own record are properties of the stream by themselves, too, for headers and
-    /// the tags of spans.
+    /// The reason of a decision and what it has matched are request headers by themselves, too, for headers
+    /// of the answer.
+    pub receipt_headers: bool,
+    /// The model of a request, and the tokens that its answer reports, are properties of the stream, for the
+    /// tags of spans.
     pub receipt_properties: bool,
     /// How load is collected.
     pub scrape: Scrape,
@@ -152,6 +155,7 @@ impl Config {
             destination,
             discovery: read::discovery(&mut document, pods.is_some(), destination)?,
             test_endpoint_header: document.flag("test_endpoint_header")?.unwrap_or(false),
+            receipt_headers: document.flag("receipt_headers")?.unwrap_or(false),
             receipt_properties: document.flag("receipt_properties")?.unwrap_or(false),
             scrape: read::scrape(&mut document)?,
             index: read::index(&mut document)?,

@@ -15,11 +15,11 @@ use warmpath::answer::first_token::{FirstEvent, FirstTokenReader};
 use warmpath::answer::refusal::Refusal;
 use warmpath::answer::verdict::Decline;
 
+use crate::answer_hint::AnswerHint;
 use crate::answer_role::AnswerRole;
 use crate::attempts;
 use crate::callbacks::Callbacks;
 use crate::host;
-use crate::receipt;
 
 /// Bytes of an answer that are held at most: far more than events before the first token take, unless they
 /// repeat a long request, and less than the smallest buffer of a connection (32 KiB at an Envoy Gateway),
@@ -164,9 +164,9 @@ impl AnswerFilter {
             return;
         }
         // Envoy no longer shows the request's headers here, so the router's own record tells.
-        let told = receipt::told();
-        let matters = (status == BAD_GATEWAY || told.has_prompt) && !told.goes_on;
-        if matters && self.role.asks_another(status, told.pods) {
+        let hint = AnswerHint::of_stream();
+        let matters = (status == BAD_GATEWAY || hint.has_prompt) && !hint.goes_on;
+        if matters && self.role.asks_another(status, hint.pods) {
             host::set_response_header(ASK_ANOTHER, Some(b"1"));
         }
     }
@@ -174,7 +174,8 @@ impl AnswerFilter {
     /// Has another pod asked, once, where the engine of this one has died: the request may be the one that
     /// has killed it.
     fn leave_dead(&self, error: ErrorEvent) {
-        if error.kind == ErrorKind::Dead && !receipt::told().goes_on && self.role.asks_another_once() {
+        if error.kind == ErrorKind::Dead && !AnswerHint::of_stream().goes_on && self.role.asks_another_once()
+        {
             host::set_response_header(ASK_ANOTHER, Some(b"1"));
         }
     }
@@ -199,7 +200,7 @@ impl AnswerFilter {
 #[cold]
 #[inline(never)]
 fn keep() {
-    if receipt::told().goes_on {
+    if AnswerHint::of_stream().goes_on {
         host::set_response_header(NO_RETRY, Some(b"true"));
     }
 }

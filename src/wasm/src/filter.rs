@@ -173,7 +173,7 @@ impl Callbacks for Filter {
                     Action::Pause
                 } else {
                     self.phase = Phase::Done;
-                    self.worker.with(|worker| worker.name_none());
+                    self.worker.with(|worker| worker.name_none(false));
                     Action::Continue
                 }
             }

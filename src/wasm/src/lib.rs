@@ -7,8 +7,11 @@
 
 mod abi;
 mod answer_filter;
+mod answer_hint;
 mod answer_role;
 mod attempts;
+#[cfg(feature = "blind")]
+mod blind;
 mod callbacks;
 mod calls;
 mod collector_driver;

@@ -208,6 +208,15 @@ enum ModelSeen {
     Other,
 }
 
+impl Seen {
+    /// Nothing is observed.
+    #[cfg(feature = "blind")]
+    pub fn nothing() -> Seen {
+        let (model, kind) = (ModelSeen::None, FirstTokenKind::Miss);
+        Seen { model, kind, tokens: Tokens::NONE, matched_tokens: Tokens::NONE, first_token: None }
+    }
+}
+
 impl Counts {
     fn add(&mut self, by: RoutedBy, reason: Reason, is_hit: bool) {
         let counts = [self.by.get_mut(by as usize), self.reasons.get_mut(reason as usize)];

@@ -1,36 +1,51 @@
-//! What a request's own record says of its decision: a property of the stream, for the access log, headers
-//! and spans.
+//! What a request's own record says of its decision and its answer, for the access log, headers and spans.
+//!
+//! The decision is a request header, which pods see and ignore: to write a property makes objects in Envoy,
+//! and takes as long as ten headers. What is known only once the request has left is a property.
 
 use warmpath::answer::usage::Usage;
+use warmpath::config::Config;
 use warmpath::router::Decision;
 use warmpath::{Micros, Tokens};
 
+#[cfg(feature = "blind")]
+use crate::blind::{self, Observed};
 use crate::host;
 
-/// The property, as `reason=prefix pods=3 matched=2351/2415 ttft_ms=12.3 reported=2304/2415`. It is one text,
-/// because each property costs a call, and each field of the access log a look-up.
-const DECISION: &str = "warmpath.decision";
+/// The header, as `reason=prefix pods=3 matched=2351/2415`. It is one text, because each header costs a call,
+/// and each field of the access log a look-up.
+const DECISION: &str = "x-warmpath-decision";
+const REASON: &str = "reason=";
 /// How many pods are named for the request: one, and those that follow it.
 const PODS: &str = " pods=";
 /// The request goes on from a response that its pod has stored.
 const STORED: &str = " stored=1";
 /// Prompt tokens that the pod was believed to hold, of all. Only a request with a prompt has it.
 const MATCHED: &str = " matched=";
-/// Milliseconds to the first token of its stream, with one digit after the point.
-const FIRST_TOKEN: &str = " ttft_ms=";
-/// Prompt tokens that came from the cache, of all, as the answer reports them.
-const REPORTED: &str = " reported=";
+/// The record of a prompt that no pod is named for, which goes where Envoy sends it.
+const UNROUTED: &str = "pods=0 matched=0/0";
 /// Room for all of it.
-const LONGEST: usize = 96;
+const LONGEST: usize = 64;
 
-/// The parts that are properties by themselves where the configuration asks for that: headers and tags of
-/// spans each need one.
-mod parts {
+/// The property, as `ttft_ms=12.3 reported=2304/2415`.
+const ANSWER: &str = "warmpath.answer";
+/// Milliseconds to the first token of its stream, with one digit after the point.
+const FIRST_TOKEN: &str = "ttft_ms=";
+/// Prompt tokens that came from the cache, of all, as the answer reports them.
+const REPORTED: &str = "reported=";
+
+/// The headers that have a part of the decision each, for headers of the answer.
+mod headers {
     /// Why the request went to its pod.
-    pub const REASON: &str = "warmpath.reason";
+    pub const REASON: &str = "x-warmpath-reason";
     /// Prompt tokens that the pod was believed to hold, of all: `2351/2415`.
-    pub const MATCHED: &str = "warmpath.matched";
-    /// The name of the model that the request asks for, as the request spells it.
+    pub const MATCHED: &str = "x-warmpath-matched";
+}
+
+/// The properties that have one value each, for the tags of spans.
+mod properties {
+    /// The name of the model that the request asks for, as the request spells it. It is no header, as a
+    /// client may spell it with bytes that a header may not have.
     pub const MODEL: &str = "warmpath.model";
     /// Prompt tokens, as the answer reports them.
     pub const PROMPT: &str = "warmpath.prompt_tokens";
@@ -38,83 +53,95 @@ mod parts {
     pub const CACHED: &str = "warmpath.cached_tokens";
 }
 
-/// The record of one request, as far as it is known.
-#[derive(Debug)]
+/// Which parts of the record stand by themselves, too.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parts {
+    headers: bool,
+    properties: bool,
+}
+
+impl Parts {
+    /// Those that the configuration asks for.
+    pub fn of(config: &Config) -> Parts {
+        Parts { headers: config.receipt_headers, properties: config.receipt_properties }
+    }
+}
+
+/// The record of one request, as far as it is not written yet.
+#[derive(Debug, Default)]
 pub struct Receipt {
-    text: String,
-    in_parts: bool,
+    /// What is known of its answer.
+    answer: String,
+    parts: Parts,
 }
 
 impl Receipt {
-    /// The request is decided, which asks for `model` if it has a prompt. With `in_parts` the parts are
-    /// properties, too.
-    pub fn decided(decision: &Decision, model: Option<&[u8]>, in_parts: bool) -> Receipt {
+    /// The request is decided, which asks for `model` if it has a prompt.
+    pub fn decided(decision: &Decision, model: Option<&[u8]>, parts: Parts) -> Receipt {
         let reason = decision.reason.as_str();
-        let mut receipt = Receipt { text: String::with_capacity(LONGEST), in_parts };
-        receipt.text.push_str("reason=");
-        receipt.text.push_str(reason);
-        receipt.part(parts::REASON, reason.as_bytes());
-        receipt.text.push_str(PODS);
+        let mut text = String::with_capacity(LONGEST);
+        text.push_str(REASON);
+        text.push_str(reason);
+        text.push_str(PODS);
         // Three at most.
-        receipt.text.push(char::from(b'0' + decision.picks.iter().count() as u8));
+        push_number(&mut text, decision.picks.iter().count() as u64);
         if decision.goes_on {
-            receipt.text.push_str(STORED);
+            text.push_str(STORED);
         }
+        let mut matched = "";
         if decision.tokens > Tokens::NONE {
-            receipt.share(MATCHED, parts::MATCHED, decision.matched_tokens, decision.tokens);
+            text.push_str(MATCHED);
+            let at = text.len();
+            push_share(&mut text, decision.matched_tokens, decision.tokens);
+            matched = text.get(at..).unwrap_or_default();
         }
-        if let Some(model) = model {
-            receipt.part(parts::MODEL, model);
+        if parts.headers {
+            host::set_request_header(headers::REASON, Some(reason.as_bytes()));
+            host::set_request_header(headers::MATCHED, (!matched.is_empty()).then_some(matched.as_bytes()));
         }
-        receipt.show();
-        receipt
+        if let Some(model) = model.filter(|_| parts.properties) {
+            host::set_property(properties::MODEL, model);
+        }
+        host::set_request_header(DECISION, Some(text.as_bytes()));
+        Receipt { answer: String::new(), parts }
     }
 
-    /// No pod is named for the request, and Envoy finds one. Those who look at the stream learn whether it
-    /// has a prompt.
+    /// No pod is named for the request, and Envoy finds one.
     pub fn unrouted(has_prompt: bool) {
-        if has_prompt {
-            let text = [PODS.trim_ascii_start(), "0", MATCHED, "0/0"].concat();
-            host::set_property(DECISION, text.as_bytes());
-        }
+        // Without one, what a client has sent is removed.
+        host::set_request_header(DECISION, has_prompt.then_some(UNROUTED.as_bytes()));
     }
 
     /// Its first token has come, so long after the whole request.
     pub fn started(&mut self, took: Micros) {
-        self.text.push_str(FIRST_TOKEN);
-        push_number(&mut self.text, took.0 / 1000);
-        self.text.push('.');
-        push_number(&mut self.text, took.0 / 100 % 10);
-        self.show();
+        self.answer.push_str(FIRST_TOKEN);
+        push_number(&mut self.answer, took.0 / 1000);
+        self.answer.push('.');
+        push_number(&mut self.answer, took.0 / 100 % 10);
+        self.show_answer();
     }
 
     /// Its answer has reported what it used.
     pub fn answered(&mut self, usage: Option<Usage>) {
         let Some(Usage { prompt_tokens, cached_tokens: Some(cached) }) = usage else { return };
-        self.text.push_str(REPORTED);
-        push_share(&mut self.text, cached, prompt_tokens);
-        self.show();
-        if self.in_parts {
-            self.part(parts::PROMPT, prompt_tokens.0.to_string().as_bytes());
-            self.part(parts::CACHED, cached.0.to_string().as_bytes());
+        if !self.answer.is_empty() {
+            self.answer.push(' ');
+        }
+        self.answer.push_str(REPORTED);
+        push_share(&mut self.answer, cached, prompt_tokens);
+        self.show_answer();
+        if self.parts.properties {
+            host::set_property(properties::PROMPT, prompt_tokens.0.to_string().as_bytes());
+            host::set_property(properties::CACHED, cached.0.to_string().as_bytes());
         }
     }
 
-    fn share(&mut self, name: &str, property: &str, part: Tokens, whole: Tokens) {
-        self.text.push_str(name);
-        let at = self.text.len();
-        push_share(&mut self.text, part, whole);
-        self.part(property, self.text.get(at..).unwrap_or_default().as_bytes());
-    }
-
-    fn part(&self, property: &str, value: &[u8]) {
-        if self.in_parts {
-            host::set_property(property, value);
+    fn show_answer(&self) {
+        #[cfg(feature = "blind")]
+        if blind::observed() != Observed::All {
+            return;
         }
-    }
-
-    fn show(&self) {
-        host::set_property(DECISION, self.text.as_bytes());
+        host::set_property(ANSWER, self.answer.as_bytes());
     }
 }
 
@@ -131,29 +158,6 @@ fn push_number(text: &mut String, number: u64) {
         push_number(text, number / 10);
     }
     text.push(char::from(b'0' + (number % 10) as u8));
-}
-
-/// What the record of a request tells whoever else looks at its stream.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Told {
-    /// Pods that are named for it; 0 for one that goes where Envoy sends it.
-    pub pods: usize,
-    /// Whether it has a prompt.
-    pub has_prompt: bool,
-    /// Whether it goes on from a response that its first pod has stored, and no other.
-    pub goes_on: bool,
-}
-
-/// What the record of this stream's request tells.
-pub fn told() -> Told {
-    let Some(text) = host::property(DECISION) else { return Told::default() };
-    let after = |name: &str| {
-        let at = text.windows(name.len()).position(|at| at == name.as_bytes())?;
-        text.get(at + name.len()..)
-    };
-    let pods =
-        after(PODS).and_then(|rest| rest.first()).map_or(0, |digit| usize::from(digit.wrapping_sub(b'0')));
-    Told { pods, has_prompt: after(MATCHED).is_some(), goes_on: after(STORED).is_some() }
 }
 
 #[cfg(test)]

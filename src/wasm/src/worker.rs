@@ -22,6 +22,7 @@ use crate::host::{self, Host, Metric};
 use crate::metrics::RouterMetrics;
 use crate::observations::Observations;
 use crate::profile;
+use crate::receipt;
 use crate::settings_in_force::SettingsInForce;
 use crate::stop_iteration::StopIteration;
 pub use routing::Routed;
@@ -80,8 +81,8 @@ pub struct Worker {
     /// The settings of the request at hand.
     settings: Arc<PoolSettings>,
     destination: Destination,
-    /// Whether the parts of a request's record are properties by themselves.
-    receipt_properties: bool,
+    /// Which parts of a request's record stand by themselves.
+    parts: receipt::Parts,
     /// Present when the candidates of a request are the hosts of its cluster.
     unknown: Option<UnknownClusters>,
     said_names_stay: bool,
@@ -112,7 +113,7 @@ impl Worker {
             in_force: SettingsInForce::new(config, &keys, Arc::clone(&settings), &metrics),
             settings,
             destination: config.destination,
-            receipt_properties: config.receipt_properties,
+            parts: receipt::Parts::of(config),
             unknown: (config.destination == Destination::List && config.discovery.is_some())
                 .then(|| UnknownClusters::new(&keys)),
             said_names_stay: false,

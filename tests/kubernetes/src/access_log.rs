@@ -70,7 +70,7 @@ pub async fn printed_has_all_of(envoy: &Envoy) {
         for (field, value) in their {
             assert_eq!(more.remove(field).as_ref(), Some(value), "{field}");
         }
-        assert_eq!(more.keys().collect::<Vec<_>>(), ["chosen", "decision"]);
+        assert_eq!(more.keys().collect::<Vec<_>>(), ["answer", "chosen", "decision"]);
     }
 }
 

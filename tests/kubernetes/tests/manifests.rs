@@ -174,11 +174,14 @@ fn the_access_log_is_that_of_the_policies_and_says_what_a_plain_envoys_says() {
     let policies = &policies["spec"]["telemetry"];
     let values: Value = serde_saphyr::from_str(&read("manifests/install/envoy-gateway-values.yaml")).unwrap();
     assert_eq!(&values["config"]["envoyGateway"]["envoyProxy"]["telemetry"], policies);
-    let decision = policies["accessLog"]["settings"][0]["format"]["json"]["decision"].as_str().unwrap();
     let plain = read("envoy/envoy.yaml");
-    assert!(plain.contains(&format!("decision: \"{decision}\"\n")), "{decision}");
-    for page in ["docs/envoy-gateway.md", "docs/kubernetes.md"] {
-        assert!(read(page).contains(decision), "{page}: {decision}");
+    for field in ["decision", "answer"] {
+        let value = policies["accessLog"]["settings"][0]["format"]["json"][field].as_str().unwrap();
+        let line = format!("{field}: \"{value}\"\n");
+        assert!(plain.contains(&line), "{line}");
+        for page in ["docs/envoy-gateway.md", "docs/kubernetes.md"] {
+            assert!(read(page).contains(&line), "{page}: {line}");
+        }
     }
 }
 

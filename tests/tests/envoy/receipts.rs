@@ -14,9 +14,10 @@ pub async fn streaming_pods(count: usize) -> Vec<TestPod> {
     pods
 }
 
-/// A part of the field `decision` of a line of the access log.
+/// A part of the fields `decision` and `answer` of a line of the access log.
 pub fn part_of<'a>(line: &'a serde_json::Value, name: &str) -> Option<&'a str> {
-    line["decision"].as_str()?.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
+    let fields = ["decision", "answer"].into_iter().filter_map(|field| line[field].as_str());
+    fields.flat_map(|field| field.split(' ')).find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
 }
 
 #[tokio::test]

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use warmpath::Micros;
 use warmpath::config::Destination;
 use warmpath::decide::pick::Picks;
 use warmpath::monitor::decisions;
@@ -16,8 +15,12 @@ use warmpath::shared::clusters::ClusterSet;
 use warmpath::shared::pod_table::PodKey;
 use warmpath::shared::responses;
 use warmpath::shared::tenants::TenantId;
+use warmpath::{Micros, Tokens};
 
 use super::Worker;
+use crate::answer_hint::AnswerHint;
+#[cfg(feature = "blind")]
+use crate::blind::{self, Observed};
 use crate::decision_log::PREFIX_HIT;
 use crate::host::{self, Host};
 use crate::observations::{RoutedBy, Seen};
@@ -96,26 +99,48 @@ impl Worker {
                     host::set_request_header(MAX_RETRIES, Some(retries.to_string().as_bytes()));
                 }
                 self.log_decision(&decision, now);
+                #[cfg(feature = "blind")]
+                if let less @ (Observed::Counts | Observed::Nothing) = blind::observed() {
+                    return Ok(self.unobserved(decision, by, less));
+                }
                 let model = by.prompt().map(|parsed| &*parsed.request.model);
-                let receipt = Receipt::decided(&decision, model, self.receipt_properties);
+                let receipt = Receipt::decided(&decision, model, self.parts);
+                let (pods, has_prompt) = (decision.picks.iter().count(), decision.tokens > Tokens::NONE);
+                AnswerHint { pods, has_prompt, goes_on: decision.goes_on }.give();
                 let routed_by = self.routed_by(by);
                 let took = host::now().since(now);
                 let seen = self.observations.decided(&decision, routed_by, model, took);
                 Ok(Routed { ticket: decision.ticket, seen, receipt })
             }
             Err(no_pod) => {
-                self.without_pod(no_pod, now);
-                Receipt::unrouted(by.prompt().is_some());
+                self.without_pod(no_pod, by.prompt().is_some(), now);
                 Err(no_pod)
             }
         }
     }
 
+    /// A request of which nothing is observed but, now and then, that it came.
+    #[cfg(feature = "blind")]
+    fn unobserved(&self, decision: Decision, by: RouteBy<'_>, observed: Observed) -> Routed {
+        if observed == Observed::Counts {
+            let metrics = &self.metrics;
+            match self.routed_by(by) {
+                RoutedBy::Prefix => metrics.by_prefix.count(),
+                RoutedBy::Load => metrics.by_load.count(),
+                RoutedBy::Plain => metrics.by_plain.count(),
+            }
+            if decision.match_ratio() > PREFIX_HIT {
+                metrics.prefix_hits.count();
+            }
+        }
+        Routed { ticket: decision.ticket, seen: Seen::nothing(), receipt: Receipt::default() }
+    }
+
     /// Tells Envoy, counts and logs that there is no pod for a request.
     #[cold]
     #[inline(never)]
-    fn without_pod(&mut self, no_pod: NoPod, now: Micros) {
-        self.name_none();
+    fn without_pod(&mut self, no_pod: NoPod, has_prompt: bool, now: Micros) {
+        self.name_none(has_prompt);
         self.count_no_pod(no_pod);
         // The others are no trouble of the pool's.
         if matches!(no_pod, NoPod::NoTable | NoPod::AllCoolingDown | NoPod::AdapterAsleep | NoPod::Contended)
@@ -163,8 +188,10 @@ impl Worker {
 
     /// Lets Envoy's own balancing serve the request.
     #[inline(never)]
-    pub fn name_none(&self) {
+    pub fn name_none(&self, has_prompt: bool) {
         self.name_pods(Picks::default(), None);
+        Receipt::unrouted(has_prompt);
+        AnswerHint { pods: 0, has_prompt, goes_on: false }.give();
     }
 
     /// Whether a request that no pod was named for is left to Envoy: to the fallback cluster, or to the

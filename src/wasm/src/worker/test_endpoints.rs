@@ -6,6 +6,7 @@ use warmpath::shared::clusters::ClusterSet;
 use warmpath::shared::pod_table::{Pod, PodTable};
 
 use super::Worker;
+use crate::answer_hint::AnswerHint;
 use crate::host;
 
 /// `ip` or `ip:port`, separated by commas; without a port, each of that address.
@@ -27,6 +28,8 @@ impl Worker {
         pods.rotate_left(first as usize);
         let addresses: Vec<&[u8]> = pods.iter().map(|pod| pod.address.as_bytes()).collect();
         host::set_request_header(host::DESTINATION, Some(&addresses.join(&b","[..])));
+        // It is not known how many of them Envoy may try, nor what is asked.
+        AnswerHint { pods: 0, has_prompt: false, goes_on: false }.give();
         true
     }
 }
