@@ -163,7 +163,7 @@ impl AnswerFilter {
         if status != BAD_GATEWAY && Decline::of_status(u64::from(status)).is_none() {
             return;
         }
-        // Envoy no longer shows the request's headers here, so the router's own record tells.
+        // Envoy no longer shows the request's headers here, so the router's hint tells.
         let hint = AnswerHint::of_stream();
         let matters = (status == BAD_GATEWAY || hint.has_prompt) && !hint.goes_on;
         if matters && self.role.asks_another(status, hint.pods) {

@@ -5,7 +5,9 @@
 //! a request is not like most: these have a prompt, as many pods are named for them as ever are, and any pod
 //! may serve them. In a pool of fewer pods every request is told of.
 
+use warmpath::Tokens;
 use warmpath::decide::pick::PICKS;
+use warmpath::router::Decision;
 
 use crate::abi::Bytes;
 use crate::host;
@@ -27,6 +29,20 @@ pub struct AnswerHint {
 impl AnswerHint {
     /// What is true of most requests.
     const USUAL: AnswerHint = AnswerHint { pods: PICKS, has_prompt: true, goes_on: false };
+
+    /// That of a request which is decided.
+    pub fn of(decision: &Decision) -> AnswerHint {
+        AnswerHint {
+            pods: decision.picks.iter().count(),
+            has_prompt: decision.tokens > Tokens::NONE,
+            goes_on: decision.goes_on,
+        }
+    }
+
+    /// That of a request which goes where Envoy sends it.
+    pub fn unrouted(has_prompt: bool) -> AnswerHint {
+        AnswerHint { pods: 0, has_prompt, goes_on: false }
+    }
 
     /// Gives it to the answer filters of this stream.
     pub fn give(self) {

@@ -173,6 +173,7 @@ impl Callbacks for Filter {
                     Action::Pause
                 } else {
                     self.phase = Phase::Done;
+                    // Its body is not read.
                     self.worker.with(|worker| worker.name_none(false));
                     Action::Continue
                 }

@@ -1,7 +1,7 @@
 //! What a request's own record says of its decision and its answer, for the access log, headers and spans.
 //!
 //! The decision is a request header, which pods see and ignore: to write a property makes objects in Envoy,
-//! and takes as long as ten headers. What is known only once the request has left is a property.
+//! and takes several times as long as a header. What is known only once the request has left is a property.
 
 use warmpath::answer::usage::Usage;
 use warmpath::config::Config;

@@ -35,6 +35,11 @@ async fn the_access_log_says_why_and_how_much_was_matched() {
         (part.parse::<u32>().unwrap(), whole.parse::<u32>().unwrap())
     };
     assert_eq!(tokens(&first).0, 0);
+    let seen = pods
+        .iter()
+        .flat_map(TestPod::received)
+        .find(|seen| seen.headers.get("x-request-id").is_some_and(|id| id == "first"));
+    assert_eq!(seen.unwrap().headers["x-warmpath-decision"], first["decision"].as_str().unwrap());
     let (part, whole) = tokens(&second);
     assert!(part > whole / 2 && part <= whole, "{second}");
     assert!(part_of(&second, "ttft_ms").unwrap().parse::<f64>().unwrap() >= 0.0);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use warmpath::Micros;
 use warmpath::config::Destination;
 use warmpath::decide::pick::Picks;
 use warmpath::monitor::decisions;
@@ -15,7 +16,6 @@ use warmpath::shared::clusters::ClusterSet;
 use warmpath::shared::pod_table::PodKey;
 use warmpath::shared::responses;
 use warmpath::shared::tenants::TenantId;
-use warmpath::{Micros, Tokens};
 
 use super::Worker;
 use crate::answer_hint::AnswerHint;
@@ -98,6 +98,7 @@ impl Worker {
                     let retries = decision.picks.iter().count().saturating_sub(1);
                     host::set_request_header(MAX_RETRIES, Some(retries.to_string().as_bytes()));
                 }
+                AnswerHint::of(&decision).give();
                 self.log_decision(&decision, now);
                 #[cfg(feature = "blind")]
                 if let less @ (Observed::Counts | Observed::Nothing) = blind::observed() {
@@ -105,8 +106,6 @@ impl Worker {
                 }
                 let model = by.prompt().map(|parsed| &*parsed.request.model);
                 let receipt = Receipt::decided(&decision, model, self.parts);
-                let (pods, has_prompt) = (decision.picks.iter().count(), decision.tokens > Tokens::NONE);
-                AnswerHint { pods, has_prompt, goes_on: decision.goes_on }.give();
                 let routed_by = self.routed_by(by);
                 let took = host::now().since(now);
                 let seen = self.observations.decided(&decision, routed_by, model, took);
@@ -191,7 +190,7 @@ impl Worker {
     pub fn name_none(&self, has_prompt: bool) {
         self.name_pods(Picks::default(), None);
         Receipt::unrouted(has_prompt);
-        AnswerHint { pods: 0, has_prompt, goes_on: false }.give();
+        AnswerHint::unrouted(has_prompt).give();
     }
 
     /// Whether a request that no pod was named for is left to Envoy: to the fallback cluster, or to the

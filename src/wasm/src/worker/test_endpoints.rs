@@ -29,7 +29,7 @@ impl Worker {
         let addresses: Vec<&[u8]> = pods.iter().map(|pod| pod.address.as_bytes()).collect();
         host::set_request_header(host::DESTINATION, Some(&addresses.join(&b","[..])));
         // It is not known how many of them Envoy may try, nor what is asked.
-        AnswerHint { pods: 0, has_prompt: false, goes_on: false }.give();
+        AnswerHint::unrouted(false).give();
         true
     }
 }
