@@ -9,6 +9,8 @@ import time
 from bisect import bisect_right
 from dataclasses import dataclass
 
+from .common import Failure
+
 # As in src/wasm/src/blind.rs.
 SLICE_NS = 20_000_000
 GOLDEN, BITS = 0x9E37_79B9_7F4A_7C15, 64
@@ -42,9 +44,11 @@ def read(process, seconds, moved=lambda _: None):
     return readings
 
 
-def started(log):
-    """When the requests of an access log came, on the clock of `read`, in order, in nanoseconds."""
-    offset, second, base, times = time.time_ns() - time.monotonic_ns(), None, 0, []
+def started(log, mark):
+    """When the requests of an access log came, on the clock of `read`, in order, in nanoseconds: all, and those whose line has
+    the mark."""
+    offset, second, base = time.time_ns() - time.monotonic_ns(), None, 0
+    times, marked = [], []
     with open(log, "rb") as lines:
         for line in lines:
             found = STARTED.search(line)
@@ -54,7 +58,9 @@ def started(log):
                     base = utc_ns(second.decode()) - offset
                 # In the middle of its millisecond.
                 times.append(base + int(found[2]) * 1_000_000 + 500_000)
-    return sorted(times)
+                if mark in line:
+                    marked.append(times[-1])
+    return sorted(times), sorted(marked)
 
 
 def utc_ns(second):
@@ -83,44 +89,40 @@ def slices(readings, times, kinds):
     return found
 
 
+def must_be_kept(readings, marked, kinds):
+    """Fails unless nearly all marked requests came in slices of kind 0: else the process goes by other slices than these."""
+    of_kind_0 = sum(
+        bisect_right(marked, end) - bisect_right(marked, start)
+        for (start, _), (end, _) in zip(readings, readings[1:])
+        if kind_of(start // SLICE_NS, kinds) == 0
+    )
+    among = bisect_right(marked, readings[-1][0]) - bisect_right(marked, readings[0][0])
+    if of_kind_0 < 0.8 * among or among == 0:
+        raise Failure(
+            f"only {of_kind_0} of {among} observed requests came when all is observed: the module keeps other slices"
+        )
+
+
 def differences(found, kinds):
-    """What the kinds from 1 on take less than kind 0 per request: microseconds and standard error of each. Each slice is
-    compared with those around it, corrected for the kinds that are there: least squares, weighted by requests."""
-    size = kinds - 1
-    products, sums, rows = [[0.0] * size for _ in range(size)], [0.0] * size, []
+    """What the kinds from 1 on take less than kind 0 per request: microseconds and standard error of each."""
+    return [difference([each for each in found if each.kind in (0, kind)], kind) for kind in range(1, kinds)]
+
+
+def difference(found, kind):
+    """What one of two kinds takes less than the other per request: microseconds and standard error. Each slice is compared with
+    those around it, corrected for the kinds that are there: least squares, weighted by requests."""
+    rows = []
     for nth, slice_ in enumerate(found):
         near = found[max(0, nth - AROUND) : nth + AROUND + 1]
         weight = sum(each.requests for each in near)
         mean = sum(each.each * each.requests for each in near) / weight
-        if abs(slice_.each / mean - 1) > ODD:
-            continue
-        shares = [sum(each.requests for each in near if each.kind == kind) / weight for kind in range(1, kinds)]
-        row = [(slice_.kind == kind) - share for kind, share in enumerate(shares, 1)]
-        rows.append((row, slice_.each - mean, slice_.requests))
-    for row, more, requests in rows:
-        for i in range(size):
-            sums[i] += requests * row[i] * more
-            for j in range(size):
-                products[i][j] += requests * row[i] * row[j]
-    inverse = inverted(products)
-    factors = [sum(inverse[i][j] * sums[j] for j in range(size)) for i in range(size)]
-    left = sum(n * (more - sum(f * x for f, x in zip(factors, row))) ** 2 for row, more, n in rows)
-    variance = left / (len(rows) - size)
-    return [(-factors[i], math.sqrt(variance * inverse[i][i])) for i in range(size)]
-
-
-def inverted(matrix):
-    """The inverse of a matrix, by Gauss and Jordan."""
-    size = len(matrix)
-    rows = [row + [float(i == j) for j in range(size)] for i, row in enumerate(matrix)]
-    for at in range(size):
-        best = max(range(at, size), key=lambda i: abs(rows[i][at]))
-        rows[at], rows[best] = rows[best], rows[at]
-        rows[at] = [value / rows[at][at] for value in rows[at]]
-        for other in range(size):
-            if other != at:
-                rows[other] = [x - rows[other][at] * y for x, y in zip(rows[other], rows[at])]
-    return [row[size:] for row in rows]
+        share = sum(each.requests for each in near if each.kind == kind) / weight
+        if abs(slice_.each / mean - 1) <= ODD:
+            rows.append((slice_.requests, (slice_.kind == kind) - share, slice_.each - mean))
+    squares = sum(n * x * x for n, x, _ in rows)
+    slope = sum(n * x * y for n, x, y in rows) / squares
+    variance = sum(n * (y - slope * x) ** 2 for n, x, y in rows) / (len(rows) - 1)
+    return -slope, math.sqrt(variance / squares)
 
 
 def first_in_line():

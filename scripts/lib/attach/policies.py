@@ -250,7 +250,6 @@ def tags():
 
 # Three fields of ours, and those that Envoy Gateway has written since 1.6 (`EnvoyJSONLogFields` in internal/xds/translator/accesslog.go).
 DECISION = "%REQ(X-WARMPATH-DECISION)%"
-ANSWER = "%FILTER_STATE(wasm.warmpath.answer:PLAIN)%"
 ACCESS_LOG = f"""\
   # Each line of the access log says why its request went to its pod: "The access log" in docs/operations.md. Envoy Gateway writes
   # either its own fields or these, so its own are here too.
@@ -266,7 +265,7 @@ ACCESS_LOG = f"""\
               # Why, and how many prompt tokens the pod was believed to hold, of how many.
               decision: "{DECISION}"
               # When the first token came, and how many prompt tokens the answer says to come from the cache, of how many.
-              answer: "{ANSWER}"
+              answer: "%FILTER_STATE(wasm.warmpath.answer:PLAIN)%"
               start_time: "%START_TIME%"
               method: "%REQ(:METHOD)%"
               x-envoy-origin-path: "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"

@@ -3,7 +3,8 @@
 import random
 import unittest
 
-from lib.slices import SLICE_NS, Slice, differences, kind_of, slices
+from lib.common import Failure
+from lib.slices import SLICE_NS, Slice, differences, kind_of, must_be_kept, slices
 
 
 class Slices(unittest.TestCase):
@@ -35,6 +36,16 @@ class Slices(unittest.TestCase):
             [(each.requests, each.each, each.kind) for each in slices(readings, times, 3)],
             [(1, 9_000.0, kind_of(0, 3)), (3, 3_000.0, kind_of(1, 3))],
         )
+
+    def test_a_process_that_goes_by_other_slices_is_noticed(self):
+        readings = [(nth * SLICE_NS, nth) for nth in range(300)]
+        middles = {
+            kind: [nth * SLICE_NS + SLICE_NS // 2 for nth in range(299) if kind_of(nth, 3) == kind] for kind in range(3)
+        }
+        must_be_kept(readings, middles[0], 3)
+        for other in (middles[1], middles[2], sorted(middles[0] + middles[1]), []):
+            with self.assertRaises(Failure):
+                must_be_kept(readings, other, 3)
 
 
 if __name__ == "__main__":
